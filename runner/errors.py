@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every error a user can meet, with its exit code and what to do next.
+
+One root, so that the command line needs one handler. A message names the value, the limit
+and the next step; the last of these goes into ``hint``.
+"""
+
+from __future__ import annotations
+
+
+class RunnerError(Exception):
+    """Root of the errors that are shown to users without a traceback.
+
+    Parameters
+    ----------
+    message
+        What is wrong, naming the value and the limit.
+    hint
+        What to do next.
+    """
+
+    exit_code = 70
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message} ({self.hint})" if self.hint else self.message
+
+
+class UsageError(RunnerError):
+    """The command was called in a way that cannot work; nothing ran, nothing was written."""
+
+    exit_code = 2
+
+
+class PlanError(UsageError):
+    """The plan is not one: names file, key path and what is allowed."""
+
+
+class AlreadyRunningError(UsageError):
+    """Another live process runs a notebook of this name in the same folder."""
+
+
+class RefusedError(RunnerError):
+    """The machine does not have what was asked for."""
+
+    exit_code = 3
+
+
+class BrokenInputError(RunnerError):
+    """Notebook, rule, parameter or dataset is not what it was said to be."""
+
+    exit_code = 9
+
+
+class RecordError(RunnerError):
+    """The record of a run cannot be written (EX_IOERR)."""
+
+    exit_code = 74
+
+
+class NetworkError(RunnerError):
+    """The network failed after all retries (EX_TEMPFAIL)."""
+
+    exit_code = 75

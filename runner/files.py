@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Files that are never seen half written, and names that stay in their folder."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+import unicodedata
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from runner.errors import RecordError, UsageError
+
+
+def check_name(name: str) -> str:
+    """Return a notebook name after checking that it is one plain file name.
+
+    Blanks and letters of any script are fine; whatever could climb out of a folder, hide, or
+    break a line of a log is refused.
+
+    Raises
+    ------
+    UsageError
+        The name is empty, too long, or holds a separator, a control or a direction character.
+    """
+    if not name or name.startswith((".", "-")) or name != name.strip():
+        raise UsageError(
+            f"{name!r} cannot name a notebook",
+            hint="a name is not empty, does not start with '.' or '-', and has no blank at its ends",
+        )
+    bad = sorted({repr(c) for c in name if c in "/\\" or unicodedata.category(c) in {"Cc", "Cf", "Cs", "Zl", "Zp"}})
+    if bad:
+        raise UsageError(
+            f"{name!r} cannot name a notebook: it holds {', '.join(bad)}",
+            hint="use one plain file name, without a path and without control characters",
+        )
+    if len(name.encode()) > 200:
+        raise UsageError(f"the name has {len(name.encode())} bytes, the limit is 200", hint="shorten it")
+    return name
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """Open a temporary file that takes the place of ``path`` when the block ends well.
+
+    The content is on the disk (fsync) before the rename, so that a reader or a crash sees the
+    old file or the new one, whole.
+
+    Raises
+    ------
+    RecordError
+        The folder cannot be written or the disk is full; what was at ``path`` is untouched.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(prefix=f".{path.name[:80]}.", suffix=".part", dir=path.parent)
+    except OSError as error:
+        raise _cannot_write(path, error) from error
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        Path(temporary).chmod(0o666 & ~_umask())
+        Path(temporary).replace(path)
+    except OSError as error:
+        raise _cannot_write(path, error) from error
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+
+
+def write(path: Path, content: str | bytes) -> int:
+    """Write a whole file as `replacing` does and return its number of bytes."""
+    data = content.encode() if isinstance(content, str) else content
+    with replacing(path) as stream:
+        stream.write(data)
+    return len(data)
+
+
+def _umask() -> int:
+    """Return the umask; there is no call that only reads it, `/proc` does so without a race."""
+    try:
+        status = Path("/proc/self/status").read_text()
+        return int(status.split("Umask:")[1].split()[0], 8)
+    except (OSError, IndexError, ValueError):
+        return 0o022
+
+
+def _cannot_write(path: Path, error: OSError) -> RecordError:
+    uid = os.getuid()
+    return RecordError(
+        f"cannot write {path}: {error.strerror or error}",
+        hint=f"the folder must exist, be writable by uid {uid} and have free space; "
+        "on Kubernetes set podTemplate.securityContext.fsGroup",
+    )

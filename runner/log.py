@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The log: one line an event, key=value, UTC, on stderr and in the file of the run.
+
+stdout belongs to the answer of a command. Values are quoted when they hold blanks, so that a
+line stays one line whatever a notebook prints.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import threading
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any, TextIO
+
+_PLAIN = re.compile(r"[^\s\"=\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]+")
+_lock = threading.Lock()
+_sinks: list[Callable[[str], None]] = []
+_stream: TextIO | None = None
+"""Where lines go instead of stderr; a live display takes them over."""
+
+
+def utc_now() -> str:
+    """Return the time as ISO 8601 with milliseconds and a Z."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.3f}".rstrip("0").rstrip(".")
+    text = str(value)
+    return text if _PLAIN.fullmatch(text) else json.dumps(text)
+
+
+def line(event: str, **fields: Any) -> str:
+    """Return the text of one event."""
+    pairs = [f"{key}={_value(value)}" for key, value in fields.items() if value is not None]
+    return " ".join([utc_now(), event, *pairs])
+
+
+def info(event: str, **fields: Any) -> None:
+    """Log an event."""
+    _emit(line(event, **fields))
+
+
+def warning(event: str, **fields: Any) -> None:
+    """Log an event that somebody should look at."""
+    _emit(line(event, level="warning", **fields))
+
+
+def error(event: str, **fields: Any) -> None:
+    """Log an event that made the command fail."""
+    _emit(line(event, level="error", **fields))
+
+
+def add_sink(sink: Callable[[str], None]) -> Callable[[], None]:
+    """Send each line to ``sink`` as well; the returned function stops that."""
+    _sinks.append(sink)
+    return lambda: _sinks.remove(sink) if sink in _sinks else None
+
+
+def show_on(stream: TextIO | None) -> None:
+    """Print lines to ``stream`` instead of stderr; None gives stderr back."""
+    global _stream  # noqa: PLW0603  (one process has one stderr)
+    _stream = stream
+
+
+def _emit(text: str) -> None:
+    with _lock:
+        for sink in _sinks:
+            sink(text)
+        try:
+            print(text, file=_stream or sys.stderr, flush=True)
+        except (BrokenPipeError, ValueError):
+            pass  # nobody reads stderr any more; the file of the run still has the line
