@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+# Every target sets up what it needs in .venv, once. `make` alone lists them.
+
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
+
+# Where the demo and the benchmarks put what they make.
+OUTPUT ?= outputs
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help setup demo test lint format bench constraints clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+# --- Set-up: a stamp for each set of extras, so that the second call is instant ---------------------------------------
+
+# A venv has no pip where Debian's python3-venv is missing; a half-made one is made again.
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	  echo "$(PYTHON) is $$($(PYTHON) --version 2>&1 || true); Python 3.11 or newer is needed: make PYTHON=/path/to/python3.12" >&2; exit 2; }
+	@$(PYTHON) -m venv --clear $(VENV) || { rm -rf $(VENV); \
+	  echo "$(PYTHON) cannot make a virtual environment; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 2; }
+
+# The build back end first and from the constraints too: an isolated build would take any version of it.
+$(VENV)/.installed-%: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "installing $* into $(VENV)"
+	@$(PIP) install --constraint constraints.txt hatchling editables
+	@$(PIP) install --constraint constraints.txt --no-build-isolation --editable '.[$*]'
+	@touch $@
+
+setup: $(VENV)/.installed-demo,lint,test ## Install everything for development into .venv
+
+# --- The four commands ------------------------------------------------------------------------------------------------
+
+demo: $(VENV)/.installed-demo ## Run three notebooks on real single-cell data, without a download or a GPU
+	$(BIN)/runner demo --output-dir $(OUTPUT)/demo
+
+# What a machine lacks (a C compiler, Chromium, a GPU) skips its tests; pytest says which and why.
+TESTS ?= tests
+test: $(VENV)/.installed-demo,test ## Run the tests that need no GPU, no container engine and no cluster
+	$(BIN)/python -m pytest -n 2 -m 'not gpu and not image and not cluster' $(TESTS)
+
+# The files of the repository, also where its owner is somebody else (a container's mount).
+FILES = git -c safe.directory='*' ls-files --cached --others --exclude-standard
+lint: $(VENV)/.installed-lint ## Check style, types, YAML, shell scripts and spelling
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/yamllint --strict $$($(FILES) '*.yaml' '*.yml')
+	$(BIN)/shellcheck $$($(FILES) '*.sh' .ci/run)
+	$(BIN)/codespell $$($(FILES))
+
+bench: $(VENV)/.installed-demo,test ## Measure against papermill and nbconvert; print the table, write JSON
+	$(BIN)/python -m benchmarks.run --output $(OUTPUT)/benchmarks.json
+
+# --- Upkeep -----------------------------------------------------------------------------------------------------------
+
+format: $(VENV)/.installed-lint ## Put the code into shape
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+constraints: ## Pin anew from pyproject.toml (needs uv on the PATH)
+	$(PYTHON) .ci/constraints.py
+
+clean: ## Remove what make made, the outputs excepted
+	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .mypy_cache

@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`runner demo`: see it work, without a download and without a GPU."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from runner.commands import options
+from runner.commands.run import command as run_command
+
+
+@click.command("demo")
+@options.add(options.run_options)
+@options.as_json
+@click.pass_context
+def command(ctx: click.Context, as_json: bool, **given: Any) -> int:
+    """Run the three notebooks of the demo plan and write their report.
+
+    The notebooks are copied to OUTPUT_DIR/demo first; what they write stays there. They need
+    scanpy (`pip install 'rapids-notebook-runner[demo]'`) and use a GPU where cupy and
+    rapids-singlecell find one.
+
+    \b
+    Example:
+      runner demo --output-dir outputs
+    """
+    from runner.demo import copy_to
+    from runner.workflow import run_all
+
+    output_dir: Path = given["output_dir"]
+    plan = copy_to(output_dir / "demo")
+    shared = options.arguments(ctx, run_command, leave_out=("output_dir", "checkout", "as_json"))
+    result = run_all(plan, checkout=plan.parent, output_dir=output_dir, run_arguments=shared)
+    click.echo(result.summary_path.read_text() if as_json and result.summary_path else result.text)
+    return result.exit_code

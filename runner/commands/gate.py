@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`runner gate`: is this machine good enough?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from runner.commands import options
+
+
+@click.command("gate")
+@options.add(options.gate_options)
+@options.as_json
+def command(as_json: bool, wait: float, **given: Any) -> int:
+    """Check the visible GPUs and say what each of them has. Exit code: 0 good, 3 refused.
+
+    \b
+    Examples:
+      runner gate --min-gpu-memory-gb 24
+      runner gate --min-gpus 2 --wait 10m --json
+    """
+    import os
+
+    from runner.gate import gate
+    from runner.job import wanted
+    from runner.records import to_json
+
+    asked = wanted(given["min_gpus"], given["min_gpu_memory_gb"], given["gpu_free_fraction"])
+    with gate(asked, environ=os.environ, wait_seconds=wait, disk_path=Path.cwd(), owner="runner gate") as decision:
+        record = decision.record
+    if as_json:
+        click.echo(to_json(record), nl=False)
+        return 0 if record.passed else 3
+    for gpu in record.gpus:
+        click.echo(f"{'good' if gpu.good else 'no  '} {gpu.index}: {gpu.name} {gpu.uuid}: {gpu.reason}")
+    for check in record.checks:
+        click.echo(f"{check.status:4} {check.name}: {check.seen}{f', {check.needed} needed' if check.needed else ''}")
+    click.echo(f"gate: {'passed' if record.passed else 'refused'}: {record.reason}")
+    return 0 if record.passed else 3

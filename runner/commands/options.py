@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Options that several commands share, declared once; and the types that they have."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+from click.core import ParameterSource
+
+from runner.errors import UsageError
+from runner.units import duration_seconds
+
+Decorated = TypeVar("Decorated", bound=Callable[..., Any])
+
+
+class Duration(click.ParamType):
+    """``90s``, ``15m``, ``2h``; the value is in seconds."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Return seconds."""
+        if isinstance(value, int | float):
+            return float(value)
+        try:
+            return duration_seconds(value)
+        except UsageError as error:
+            self.fail(str(error), param, ctx)
+
+
+class Variable(click.ParamType):
+    """``NAME=VALUE``."""
+
+    name = "NAME=VALUE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
+        """Return name and value."""
+        if isinstance(value, tuple):
+            return value
+        name, separator, text = value.partition("=")
+        if not separator or not name.isidentifier() or not name.isascii():
+            self.fail(f"{value!r} is not NAME=VALUE", param, ctx)
+        return name, text
+
+
+FOLDER = click.Path(file_okay=False, path_type=Path)
+FILE = click.Path(dir_okay=False, path_type=Path)
+
+output_dir = click.option(
+    "--output-dir", type=FOLDER, default=Path("outputs"), show_default=True, help="Where all files of runs go."
+)
+checkout = click.option(
+    "--checkout",
+    type=FOLDER,
+    help="Folder that the plan's paths start from. [default: the plan's folder; the current one for a ConfigMap]",
+)
+as_json = click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON.")
+
+gate_options = (
+    click.option(
+        "--min-gpus", type=click.IntRange(0, 64), help="GPUs wanted. [default: 1 if memory is asked for, else 0]"
+    ),
+    click.option(
+        "--min-gpu-memory-gb",
+        type=click.FloatRange(0),
+        help="Memory each GPU must have free, in decimal GB as GPUs are sold.",
+    ),
+    click.option(
+        "--gpu-free-fraction",
+        type=click.FloatRange(0, 1, min_open=True),
+        default=0.95,
+        show_default=True,
+        help="Share of that memory that must be free: cards report a little less than they are sold as.",
+    ),
+    click.option(
+        "--wait", type=Duration(), default="0s", show_default=True, help="How long to wait for memory that others hold."
+    ),
+)
+
+run_options = (
+    checkout,
+    output_dir,
+    click.option("--cache", type=FOLDER, help="Folder with the staged datasets."),
+    *gate_options,
+    click.option(
+        "--gpu-visibility",
+        type=click.Choice(["chosen", "all"]),
+        default="chosen",
+        show_default=True,
+        help="Whether the kernel sees the chosen GPUs only, or what we see.",
+    ),
+    click.option("--timeout", type=Duration(), help="Deadline of the notebook; the gate's wait does not count."),
+    click.option("--cell-timeout", type=Duration(), help="Deadline of each cell."),
+    click.option(
+        "--memory-guard",
+        type=click.FloatRange(0, 1),
+        default=0.97,
+        show_default=True,
+        help="Share of the container's memory at which the kernel is ended before the host ends all of us; 0 is off.",
+    ),
+    click.option(
+        "--skip-optional-notebooks/--no-skip-optional-notebooks",
+        default=True,
+        show_default=True,
+        help="Whether an optional notebook that the gate refuses is skipped, or refused like any other.",
+    ),
+    click.option(
+        "--continue-on-failure/--no-continue-on-failure",
+        default=True,
+        show_default=True,
+        help="Whether notebooks of a plan run after an earlier one of this run failed.",
+    ),
+    click.option(
+        "--cleanup-between-notebooks/--no-cleanup-between-notebooks",
+        default=True,
+        show_default=True,
+        help="Whether processes that a notebook leaves behind are ended.",
+    ),
+    click.option("--strict-release", is_flag=True, help="Fail when the GPU memory is not back at its baseline."),
+    click.option("--kernel", help="Kernel to use instead of the notebook's."),
+    click.option("--env", type=Variable(), multiple=True, help="Variable for the kernel. Repeatable."),
+    click.option(
+        "--secret-env",
+        metavar="NAME",
+        multiple=True,
+        help="Variable of our environment whose value is kept out of every file. Repeatable.",
+    ),
+    click.option("--trust-html", is_flag=True, help="Keep scripts of outputs in the HTML."),
+    click.option("--no-html", is_flag=True, help="Write no HTML."),
+    click.option("--offline", is_flag=True, help="Fail instead of fetching data that is not staged."),
+)
+
+
+def add(options: Iterable[Callable[[Any], Any]]) -> Callable[[Decorated], Decorated]:
+    """Return a decorator that adds options in the order they are listed."""
+
+    def decorate(function: Decorated) -> Decorated:
+        for option in reversed(tuple(options)):
+            function = option(function)
+        return function
+
+    return decorate
+
+
+def arguments(ctx: click.Context, command: click.Command, leave_out: Sequence[str] = ()) -> list[str]:
+    """Return command-line arguments that hand on to ``command`` what was given to the command of ``ctx``."""
+    found: list[str] = []
+    for param in command.params:
+        if not isinstance(param, click.Option) or param.name is None or param.name in leave_out:
+            continue
+        given = ctx.get_parameter_source(param.name) not in {None, ParameterSource.DEFAULT}
+        if given and param.name in ctx.params:
+            found += _argument(param, ctx.params[param.name])
+    return found
+
+
+def _argument(param: click.Option, value: Any) -> list[str]:
+    flag = max(param.opts, key=len)
+    if param.is_flag:
+        return [flag] if value else param.secondary_opts[:1]
+    if isinstance(param.type, Duration):
+        return [flag, f"{value}s"]
+    if param.multiple:
+        return [part for item in value for part in (flag, "=".join(item) if isinstance(item, tuple) else str(item))]
+    return [flag, str(value)]

@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`runner plan`: check, show and describe plans."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from runner.commands import options
+
+
+@click.group("plan")
+def command() -> None:
+    """Check, show or describe a plan."""
+
+
+@command.command("check")
+@click.argument("plan", type=options.FILE)
+@options.checkout
+@options.as_json
+def check(plan: Path, checkout: Path | None, as_json: bool) -> int:
+    """Check PLAN; with --checkout also every rule, parameter, dataset URL and path against the notebooks.
+
+    Exit code: 0 sound, 2 no plan, 9 it does not fit the checkout.
+
+    \b
+    Example:
+      runner plan check --checkout ~/single-cell-analysis-blueprint plan.yaml
+    """
+    import dataclasses
+    import json
+
+    from runner.plan import load
+
+    loaded = load(plan)
+    problems = []
+    if checkout is not None:
+        from runner.plancheck import check_plan
+
+        problems = check_plan(loaded, checkout)
+    if as_json:
+        found = [dataclasses.asdict(problem) for problem in problems]
+        click.echo(json.dumps({"plan": loaded.name, "notebooks": len(loaded.notebooks), "problems": found}, indent=1))
+    else:
+        for problem in problems:
+            click.echo(str(problem))
+        against = f" against {checkout}" if checkout else ""
+        verdict = f"{len(problems)} problems" if problems else "sound"
+        click.echo(f"{plan}: {loaded.name}, {len(loaded.notebooks)} notebooks: {verdict}{against}")
+    return 9 if problems else 0
+
+
+@command.command("show")
+@click.argument("plan", type=options.FILE)
+@options.as_json
+def show(plan: Path, as_json: bool) -> None:
+    """Show PLAN with its defaults filled in.
+
+    \b
+    Example:
+      runner plan show plan.yaml --json
+    """
+    from runner.plan import load
+
+    loaded = load(plan)
+    if as_json:
+        click.echo(loaded.model_dump_json(indent=1, by_alias=True, exclude_none=True))
+        return
+    for notebook in loaded.notebooks:
+        requires = notebook.requires.model_dump(exclude_none=True)
+        facts = [notebook.stage or "", "optional" if notebook.optional else ""]
+        facts += [f"{key} {value:g}" for key, value in requires.items()]
+        facts += [f"needs {', '.join(notebook.needs)}" if notebook.needs else ""]
+        click.echo(f"{notebook.name}: {notebook.path}  {'; '.join(filter(None, facts))}".rstrip())
+
+
+@command.command("schema")
+@click.argument("document", type=click.Choice(["plan", "metrics", "summary"]), default="plan")
+def schema(document: str) -> None:
+    """Print the JSON Schema of a plan, of NAME.metrics.json or of summary.json.
+
+    \b
+    Example:
+      runner plan schema > plan.schema.json
+    """
+    import json
+
+    if document == "plan":
+        from runner.plan import Plan
+
+        found = Plan.model_json_schema(by_alias=True)
+    elif document == "metrics":
+        from runner.records import metrics_schema
+
+        found = metrics_schema()
+    else:
+        from runner.report import summary_schema
+
+        found = summary_schema()
+    click.echo(json.dumps(found, indent=1))

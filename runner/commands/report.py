@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`runner report`: the page over all notebooks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from runner.commands import options
+
+
+@click.command("report")
+@click.argument("output_dir", type=options.FOLDER)
+@click.option("--plan", type=options.FILE, help="Plan whose notebooks are listed, also those that never ran.")
+@click.option("--only", multiple=True, metavar="NAME", help="Report on this notebook only. Repeatable.")
+@click.option("--run-id", help="Run to report on. [default: the newest]")
+@click.option(
+    "--wait-for-running", type=options.Duration(), default="0s", help="How long to wait for runs that are in flight."
+)
+@click.option("--fail-on-failure", is_flag=True, help="Exit 1 unless each notebook succeeded or was rightly skipped.")
+@click.option(
+    "--baseline",
+    multiple=True,
+    type=click.Path(exists=True, path_type=Path),
+    help="Earlier outputs or summary.json to compare with. Repeatable, oldest first.",
+)
+@click.option("--fail-on-regression", is_flag=True, help="Exit 1 when something got slower or bigger than allowed.")
+@click.option("--regression-threshold", type=click.FloatRange(0), default=0.2, show_default=True, help="Growth allowed.")
+@click.option("--pushgateway", metavar="URL", help="Prometheus Pushgateway to send the metrics to.")
+@options.as_json
+def command(
+    output_dir: Path,
+    plan: Path | None,
+    only: tuple[str, ...],
+    run_id: str | None,
+    wait_for_running: float,
+    fail_on_failure: bool,
+    baseline: tuple[Path, ...],
+    fail_on_regression: bool,
+    regression_threshold: float,
+    pushgateway: str | None,
+    as_json: bool,
+) -> int:
+    """Write page, summary.json, junit.xml, metrics.prom and github-summary.md below OUTPUT_DIR/reports.
+
+    \b
+    Examples:
+      runner report outputs --plan plan.yaml --fail-on-failure
+      runner report outputs --baseline last-week/summary.json --fail-on-regression
+    """
+    import os
+
+    from runner import report
+    from runner.plan import load
+
+    result = report.build(
+        output_dir,
+        plan=load(plan) if plan else None,
+        plan_source=str(plan) if plan else None,
+        only=only,
+        run_id=run_id,
+        wait_for_running_seconds=wait_for_running,
+        baselines=baseline,
+        regression_threshold=regression_threshold,
+        pushgateway=pushgateway,
+        environ=os.environ,
+    )
+    click.echo(result.summary_path.read_text() if as_json else str(result.html_path), nl=not as_json)
+    for problem in result.problems:
+        click.echo(f"runner: {problem}", err=True)
+    failed = fail_on_failure and not result.ok(fail_on_failure=True)
+    return int(failed or (fail_on_regression and bool(result.regressions)))

@@ -1,0 +1,192 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The folder of staged datasets, and what is known of each file in it.
+
+    CACHE/PATH                     the file, whole and verified
+    CACHE/.staged/PATH.json        its size, time and hashes when it was verified
+    CACHE/.staged/PATH.part        a download under way, with .journal and .lock beside it
+
+A file is hashed once; later its size and time tell whether it is still the one that was hashed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from runner import files
+from runner.errors import BrokenInputError
+from runner.units import format_bytes
+
+if TYPE_CHECKING:
+    from runner.plan import Dataset
+
+_CHUNK_BYTES = 4 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Staged:
+    """A dataset that is in the cache and is what it is said to be.
+
+    ``verified_by`` is the plan's checksum that was compared, or None when the plan has none.
+    """
+
+    name: str
+    url: str
+    path: Path
+    bytes: int
+    sha256: str
+    verified_by: str | None
+    fetched: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Known:
+    """What is recorded of a staged file."""
+
+    url: str
+    bytes: int
+    modified_ns: int
+    sha256: str
+    md5: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where the parts of one dataset are in the cache."""
+
+    file: Path
+    record: Path
+    part: Path
+    journal: Path
+    lock: Path
+
+    @classmethod
+    def of(cls, cache: Path, path: str) -> Place:
+        """Return the place of the dataset whose path in the plan is ``path``."""
+        beside = cache / ".staged" / path
+        return cls(
+            cache / path, *(beside.with_name(beside.name + end) for end in (".json", ".part", ".journal", ".lock"))
+        )
+
+
+def lookup(name: str, dataset: Dataset, cache: Path) -> Staged | None:
+    """Return the dataset if it is staged, None if it is not or the plan asks for another file now.
+
+    Raises
+    ------
+    BrokenInputError
+        The file changed since it was verified, or was never what the plan says.
+    """
+    place = Place.of(cache, dataset.path)
+    if not place.file.is_file():
+        return None
+    known = _known(place.record)
+    if known is not None and not _same_file(known, place.file):
+        known = _verified_again(name, place, known)
+    if known is None:
+        known = _measured(dataset, place)
+        wrong = mismatch(dataset, known)
+        if wrong:
+            raise BrokenInputError(
+                f"dataset {name!r}: {place.file} is not what the plan says: {wrong}",
+                hint="delete that file and fetch it",
+            )
+        remember(place, known)
+    elif mismatch(dataset, known) or (verified_by(dataset) is None and known.url != dataset.url):
+        return None
+    return staged(name, dataset, place, known)
+
+
+def staged(name: str, dataset: Dataset, place: Place, known: Known, *, fetched: bool = False) -> Staged:
+    """Return the record of a staged dataset."""
+    return Staged(
+        name=name,
+        url=dataset.url,
+        path=place.file,
+        bytes=known.bytes,
+        sha256=known.sha256,
+        verified_by=verified_by(dataset),
+        fetched=fetched,
+    )
+
+
+def verified_by(dataset: Dataset) -> str | None:
+    """Return which checksum the plan gives."""
+    return "sha256" if dataset.sha256 else "md5" if dataset.md5 else None
+
+
+def mismatch(dataset: Dataset, known: Known) -> str | None:
+    """Say how a file differs from what the plan says, or None."""
+    if dataset.bytes is not None and dataset.bytes != known.bytes:
+        return f"it has {known.bytes} bytes, the plan says {dataset.bytes}"
+    if dataset.sha256 and dataset.sha256.lower() != known.sha256:
+        return f"its sha256 is {known.sha256}, the plan says {dataset.sha256.lower()}"
+    if dataset.md5 and known.md5 is not None and dataset.md5.lower() != known.md5:
+        return f"its md5 is {known.md5}, the plan says {dataset.md5.lower()}"
+    return None
+
+
+def remember(place: Place, known: Known) -> None:
+    """Record what was found out about a file."""
+    files.write(place.record, json.dumps(asdict(known), indent=1) + "\n")
+
+
+def _known(record: Path) -> Known | None:
+    try:
+        document = json.loads(record.read_text(encoding="utf-8"))
+        return Known(**document)
+    except (OSError, ValueError, TypeError):
+        return None  # no record, or none of ours: the file is hashed anew
+
+
+def _same_file(known: Known, path: Path) -> bool:
+    status = path.stat()
+    return (known.bytes, known.modified_ns) == (status.st_size, status.st_mtime_ns)
+
+
+def _verified_again(name: str, place: Place, known: Known) -> Known:
+    """Hash a file whose size or time changed; a copied or touched one is still the same."""
+    size = place.file.stat().st_size
+    if size != known.bytes:
+        raise _changed(name, place.file, f"{format_bytes(known.bytes)} then, {format_bytes(size)} now")
+    sha256, md5 = hashes(place.file, with_md5=known.md5 is not None)
+    if sha256 != known.sha256:
+        raise _changed(name, place.file, f"sha256 {known.sha256[:12]}… then, {sha256[:12]}… now")
+    again = Known(url=known.url, bytes=size, modified_ns=place.file.stat().st_mtime_ns, sha256=sha256, md5=md5)
+    remember(place, again)
+    return again
+
+
+def _changed(name: str, path: Path, how: str) -> BrokenInputError:
+    return BrokenInputError(
+        f"dataset {name!r}: {path} changed since it was verified: {how}",
+        hint="delete that file and fetch it again; nothing may write into the cache",
+    )
+
+
+def _measured(dataset: Dataset, place: Place) -> Known:
+    status = place.file.stat()
+    sha256, md5 = hashes(place.file, with_md5=dataset.md5 is not None)
+    return Known(url=dataset.url, bytes=status.st_size, modified_ns=status.st_mtime_ns, sha256=sha256, md5=md5)
+
+
+def hashes(path: Path, *, with_md5: bool, read: Callable[[int], None] | None = None) -> tuple[str, str | None]:
+    """Return sha256 and, if asked, md5 of a file; ``read`` is told each number of bytes."""
+    sha256 = hashlib.sha256()
+    md5 = hashlib.md5(usedforsecurity=False) if with_md5 else None
+    buffer = bytearray(_CHUNK_BYTES)
+    view = memoryview(buffer)
+    with path.open("rb", buffering=0) as stream:
+        os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_SEQUENTIAL)
+        while count := stream.readinto(buffer):
+            sha256.update(view[:count])
+            if md5:
+                md5.update(view[:count])
+            if read:
+                read(count)
+    return sha256.hexdigest(), md5.hexdigest() if md5 else None

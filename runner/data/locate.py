@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a dataset's URL to one that plain HTTP can fetch, with the headers it needs.
+
+Whoever defines a scheme also publishes the library that knows its rules: boto3 signs `s3://`,
+huggingface_hub resolves `hf://`. Both end in an https URL, so that resuming, verifying and
+retrying are written once, in `runner.data.transfer`.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NoReturn
+from urllib.parse import quote, unquote, urlsplit, urlunsplit
+
+from runner.errors import BrokenInputError, UsageError
+
+SCHEMES = ("http", "https", "s3", "hf", "file")
+_SIGNED_SECONDS = 12 * 3600
+_HF_HOST = "huggingface.co"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Location:
+    """Where the bytes are. ``credential`` names what to set when the server refuses."""
+
+    url: str
+    headers: dict[str, str] = field(default_factory=dict, repr=False)
+    credential: str = "an entry in ~/.netrc"
+    has_credential: bool = False
+
+
+def locate(url: str) -> Location:
+    """Return where to fetch a URL from.
+
+    Raises
+    ------
+    BrokenInputError
+        The URL has another scheme or lacks a part.
+    UsageError
+        The library of its scheme is not installed.
+    """
+    parts = urlsplit(url)
+    if parts.scheme in {"http", "https"}:
+        if not parts.hostname:
+            _refuse(url, "has no host")
+        return _hugging_face(url) if parts.hostname == _hf_host() else Location(url=url)
+    if parts.scheme == "s3":
+        return _s3(url)
+    if parts.scheme == "hf":
+        return _hf(url)
+    return _refuse(url, f"has the scheme {parts.scheme!r}; known are {', '.join(SCHEMES)}")
+
+
+def local_path(url: str) -> Path | None:
+    """Return the path of a `file://` URL, None for any other.
+
+    Raises
+    ------
+    BrokenInputError
+        It names a file of another host.
+    """
+    parts = urlsplit(url)
+    if parts.scheme != "file":
+        return None
+    if parts.netloc not in {"", "localhost"}:
+        _refuse(url, f"names the host {parts.netloc!r}; write file:///path")
+    return Path(unquote(parts.path))
+
+
+def shown(url: str) -> str:
+    """Return a URL that can stand in a log: without user, password and query."""
+    parts = urlsplit(url)
+    host = parts.netloc.rpartition("@")[2]
+    return urlunsplit((parts.scheme, host, parts.path, "", "")) + ("?…" if parts.query else "")
+
+
+def _hf_host() -> str:
+    return urlsplit(os.environ.get("HF_ENDPOINT", f"https://{_HF_HOST}")).hostname or _HF_HOST
+
+
+def _hugging_face(url: str) -> Location:
+    token = os.environ.get("HF_TOKEN", "").strip()
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    return Location(url=url, headers=headers, credential="HF_TOKEN", has_credential=bool(token))
+
+
+def _hf(url: str) -> Location:
+    """Resolve hf://[datasets/|spaces/]OWNER/NAME[@REVISION]/FILE as huggingface_hub writes it."""
+    try:
+        from huggingface_hub import hf_hub_url
+    except ModuleNotFoundError as error:
+        raise UsageError(f"{url}: huggingface_hub is not installed", hint="pip install the extra `hf`") from error
+    path = url.removeprefix("hf://").strip("/")
+    kind, _slash, rest = path.partition("/")
+    kinds = {"datasets": "dataset", "spaces": "space"}
+    names = (rest if kind in kinds else path).split("/", 2)
+    if len(names) < 3 or not all(names):
+        _refuse(url, "is no hf://[datasets/]OWNER/NAME[@REVISION]/FILE")
+    name, _at, revision = names[1].partition("@")
+    return _hugging_face(
+        hf_hub_url(
+            f"{names[0]}/{name}",
+            names[2],
+            repo_type=kinds.get(kind, "model"),
+            revision=unquote(revision) or None,
+            endpoint=os.environ.get("HF_ENDPOINT"),
+        )
+    )
+
+
+def _s3(url: str) -> Location:
+    """Sign an S3 object's URL with the credentials that boto3 finds; without any it is fetched as public."""
+    parts = urlsplit(url)
+    bucket, key = parts.netloc, parts.path.lstrip("/")
+    if not bucket or not key:
+        _refuse(url, "is no s3://BUCKET/KEY")
+    try:
+        import boto3
+        import botocore
+        from botocore.config import Config
+        from botocore.exceptions import BotoCoreError
+    except ModuleNotFoundError as error:
+        raise UsageError(f"{url}: boto3 is not installed", hint="pip install the extra `s3`") from error
+    try:
+        session = boto3.Session()
+        signed = session.get_credentials() is not None
+        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+        style = "path" if endpoint or "." in bucket else "auto"
+        config = Config(signature_version="s3v4" if signed else botocore.UNSIGNED, s3={"addressing_style": style})
+        region = session.region_name or "us-east-1"
+        client = session.client("s3", config=config, endpoint_url=endpoint, region_name=region)
+        params = {"Bucket": bucket, "Key": unquote(key)}
+        target = client.generate_presigned_url("get_object", Params=params, ExpiresIn=_SIGNED_SECONDS)
+    except (BotoCoreError, ValueError) as error:
+        raise BrokenInputError(f"{shown(url)} cannot be signed: {error}", hint="check the AWS settings") from error
+    return Location(url=target, credential="AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY", has_credential=signed)
+
+
+def file_name(url: str) -> str:
+    """Return the last part of a URL's path, safe to stand in another URL."""
+    name = unquote(urlsplit(url).path).rstrip("/").rpartition("/")[2]
+    return quote(name, safe="") or "data"
+
+
+def _refuse(url: str, what: str) -> NoReturn:
+    raise BrokenInputError(f"the URL {shown(url)} {what}", hint="correct `url` in the plan")

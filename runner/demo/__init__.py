@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The demo: a plan and three notebooks on single-cell data that needs no download, shipped with the package."""
+
+from __future__ import annotations
+
+import shutil
+from importlib import resources
+from pathlib import Path
+
+from runner.errors import RecordError
+
+PLAN = "plan.yaml"
+
+
+def copy_to(folder: Path) -> Path:
+    """Copy plan and notebooks into a folder, where the notebooks may write, and return the plan's path.
+
+    Files of the demo are written again; whatever else is in the folder stays.
+
+    Raises
+    ------
+    RecordError
+        The folder cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for item in resources.files(__name__).iterdir():
+            if item.name.endswith((".ipynb", ".yaml")):
+                with resources.as_file(item) as source:
+                    shutil.copyfile(source, folder / item.name)
+    except OSError as error:
+        raise RecordError(
+            f"cannot copy the demo to {folder}: {error.strerror or error}", hint="give a writable --output-dir"
+        ) from error
+    return folder / PLAN

@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The record of a run while it is being collected; `Draft.metrics` closes it."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from runner import attempts
+from runner.job import Job
+from runner.log import utc_now
+from runner.records import (
+    EXIT_CODES,
+    Cell,
+    Change,
+    Environment,
+    Expectation,
+    Failure,
+    Gate,
+    GpuUse,
+    Host,
+    Metrics,
+    Outputs,
+    Release,
+    Sampling,
+    Source,
+    Status,
+)
+
+
+@dataclass(slots=True)
+class Draft:
+    """What is known so far. The first end that is set stays: the first cause in time wins."""
+
+    job: Job
+    started_at: str = field(default_factory=utc_now)
+    started_monotonic: float = field(default_factory=time.monotonic)
+    started_epoch: float = field(default_factory=time.time)
+    status: Status | None = None
+    reason: str = ""
+    exit_code: int = 0
+    source: Source | None = None
+    gate: Gate | None = None
+    preparation: tuple[Change, ...] = ()
+    cells: tuple[Cell, ...] = ()
+    failure: Failure | None = None
+    gpus: tuple[GpuUse, ...] = ()
+    host: Host | None = None
+    release: Release | None = None
+    expectations: tuple[Expectation, ...] = ()
+    outputs: Outputs = field(default_factory=Outputs)
+    environment: Environment = field(default_factory=Environment)
+    versions: dict[str, str] = field(default_factory=dict)
+    sampler: Sampling | None = None
+    warnings: list[str] = field(default_factory=list)
+    stages: dict[str, float] = field(default_factory=dict)
+
+    def end(self, status: Status, reason: str, exit_code: int | None = None) -> None:
+        """Set how it ended. Later ends count only after a success."""
+        if self.status is None or (self.status is Status.SUCCEEDED and status is not Status.SUCCEEDED):
+            self.status, self.reason = status, reason
+            self.exit_code = EXIT_CODES[status] if exit_code is None else exit_code
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Take the wall time of a stage."""
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            self.stages[name] = round(time.monotonic() - start, 6)
+
+    def seconds(self) -> float:
+        """Return the seconds since the run's start."""
+        return time.monotonic() - self.started_monotonic
+
+    def note_outputs(self, **fields: object) -> None:
+        """Add to what is known of the files."""
+        self.outputs = dataclasses.replace(self.outputs, **fields)  # type: ignore[arg-type]
+
+    def metrics(self) -> Metrics:
+        """Return the record as it stands."""
+        job = self.job
+        earlier = tuple(
+            str(path.relative_to(job.output_dir)) for path in attempts.folders(job.output_dir, job.name)
+        )
+        assert self.status is not None
+        return Metrics(
+            notebook=job.name,
+            source=self.source or Source(path=job.source_label),
+            run_id=job.run_id,
+            status=self.status,
+            reason=self.reason,
+            exit_code=self.exit_code,
+            started_at=self.started_at,
+            ended_at=utc_now(),
+            wall_seconds=round(self.seconds(), 6),
+            optional=job.optional,
+            plan=job.plan.name if job.plan else None,
+            gate=self.gate,
+            preparation=self.preparation,
+            cells=self.cells,
+            failure=self.failure,
+            gpus=self.gpus,
+            host=self.host,
+            release=self.release,
+            expectations=self.expectations,
+            outputs=dataclasses.replace(self.outputs, attempts=earlier),
+            environment=self.environment,
+            versions=self.versions,
+            sampler=self.sampler,
+            warnings=tuple(self.warnings),
+            stages_seconds=self.stages,
+        )

@@ -1,0 +1,223 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs in flight: who runs a notebook of this name in this folder, and is it still alive.
+
+``NAME.running`` is rewritten every 2 s with a counter. Whether its writer lives is judged by
+watching the counter, because clocks and pids of other machines mean nothing here. Only when
+the file comes from this very boot and pid namespace is its pid looked up, which spares the wait.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import socket
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from runner import files, log
+from runner.errors import AlreadyRunningError, RecordError
+from runner.log import utc_now
+
+BEAT_SECONDS = 2.0
+DEAD_AFTER_SECONDS = 10.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Running:
+    """The content of ``NAME.running``."""
+
+    notebook: str
+    run_id: str
+    pid: int
+    host: str
+    started_at: str
+    beat: int = 0
+    namespace: str = ""
+    """Boot and pid namespace: within the same one, pids can be compared."""
+    pid_started: int | None = None
+    cell_index: int | None = None
+    cell_count: int | None = None
+    last_save_at: str | None = None
+    plan: str | None = None
+
+
+def read(path: Path) -> Running | None:
+    """Return what a file of a run says, or None when it is gone or not readable."""
+    try:
+        document = json.loads(path.read_text())
+        known = {field.name for field in dataclasses.fields(Running)}
+        return Running(**{key: value for key, value in document.items() if key in known})
+    except (OSError, ValueError, TypeError, AttributeError):
+        return None
+
+
+def alive(paths: Sequence[Path], seconds: float = DEAD_AFTER_SECONDS) -> dict[Path, bool]:
+    """Tell for each file whether its writer lives, watching all of them together.
+
+    A file that vanishes or changes hands meanwhile counts as alive: somebody acted.
+
+    Parameters
+    ----------
+    seconds
+        How long an unchanged counter is watched before it is called dead.
+    """
+    first = {path: _state(path) for path in paths}
+    verdict: dict[Path, bool] = {}
+    for path in paths:
+        known = _known_here(read(path))
+        if known is not None:
+            verdict[path] = known
+    deadline = time.monotonic() + seconds
+    while len(verdict) < len(first) and time.monotonic() < deadline:
+        time.sleep(0.2)
+        for path, state in first.items():
+            if path not in verdict and _state(path) != state:
+                verdict[path] = True
+    return {path: verdict.get(path, False) for path in first}
+
+
+class Claim:
+    """Holds a notebook's name in an output folder while it runs.
+
+    Parameters
+    ----------
+    folder
+        The output folder; it is made when missing.
+    running
+        What to write about this run.
+
+    Raises
+    ------
+    AlreadyRunningError
+        A live run holds the name; nothing was written.
+    RecordError
+        The folder cannot be written.
+    """
+
+    def __init__(self, folder: Path, running: Running, *, watch_seconds: float = DEAD_AFTER_SECONDS) -> None:
+        self.path = folder / f"{running.notebook}.running"
+        self._running = dataclasses.replace(running, namespace=_namespace(), pid_started=_pid_started(running.pid))
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
+        self.took_over: Running | None = None
+        self._take(watch_seconds)
+
+    @classmethod
+    def of(cls, folder: Path, notebook: str, run_id: str, plan: str | None = None) -> Self:
+        """Claim a name for this process."""
+        running = Running(
+            notebook=notebook,
+            run_id=run_id,
+            pid=os.getpid(),
+            host=socket.gethostname(),
+            started_at=utc_now(),
+            plan=plan,
+        )
+        return cls(folder, running)
+
+    def _take(self, watch_seconds: float) -> None:
+        if not self._create():
+            holder = read(self.path)
+            if alive([self.path], watch_seconds)[self.path]:
+                raise _already(self.path, holder)
+            # Of several that see the same dead file only one can rename it, and so create the next.
+            grave = self.path.with_name(f".{self.path.name}.{os.getpid()}.dead")
+            with contextlib.suppress(FileNotFoundError):
+                self.path.rename(grave)
+            grave.unlink(missing_ok=True)
+            if not self._create():
+                raise _already(self.path, read(self.path))
+            self.took_over = holder
+            log.warning("taken-over", file=self.path.name, from_host=holder and holder.host, beat=holder and holder.beat)
+        self._thread.start()
+
+    def _create(self) -> bool:
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("x") as stream:
+                stream.write(self._text())
+        except FileExistsError:
+            return False
+        except OSError as error:
+            raise RecordError(
+                f"cannot write {self.path}: {error.strerror or error}",
+                hint=f"the output folder must be writable by uid {os.getuid()}; on Kubernetes set fsGroup",
+            ) from error
+        return True
+
+    def _text(self) -> str:
+        return json.dumps(dataclasses.asdict(self._running)) + "\n"
+
+    def update(self, **fields: object) -> None:
+        """Change what the file says at its next beat."""
+        with self._lock:
+            self._running = dataclasses.replace(self._running, **fields)  # type: ignore[arg-type]
+
+    def _beat(self) -> None:
+        while not self._stop.wait(BEAT_SECONDS):
+            with self._lock:
+                self._running = dataclasses.replace(self._running, beat=self._running.beat + 1)
+            try:
+                files.write(self.path, self._text())
+            except RecordError as error:
+                log.warning("heartbeat", reason=str(error))
+
+    def release(self) -> None:
+        """Give the name back."""
+        self._stop.set()
+        self._thread.join(timeout=BEAT_SECONDS)
+        self.path.unlink(missing_ok=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+
+def _already(path: Path, holder: Running | None) -> AlreadyRunningError:
+    who = f"pid {holder.pid} on {holder.host}, run {holder.run_id}, since {holder.started_at}" if holder else "a live run"
+    return AlreadyRunningError(
+        f"{path.stem} is already running in {path.parent}: {who}",
+        hint="wait for it, stop it, or use another --output-dir or --name; nothing was written",
+    )
+
+
+def _state(path: Path) -> tuple[int, int] | None:
+    """Return what changes with each beat: each one is a new file with its own counter."""
+    running = read(path)
+    try:
+        return (path.stat().st_ino, running.beat) if running else None
+    except OSError:
+        return None
+
+
+def _known_here(running: Running | None) -> bool | None:
+    """Tell at once where pids can be compared; None where only watching helps."""
+    if running is None or not running.namespace or running.namespace != _namespace():
+        return None
+    return running.pid_started is not None and _pid_started(running.pid) == running.pid_started
+
+
+def _namespace() -> str:
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot}:{Path('/proc/self/ns/pid').readlink()}"
+    except OSError:
+        return ""
+
+
+def _pid_started(pid: int) -> int | None:
+    """Return the start time of a live process in clock ticks; a zombie is not alive."""
+    try:
+        fields: Mapping[int, str] = dict(enumerate(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()))
+    except OSError:
+        return None
+    return int(fields[19]) if fields[0] not in {"Z", "X"} else None

@@ -1,0 +1,209 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One GPU or MIG slice, and what it says of itself.
+
+Device memory is what the gate, the samples and the proof of release rest on. What NVML cannot
+tell is None with a reason: utilisation of a MIG slice, memory of a GPU that shares the host's,
+functions an old driver lacks. A question that can never be answered is asked once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Literal
+
+from runner.machine.nvml import Unavailable, ask
+from runner.records import GpuProcess
+
+if TYPE_CHECKING:
+    from runner.machine.visible import Identity
+
+MemoryApi = Literal["v2", "v1"]
+MemorySource = Literal["nvml", "host", "none"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Memory:
+    """Memory of one device.
+
+    ``source`` is ``host`` for a GPU that shares the memory of the machine: free is what the host
+    has available. ``reserved_bytes`` is what the driver keeps for itself; version 1 of the NVML
+    function counts it as used, so figures of the two versions do not compare.
+    """
+
+    source: MemorySource
+    total_bytes: int | None = None
+    free_bytes: int | None = None
+    used_bytes: int | None = None
+    reserved_bytes: int | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """Everything one device says at one moment; ``unavailable`` has the reason of each None."""
+
+    uuid: str
+    total_bytes: int | None
+    free_bytes: int | None
+    used_bytes: int | None
+    reserved_bytes: int | None
+    memory_api: MemoryApi
+    memory_source: MemorySource
+    utilization_percent: float | None
+    power_watts: float | None
+    temperature_celsius: float | None
+    energy_joules: float | None
+    unavailable: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gpu:
+    """One CUDA device: a GPU, or a MIG slice of one."""
+
+    identity: Identity
+    memory_api: MemoryApi
+    handle: Any = field(repr=False, compare=False)
+    nvml: ModuleType = field(repr=False, compare=False)
+    never: dict[str, Unavailable] = field(default_factory=dict, repr=False, compare=False)
+    """Functions that do not work on this device; not called again."""
+
+    @property
+    def uuid(self) -> str:
+        """Full UUID, the key of everything."""
+        return self.identity.uuid
+
+    @property
+    def index(self) -> int | None:
+        """NVML's number of the GPU: a label, it may change with the next boot."""
+        return self.identity.index
+
+    @property
+    def name(self) -> str:
+        """Product name."""
+        return self.identity.name
+
+    @property
+    def mig(self) -> bool:
+        """Whether this is a MIG slice."""
+        return self.identity.mig
+
+    @property
+    def total_bytes(self) -> int | None:
+        """Size of the memory, None where NVML does not tell."""
+        return self.memory().total_bytes
+
+    def memory(self) -> Memory:
+        """Return the memory of the device, or of the host where the two share it.
+
+        Raises
+        ------
+        DriverProblem
+            The GPU or the driver is gone.
+        """
+        version = self.nvml.nvmlMemory_v2 if self.memory_api == "v2" else None
+        try:
+            seen = self._ask("nvmlDeviceGetMemoryInfo", version)
+        except Unavailable as problem:
+            if problem.unsupported and not self.mig:
+                return _host_memory()
+            return Memory(source="none", reason=problem.reason)
+        if not seen.total:
+            return _host_memory()
+        return Memory(
+            source="nvml",
+            total_bytes=seen.total,
+            free_bytes=seen.free,
+            used_bytes=seen.used,
+            reserved_bytes=seen.reserved if version else None,
+        )
+
+    def read(self) -> Reading:
+        """Return memory, utilisation, power, temperature and the energy counter.
+
+        Raises
+        ------
+        DriverProblem
+            The GPU or the driver is gone.
+        """
+        unavailable: dict[str, str] = {}
+        memory = self.memory()
+        if memory.used_bytes is None:
+            unavailable |= dict.fromkeys(("total_bytes", "free_bytes", "used_bytes"), memory.reason)
+        if memory.reserved_bytes is None:
+            unavailable["reserved_bytes"] = memory.reason or "version 1 of the NVML function counts it as used"
+        rates = self._value("utilization_percent", unavailable, "nvmlDeviceGetUtilizationRates")
+        milliwatts = self._value("power_watts", unavailable, "nvmlDeviceGetPowerUsage")
+        celsius = self._value("temperature_celsius", unavailable, "nvmlDeviceGetTemperature", 0)
+        millijoules = self._value("energy_joules", unavailable, "nvmlDeviceGetTotalEnergyConsumption")
+        return Reading(
+            uuid=self.uuid,
+            total_bytes=memory.total_bytes,
+            free_bytes=memory.free_bytes,
+            used_bytes=memory.used_bytes,
+            reserved_bytes=memory.reserved_bytes,
+            memory_api=self.memory_api,
+            memory_source=memory.source,
+            utilization_percent=None if rates is None else float(rates.gpu),
+            power_watts=None if milliwatts is None else milliwatts / 1000,
+            temperature_celsius=None if celsius is None else float(celsius),
+            energy_joules=None if millijoules is None else millijoules / 1000,
+            unavailable=unavailable,
+        )
+
+    def energy_joules(self) -> float | None:
+        """Return the energy counter alone, for the moments between two samples."""
+        millijoules = self._value("energy_joules", {}, "nvmlDeviceGetTotalEnergyConsumption")
+        return None if millijoules is None else float(millijoules) / 1000
+
+    def processes(self) -> tuple[GpuProcess, ...]:
+        """Return the processes that NVML shows on the device.
+
+        For messages only: inside a container the list is empty or holds pids of the host.
+        """
+        for function in ("nvmlDeviceGetComputeRunningProcesses_v3", "nvmlDeviceGetComputeRunningProcesses_v2"):
+            with contextlib.suppress(Unavailable):
+                return tuple(
+                    GpuProcess(pid=seen.pid, used_bytes=seen.usedGpuMemory, name=self._process_name(seen.pid))
+                    for seen in self._ask(function)
+                )
+        return ()
+
+    def _process_name(self, pid: int) -> str | None:
+        try:
+            return ask(self.nvml, self.nvml.nvmlSystemGetProcessName, pid) or None
+        except Unavailable:
+            return None
+
+    def _value(self, name: str, unavailable: dict[str, str], function: str, *arguments: Any) -> Any:
+        try:
+            return self._ask(function, *arguments)
+        except Unavailable as problem:
+            unavailable[name] = problem.reason
+            return None
+
+    def _ask(self, function: str, *arguments: Any) -> Any:
+        if function in self.never:
+            known = self.never[function]
+            raise Unavailable(known.reason, known.code)
+        try:
+            return ask(self.nvml, getattr(self.nvml, function), self.handle, *arguments)
+        except Unavailable as problem:
+            if problem.lasting:
+                self.never[function] = Unavailable(problem.reason, problem.code)
+            raise
+
+
+def _host_memory() -> Memory:
+    """Return the memory of the machine, for a GPU that has none of its own."""
+    import psutil
+
+    seen = psutil.virtual_memory()
+    return Memory(
+        source="host",
+        total_bytes=seen.total,
+        free_bytes=seen.available,
+        used_bytes=seen.total - seen.available,
+        reason="the GPU shares the memory of the host",
+    )

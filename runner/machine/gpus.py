@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The GPUs of this machine: connecting to the driver, finding them, and which are visible.
+
+Devices are keyed by UUID, because neither NVML's numbers nor CUDA's are stable or the same.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from types import ModuleType, TracebackType
+from typing import Any, Self
+
+from runner.machine.device import Gpu, Memory, MemoryApi, Reading
+from runner.machine.nvml import DriverProblem, Unavailable, ask, initialise
+from runner.machine.visible import Identity, Visible, resolve
+
+__all__ = ["Driver", "DriverProblem", "Gpu", "Memory", "Reading", "open_driver"]
+
+
+class Driver:
+    """An open connection to the driver; close it, or use it in a ``with`` block."""
+
+    def __init__(self, nvml: ModuleType) -> None:
+        self._nvml: ModuleType | None = nvml
+        self.driver_version = _or_none(nvml, nvml.nvmlSystemGetDriverVersion)
+        self.cuda_version = _cuda_version(nvml)
+        self.notes: list[str] = []
+        """What is odd about devices that are left out."""
+        self.problem: DriverProblem | None = None
+        """Why a device cannot be used, if one was lost."""
+        found = list(self._find(nvml))
+        self._identities = tuple(identity for identity, _ in found)
+        self.memory_api = _memory_api(nvml, [handle for _, handle in found])
+        self._gpus = {
+            identity.uuid: Gpu(identity=identity, memory_api=self.memory_api, handle=handle, nvml=nvml)
+            for identity, handle in found
+            if not identity.mig_mode
+        }
+
+    def devices(self) -> tuple[Gpu, ...]:
+        """Return every device CUDA could use: GPUs that are not in MIG mode, and all MIG slices."""
+        return tuple(self._gpus.values())
+
+    def resolve(self, environ: Mapping[str, str]) -> Visible:
+        """Return which UUIDs CUDA_VISIBLE_DEVICES of an environment leaves, with a note."""
+        return resolve(environ.get("CUDA_VISIBLE_DEVICES"), self._identities)
+
+    def visible(self, environ: Mapping[str, str]) -> tuple[Gpu, ...]:
+        """Return the devices that CUDA shows a process of this environment, in its order."""
+        return tuple(self._gpus[uuid] for uuid in self.resolve(environ).uuids)
+
+    def close(self) -> None:
+        """Close the connection; devices must not be asked any more."""
+        if self._nvml is not None:
+            with contextlib.suppress(self._nvml.NVMLError):  # a driver that is gone needs no goodbye
+                self._nvml.nvmlShutdown()
+            self._nvml = None
+
+    def _find(self, nvml: ModuleType) -> Iterator[tuple[Identity, Any]]:
+        """Yield every device with its handle; one that is lost is noted and left out."""
+        for index in range(ask(nvml, nvml.nvmlDeviceGetCount)):
+            try:
+                handle = ask(nvml, nvml.nvmlDeviceGetHandleByIndex, index)
+                identity = _identify(nvml, index, handle)
+                parts = list(_slices(nvml, identity, handle)) if identity.mig_mode else []
+            except Unavailable as problem:
+                self.notes.append(f"GPU {index} is left out: {problem.reason}")
+                continue
+            except DriverProblem as problem:
+                self.notes.append(f"GPU {index} is left out: {problem.message}")
+                self.problem = problem
+                continue
+            if identity.mig_mode and not parts:
+                self.notes.append(f"GPU {index} ({identity.uuid}) is in MIG mode and shows no slice")
+            yield identity, handle
+            yield from parts
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def open_driver() -> Driver:
+    """Connect to the NVIDIA driver.
+
+    Raises
+    ------
+    DriverProblem
+        There is no library, no driver, or no GPU, or they cannot be used; ``kind`` says which.
+    """
+    nvml = initialise()
+    try:
+        driver = Driver(nvml)
+    except Unavailable as problem:
+        raise DriverProblem("unknown-error", problem.reason) from problem
+    if driver.devices():
+        return driver
+    driver.close()
+    raise driver.problem or DriverProblem("no-device", "; ".join(driver.notes))
+
+
+def _slices(nvml: ModuleType, parent: Identity, handle: Any) -> Iterator[tuple[Identity, Any]]:
+    for position in range(_or_none(nvml, nvml.nvmlDeviceGetMaxMigDeviceCount, handle) or 0):
+        part = _or_none(nvml, nvml.nvmlDeviceGetMigDeviceHandleByIndex, handle, position)
+        uuid = _or_none(nvml, nvml.nvmlDeviceGetUUID, part) if part is not None else None
+        if uuid:
+            name = _or_none(nvml, nvml.nvmlDeviceGetName, part) or f"{parent.name} MIG"
+            yield Identity(uuid=uuid, name=name, index=parent.index, pci=parent.pci, parent_uuid=parent.uuid), part
+
+
+def _identify(nvml: ModuleType, index: int, handle: Any) -> Identity:
+    mode = _or_none(nvml, nvml.nvmlDeviceGetMigMode, handle)
+    pci = _or_none(nvml, nvml.nvmlDeviceGetPciInfo, handle)
+    return Identity(
+        uuid=ask(nvml, nvml.nvmlDeviceGetUUID, handle),
+        name=_or_none(nvml, nvml.nvmlDeviceGetName, handle) or "unknown GPU",
+        index=index,
+        pci=(pci.domain, pci.bus, pci.device) if pci else (0, 0, index),
+        mig_mode=bool(mode and mode[0]),
+    )
+
+
+def _memory_api(nvml: ModuleType, handles: Sequence[Any]) -> MemoryApi:
+    """Decide once which version of the memory function this driver has.
+
+    Drivers before 510 lack the second, and under WSL it fails with an unknown error. An answer
+    such as "no permission" comes from a function that is there.
+    """
+    for handle in handles:
+        try:
+            ask(nvml, nvml.nvmlDeviceGetMemoryInfo, handle, nvml.nvmlMemory_v2)
+        except DriverProblem:
+            continue
+        except Unavailable as problem:
+            if problem.unsupported or problem.forbidden:
+                continue
+            if _or_none(nvml, nvml.nvmlDeviceGetMemoryInfo, handle) is not None:
+                return "v1"
+        else:
+            return "v2"
+    return "v2"
+
+
+def _or_none(nvml: ModuleType, function: Any, *arguments: Any) -> Any:
+    try:
+        return ask(nvml, function, *arguments)
+    except Unavailable:
+        return None
+
+
+def _cuda_version(nvml: ModuleType) -> str | None:
+    number = _or_none(nvml, nvml.nvmlSystemGetCudaDriverVersion_v2)
+    return None if number is None else f"{number // 1000}.{number % 1000 // 10}"

@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What each cell and the whole run used, computed from the samples; pure.
+
+Rules. A peak is the largest sample within the cell, or up to `END_SECONDS` after it, because the
+sample that is asked for at a cell's end is taken a moment later. A cell without any has the
+sample nearest to it, the later of two equally near ones. Utilisation holds from the previous
+sample to its own, as drivers report what was since they were last asked; so it is weighed by
+time and samples that were taken extra do not count more. Energy is the difference of the
+device's counter, read off the straight line between the samples around each end of the cell.
+What was not measured is None, never 0.
+"""
+
+from __future__ import annotations
+
+import math
+from array import array
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from runner.machine.samples import GpuSeries, Sampled
+
+END_SECONDS = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """When a cell ran, in seconds from the start of the run."""
+
+    index: int
+    start_seconds: float
+    end_seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CellUse:
+    """What a cell used."""
+
+    peak_gpu_memory_bytes: dict[str, int | None] = field(default_factory=dict)
+    gpu_utilization_mean_percent: float | None = None
+    """Mean over time, and over those GPUs of the run that tell it."""
+    gpu_energy_joules: float | None = None
+    """Sum over the GPUs of the run; None if one of them has no counter."""
+    peak_host_memory_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GpuFigures:
+    """What one GPU did over the whole run."""
+
+    peak_gpu_memory_bytes: int | None = None
+    utilization_mean_percent: float | None = None
+    utilization_max_percent: float | None = None
+    energy_joules: float | None = None
+    busy_seconds: float | None = None
+    """Time in which something ran on the device: its utilisation, added up."""
+    temperature_max_celsius: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunUse:
+    """What the whole run used."""
+
+    gpus: dict[str, GpuFigures] = field(default_factory=dict)
+    peak_host_memory_bytes: int | None = None
+    host_cpu_seconds: float | None = None
+
+
+def per_cell(sampled: Sampled, spans: Iterable[Span]) -> dict[int, CellUse]:
+    """Return what each cell used, by its index."""
+    return {span.index: _cell(sampled, span) for span in spans}
+
+
+def per_run(sampled: Sampled, start_seconds: float = 0.0, end_seconds: float = math.inf) -> RunUse:
+    """Return what the run used between two times, all of it by default."""
+    low, high = bisect_left(sampled.seconds, start_seconds), bisect_right(sampled.seconds, end_seconds)
+    return RunUse(
+        gpus={uuid: _gpu(sampled.seconds, series, low, high) for uuid, series in sampled.gpus.items()},
+        peak_host_memory_bytes=_whole(_largest(sampled.host_memory_bytes[low:high])),
+        host_cpu_seconds=sampled.host_cpu_seconds,
+    )
+
+
+def _cell(sampled: Sampled, span: Span) -> CellUse:
+    low, high = _within(sampled.seconds, span)
+    utilization = [_mean(sampled.seconds, series.utilization_percent, span) for series in sampled.gpus.values()]
+    energy = [_energy(sampled.seconds, series.energy_joules, span) for series in sampled.gpus.values()]
+    known = [percent for percent in utilization if percent is not None]
+    joules = [used for used in energy if used is not None]
+    return CellUse(
+        peak_gpu_memory_bytes={
+            uuid: _whole(_largest(series.used_bytes[low:high])) for uuid, series in sampled.gpus.items()
+        },
+        gpu_utilization_mean_percent=sum(known) / len(known) if known else None,
+        gpu_energy_joules=sum(joules) if joules and len(joules) == len(energy) else None,
+        peak_host_memory_bytes=_whole(_largest(sampled.host_memory_bytes[low:high])),
+    )
+
+
+def _gpu(seconds: Sequence[float], series: GpuSeries, low: int, high: int) -> GpuFigures:
+    utilization = series.utilization_percent[low:high]
+    times = seconds[low:high]
+    energy = [value for value in series.energy_joules[low:high] if not math.isnan(value)]
+    mean, measured = _integral(times, utilization)
+    used = energy[-1] - energy[0] if len(energy) > 1 else None
+    return GpuFigures(
+        peak_gpu_memory_bytes=_whole(_largest(series.used_bytes[low:high])),
+        utilization_mean_percent=mean / measured if measured else None,
+        utilization_max_percent=_largest(utilization),
+        energy_joules=used if used is None or used >= 0 else None,
+        busy_seconds=mean / 100 if measured else None,
+        temperature_max_celsius=_largest(series.temperature_celsius[low:high]),
+    )
+
+
+def _within(seconds: Sequence[float], span: Span) -> tuple[int, int]:
+    """Return the range of the samples that stand for a cell, the nearest one if none lies in it."""
+    low = bisect_left(seconds, span.start_seconds)
+    high = bisect_right(seconds, span.end_seconds + END_SECONDS)
+    if low < high or not len(seconds):
+        return low, high
+    after = seconds[low] - span.end_seconds if low < len(seconds) else math.inf
+    before = span.start_seconds - seconds[low - 1] if low else math.inf
+    nearest = low if after <= before else low - 1
+    return nearest, nearest + 1
+
+
+def _integral(
+    seconds: Sequence[float], values: Sequence[float], start: float = -math.inf, end: float = math.inf
+) -> tuple[float, float]:
+    """Add up values over time, each from the previous sample to its own; also the time measured."""
+    total = measured = 0.0
+    for position in range(max(1, bisect_right(seconds, start)), len(seconds)):
+        if seconds[position - 1] >= end:
+            break
+        width = min(seconds[position], end) - max(seconds[position - 1], start)
+        if width > 0 and not math.isnan(values[position]):
+            total += values[position] * width
+            measured += width
+    return total, measured
+
+
+def _mean(seconds: Sequence[float], values: array[float], span: Span) -> float | None:
+    total, measured = _integral(seconds, values, span.start_seconds, span.end_seconds)
+    if measured:
+        return total / measured
+    low, high = _within(seconds, span)
+    return _largest(values[low:high])
+
+
+def _energy(seconds: Sequence[float], counter: Sequence[float], span: Span) -> float | None:
+    if len(seconds) < 2 or span.end_seconds <= seconds[0] or span.start_seconds >= seconds[-1]:
+        return None
+    used = _at(seconds, counter, span.end_seconds) - _at(seconds, counter, span.start_seconds)
+    return used if used >= 0 else None  # NaN is not; a counter that went back tells nothing
+
+
+def _at(seconds: Sequence[float], values: Sequence[float], when: float) -> float:
+    """Return the value at a time, on the straight line between the samples around it."""
+    position = min(max(bisect_left(seconds, when), 1), len(seconds) - 1)
+    before, after = seconds[position - 1], seconds[position]
+    share = min(1.0, max(0.0, (when - before) / (after - before))) if after > before else 1.0
+    return values[position - 1] + share * (values[position] - values[position - 1])
+
+
+def _largest(values: Iterable[float]) -> float | None:
+    return max((value for value in values if not math.isnan(value)), default=None)
+
+
+def _whole(value: float | None) -> int | None:
+    return None if value is None else int(value)

@@ -1,0 +1,269 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The processes of a run: what they use, and the end of those that outlive the kernel.
+
+A killed kernel leaves its children behind, and a child in a session of its own survives even
+a normal end; each of them may hold a GPU. So every descendant is remembered while it can still
+be told from others, by its pid together with its start time, because pids are used again.
+Nothing outside the run is ever signalled, and only known pids are reaped: ``waitpid(-1)``
+would take the kernel's exit status away from those who wait for it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import dataclasses
+import os
+import signal
+import threading
+import time
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+from runner import records
+from runner.machine import procfs
+from runner.machine.procfs import Identity, tree, tree_cpu_seconds, tree_rss_bytes
+
+__all__ = [
+    "RUN_TAG",
+    "Family",
+    "Identity",
+    "Use",
+    "become_subreaper",
+    "tree",
+    "tree_cpu_seconds",
+    "tree_rss_bytes",
+]
+
+RUN_TAG = "RUNNER_RUN_TAG"
+"""Environment variable of the kernel by which its descendants are known, whoever adopted them."""
+
+_PR_SET_CHILD_SUBREAPER = 36
+_ENVIRON_BYTES = 4 << 20
+
+
+class Use(NamedTuple):
+    """What all processes of a run use at this moment, and have used so far."""
+
+    rss_bytes: int
+    cpu_seconds: float
+    processes: int
+
+
+def become_subreaper() -> bool:
+    """Make orphans of our descendants our own children, so that they stay within reach.
+
+    Returns
+    -------
+    False where the system refuses; the run tag then finds them still.
+    """
+    try:
+        return ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0  # type: ignore[no-any-return]
+    except (OSError, AttributeError):
+        return False
+
+
+class Family:
+    """All processes that come from one kernel, also those that left its tree.
+
+    A process belongs if its parent does, if it is in a session that a member opened, or if its
+    environment carries the run's tag; it is judged once, when it is first seen. Never members:
+    this process, its parents, the leaders of its group and session, whatever is older than the
+    run.
+
+    Parameters
+    ----------
+    tag
+        Value of `RUN_TAG` in the kernel's environment; one run has it and no other.
+    """
+
+    def __init__(self, tag: str) -> None:
+        self._needle = f"\0{RUN_TAG}={tag}\0".encode()
+        self._lock = threading.RLock()
+        self._oldest = int(time.clock_gettime(time.CLOCK_BOOTTIME) * procfs.TICKS_PER_SECOND)
+        self._protected = _protected()
+        self._kernels: set[int] = set()
+        self._members: dict[int, procfs.Stat] = {}
+        self._sessions: dict[int, int] = {}
+        self._strangers: set[int] = set()
+        self._ended_ticks = 0
+        self._cpu_ticks = 0
+
+    def watch(self, pid: int) -> None:
+        """Follow the kernel with this pid, from its start on."""
+        with self._lock:
+            self._kernels.add(pid)
+            self._strangers.discard(pid)
+            stat = procfs.read_stat(pid)
+            if stat is not None:
+                self._oldest = min(self._oldest, stat.started)
+                self._add(stat)
+
+    def observe(self) -> Use | None:
+        """Remember who is there now and return what they use; None before `watch`.
+
+        Cheap enough for each tick: one listing of /proc, and one read for each member and for
+        each process that was not there before.
+        """
+        with self._lock:
+            if not self._kernels:
+                return None
+            present = procfs.pids()
+            self._update_members()
+            self._strangers &= present
+            self._judge(present - self._strangers - self._members.keys())
+            inhabited = {stat.session for stat in self._members.values()}
+            self._sessions = {key: value for key, value in self._sessions.items() if key in inhabited}
+            alive = [stat for stat in self._members.values() if not stat.dead]
+            ticks = sum(stat.own_ticks + stat.waited_ticks for stat in self._members.values())
+            self._cpu_ticks = max(self._cpu_ticks, ticks + self._ended_ticks)
+            return Use(
+                sum(stat.rss_pages for stat in alive) * procfs.PAGE_BYTES,
+                self._cpu_ticks / procfs.TICKS_PER_SECOND,
+                len(alive),
+            )
+
+    def survivors(self) -> tuple[Identity, ...]:
+        """Return the members that are alive, the kernel among them if it is."""
+        with self._lock:
+            self._strangers.clear()  # judge all again: a pid may have been used again between two looks
+            return self._living()
+
+    def sweep(self, term_seconds: float, kill_seconds: float) -> tuple[records.Process, ...]:
+        """End all members: ask with SIGTERM, wait, then SIGKILL those left and wait again.
+
+        Call it when the kernel should have ended. It takes at most the two times together.
+
+        Returns
+        -------
+        Whoever was still there, and how each of them ended.
+        """
+        found: dict[Identity, records.Process] = {}
+        alive = self.survivors()
+        ended_by: dict[Identity, signal.Signals] = {}
+        for number, seconds in ((signal.SIGTERM, term_seconds), (signal.SIGKILL, kill_seconds)):
+            deadline = time.monotonic() + seconds
+            asked: set[Identity] = set()
+            while alive:
+                for identity in alive:
+                    if identity not in found:
+                        found[identity] = self._describe(identity)
+                    if identity not in asked and _send(identity, number):
+                        ended_by[identity] = number
+                    asked.add(identity)
+                if time.monotonic() >= deadline:
+                    break
+                time.sleep(0.02)
+                alive = self._living()
+        left = self.survivors()
+        for identity in left:  # forked faster than we could look
+            found.setdefault(identity, self._describe(identity))
+        return tuple(_outcome(process, ended_by.get(key), key in left) for key, process in found.items())
+
+    def _living(self) -> tuple[Identity, ...]:
+        with self._lock:
+            self.observe()
+            return tuple(stat.identity for stat in self._members.values() if not stat.dead)
+
+    def _update_members(self) -> None:
+        """Read the members again; reap those that became our children, and forget the ended."""
+        before = self._members
+        self._members = {}
+        gone = []
+        for pid, old in before.items():
+            stat = procfs.read_stat(pid)
+            if stat is None or stat.started != old.started:
+                gone.append(old)
+                continue
+            self._members[pid] = stat
+            if stat.dead and stat.parent == os.getpid() and pid not in self._kernels:
+                with contextlib.suppress(ChildProcessError):
+                    os.waitpid(pid, os.WNOHANG)
+        for old in gone:
+            if old.parent not in self._members:  # else that parent's waited time has it
+                self._ended_ticks += old.own_ticks + old.waited_ticks
+
+    def _judge(self, pids: set[int]) -> None:
+        """Make each of these a member or a stranger; a parent may come after its child."""
+        open_cases = [stat for stat in map(procfs.read_stat, pids) if stat]
+        joined = True
+        while joined:
+            joined = False
+            for stat in tuple(open_cases):
+                if self._belongs(stat):
+                    self._add(stat)
+                    open_cases.remove(stat)
+                    joined = True
+        self._strangers.update(stat.pid for stat in open_cases)
+
+    def _belongs(self, stat: procfs.Stat) -> bool:
+        if stat.started < self._oldest or stat.pid in self._protected:
+            return False
+        if stat.parent in self._members or self._in_our_session(stat):
+            return True
+        environment = b"\0" + procfs.content_of(f"/proc/{stat.pid}/environ", _ENVIRON_BYTES)
+        return self._needle in environment
+
+    def _in_our_session(self, stat: procfs.Stat) -> bool:
+        """Tell whether a member opened the process's session, and not a later process of that pid."""
+        opened = self._sessions.get(stat.session)
+        if opened is None or stat.session == stat.pid:
+            return False
+        leader = procfs.read_stat(stat.session)
+        return leader is None or leader.started == opened
+
+    def _add(self, stat: procfs.Stat) -> None:
+        self._members[stat.pid] = stat
+        if stat.session == stat.pid:
+            self._sessions[stat.session] = stat.started
+
+    def _describe(self, identity: Identity) -> records.Process:
+        stat = self._members.get(identity.pid)
+        boot = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
+        started = datetime.fromtimestamp(boot + identity.started / procfs.TICKS_PER_SECOND, UTC)
+        text = started.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        return records.Process(pid=identity.pid, name=stat.name if stat else "?", started_at=text)
+
+
+def _outcome(process: records.Process, number: signal.Signals | None, left: bool) -> records.Process:
+    if left:
+        return dataclasses.replace(process, ended_by="survived")
+    if number is None:
+        return dataclasses.replace(process, ended_by="itself")
+    return dataclasses.replace(process, ended_by="SIGTERM" if number == signal.SIGTERM else "SIGKILL")
+
+
+def _send(identity: Identity, number: signal.Signals) -> bool:
+    """Send a signal to exactly this process; False if it is gone or not ours to signal.
+
+    The pid is held (pidfd) before its start time is compared, so that it cannot be used again
+    in between. Old kernels, containers that forbid it and Python builds without it check only.
+    """
+    handle = None
+    try:
+        if hasattr(os, "pidfd_open") and hasattr(signal, "pidfd_send_signal"):
+            with contextlib.suppress(PermissionError, OSError):
+                handle = os.pidfd_open(identity.pid)
+        stat = procfs.read_stat(identity.pid)
+        if stat is None or stat.identity != identity or stat.dead:
+            return False
+        if handle is not None:
+            signal.pidfd_send_signal(handle, number)
+        else:
+            os.kill(identity.pid, number)
+    except OSError:  # gone, or it runs as somebody else
+        return False
+    finally:
+        if handle is not None:
+            os.close(handle)
+    return True
+
+
+def _protected() -> set[int]:
+    """Return who must never be signalled: we, our parents, the leaders of our group and session."""
+    protected = {0, 1, os.getpid(), os.getpgrp(), os.getsid(0)}
+    parent = os.getppid()
+    while parent > 1 and (stat := procfs.read_stat(parent)):
+        protected.add(parent)
+        parent = stat.parent
+    return protected

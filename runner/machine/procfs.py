@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Processes as /proc tells them: who they are, whose child, what they use.
+
+psutil reads the same files, but walks all of /proc several times over to find descendants; the
+sampler does this twice a second for hours and may cost next to nothing.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
+PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+
+
+class Identity(NamedTuple):
+    """A process that cannot be mistaken for a later one with the same pid.
+
+    ``started`` is in clock ticks since the boot.
+    """
+
+    pid: int
+    started: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stat:
+    """What `/proc/PID/stat` says of a process, in clock ticks and pages."""
+
+    pid: int
+    name: str
+    state: str
+    parent: int
+    session: int
+    own_ticks: int
+    waited_ticks: int
+    """CPU time of its children that have ended and that it waited for."""
+    started: int
+    rss_pages: int
+
+    @property
+    def identity(self) -> Identity:
+        """Pid and start time."""
+        return Identity(self.pid, self.started)
+
+    @property
+    def dead(self) -> bool:
+        """True when only the exit status is left."""
+        return self.state in "ZXx"
+
+
+def read_stat(pid: int) -> Stat | None:
+    """Return what the kernel says of a process, None if there is none."""
+    content = content_of(f"/proc/{pid}/stat", 4096)
+    start, end = content.find(b"("), content.rfind(b")")  # the name may hold blanks and brackets
+    if end < 0:
+        return None
+    name = "".join(c if c.isprintable() else "?" for c in content[start + 1 : end].decode(errors="replace"))
+    rest = content[end + 2 :].split()
+    return Stat(
+        pid=pid,
+        name=name,
+        state=rest[0].decode(),
+        parent=int(rest[1]),
+        session=int(rest[3]),
+        own_ticks=int(rest[11]) + int(rest[12]),
+        waited_ticks=int(rest[13]) + int(rest[14]),
+        started=int(rest[19]),
+        rss_pages=int(rest[21]),
+    )
+
+
+def tree(pid: int) -> tuple[Identity, ...]:
+    """Return a process and all its present descendants, itself first; one pass over /proc."""
+    stats = [stat for stat in map(read_stat, pids()) if stat]
+    children: dict[int, list[Stat]] = {}
+    for stat in stats:
+        children.setdefault(stat.parent, []).append(stat)
+    found = [stat for stat in stats if stat.pid == pid]
+    for stat in found:  # grows while it is walked
+        found.extend(children.get(stat.pid, ()))
+    return tuple(stat.identity for stat in found)
+
+
+def tree_rss_bytes(identities: Iterable[Identity]) -> int:
+    """Return the resident memory of processes, 0.02 ms each; pages they share count for each."""
+    total = 0
+    for pid, _ in identities:
+        words = content_of(f"/proc/{pid}/statm", 128).split()
+        total += int(words[1]) * PAGE_BYTES if len(words) > 1 else 0
+    return total
+
+
+def tree_cpu_seconds(identities: Iterable[Identity]) -> float:
+    """Return the CPU time of processes and of the children they waited for."""
+    known = set(identities)
+    stats = (read_stat(identity.pid) for identity in known)
+    return (
+        sum(stat.own_ticks + stat.waited_ticks for stat in stats if stat and stat.identity in known) / TICKS_PER_SECOND
+    )
+
+
+def pids() -> set[int]:
+    """Return the pids there are now."""
+    return {int(name) for name in os.listdir("/proc") if name.isdigit()}  # noqa: PTH208  (a third of the time)
+
+
+def content_of(path: str, limit: int) -> bytes:
+    """Read a file of /proc in one go; empty if it is gone or not ours to read."""
+    try:
+        handle = os.open(path, os.O_RDONLY)
+    except OSError:
+        return b""
+    try:
+        return os.read(handle, limit)
+    except OSError:
+        return b""
+    finally:
+        os.close(handle)

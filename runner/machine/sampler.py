@@ -1,0 +1,195 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Samples of GPUs and host, twice a second for as long as a notebook runs.
+
+The thread appends to `NAME.samples.csv` at each tick, so that the last moments of a run are on
+the workspace even when the whole container is killed, and keeps the same numbers in memory,
+eight bytes each, for the joins with cells afterwards. It measures its own cost. Nothing that
+goes wrong here ends a run: a lost GPU or a full disk becomes a note.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from runner import log, records
+from runner.machine.samples import Gpu, GpuSeries, Reading, Sampled, SamplesFile, row
+
+if TYPE_CHECKING:
+    from runner.machine.processes import Family, Use
+
+CLOSEST_SECONDS = 0.1
+"""Samples that are asked for come no closer than this, whatever number of cells asks."""
+_STOP_SECONDS = 5.0
+
+
+class Latest(NamedTuple):
+    """The newest sample, for lines of progress."""
+
+    seconds: float
+    gpu_used_bytes: dict[str, int | None]
+    host_bytes: int | None
+
+
+class Sampler:
+    """The thread that takes the samples.
+
+    Parameters
+    ----------
+    path
+        The CSV file, made anew.
+    started_monotonic
+        When the run started, on `time.monotonic`; the zero of all times.
+    interval_seconds
+        Time between two ticks, which stay on their grid however long one takes.
+    gpus
+        Whom to ask.
+    family
+        Processes of the run, observed at each tick; None leaves the host's columns empty.
+    """
+
+    def __init__(
+        self,
+        *,
+        path: Path,
+        started_monotonic: float,
+        interval_seconds: float = 0.5,
+        gpus: Sequence[Gpu] = (),
+        family: Family | None = None,
+    ) -> None:
+        self.on_tick: list[Callable[[Latest], None]] = []
+        """Called in this thread after each tick."""
+        self.latest: Latest | None = None
+        self._started = started_monotonic
+        self._interval = interval_seconds
+        self._family = family
+        self._gpus = list(gpus)
+        self._sampled = Sampled(gpus={gpu.uuid: GpuSeries() for gpu in gpus})
+        self._nothing: dict[str, Reading | None] = dict.fromkeys(self._sampled.gpus)
+        self._file = SamplesFile(path)
+        self._wake = threading.Event()
+        self._stopping = threading.Event()
+        self._given_up = False
+        self._thread = threading.Thread(target=self._run, name="sampler", daemon=True)
+        self._cpu_seconds: float | None = None
+        self._stopped: str | None = None
+        self._last_cpu: tuple[float, float] | None = None
+
+    def start(self) -> None:
+        """Take the first sample and go on until `stop`."""
+        self._thread.start()
+
+    def watch(self, pid: int) -> None:
+        """Follow the kernel with this pid from now on."""
+        if self._family is not None:
+            self._family.watch(pid)
+
+    def sample_now(self) -> None:
+        """Ask for a sample within about a millisecond, as at the end of a cell.
+
+        It only wakes the thread, so that a driver that hangs cannot hold up a notebook. It does
+        nothing when the last sample is younger than a tenth of a second.
+        """
+        latest = self.latest
+        if latest is None or self._now() - latest.seconds >= CLOSEST_SECONDS:
+            self._wake.set()
+
+    def stop(self) -> Sampled:
+        """Take a last sample, end the thread and return all samples."""
+        self._stopping.set()
+        self._wake.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout=_STOP_SECONDS)
+            if self._thread.is_alive():
+                self._given_up = True
+                self._note("a GPU did not answer any more, sampling was given up")
+        return self._sampled
+
+    def record(self) -> records.Sampling:
+        """Return how many samples there are, and what they cost."""
+        return records.Sampling(
+            interval_seconds=self._interval,
+            ticks=len(self._sampled.seconds),
+            cpu_seconds=self._cpu_seconds,
+            stopped="; ".join(filter(None, (self._stopped, self._file.problem))) or None,
+        )
+
+    def _now(self) -> float:
+        return time.monotonic() - self._started
+
+    def _note(self, text: str) -> None:
+        self._stopped = f"{self._stopped}; {text}" if self._stopped else text
+        log.warning("sampler", problem=text)
+
+    def _run(self) -> None:
+        first = time.monotonic()
+        try:
+            while True:
+                self._tick()
+                self._wake.clear()  # who asked during the tick has been served by it
+                if self._stopping.is_set():
+                    break
+                into_interval = (time.monotonic() - first) % self._interval
+                self._wake.wait(self._interval - into_interval)
+        except Exception as error:  # noqa: BLE001  (whatever it is, the notebook goes on)
+            self._note(f"sampling ended: {error!r}")
+        finally:
+            self._file.close()
+
+    def _tick(self) -> None:
+        seconds = self._now()
+        use = self._family.observe() if self._family is not None else None
+        readings = self._nothing | {gpu.uuid: self._read(gpu) for gpu in self._gpus}
+        if self._given_up:
+            return
+        percent = self._cpu_percent(seconds, use)
+        host = use.rss_bytes if use is not None else None
+        self._keep(seconds, readings, host, percent)
+        if use is not None:
+            self._sampled.host_cpu_seconds = use.cpu_seconds
+        self._file.append(
+            row(seconds, uuid, reading, host, percent) for uuid, reading in (readings or {"": None}).items()
+        )
+        self.latest = Latest(seconds, {uuid: r.used_bytes if r else None for uuid, r in readings.items()}, host)
+        for callback in self.on_tick:
+            callback(self.latest)
+        self._cpu_seconds = time.thread_time()
+
+    def _read(self, gpu: Gpu) -> Reading | None:
+        """Ask one GPU; one that fails is left alone from then on, the others are asked still."""
+        try:
+            return gpu.read()
+        except Exception as error:  # noqa: BLE001  (drivers throw what they like)
+            self._gpus = [other for other in self._gpus if other is not gpu]
+            self._note(f"no samples of {gpu.uuid} after {self._now():.1f} s: {error}")
+            return None
+
+    def _cpu_percent(self, seconds: float, use: Use | None) -> float | None:
+        """Return the CPU use since the last tick; 100 is one core."""
+        if use is None:
+            return None
+        last, self._last_cpu = self._last_cpu, (seconds, use.cpu_seconds)
+        if last is None or seconds <= last[0]:
+            return None
+        return 100.0 * (use.cpu_seconds - last[1]) / (seconds - last[0])
+
+    def _keep(
+        self, seconds: float, readings: dict[str, Reading | None], host: int | None, percent: float | None
+    ) -> None:
+        for uuid, reading in readings.items():
+            series = self._sampled.gpus[uuid]
+            series.used_bytes.append(_or_nan(reading.used_bytes if reading else None))
+            series.utilization_percent.append(_or_nan(reading.utilization_percent if reading else None))
+            series.temperature_celsius.append(_or_nan(reading.temperature_celsius if reading else None))
+            series.energy_joules.append(_or_nan(reading.energy_joules if reading else None))
+        self._sampled.host_memory_bytes.append(_or_nan(host))
+        self._sampled.host_cpu_percent.append(_or_nan(percent))
+        self._sampled.seconds.append(seconds)
+
+
+def _or_nan(value: float | None) -> float:
+    return math.nan if value is None else value

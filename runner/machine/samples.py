@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Samples as they are kept: in memory for the joins, and as lines of `NAME.samples.csv`."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from array import array
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from runner import log
+
+COLUMNS = (
+    "time_seconds",
+    "gpu_uuid",
+    "gpu_memory_used_bytes",
+    "gpu_utilization_percent",
+    "power_watts",
+    "temperature_celsius",
+    "host_memory_bytes",
+    "host_cpu_percent",
+)
+
+
+class Reading(Protocol):
+    """What a GPU said at one moment; None where it said nothing."""
+
+    @property
+    def used_bytes(self) -> int | None:
+        """Device memory in use."""
+
+    @property
+    def utilization_percent(self) -> float | None:
+        """Share of the time since the last reading in which something ran."""
+
+    @property
+    def power_watts(self) -> float | None:
+        """Power drawn."""
+
+    @property
+    def temperature_celsius(self) -> float | None:
+        """Temperature."""
+
+    @property
+    def energy_joules(self) -> float | None:
+        """Counter of all energy since the driver was loaded."""
+
+
+class Gpu(Protocol):
+    """A GPU that can be asked."""
+
+    @property
+    def uuid(self) -> str:
+        """Full UUID."""
+
+    def read(self) -> Reading:
+        """Return what it says now; raises when the GPU is lost."""
+
+
+def _doubles() -> array[float]:
+    return array("d")
+
+
+@dataclass(slots=True)
+class GpuSeries:
+    """All readings of one GPU, one a tick; NaN where there was none."""
+
+    used_bytes: array[float] = field(default_factory=_doubles)
+    utilization_percent: array[float] = field(default_factory=_doubles)
+    temperature_celsius: array[float] = field(default_factory=_doubles)
+    energy_joules: array[float] = field(default_factory=_doubles)
+
+
+@dataclass(slots=True)
+class Sampled:
+    """All samples of a run; each array has one number a tick, NaN where nothing was measured."""
+
+    seconds: array[float] = field(default_factory=_doubles)
+    """Times of the ticks, from the start of the run."""
+    gpus: dict[str, GpuSeries] = field(default_factory=dict)
+    host_memory_bytes: array[float] = field(default_factory=_doubles)
+    host_cpu_percent: array[float] = field(default_factory=_doubles)
+    host_cpu_seconds: float | None = None
+    """CPU time of the kernel and its descendants up to the last tick."""
+
+
+class SamplesFile:
+    """The CSV file: each tick one write of whole lines, until the disk refuses one."""
+
+    def __init__(self, path: Path) -> None:
+        self.problem: str | None = None
+        self._path = path
+        self._handle: int | None = None
+        self._size = 0
+        try:
+            self._handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o666)
+        except OSError as error:
+            self._fail(error)
+        self.append([",".join(COLUMNS)])
+
+    def append(self, rows: Iterable[str]) -> None:
+        """Add lines; at a fault cut off what was half written and write nothing any more."""
+        if self._handle is None:
+            return
+        data = "".join(f"{row}\n" for row in rows).encode()
+        try:
+            while data:  # a disk that fills up takes a part first and then refuses the rest
+                data = data[os.write(self._handle, data) :]
+            self._size = os.fstat(self._handle).st_size
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._handle, self._size)
+            self._fail(error)
+            self.close()
+
+    def close(self) -> None:
+        """Close the file; closing twice is fine."""
+        if self._handle is not None:
+            handle, self._handle = self._handle, None
+            with contextlib.suppress(OSError):
+                os.close(handle)
+
+    def _fail(self, error: OSError) -> None:
+        self.problem = f"{self._path.name} ends early: {error.strerror}"
+        log.warning("sampler", problem=self.problem)
+
+
+def row(seconds: float, uuid: str, reading: Reading | None, host: int | None, percent: float | None) -> str:
+    """Return one line without its end; fields that were not measured are empty."""
+    gpu = (
+        (reading.used_bytes, reading.utilization_percent, reading.power_watts, reading.temperature_celsius)
+        if reading
+        else (None,) * 4
+    )
+    numbers = ("" if value is None else f"{value:.12g}" for value in (*gpu, host, percent))
+    return f"{seconds:.3f},{uuid},{','.join(numbers)}"

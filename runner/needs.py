@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whether a notebook may run after those before it: needs, and stopping after a failure.
+
+Decided here and not in YAML, from the metrics that stand in the output folder.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from runner.records import Status
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How a notebook ended, in which run."""
+
+    status: Status
+    run_id: str
+    optional: bool = False
+
+
+def ended(folder: Path, names: Sequence[str]) -> dict[str, Ended]:
+    """Read how notebooks ended; those without readable metrics are left out."""
+    found = {}
+    for name in names:
+        try:
+            document = json.loads((folder / f"{name}.metrics.json").read_bytes())
+            found[name] = Ended(Status(document["status"]), document["run_id"], bool(document.get("optional")))
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    return found
+
+
+def reason_to_skip(
+    *,
+    needs: Sequence[str],
+    earlier: Sequence[str],
+    results: Mapping[str, Ended],
+    run_id: str,
+    any_run: bool,
+    continue_on_failure: bool,
+) -> str | None:
+    """Return why a notebook must not run, or None.
+
+    Parameters
+    ----------
+    needs
+        Notebooks that must have succeeded.
+    earlier
+        Notebooks that stand before this one in the plan.
+    any_run
+        A success of any run will do, not only one of this run.
+    """
+    if not continue_on_failure:
+        for name in earlier:
+            result = results.get(name)
+            if result and result.run_id == run_id and not passed(result):
+                return f"the run stopped after {name} ended {result.status.value}"
+    for name in needs:
+        result = results.get(name)
+        if result is None:
+            return f"it needs {name}, which has no result"
+        if result.run_id != run_id and not any_run:
+            return f"it needs {name}, whose result is of another run"
+        if result.status is not Status.SUCCEEDED:
+            return f"it needs {name}, which ended {result.status.value}"
+    return None
+
+
+def passed(result: Ended) -> bool:
+    """Tell whether a notebook that ended so lets the run go on: succeeded, or optional and skipped."""
+    return result.status is Status.SUCCEEDED or (result.status is Status.SKIPPED and result.optional)

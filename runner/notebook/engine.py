@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The papermill engine named ``runner``: kernel handling and truthful metadata for papermill's users.
+
+``papermill --engine runner in.ipynb out.ipynb`` runs cells as `runner run` does. The last
+write and the banner are then papermill's; what stands in the metadata is ours.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from jupyter_core.utils import run_sync
+from nbclient.exceptions import CellTimeoutError, DeadKernelError
+from papermill.engines import Engine, NotebookExecutionManager
+
+from runner.errors import RecordError
+from runner.notebook.execute import Limits, Observer, Session
+from runner.notebook.kernel import Kernel
+from runner.notebook.marks import code_cells, mark
+from runner.notebook.save import Saver, notebook_bytes
+from runner.notebook.status import Facts, Verdict, derive
+from runner.records import Status
+from runner.stop import Stopper
+
+
+class Manager(NotebookExecutionManager):  # type: ignore[misc]
+    """papermill's manager without its two full writes a cell; `Saver` writes when it is time."""
+
+    def __init__(self, nb: Any, output_path: str | None = None, **options: Any) -> None:
+        super().__init__(nb, output_path=output_path, **options)
+        self.saver: Saver | None = None
+        self.settle = lambda: None
+        if output_path and "://" not in str(output_path):
+            self.saver = Saver(Path(output_path), self._content)
+
+    def _content(self) -> bytes:
+        self.settle()
+        return notebook_bytes(self.nb)
+
+    def save(self, **_: Any) -> None:
+        """Note that there is something to save."""
+        if self.saver is not None:
+            self.saver.dirty = True
+
+    def autosave_cell(self) -> None:
+        """Do nothing: `Saver` keeps the time."""
+
+    def write(self) -> None:
+        """Save now, wherever the output is."""
+        if self.saver is not None:
+            self.saver.save()
+        elif self.output_path:
+            super().save()
+
+    def notebook_complete(self, **_: Any) -> None:
+        """Set the times; unlike papermill, leave the status of cells alone."""
+        self.end_time = self.now()
+        self.nb.metadata.papermill["end_time"] = self.end_time.isoformat()
+        if self.start_time:
+            self.nb.metadata.papermill["duration"] = (self.end_time - self.start_time).total_seconds()
+        self.cleanup_pbar()
+
+
+class RunnerEngine(Engine):  # type: ignore[misc]
+    """Runs a notebook for papermill."""
+
+    @classmethod
+    def execute_notebook(
+        cls,
+        nb: Any,
+        kernel_name: str,
+        output_path: str | None = None,
+        progress_bar: bool | dict[str, Any] = True,
+        log_output: bool = False,
+        autosave_cell_every: int = 30,
+        **kwargs: Any,
+    ) -> Any:
+        """Run the notebook and leave it with truthful metadata, also when this raises.
+
+        Raises
+        ------
+        nbclient.exceptions.DeadKernelError
+            The kernel died or ended itself.
+        nbclient.exceptions.CellTimeoutError
+            A deadline passed.
+        SystemExit
+            A signal asked us to end; everything is saved.
+        """
+        manager = Manager(
+            nb,
+            output_path=output_path,
+            progress_bar=progress_bar,
+            log_output=log_output,
+            autosave_cell_every=autosave_cell_every,
+        )
+        manager.notebook_start()
+        verdict = cls.execute_managed_notebook(manager, kernel_name, log_output=log_output, **kwargs)
+        _raise(verdict)
+        return manager.nb
+
+    @classmethod
+    def execute_managed_notebook(
+        cls,
+        nb_man: Manager,
+        kernel_name: str,
+        *,
+        log_output: bool = False,
+        stdout_file: Any = None,
+        stderr_file: Any = None,
+        start_timeout: float = 60,
+        execution_timeout: float | None = None,
+        **_: Any,
+    ) -> Verdict:
+        """Run the cells; papermill's options mean what they mean there."""
+        stopper = Stopper()
+        kernel = Kernel(kernel_name, cwd=Path.cwd(), env=dict(os.environ))
+        session = Session(
+            nb_man,
+            kernel,
+            stopper,
+            limits=Limits(cell_seconds=execution_timeout, start_seconds=start_timeout),
+            observer=_Echo(nb_man, log_output=log_output, files={"stdout": stdout_file, "stderr": stderr_file}),
+            save=nb_man.saver.save_if_due if nb_man.saver else None,
+        )
+        try:
+            with _signals(stopper):
+                _, verdict = execute(nb_man, session)
+        finally:
+            kernel.remove_folder()
+        with contextlib.suppress(RecordError):
+            nb_man.write()
+        return verdict
+
+
+def execute(manager: Manager, session: Session) -> tuple[Facts, Verdict]:
+    """Run a session to its end and mark the notebook with what was derived from it."""
+    facts: Facts = run_sync(session.run)()
+    verdict = derive(code_cells(manager.nb), facts)
+    mark(manager.nb, verdict, facts)
+    manager.notebook_complete()
+    return facts, verdict
+
+
+class _Echo(Observer):
+    """Passes what cells print to where papermill was told to put it."""
+
+    def __init__(self, manager: Manager, *, log_output: bool, files: dict[str, Any]) -> None:
+        self._manager = manager
+        self._log_output = log_output
+        self._files = files
+
+    def printed(self, name: str, text: str) -> None:
+        from papermill.log import logger
+
+        if self._log_output:
+            (logger.info if name == "stdout" else logger.warning)(text)
+        if self._files.get(name):
+            self._files[name].write(text)
+            self._files[name].flush()
+
+    def changed(self) -> None:
+        self._manager.save()
+
+
+@contextlib.contextmanager
+def _signals(stopper: Stopper) -> Iterator[None]:
+    """Listen to signals where that is possible: in the main thread."""
+    if threading.current_thread() is threading.main_thread():
+        with stopper.on_signals():
+            yield
+    else:
+        yield
+
+
+def _raise(verdict: Verdict) -> None:
+    if verdict.status is Status.TERMINATED:
+        raise SystemExit(verdict.exit_code)
+    if verdict.status is Status.TIMED_OUT:
+        raise CellTimeoutError(verdict.reason)
+    if verdict.status is Status.KERNEL_DIED or (
+        verdict.status is Status.INCOMPLETE and "kernel exited" in verdict.reason
+    ):
+        raise DeadKernelError(verdict.reason)

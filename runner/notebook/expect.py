@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whether a notebook that ran to its end left what the plan says it leaves.
+
+All cells may run and the result still be missing: a guard that skips the work, a file of
+yesterday, a figure that is no longer drawn. Each expectation becomes a record with what was
+seen and what was needed; whether one that is not met fails the run is its severity.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from runner.errors import BrokenInputError
+from runner.notebook import shape
+from runner.records import Expectation
+from runner.units import format_bytes, format_seconds
+
+if TYPE_CHECKING:
+    from nbformat import NotebookNode
+
+    from runner.plan import Expect
+
+_CLOCK_SLACK_SECONDS = 2.0
+"""File systems round times, and a server's clock is not ours."""
+_WALKED_FILES = 20_000
+"""Files of a folder (a zarr has one a chunk) that are looked at."""
+
+
+def check(
+    expect: Expect,
+    *,
+    checkout: Path,
+    started_at_epoch: float,
+    figures: int,
+    executed_nb: NotebookNode,
+    source_nb: NotebookNode,
+) -> tuple[Expectation, ...]:
+    """Compare what the plan expects with what is there.
+
+    Parameters
+    ----------
+    started_at_epoch
+        When the run started; files older than that are not its work.
+    figures
+        Images that the executed notebook shows.
+    source_nb
+        The notebook with its saved outputs, against which drift is judged.
+    """
+    found = [_file(checkout, path, started_at_epoch) for path in expect.files]
+    if expect.min_figures is not None:
+        met = figures >= expect.min_figures
+        needed = f"at least {expect.min_figures}"
+        found.append(Expectation(kind="figures", target="notebook", met=met, seen=str(figures), needed=needed))
+    if expect.drift != "off":
+        found += _drift(source_nb, executed_nb, is_error=expect.drift == "error")
+    return tuple(found)
+
+
+def _file(checkout: Path, path: str, started: float) -> Expectation:
+    """Judge one file or folder; a pattern stands for the newest of what it matches."""
+    needed = "there, not empty, written by this run"
+    candidates = [checkout / path]
+    if not candidates[0].exists() and any(c in path for c in "*?["):
+        candidates = list(checkout.glob(path))
+    try:
+        target = max((item for item in candidates if item.exists()), key=_written_at, default=None)
+        if target is None:
+            return _missed(path, _nothing(checkout, path), needed)
+        size, written = _size(target), _written_at(target)
+    except OSError as error:
+        return _missed(path, f"cannot be read: {error.strerror or error}", needed)
+    if size == 0:
+        return _missed(path, "empty (0 bytes)", needed)
+    if written < started - _CLOCK_SLACK_SECONDS:
+        return _missed(path, f"written {format_seconds(started - written)} before the run started", needed)
+    return _content(path, target, size)
+
+
+def _content(path: str, target: Path, size: int) -> Expectation:
+    """Open what can be opened: AnnData in HDF5 or zarr must have a shape that holds together."""
+    if target.suffix not in {".h5ad", ".zarr"}:
+        return Expectation(kind="file", target=path, met=True, seen=format_bytes(size), needed="there, not empty")
+    needed = "opens, with a sane shape"
+    try:
+        seen = shape.of_h5ad(target) if target.suffix == ".h5ad" else shape.of_zarr(target)
+    except ModuleNotFoundError as error:
+        seen = f"{format_bytes(size)}; not opened: {error.name} is not installed"
+        return Expectation(kind="file", target=path, met=False, seen=seen, needed=needed, severity="warning")
+    except BrokenInputError as error:
+        return _missed(path, error.message, needed)
+    return Expectation(kind="file", target=path, met=True, seen=f"{seen}, {format_bytes(size)}", needed=needed)
+
+
+def _missed(path: str, seen: str, needed: str) -> Expectation:
+    return Expectation(kind="file", target=path, met=False, seen=seen, needed=needed)
+
+
+def _nothing(checkout: Path, path: str) -> str:
+    folder = (checkout / path).parent
+    if not folder.is_dir():
+        return f"no such folder {Path(path).parent}"
+    there = sorted(item.name for item in folder.iterdir())[:5]
+    return f"missing; the folder has {', '.join(there)}" if there else "missing; the folder is empty"
+
+
+def _files(target: Path) -> Iterator[Path]:
+    if not target.is_dir():
+        yield target
+        return
+    count = 0
+    for folder, _folders, names in os.walk(target):
+        for name in names:
+            yield Path(folder, name)
+            count += 1
+            if count >= _WALKED_FILES:
+                return
+
+
+def _size(target: Path) -> int:
+    return sum(file.stat().st_size for file in _files(target))
+
+
+def _written_at(target: Path) -> float:
+    return max((file.stat().st_mtime for file in _files(target)), default=target.stat().st_mtime)
+
+
+def _drift(source_nb: NotebookNode, executed_nb: NotebookNode, *, is_error: bool) -> list[Expectation]:
+    """Name the cells whose saved outputs had an image or a text result that is gone now."""
+    executed = {cell.get("id"): cell for cell in executed_nb.cells if cell.cell_type == "code"}
+    saved = [(cell, _results(cell)) for cell in source_nb.cells if cell.cell_type == "code"]
+    if not any(results for _cell, results in saved):
+        return []
+    found = []
+    for index, (cell, results) in enumerate(saved):
+        now = executed.get(cell.id)
+        if now is None or "dropped" in now.metadata.get("runner", {}):
+            continue
+        gone = sorted(results - _results(now))
+        if gone:
+            found.append(
+                Expectation(
+                    kind="drift",
+                    target=f"cell {index}",
+                    met=False,
+                    seen=f"no {' and no '.join(gone)}",
+                    needed=f"{' and '.join(gone)}, as in the source's saved outputs",
+                    severity="error" if is_error else "warning",
+                )
+            )
+    return found or [
+        Expectation(kind="drift", target="notebook", met=True, seen="nothing gone", needed="the saved outputs' kinds")
+    ]
+
+
+def _results(cell: NotebookNode) -> set[str]:
+    """Return the kinds of result that a cell shows: an image, a text result."""
+    kinds = set()
+    for output in cell.get("outputs", []):
+        data = output.get("data")
+        if not isinstance(data, dict):
+            continue
+        if any(mime.startswith("image/") for mime in data):
+            kinds.add("image")
+        elif output.get("output_type") == "execute_result":
+            kinds.add("text result")
+    return kinds

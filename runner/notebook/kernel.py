@@ -1,0 +1,212 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The kernel as a process: started, interrupted, killed, and its exit told.
+
+Its channels are UNIX sockets in a private folder with a short path (a socket path has at most
+107 bytes, and TCP ports collide when kernels start side by side:
+https://github.com/nteract/papermill/issues/511). Where a socket cannot be made there, TCP is
+used with a warning. The private folder also takes what the kernel writes when its own
+channels are gone: its raw stderr and the traceback that `faulthandler` leaves on a crash.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
+from jupyter_client.manager import AsyncKernelManager
+
+from runner import log
+from runner.errors import BrokenInputError
+
+FAULT_LOG = "RUNNER_FAULT_LOG"
+# PYTHONFAULTHANDLER=1 is useless under ipykernel, whose capture of fd 2 swallows the traceback.
+# One expression, so that nothing is left in the notebook's namespace.
+_ENABLE_FAULTHANDLER = "__import__('faulthandler').enable(open(__import__('os').environ['RUNNER_FAULT_LOG'], 'a'))"
+
+
+def check_kernel(name: str) -> str:
+    """Return the kernel's name after checking that it is installed.
+
+    Raises
+    ------
+    BrokenInputError
+        It is not; the message lists the kernels that are.
+    """
+    specs = KernelSpecManager()
+    try:
+        specs.get_kernel_spec(name)
+    except NoSuchKernel:
+        installed = ", ".join(sorted(specs.find_kernel_specs())) or "none"
+        raise BrokenInputError(
+            f"no kernel named {name!r} is installed; installed: {installed}",
+            hint="choose one with --kernel, or install it with `python -m ipykernel install`",
+        ) from None
+    return name
+
+
+class Kernel:
+    """One kernel process and its private folder.
+
+    Parameters
+    ----------
+    name
+        Name of an installed kernel spec.
+    cwd
+        Working directory of the kernel.
+    env
+        Its whole environment.
+    startup
+        Lines of Python that run before the first cell, outside history and namespace.
+    """
+
+    def __init__(self, name: str, *, cwd: Path, env: Mapping[str, str], startup: tuple[str, ...] = ()) -> None:
+        self.name = name
+        self.cwd = cwd
+        self.folder = _private_folder()
+        self.fault_log = self.folder / "fault.log"
+        self.stderr_log = self.folder / "stderr.log"
+        self._env = {**env, FAULT_LOG: str(self.fault_log)}
+        self._startup = startup
+        self.transport = _transport(self.folder)
+        # A signature key of our own process keeps other users of the machine out of TCP channels.
+        self.manager = AsyncKernelManager(
+            kernel_name=name,
+            transport=self.transport,
+            connection_file=str(self.folder / "k.json"),
+            shutdown_wait_time=5.0,
+        )
+        if self.transport == "ipc":
+            self.manager.ip = str(self.folder / "k")
+        self.pid: int | None = None
+        self._process: Any = None
+
+    async def start(self) -> int:
+        """Start the process and return its pid; it answers later."""
+        arguments: list[str] = []
+        if self.manager.ipykernel:
+            lines = (_ENABLE_FAULTHANDLER, *self._startup)
+            arguments = ["--HistoryManager.hist_file=:memory:", *(f"--IPKernelApp.exec_lines={x}" for x in lines)]
+        with self.stderr_log.open("wb") as stderr:
+            await self.manager.start_kernel(
+                extra_arguments=arguments, cwd=str(self.cwd), env=self._env, stdout=stderr, stderr=stderr
+            )
+        # The provisioner forgets its process on shutdown; the exit status is wanted after that.
+        self._process = getattr(self.manager.provisioner, "process", None)
+        self.pid = getattr(self._process, "pid", None)
+        return self.pid or 0
+
+    @property
+    def returncode(self) -> int | None:
+        """Exit status as `subprocess` gives it (negative: a signal), None while it runs."""
+        return self._process.poll() if self._process is not None else None
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process still runs."""
+        return self._process is not None and self._process.poll() is None
+
+    def signal_group(self, number: int) -> None:
+        """Send a signal to the kernel and the children in its process group."""
+        if self.pid is None or not self.alive:
+            return
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, number)
+
+    async def interrupt(self) -> None:
+        """Ask the running cell to stop, in the way its kernel spec wants."""
+        if self.alive:
+            with contextlib.suppress(Exception):  # a kernel that is just dying may refuse; its death is seen elsewhere
+                await self.manager.interrupt_kernel()
+
+    async def ended(self, seconds: float) -> bool:
+        """Wait until the process has ended, at most so long, and tell whether it has."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + seconds
+        pause = 0.005
+        while self.alive:
+            if loop.time() >= deadline:
+                return False
+            await asyncio.sleep(pause)
+            pause = min(pause * 1.5, 0.1)
+        return True
+
+    async def shut_down(self, grace_seconds: float = 5.0) -> None:
+        """End the process: asked, then told (TERM), then killed. Afterwards it is gone."""
+        if self.alive:
+            with contextlib.suppress(Exception):
+                await self.manager.request_shutdown()
+            for number, seconds in ((None, grace_seconds), (signal.SIGTERM, 1.0), (signal.SIGKILL, 10.0)):
+                if number is not None:
+                    self.signal_group(number)
+                if await self.ended(seconds):
+                    break
+        with contextlib.suppress(Exception):
+            await self.manager.cleanup_resources()
+
+    def last_words(self) -> tuple[str, str]:
+        """Return what faulthandler wrote, and the end of the process's raw stderr."""
+        return _tail(self.fault_log), _tail(self.stderr_log)
+
+    def remove_folder(self) -> None:
+        """Delete the private folder."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _private_folder() -> Path:
+    """Return a new folder for this user alone whose path is short enough for sockets."""
+    for parent in (os.environ.get("RUNNER_SOCKET_DIR"), tempfile.gettempdir(), "/tmp", "/dev/shm"):  # noqa: S108
+        if parent and len(parent) < 60:
+            with contextlib.suppress(OSError):
+                return Path(tempfile.mkdtemp(prefix="run-", dir=parent))
+    return Path(tempfile.mkdtemp(prefix="run-"))
+
+
+def _transport(folder: Path) -> str:
+    path = folder / "probe"
+    try:
+        with socket.socket(socket.AF_UNIX) as probe:
+            probe.bind(str(path))
+        path.unlink()
+    except OSError as error:
+        log.warning("kernel-transport", transport="tcp", reason=f"no socket in {folder}: {error}")
+        return "tcp"
+    return "ipc"
+
+
+def _tail(path: Path, limit: int = 20_000) -> str:
+    try:
+        with path.open("rb") as stream:
+            stream.seek(0, os.SEEK_END)
+            stream.seek(max(0, stream.tell() - limit))
+            return stream.read().decode(errors="replace")
+    except OSError:
+        return ""
+
+
+def default_kernel() -> str:
+    """Return the kernel for notebooks that name none."""
+    return "python3"
+
+
+def runs_here(name: str) -> bool:
+    """Tell whether a kernel is this very Python, so that our package versions are its versions."""
+    try:
+        program = Path(KernelSpecManager().get_kernel_spec(name).argv[0])
+    except (NoSuchKernel, IndexError):
+        return False
+    here = Path(sys.executable)
+    return (
+        program.name in {"python", "python3", here.name}
+        if not program.is_absolute()
+        else program.resolve() == here.resolve()
+    )

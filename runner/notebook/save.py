@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Saving the executed notebook: whole files only, often enough, and cheap enough.
+
+A save costs at most 5 % of the wall time, and a killed runner loses at most the larger of 5 s
+and 20 times one save: the time from the start of one save to the start of the next is
+20 times what the last one cost, and never less than `SHORTEST_SECONDS`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from runner import files
+
+SHORTEST_SECONDS = 4.0
+
+
+def notebook_bytes(notebook: Any) -> bytes:
+    """Return a notebook as JSON, sources and streams split into lines so that diffs stay readable.
+
+    Unlike `nbformat.write` this neither copies nor validates the outputs, which is where the time
+    goes with images of megabytes.
+    """
+    document = {**notebook, "cells": [_cell(cell) for cell in notebook["cells"]]}
+    return (json.dumps(document, ensure_ascii=False, indent=1, sort_keys=True) + "\n").encode(errors="surrogatepass")
+
+
+def _cell(cell: Any) -> dict[str, Any]:
+    split = {**cell, "source": cell["source"].splitlines(keepends=True)}
+    if "outputs" in cell:
+        split["outputs"] = [
+            {**output, "text": output["text"].splitlines(keepends=True)} if "text" in output else output
+            for output in cell["outputs"]
+        ]
+    return split
+
+
+class Saver:
+    """Saves a notebook when it has changed and enough time has passed.
+
+    Parameters
+    ----------
+    path
+        Where to.
+    content
+        Gives the notebook's bytes as it is now; called on the event loop, so that it is consistent.
+    """
+
+    def __init__(self, path: Path, content: Callable[[], bytes]) -> None:
+        self._path = path
+        self._content = content
+        self._last_start = float("-inf")
+        self._last_cost = 0.0
+        self.dirty = False
+        self.saves = 0
+        self.seconds = 0.0
+        self.last_saved_at: float | None = None
+        """Wall clock of the last save that reached the disk."""
+
+    @property
+    def due(self) -> bool:
+        """Whether there is something to save and it is time."""
+        pause = max(SHORTEST_SECONDS, 20 * self._last_cost)
+        return self.dirty and time.monotonic() - self._last_start >= pause
+
+    async def save_if_due(self) -> None:
+        """Save off the event loop, so that slow storage does not hold up the kernel's messages."""
+        if self.due:
+            start, content = self._begin()
+            await asyncio.to_thread(files.write, self._path, content)
+            self._finish(start)
+
+    def save(self) -> None:
+        """Save now."""
+        start, content = self._begin()
+        files.write(self._path, content)
+        self._finish(start)
+
+    def _begin(self) -> tuple[float, bytes]:
+        start = time.monotonic()
+        self.dirty = False
+        return start, self._content()
+
+    def _finish(self, start: float) -> None:
+        self._last_start = start
+        self._last_cost = time.monotonic() - start
+        self.saves += 1
+        self.seconds += self._last_cost
+        self.last_saved_at = time.time()

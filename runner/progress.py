@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Progress on a terminal: which cell, how long, and the memory it takes. Elsewhere the log suffices."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Self
+
+from runner import log
+from runner.units import format_bytes, format_seconds
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+
+class Progress:
+    """Shows nothing; the line a cell leaves in the log is enough where nobody watches."""
+
+    def cell(self, name: str, number: int, count: int, title: str | None) -> None:
+        """Say which cell runs."""
+
+    def memory(self, gpu_bytes: int | None, host_bytes: int | None) -> None:
+        """Say what the run takes at the moment."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return
+
+
+class LiveProgress(Progress):
+    """One line at the bottom of a terminal, redrawn; log lines scroll above it."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.live import Live
+
+        self._console = Console(stderr=True)
+        self._lock = threading.Lock()
+        self._text = ""
+        self._cell_started = self._started = time.monotonic()
+        self._memory = ""
+        self._live = Live(
+            console=self._console, get_renderable=self._render, refresh_per_second=4, transient=True, redirect_stdout=False
+        )
+
+    def cell(self, name: str, number: int, count: int, title: str | None) -> None:
+        """Show the cell."""
+        with self._lock:
+            self._text = f"{name}  cell {number}/{count}  {title or ''}"
+            self._cell_started = time.monotonic()
+
+    def memory(self, gpu_bytes: int | None, host_bytes: int | None) -> None:
+        """Show the memory."""
+        gpu = f"GPU {format_bytes(gpu_bytes)}  " if gpu_bytes is not None else ""
+        self._memory = f"{gpu}host {format_bytes(host_bytes)}" if host_bytes is not None else gpu
+
+    def _render(self) -> RenderableType:
+        from rich.spinner import Spinner
+        from rich.text import Text
+
+        now = time.monotonic()
+        with self._lock:
+            line = Text(no_wrap=True, overflow="ellipsis")
+            line.append(f"{format_seconds(now - self._started)} ", style="dim")
+            line.append(f"{self._text}  ")
+            line.append(f"{format_seconds(now - self._cell_started)}  ", style="bold")
+            line.append(self._memory, style="cyan")
+        return Spinner("dots", text=line)
+
+    def __enter__(self) -> Self:
+        self._live.start()
+        log.show_on(_Above(self._console))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        log.show_on(None)
+        self._live.stop()
+
+
+class _Above:
+    """Prints above the live line; looks like a stream to the log."""
+
+    def __init__(self, console: Any) -> None:
+        self._print: Callable[..., None] = console.print
+
+    def write(self, text: str) -> int:
+        if text.strip():
+            self._print(text.rstrip("\n"), markup=False, highlight=False, soft_wrap=True)
+        return len(text)
+
+    def flush(self) -> None:
+        return
+
+
+def for_terminal() -> Progress:
+    """Return live progress when a person watches, else the quiet one."""
+    return LiveProgress() if sys.stderr.isatty() else Progress()

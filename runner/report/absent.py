@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Says why a notebook left no record: how far it came, and what that makes likely."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from runner.report.model import Flight, Found
+
+NEAR_LIMIT = 0.85
+"""Samples are up to half a second old, and the last allocation is the largest."""
+
+
+def lost(flight: Flight) -> str:
+    """Say how far a run came whose process is gone, and what that makes likely."""
+    at = []
+    if flight.cell_index is not None:
+        at.append(f"in cell {flight.cell_index + 1}" + (f" of {flight.cell_count}" if flight.cell_count else ""))
+    if flight.last_sample:
+        at.append(f"{flight.last_sample.time_seconds:.0f} s after its start")
+    saved = f"; the notebook was last saved at {flight.last_save_at}" if flight.last_save_at else "; nothing was saved"
+    if flight.last_save_at and flight.cells_saved is not None:
+        saved += f" with {flight.cells_saved} cells done"
+    where = " ".join(at) or "at an unknown point"
+    return f"its process on {flight.host or 'an unknown host'} is gone, last heard of {where}{saved}; {_guess(flight)}"
+
+
+def _guess(flight: Flight) -> str:
+    used = flight.last_sample.host_memory_bytes if flight.last_sample else None
+    limit = flight.memory_limit_bytes
+    if used is None:
+        return "no sample says why"
+    if limit is None:
+        return f"the last sample shows {used / 1e9:.1f} GB of host memory and the limit is not known"
+    share = f"{used / 1e9:.1f} GB of host memory, {used / limit:.0%} of the limit"
+    if used >= NEAR_LIMIT * limit:
+        return f"the last sample shows {share}: probably killed for memory"
+    return f"the last sample shows {share}: memory was probably not the cause; the node or the Pod may have gone"
+
+
+def not_run(name: str, found: Found, run_id: str | None, flight: Flight | None) -> str:
+    """Say why the plan's notebook has no record of this run."""
+    if flight:
+        cell = f", in cell {flight.cell_index + 1} of {flight.cell_count}" if flight.cell_index is not None else ""
+        return f"still running on {flight.host} when this report was written{cell}"
+    if name in found.broken:
+        return f"its record cannot be read: {found.broken[name]}"
+    other = found.metrics.get(name)
+    if other:
+        return f"no record of run {run_id}; the one in the folder is of run {other.run_id} ({other.status.value})"
+    if name in found.flights:
+        return f"no record of run {run_id}; run {found.flights[name].run_id} has it under way"
+    return "no record: its task did not start, or ended before it could write one"

@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The facts of a run: machines, GPUs, software and totals, each said once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from runner.records import Metrics
+    from runner.report.model import Report
+    from runner.report.summary import Summary
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Machine:
+    """One machine or container that notebooks ran on."""
+
+    hostname: str
+    cpus: float | None
+    memory_limit_bytes: int | None
+    memory_limit_source: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Device:
+    """One GPU that a notebook was given."""
+
+    uuid: str
+    name: str
+    total_bytes: int | None
+    driver_version: str | None
+    cuda_version: str | None
+    mig: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """What a reader asks first, after the verdict."""
+
+    machines: tuple[Machine, ...]
+    devices: tuple[Device, ...]
+    images: tuple[str, ...]
+    commits: tuple[str, ...]
+    pythons: tuple[str, ...]
+    platforms: tuple[str, ...]
+    versions: tuple[tuple[str, tuple[str, ...]], ...]
+    """Package and its versions; more than one when notebooks differ."""
+    sampling: str | None
+    success_rate_percent: float | None
+    busy_percent: float | None
+    """GPU-seconds busy of GPU-seconds held."""
+
+
+def gather(report: Report, summary: Summary) -> Facts:
+    """Return the facts over all notebooks that left a record."""
+    records = [entry.metrics for entry in report.entries if entry.metrics]
+    held, busy = summary.gpu_held_seconds, summary.gpu_busy_seconds
+    succeeded = report.counts.get("succeeded", 0)
+    return Facts(
+        machines=tuple(dict.fromkeys(_machine(m) for m in records if m.host)),
+        devices=tuple({device.uuid: device for m in records for device in _devices(m)}.values()),
+        images=_distinct(m.environment.image for m in records),
+        commits=_distinct(m.source.commit for m in records),
+        pythons=_distinct(m.environment.python for m in records),
+        platforms=_distinct(m.environment.platform for m in records),
+        versions=_versions(records),
+        sampling=_sampling(records),
+        success_rate_percent=100 * succeeded / len(report.entries) if report.entries else None,
+        busy_percent=100 * busy / held if held and busy is not None else None,
+    )
+
+
+def _distinct(values: Iterable[str | None]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(value for value in values if value))
+
+
+def _machine(m: Metrics) -> Machine:
+    assert m.host is not None
+    return Machine(
+        hostname=m.host.hostname,
+        cpus=m.host.cpus,
+        memory_limit_bytes=m.host.memory_limit_bytes,
+        memory_limit_source=m.host.memory_limit_source,
+    )
+
+
+def _devices(m: Metrics) -> Iterable[Device]:
+    for gpu in m.gpus:
+        yield Device(
+            uuid=gpu.uuid,
+            name=gpu.name,
+            total_bytes=gpu.total_bytes,
+            driver_version=gpu.driver_version or (m.gate.driver_version if m.gate else None),
+            cuda_version=gpu.cuda_version or (m.gate.cuda_version if m.gate else None),
+            mig=gpu.mig,
+        )
+
+
+def _versions(records: Iterable[Metrics]) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    versions: dict[str, dict[str, None]] = {}
+    for m in records:
+        for package, version in m.versions.items():
+            versions.setdefault(package, {})[version] = None
+    return tuple((package, tuple(versions[package])) for package in sorted(versions, key=str.lower))
+
+
+def _sampling(records: Iterable[Metrics]) -> str | None:
+    intervals = sorted({m.sampler.interval_seconds for m in records if m.sampler})
+    return " and ".join(f"every {interval:g} s" for interval in intervals) or None

@@ -1,0 +1,201 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reads an output folder: records, earlier attempts, runs in flight.
+
+The edge of the report. A file that cannot be read becomes a problem that names it; nothing that
+lies in the folder can make the report fail.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from runner.errors import UsageError
+from runner.files import check_name
+from runner.records import SCHEMA_VERSION, Metrics, read_metrics
+from runner.report.model import Flight, Found, LastSample
+
+Watch = Callable[[Sequence[Path], float], Mapping[Path, bool]]
+"""Looks at `NAME.running` files for some seconds and tells which of their writers live."""
+
+METRICS = ".metrics.json"
+RUNNING = ".running"
+WATCH_SECONDS = 10.0
+"""A heartbeat that does not change for so long is dead."""
+_TAIL_BYTES = 1 << 16
+
+
+def read_folder(folder: Path, *, watch: Watch, wait_seconds: float = 0.0) -> Found:
+    """Return what the folder holds, after waiting for runs that are still alive.
+
+    Parameters
+    ----------
+    folder
+        The output folder of the runs.
+    watch
+        Tells live from dead runs.
+    wait_seconds
+        How long to wait for live runs to write their record.
+    """
+    alive = _wait(folder, watch, wait_seconds)
+    metrics: dict[str, Metrics] = {}
+    problems: list[str] = []
+    broken: dict[str, str] = {}
+    for path in sorted(folder.glob(f"*{METRICS}")):
+        record = _read_record(path, problems)
+        if isinstance(record, Metrics):
+            metrics[record.notebook] = record
+        else:
+            broken[path.name.removesuffix(METRICS)] = record
+    limits = {m.host.hostname: m.host.memory_limit_bytes for m in metrics.values() if m.host}
+    flights = {}
+    for path in sorted(folder.glob(f"*{RUNNING}")):
+        flight = _read_flight(path, problems)
+        if flight:
+            flights[flight.notebook] = dataclasses.replace(
+                flight,
+                alive=alive.get(flight.notebook, False),
+                cells_saved=_cells_saved(folder / f"{flight.notebook}.executed.ipynb"),
+                last_sample=last_sample(folder / f"{flight.notebook}.samples.csv"),
+                memory_limit_bytes=limits.get(flight.host or ""),
+            )
+    names = [*metrics, *(name for name in flights if name not in metrics)]
+    return Found(
+        metrics=metrics,
+        attempts={name: _attempts(folder, name) for name in names},
+        flights=flights,
+        files={name: _files(folder, name) for name in names},
+        broken=broken,
+        problems=tuple(problems),
+    )
+
+
+def _wait(folder: Path, watch: Watch, seconds: float) -> dict[str, bool]:
+    """Watch the runs in flight until none is alive or the time is over; say which live on."""
+    deadline = time.monotonic() + seconds
+    while True:
+        paths = sorted(folder.glob(f"*{RUNNING}"))
+        if not paths:
+            return {}
+        states = {path.name.removesuffix(RUNNING): lives for path, lives in watch(paths, WATCH_SECONDS).items()}
+        if not any(states.values()) or time.monotonic() >= deadline:
+            return states
+        time.sleep(0.2)
+
+
+def _read_record(path: Path, problems: list[str]) -> Metrics | str:
+    """Return the record, or why it cannot be read; both that and oddities become problems."""
+    name = path.name.removesuffix(METRICS)
+    try:
+        record = read_metrics(path.read_bytes())
+        check_name(name)
+    except (OSError, ValueError, UsageError, RecursionError) as error:
+        why = _first_lines(error)
+        problems.append(f"{path.name} cannot be read: {why}")
+        return why
+    if record.schema_version > SCHEMA_VERSION:
+        problems.append(
+            f"{path.name} is of schema version {record.schema_version}, this report reads {SCHEMA_VERSION}: "
+            "fields it does not know are left out"
+        )
+    if record.notebook != name:
+        problems.append(f"{path.name} says it is of {record.notebook!r}; it is listed under its file's name")
+        record = dataclasses.replace(record, notebook=name)
+    return record
+
+
+def _first_lines(error: Exception) -> str:
+    """Return what pydantic or the system says, on one line of bounded length."""
+    text = " ".join(line for line in str(error).split() if "errors.pydantic.dev" not in line)
+    return text if len(text) <= 300 else f"{text[:300]}…"
+
+
+def _read_flight(path: Path, problems: list[str]) -> Flight | None:
+    name = path.name.removesuffix(RUNNING)
+    try:
+        content = json.loads(path.read_bytes())
+        return Flight(
+            notebook=check_name(name),
+            run_id=str(content["run_id"]),
+            pid=_whole(content.get("pid")),
+            host=_text(content.get("host")),
+            beat=_whole(content.get("beat")),
+            started_at=_text(content.get("started_at")),
+            cell_index=_whole(content.get("cell_index")),
+            cell_count=_whole(content.get("cell_count")),
+            last_save_at=_text(content.get("last_save_at")),
+            plan=_text(content.get("plan")),
+        )
+    except FileNotFoundError:
+        return None  # the run ended between the listing and the reading
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, UsageError, RecursionError) as error:
+        problems.append(f"{path.name} cannot be read: {type(error).__name__} {_first_lines(error)}")
+        return None
+
+
+def _whole(value: Any) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _cells_saved(path: Path) -> int | None:
+    """Return how many code cells of a saved notebook had run, by their execution count."""
+    try:
+        cells = json.loads(path.read_bytes())["cells"]
+        return sum(1 for cell in cells if cell["cell_type"] == "code" and cell.get("execution_count") is not None)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
+
+
+def last_sample(path: Path) -> LastSample | None:
+    """Return the last whole line of a samples file; all its GPUs at that time are added up."""
+    try:
+        with path.open("rb") as stream:
+            header = stream.readline().decode().strip().split(",")
+            size = stream.seek(0, 2)
+            stream.seek(max(0, size - _TAIL_BYTES))
+            lines = stream.read().decode(errors="replace").split("\n")
+    except (OSError, UnicodeDecodeError):
+        return None
+    rows = [line.split(",") for line in lines[:-1]]  # what follows the last newline is half a line
+    table = [dict(zip(header, row, strict=True)) for row in rows if len(row) == len(header) and row != header]
+    try:
+        last = [row for row in table if row["time_seconds"] == table[-1]["time_seconds"]]
+        gpu = [int(float(row["gpu_memory_used_bytes"])) for row in last if row["gpu_memory_used_bytes"]]
+        host = last[-1]["host_memory_bytes"]
+        return LastSample(
+            time_seconds=float(last[-1]["time_seconds"]),
+            host_memory_bytes=int(float(host)) if host else None,
+            gpu_memory_used_bytes=sum(gpu) if gpu else None,
+        )
+    except (IndexError, KeyError, ValueError, OverflowError):
+        return None
+
+
+def _attempts(folder: Path, name: str) -> tuple[Metrics, ...]:
+    """Return the records of earlier runs of a notebook, oldest first; unreadable ones are left out."""
+    paths = [path for path in (folder / "attempts" / name).glob("*") if path.name.isdigit()]
+    records = [_read_record(path / f"{name}{METRICS}", []) for path in sorted(paths, key=lambda p: int(p.name))]
+    return tuple(record for record in records if isinstance(record, Metrics))
+
+
+def _files(folder: Path, name: str) -> dict[str, str]:
+    """Return the files of a notebook that are really there, relative to the folder."""
+    endings = {
+        "notebook": ".executed.ipynb",
+        "html": ".html",
+        "log": ".log",
+        "samples": ".samples.csv",
+        "metrics": METRICS,
+    }
+    files = {kind: f"{name}{ending}" for kind, ending in endings.items() if (folder / f"{name}{ending}").is_file()}
+    if (folder / "attempts" / name).is_dir():
+        files["attempts"] = f"attempts/{name}"
+    return files

@@ -1,0 +1,224 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The figures of a report in one flat record: `reports/summary.json`.
+
+Derived once, from the records, and used by the page, the exports and a later comparison alike, so
+that two places never show two numbers for one thing. What was not measured is None.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Literal
+
+from runner.records import Status  # noqa: TC001  (the schema is made from the annotations)
+
+if TYPE_CHECKING:
+    from runner.records import Metrics
+    from runner.report.model import Entry, Report
+
+SUMMARY_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NotebookSummary:
+    """One notebook in figures."""
+
+    name: str
+    status: Status
+    reason: str
+    ok: bool
+    optional: bool = False
+    stage: str | None = None
+    run_id: str | None = None
+    exit_code: int | None = None
+    started_at: str | None = None
+    ended_at: str | None = None
+    wall_seconds: float | None = None
+    gate_waited_seconds: float | None = None
+    failed_cell: int | None = None
+    """Number of the failing code cell, from 0."""
+    cause: str | None = None
+    hint: str | None = None
+    cells: int = 0
+    cells_succeeded: int = 0
+    gpus: int = 0
+    peak_gpu_memory_bytes: int | None = None
+    """The largest of any one GPU of the run, as NVML saw it."""
+    peak_allocated_bytes: int | None = None
+    """The largest of any one GPU, as the allocator told it."""
+    need_bytes: int | None = None
+    gpu_total_bytes: int | None = None
+    asked_gpu_memory_gb: float | None = None
+    gpu_utilization_mean_percent: float | None = None
+    gpu_held_seconds: float | None = None
+    gpu_busy_seconds: float | None = None
+    gpu_energy_joules: float | None = None
+    peak_host_memory_bytes: int | None = None
+    host_memory_limit_bytes: int | None = None
+    released: bool | None = None
+    release_seconds: float | None = None
+    output_bytes: int | None = None
+    figures: int = 0
+    warnings: int = 0
+    attempts: int = 0
+    files: dict[str, str] = field(default_factory=dict)
+    """Kind of file to its path, relative to the output folder."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Regression:
+    """A figure that got worse than the newest baseline by more than the threshold."""
+
+    notebook: str
+    figure: str
+    before: float
+    now: float
+    ratio: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Summary:
+    """A whole report in figures."""
+
+    run_id: str | None
+    verdict: Literal["succeeded", "failed"]
+    started_at: str | None
+    ended_at: str | None
+    generated_at: str
+    counts: dict[str, int]
+    notebooks: tuple[NotebookSummary, ...]
+    schema_version: int = SUMMARY_VERSION
+    plan: str | None = None
+    wall_seconds: float | None = None
+    """From the first start to the last end."""
+    gpu_held_seconds: float | None = None
+    gpu_busy_seconds: float | None = None
+    gpu_energy_joules: float | None = None
+    regressions: tuple[Regression, ...] = ()
+    problems: tuple[str, ...] = ()
+
+
+def summarize(report: Report) -> Summary:
+    """Return the figures of a report."""
+    notebooks = tuple(notebook_summary(entry) for entry in report.entries)
+    return Summary(
+        run_id=report.run_id,
+        verdict=report.verdict,
+        started_at=report.started_at,
+        ended_at=report.ended_at,
+        generated_at=report.generated_at,
+        counts=dict(report.counts),
+        notebooks=notebooks,
+        plan=report.plan_name,
+        wall_seconds=_between(report.started_at, report.ended_at),
+        gpu_held_seconds=total(nb.gpu_held_seconds for nb in notebooks),
+        gpu_busy_seconds=total(nb.gpu_busy_seconds for nb in notebooks),
+        gpu_energy_joules=total(nb.gpu_energy_joules for nb in notebooks),
+        problems=report.problems,
+    )
+
+
+def notebook_summary(entry: Entry) -> NotebookSummary:
+    """Return the figures of one notebook; without a record only what the plan knows."""
+    m = entry.metrics
+    plain = NotebookSummary(
+        name=entry.name,
+        status=entry.status,
+        reason=entry.reason,
+        ok=entry.ok,
+        optional=entry.optional,
+        stage=entry.stage,
+        run_id=m.run_id if m else entry.flight.run_id if entry.flight else None,
+        attempts=len(entry.attempts),
+        files=dict(entry.files),
+    )
+    return _measured(plain, m) if m else plain
+
+
+def _measured(plain: NotebookSummary, m: Metrics) -> NotebookSummary:
+    gpus, release, failure = m.gpus, m.release, m.failure
+    return dataclasses.replace(
+        plain,
+        exit_code=m.exit_code,
+        started_at=m.started_at,
+        ended_at=m.ended_at,
+        wall_seconds=m.wall_seconds,
+        gate_waited_seconds=m.gate.waited_seconds if m.gate else None,
+        failed_cell=failure.cell_index if failure else None,
+        cause=failure.cause.value if failure and failure.cause else None,
+        hint=failure.hint if failure else None,
+        cells=len(m.cells),
+        cells_succeeded=sum(cell.status.value in {"succeeded", "dropped"} for cell in m.cells),
+        gpus=len(gpus),
+        peak_gpu_memory_bytes=largest(gpu.peak_gpu_memory_bytes for gpu in gpus),
+        peak_allocated_bytes=largest(gpu.allocated.peak_allocated_bytes for gpu in gpus if gpu.allocated),
+        need_bytes=largest(gpu.need_bytes for gpu in gpus),
+        gpu_total_bytes=largest(gpu.total_bytes for gpu in gpus),
+        asked_gpu_memory_gb=m.gate.asked.gpu_memory_gb if m.gate else None,
+        gpu_utilization_mean_percent=mean(gpu.utilization_mean_percent for gpu in gpus),
+        gpu_held_seconds=total(gpu.held_seconds for gpu in gpus),
+        gpu_busy_seconds=total(gpu.busy_seconds for gpu in gpus),
+        gpu_energy_joules=total(gpu.energy_joules for gpu in gpus),
+        peak_host_memory_bytes=m.host.peak_memory_bytes if m.host else None,
+        host_memory_limit_bytes=m.host.memory_limit_bytes if m.host else None,
+        released=release.released if release else None,
+        release_seconds=release.seconds if release else None,
+        output_bytes=sum(m.outputs.bytes.values()) if m.outputs.bytes else None,
+        figures=m.outputs.figures,
+        warnings=len(m.warnings) + sum(len(cell.warnings) for cell in m.cells),
+    )
+
+
+def total(values: Iterable[float | None]) -> float | None:
+    """Return the sum of what was measured; None when nothing was."""
+    known = [value for value in values if value is not None]
+    return sum(known) if known else None
+
+
+def largest(values: Iterable[int | None]) -> int | None:
+    """Return the largest of what was measured; None when nothing was."""
+    return max((value for value in values if value is not None), default=None)
+
+
+def mean(values: Iterable[float | None]) -> float | None:
+    """Return the mean of what was measured; None when nothing was."""
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
+
+
+def _between(start: str | None, end: str | None) -> float | None:
+    first, last = instant(start), instant(end)
+    return None if first is None or last is None else last - first
+
+
+def instant(moment: str | None) -> float | None:
+    """Return the seconds since 1970 of an ISO 8601 time; None when it is none."""
+    try:
+        parsed = datetime.fromisoformat(moment or "")
+    except ValueError:
+        return None
+    return (parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)).timestamp()
+
+
+def read_summary(text: str | bytes) -> Summary:
+    """Read and validate the text of a summary.
+
+    Raises
+    ------
+    ValueError
+        The text is no JSON, or not of this schema.
+    """
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(Summary).validate_json(text)
+
+
+def summary_schema() -> Mapping[str, Any]:
+    """Return the JSON Schema of `Summary`."""
+    from pydantic import TypeAdapter
+
+    schema = TypeAdapter(Summary).json_schema(mode="serialization")
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}

@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Makes the report of an output folder, from reading it to the last file beside the page."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from runner import log
+from runner.errors import UsageError
+from runner.files import write
+from runner.inflight import alive
+from runner.records import to_json
+from runner.report import drawings, page
+from runner.report.facts import gather
+from runner.report.folder import Watch, read_folder
+from runner.report.model import Verdict, assemble
+from runner.report.summary import Regression, summarize
+
+if TYPE_CHECKING:
+    from runner.plan import Plan
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportResult:
+    """What was written, and what it says."""
+
+    html_path: Path
+    summary_path: Path
+    verdict: Verdict
+    counts: Mapping[str, int]
+    regressions: tuple[Regression, ...] = ()
+    problems: tuple[str, ...] = ()
+
+    def ok(self, *, fail_on_failure: bool = False, fail_on_regression: bool = False) -> bool:
+        """Tell whether the command should end with 0."""
+        failed = fail_on_failure and self.verdict == "failed"
+        return not failed and not (fail_on_regression and self.regressions)
+
+
+def build(
+    output_dir: Path,
+    *,
+    plan: Plan | None = None,
+    plan_source: str | None = None,
+    only: Sequence[str] = (),
+    run_id: str | None = None,
+    wait_for_running_seconds: float = 0.0,
+    baselines: Sequence[Path] = (),
+    regression_threshold: float = 0.2,
+    pushgateway: str | None = None,
+    environ: Mapping[str, str] | None = None,
+    watch: Watch | None = None,
+) -> ReportResult:
+    """Write `reports/` in an output folder and return what it says.
+
+    Parameters
+    ----------
+    output_dir
+        The folder of the runs.
+    plan
+        Whose notebooks are listed, also those that never ran.
+    plan_source
+        Where the plan came from, for the page.
+    only
+        Names to which the report is limited.
+    run_id
+        The run it is about; without it the newest one.
+    wait_for_running_seconds
+        How long to wait for runs in flight.
+
+    Raises
+    ------
+    UsageError
+        There is no such folder.
+    RecordError
+        The report cannot be written.
+    """
+    if not output_dir.is_dir():
+        raise UsageError(f"there is no folder {output_dir}", hint="give the --output-dir of the runs")
+    found = read_folder(output_dir, watch=watch or alive, wait_seconds=wait_for_running_seconds)
+    now = datetime.now(UTC)
+    report = assemble(
+        found,
+        plan=plan,
+        plan_source=plan_source,
+        only=only,
+        run_id=run_id,
+        generated_at=now.isoformat(timespec="seconds").replace("+00:00", "Z"),
+    )
+    drawn = drawings.draw(report, output_dir)
+    report = dataclasses.replace(report, problems=(*report.problems, *drawn.problems))
+    summary = summarize(report)
+    reports = output_dir / "reports"
+    html_path, summary_path = _free_name(reports, now), reports / "summary.json"
+    write(
+        html_path, page.render({"report": report, "summary": summary, "facts": gather(report, summary), "drawn": drawn})
+    )
+    write(summary_path, to_json(summary))
+    for problem in report.problems:
+        log.warning("report problem", detail=problem)
+    log.info("report written", verdict=report.verdict, path=html_path, **report.counts)
+    return ReportResult(
+        html_path=html_path,
+        summary_path=summary_path,
+        verdict=report.verdict,
+        counts=report.counts,
+        problems=report.problems,
+    )
+
+
+def _free_name(reports: Path, now: datetime) -> Path:
+    """Return a name that no report has yet; two in one second are told apart by the next second."""
+    while True:
+        path = reports / f"complete_analysis_report_{now:%Y%m%d_%H%M%S}.html"
+        if not path.exists():
+            return path
+        now += timedelta(seconds=1)

@@ -1,0 +1,251 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One notebook, start to finish.
+
+    gate -> prepare -> execute (sampling, guard) -> release -> expect -> convert -> metrics
+
+Conversion and metrics happen whatever failed before them; a fault of theirs never hides the
+notebook's. The first cause in time wins.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from runner import attempts, files, log, needs, results
+from runner.draft import Draft
+from runner.errors import BrokenInputError, RecordError
+from runner.inflight import Claim
+from runner.job import EXECUTED_SUFFIX, Job
+from runner.records import Metrics, Requirements, Status
+from runner.redact import Redactor
+from runner.runlog import RunLog
+from runner.stop import StoppedError, Stopper
+
+if TYPE_CHECKING:
+    from runner.execution import Execution
+    from runner.gate import GateDecision
+    from runner.progress import Progress
+
+SIGNAL_RECORD_SECONDS = 8.0
+"""After a signal, notebook and metrics are on the disk within this time."""
+SIGNAL_HTML_SECONDS = 20.0
+"""After a signal, HTML is written if it is done within this time."""
+
+
+def run(job: Job, stopper: Stopper, progress: Progress) -> Metrics:
+    """Run one notebook and leave its record.
+
+    Raises
+    ------
+    AlreadyRunningError
+        Another live run has this name here; nothing was written.
+    RecordError
+        The record cannot be written.
+    """
+    redactor = Redactor(job.secrets.values())
+    with contextlib.ExitStack() as stack:
+        claim = stack.enter_context(Claim.of(job.output_dir, job.name, job.run_id, job.plan.name if job.plan else None))
+        earlier = needs.ended(job.output_dir, [*job.needs, *job.earlier])
+        attempts.set_aside(job.output_dir, job.name)
+        runlog = stack.enter_context(RunLog(job.path(".log"), redactor))
+        draft = Draft(job)
+        if claim.took_over:
+            draft.warnings.append(f"took over from a dead run {claim.took_over.run_id} on {claim.took_over.host}")
+        log.info("start", nb=job.name, run_id=job.run_id, source=job.source_label)
+        stack.enter_context(stopper.on_signals())
+        try:
+            _stages(job, draft, earlier, stopper, _Recorder(draft, redactor, runlog, claim), progress)
+        except StoppedError as stopped:
+            exit_code = 130 if stopped.stop.kind.value == "SIGINT" else 143
+            draft.end(Status.TERMINATED, f"{stopped.stop.detail} before the notebook started", exit_code)
+        except BrokenInputError as error:
+            draft.end(Status.BROKEN_INPUT, str(error))
+        metrics = _Recorder(draft, redactor, runlog, claim).write()
+        log.info("end", nb=job.name, status=metrics.status, wall=metrics.wall_seconds, reason=metrics.reason)
+        return metrics
+
+
+def _stages(
+    job: Job,
+    draft: Draft,
+    earlier: dict[str, needs.Ended],
+    stopper: Stopper,
+    recorder: _Recorder,
+    progress: Progress,
+) -> None:
+    skip = needs.reason_to_skip(
+        needs=job.needs,
+        earlier=job.earlier,
+        results=earlier,
+        run_id=job.run_id,
+        any_run=job.lone,
+        continue_on_failure=job.options.continue_on_failure,
+    )
+    if skip:
+        draft.end(Status.SKIPPED, skip)
+        return
+    with draft.stage("gate"):
+        decision = _gate(job, stopper)
+    with decision:
+        draft.gate = decision.record
+        if not decision.record.passed:
+            skipped = job.optional and job.options.skip_optional_notebooks
+            draft.end(Status.SKIPPED if skipped else Status.REFUSED, decision.record.reason)
+            return
+        stopper.check()
+        _run_notebook(job, draft, decision, stopper, recorder, progress)
+
+
+def _gate(job: Job, stopper: Stopper) -> GateDecision:
+    from runner.gate import gate
+
+    return gate(
+        job.asked,
+        environ=_environ(),
+        wait_seconds=job.options.wait,
+        disk_path=job.cwd,
+        owner=job.name,
+        sleep=stopper.sleep,
+    )
+
+
+def _run_notebook(
+    job: Job, draft: Draft, decision: GateDecision, stopper: Stopper, recorder: _Recorder, progress: Progress
+) -> None:
+    from runner.execution import Execution
+
+    execution = Execution(job, draft, decision, stopper, recorder, progress)
+    with draft.stage("prepare"):
+        execution.prepare()
+    try:
+        with draft.stage("execute"):
+            execution.execute()
+        hurry = _Hurry(stopper)
+        recorder.save_notebook(execution)
+        if stopper.stop is not None and stopper.stop.by_signal:
+            recorder.write()  # the record is safe before anything that may take its time
+        with draft.stage("release"):
+            execution.release(seconds=hurry.left(SIGNAL_RECORD_SECONDS))
+        with draft.stage("expect"):
+            execution.expect()
+        recorder.save_notebook(execution)
+        with draft.stage("convert"):
+            _convert(job, draft, execution, hurry)
+    finally:
+        execution.close()
+
+
+def _convert(job: Job, draft: Draft, execution: Execution, hurry: _Hurry) -> None:
+    """Write the HTML; its failure is a note and never the notebook's."""
+    if not job.options.html:
+        draft.note_outputs(unavailable={**draft.outputs.unavailable, "html": "--no-html"})
+        return
+    outcome: list[str | Exception] = []
+
+    def work() -> None:
+        try:
+            outcome.append(execution.html())
+        except Exception as error:  # noqa: BLE001  (a fault of conversion must not hide the notebook's)
+            outcome.append(error)
+
+    thread = threading.Thread(target=work, name="convert", daemon=True)
+    thread.start()
+    thread.join(hurry.left(SIGNAL_HTML_SECONDS))
+    reason = None
+    if not outcome:
+        reason = f"not done within {SIGNAL_HTML_SECONDS:.0f} s after the signal; `runner convert` can make it"
+    elif isinstance(outcome[0], Exception):
+        reason = f"conversion failed: {type(outcome[0]).__name__}: {outcome[0]}"
+    else:
+        path = job.path(".html")
+        try:
+            size = files.write(path, outcome[0])
+            draft.note_outputs(html=path.name, bytes={**draft.outputs.bytes, "html": size})
+        except RecordError as error:
+            reason = str(error)
+    if reason:
+        log.warning("convert", nb=job.name, reason=reason)
+        draft.warnings.append(f"no HTML: {reason}")
+        draft.note_outputs(unavailable={**draft.outputs.unavailable, "html": reason})
+
+
+class _Hurry:
+    """How much time is left once a signal has come; without one, as much as is wanted."""
+
+    def __init__(self, stopper: Stopper) -> None:
+        self._stopper = stopper
+
+    def left(self, seconds: float) -> float | None:
+        stop = self._stopper.stop
+        if stop is None or not stop.by_signal:
+            return None
+        return max(0.1, seconds - (time.monotonic() - stop.monotonic))
+
+
+class _Recorder:
+    """Writes notebook and metrics; a full disk is remembered and told at the end."""
+
+    def __init__(self, draft: Draft, redactor: Redactor, runlog: RunLog, claim: Claim) -> None:
+        self.draft = draft
+        self.redactor = redactor
+        self.runlog = runlog
+        self.claim = claim
+        self.problem: RecordError | None = None
+
+    def save_notebook(self, execution: Execution) -> None:
+        path = self.draft.job.path(EXECUTED_SUFFIX)
+        try:
+            execution.save()
+        except RecordError as error:
+            log.error("save", nb=self.draft.job.name, reason=str(error))
+            self.problem = self.problem or error
+            self.draft.note_outputs(unavailable={**self.draft.outputs.unavailable, "notebook": str(error)})
+            return
+        size = path.stat().st_size
+        self.draft.note_outputs(notebook=path.name, bytes={**self.draft.outputs.bytes, "notebook": size})
+
+    def write(self) -> Metrics:
+        """Write the metrics as they stand, and Tekton's results."""
+        job = self.draft.job
+        self._note_side_files()
+        metrics = self.draft.metrics()
+        document = self.redactor.tree(dataclasses.asdict(metrics))
+        text = json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+        path = job.path(".metrics.json")
+        files.write(path, text)
+        if job.options.results_dir is not None:
+            results.write(job.options.results_dir, _redacted(metrics, self.redactor), path)
+        if self.problem is not None:
+            raise self.problem
+        return metrics
+
+    def _note_side_files(self) -> None:
+        job = self.draft.job
+        sizes = dict(self.draft.outputs.bytes)
+        found: dict[str, str | None] = {}
+        for key, suffix in (("log", ".log"), ("samples", ".samples.csv")):
+            path = job.path(suffix)
+            if path.exists():
+                found[key] = path.name
+                sizes[key] = path.stat().st_size
+        self.draft.note_outputs(bytes=sizes, **found)
+        if self.runlog.problem:
+            warning = f"the log is not whole: {self.runlog.problem}"
+            if warning not in self.draft.warnings:
+                self.draft.warnings.append(warning)
+
+
+def _redacted(metrics: Metrics, redactor: Redactor) -> Metrics:
+    return dataclasses.replace(metrics, reason=redactor.text(metrics.reason))
+
+
+def _environ() -> dict[str, str]:
+    import os
+
+    return dict(os.environ)

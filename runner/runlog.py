@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``NAME.log``: what happened and what cells printed, on the disk as it happens.
+
+Pods vanish with their logs, so everything is on the workspace too. A full disk ends the log,
+not the notebook.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from pathlib import Path
+from typing import Self
+
+from runner import log
+from runner.errors import RecordError
+from runner.redact import Redactor
+
+_ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\-_])")
+
+
+class RunLog:
+    """The log file of one run; also takes the lines of `runner.log`.
+
+    Parameters
+    ----------
+    path
+        ``NAME.log``.
+    redactor
+        Applied to events; what cells print arrives redacted.
+
+    Raises
+    ------
+    RecordError
+        The file cannot be made.
+    """
+
+    def __init__(self, path: Path, redactor: Redactor) -> None:
+        self.path = path
+        self._redactor = redactor
+        self._lock = threading.Lock()
+        self._fresh_line = True
+        self.problem: str | None = None
+        """Why writing stopped, if it did."""
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._stream = path.open("ab", buffering=0)
+        except OSError as error:
+            raise RecordError(
+                f"cannot write {path}: {error.strerror or error}", hint="the output folder must be writable"
+            ) from error
+        self._remove_sink = log.add_sink(self.event)
+
+    def event(self, line: str) -> None:
+        """Write one event on a line of its own."""
+        with self._lock:
+            start = "" if self._fresh_line else "\n"
+            self._write(f"{start}{self._redactor.text(line)}\n")
+
+    def printed(self, text: str) -> None:
+        """Write what a cell printed, without colours."""
+        plain = _ANSI.sub("", text)
+        with self._lock:
+            self._write(plain)
+
+    def _write(self, text: str) -> None:
+        if not text or self.problem is not None:
+            return
+        try:
+            self._stream.write(text.encode(errors="replace"))
+        except OSError as error:
+            self.problem = f"{error.strerror or error}"
+        self._fresh_line = text.endswith("\n")
+
+    def close(self) -> None:
+        """Stop taking lines."""
+        self._remove_sink()
+        self._stream.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def without_colours(text: str) -> str:
+    """Return text without terminal control sequences."""
+    return _ANSI.sub("", text)

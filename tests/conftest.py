@@ -1,0 +1,25 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fixtures that several test files share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from simdriver import COMPILER, NO_COMPILER, SimulatedDriver
+
+
+@pytest.fixture(scope="session")
+def driver_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give the folder where built driver libraries are kept for the session."""
+    return tmp_path_factory.mktemp("simdriver")
+
+
+@pytest.fixture
+def simulated_driver(tmp_path: Path, driver_cache: Path) -> SimulatedDriver:
+    """Give a driver without devices; `write` says what it answers, `env` leads a subprocess to it."""
+    if not COMPILER:
+        pytest.skip(NO_COMPILER)
+    folder = tmp_path / "driver"
+    folder.mkdir()
+    return SimulatedDriver(folder, driver_cache)
