@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Make constraints.txt anew from pyproject.toml: `python .ci/constraints.py`, with `uv` on the PATH.
 
-One resolution for every Python version that we support, once with each CUDA, so that `demo`, `test`, `lint` and one
-of the GPU extras always fit together. A few CUDA packages have one name and another version for each CUDA; those are
-left to the exact pins of RAPIDS itself.
+One resolution for every Python version that we support, once with each CUDA, so that the other extras and one of
+the GPU ones always fit together. A few CUDA packages have one name and another version for each CUDA; those are left
+to the exact pins of RAPIDS itself.
 """
 
 from __future__ import annotations
@@ -14,12 +14,10 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-EXTRAS = ("demo", "test", "lint")
+EXTRAS = ("demo", "test", "lint", "s3", "hf")
 CUDAS = ("gpu-cu12", "gpu-cu13")
-ELSEWHERE = ("sys_platform == 'win32'", "sys_platform == 'darwin'", "'pypy'")
-ALWAYS_HERE = re.compile(
-    r" ; (sys_platform != .*|platform_python_implementation != 'PyPy'|.*platform_machine == 'x86_64'.*)$"
-)
+ELSEWHERE = ("sys_platform == 'win32'", "sys_platform == 'darwin'", "sys_platform == 'emscripten'", "'pypy'")
+PYTHON = re.compile(r"python_full_version [<>=]+ '[0-9.*]+'")
 HEADER = """\
 # The exact versions of everything that `make` installs: name==version and, where Python versions differ, a marker.
 # Made by `python .ci/constraints.py`. No hosts, no hashes: your package index is yours to choose.
@@ -39,12 +37,13 @@ def resolve(cuda: str) -> set[str]:
 
 
 def linux_pin(line: str) -> str | None:
-    """Return the pin without a marker that always holds here, or None when it never does."""
-    pin = ALWAYS_HERE.sub("", line.strip())
-    if not pin or any(marker in pin for marker in ELSEWHERE):
+    """Return the pin with what its marker says of Python, or None when it never holds on Linux."""
+    pin, _, marker = line.strip().partition(" ; ")
+    here = [part for part in marker.split(" or ") if not any(system in part for system in ELSEWHERE)]
+    if not here:
         return None
-    python = re.search(r"python_full_version [<>=]+ '[0-9.*]+'", line)
-    return f"{pin.partition(' ;')[0]} ; {python[0]}" if python else pin
+    python = PYTHON.search(" or ".join(here))
+    return f"{pin} ; {python[0]}" if python else pin
 
 
 def name(pin: str) -> str:

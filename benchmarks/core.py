@@ -91,10 +91,10 @@ class Pipeline:
         return cost.wall_seconds, cost.peak_memory_bytes
 
     def _theirs(self, folder: Path) -> tuple[float, float]:
-        source, executed = self._write(folder), folder / "work.executed.ipynb"
+        source, executed, page = self._write(folder), folder / "work.executed.ipynb", folder / "work.html"
         costs = [
             run([BIN / "papermill", source, executed], folder),
-            run([BIN / "jupyter", "nbconvert", "--to", "html", "--output", str(folder / "work.html"), executed], folder),
+            run([BIN / "jupyter", "nbconvert", "--to", "html", "--output", str(page), executed], folder),
         ]
         return sum(cost.wall_seconds for cost in costs), max(cost.peak_memory_bytes for cost in costs)
 
@@ -137,8 +137,8 @@ def watching(folder: Path) -> float:
         driver.write(*[simdriver.Device(uuid=uuid) for uuid in uuids])
         source = folder / "sleep.ipynb"
         source.write_text(notebook([f"import time\ntime.sleep({WATCHED_SECONDS})"]), encoding="utf-8")
-        command = [BIN / "runner", "run", source, "--output-dir", folder / "outputs", "--min-gpus", "8", "--no-html"]
-        run(command, folder, driver.environ())
+        options = ["--output-dir", str(folder / "outputs"), "--min-gpus", "8", "--no-html"]
+        run([BIN / "runner", "run", source, *options], folder, driver.environ())
     metrics = json.loads((folder / "outputs" / "sleep.metrics.json").read_text(encoding="utf-8"))
     if len(metrics["gpus"]) != len(uuids):
         raise RuntimeError(f"{len(metrics['gpus'])} GPUs were watched instead of {len(uuids)}")

@@ -67,6 +67,89 @@
     document.querySelector(".tools").hidden = false;
   }
 
+  // A chart holds its own data: a path's numbers are pixels, and two attributes turn them back.
+  function seriesOf(svg) {
+    return Array.from(svg.querySelectorAll("[data-series]"), (group) => {
+      const numbers = group.querySelector("path").getAttribute("d").match(/-?[\d.]+/g).map(Number);
+      const [step, origin] = group.dataset.value.split(" ").map(Number);
+      const points = [];
+      for (let at = 0; at + 1 < numbers.length; at += 2) points.push([numbers[at], (origin - numbers[at + 1]) * step]);
+      return { name: group.dataset.series, unit: group.dataset.unit, points };
+    });
+  }
+
+  function nearest(points, x) {
+    let low = 0;
+    let high = points.length - 1;
+    while (high - low > 1) {
+      const middle = (low + high) >> 1;
+      if (points[middle][0] <= x) low = middle; else high = middle;
+    }
+    return x - points[low][0] < points[high][0] - x ? points[low] : points[high];
+  }
+
+  function clock(seconds) {
+    if (seconds < 60) return `${seconds.toFixed(1)}s`;
+    const whole = Math.round(seconds);
+    const two = (number) => String(number).padStart(2, "0");
+    const hours = Math.floor(whole / 3600);
+    const minutes = Math.floor(whole / 60) % 60;
+    return hours ? `${hours}h${two(minutes)}m${two(whole % 60)}s` : `${minutes}m${two(whole % 60)}s`;
+  }
+
+  // The values under the pointer, or at the place that the arrow keys have reached.
+  function makeReadable(svg) {
+    const figure = svg.closest("figure");
+    const [step, left] = svg.dataset.seconds.split(" ").map(Number);
+    const { width, height } = svg.viewBox.baseVal;
+    const right = width - 14;
+    const readout = document.createElement("div");
+    const cursor = document.createElementNS("http://www.w3.org/2000/svg", "line");
+    let series = null;
+    let x = left;
+    readout.className = "readout";
+    readout.setAttribute("role", "status");
+    readout.hidden = true;
+    cursor.setAttribute("class", "cursor");
+
+    const show = (place) => {
+      series ??= seriesOf(svg);
+      x = Math.min(Math.max(place, left), right);
+      for (const [name, value] of [["x1", x], ["x2", x], ["y1", 20], ["y2", height - 20]]) cursor.setAttribute(name, value);
+      const lines = [clock((x - left) * step)];
+      for (const one of series) lines.push(`${one.name}: ${nearest(one.points, x)[1].toFixed(1)} ${one.unit}`);
+      readout.replaceChildren(...lines.map((line) => {
+        const paragraph = document.createElement("p");
+        paragraph.textContent = line;
+        return paragraph;
+      }));
+      readout.hidden = false;
+      if (!cursor.isConnected) svg.append(cursor);
+      const pixels = svg.getBoundingClientRect().width * x / width;
+      const beside = pixels + 14 + readout.offsetWidth > svg.getBoundingClientRect().width;
+      readout.style.left = `${Math.max(0, beside ? pixels - 14 - readout.offsetWidth : pixels + 14)}px`;
+    };
+    const hide = () => {
+      readout.hidden = true;
+      cursor.remove();
+    };
+
+    figure.append(readout);
+    svg.addEventListener("pointermove", (event) => {
+      const box = svg.getBoundingClientRect();
+      show((event.clientX - box.left) / box.width * width);
+    });
+    svg.addEventListener("pointerleave", hide);
+    figure.addEventListener("blur", hide);
+    figure.addEventListener("keydown", (event) => {
+      if (event.key === "Escape") hide();
+      const move = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+      if (!move) return;
+      event.preventDefault();
+      show(readout.hidden ? x : x + move * (event.shiftKey ? 50 : 5));
+    });
+  }
+
   // A link into a folded part opens it.
   function unfold() {
     let part = null;
@@ -80,6 +163,7 @@
     }
   }
 
+  for (const svg of document.querySelectorAll("svg[data-seconds]")) makeReadable(svg);
   makeSortable();
   makeFilterable();
   window.addEventListener("hashchange", unfold);

@@ -22,7 +22,9 @@ COMMANDS = {
     "gate": "Check whether this machine has the GPUs and the memory that are asked for.",
     "convert": "Convert executed notebooks to offline, safe HTML.",
     "report": "Write the report over all notebooks of an output folder.",
-    "plan": "Check, show or describe a plan.",
+    "validate": "Check GPUs, CUDA, Python, storage and limits, and say what to do.",
+    "plan": "Check, show, describe or render a plan.",
+    "cluster": "Install, run and watch plans on a Kubernetes cluster with Tekton.",
     "demo": "Run three small single-cell notebooks that need no download and no GPU.",
 }
 

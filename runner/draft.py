@@ -13,6 +13,7 @@ from runner import attempts
 from runner.job import Job
 from runner.log import utc_now
 from runner.records import (
+    AllocatorProbe,
     EXIT_CODES,
     Cell,
     Change,
@@ -55,6 +56,7 @@ class Draft:
     environment: Environment = field(default_factory=Environment)
     versions: dict[str, str] = field(default_factory=dict)
     sampler: Sampling | None = None
+    allocator_probe: AllocatorProbe | None = None
     warnings: list[str] = field(default_factory=list)
     stages: dict[str, float] = field(default_factory=dict)
 
@@ -112,6 +114,7 @@ class Draft:
             environment=self.environment,
             versions=self.versions,
             sampler=self.sampler,
+            allocator_probe=self.allocator_probe,
             warnings=tuple(self.warnings),
             stages_seconds=self.stages,
         )

@@ -18,6 +18,7 @@ from runner.errors import BrokenInputError
 from runner.gate import GateDecision, visibility_env
 from runner.job import EXECUTED_SUFFIX, Job
 from runner.machine.joins import Span
+from runner.probing import Probing
 from runner.records import Cell, CellStatus, Failure, Status
 from runner.stop import Stopper, StopKind
 from runner.units import format_bytes, format_seconds
@@ -102,7 +103,9 @@ class Execution:
             on_breach=self._on_breach,
         )
         self.watch.sampler.on_tick.append(lambda latest: self.progress.memory(_total(latest), latest.host_bytes))
-        self.kernel = Kernel(self.kernel_name, cwd=self.job.cwd, env=self._kernel_environment())
+        self.probing = Probing(self.job.options.allocator_probe, self.watch)
+        environ = self._kernel_environment() | self.probing.variables()
+        self.kernel = Kernel(self.kernel_name, cwd=self.job.cwd, env=environ, startup=self.probing.startup)
         self.draft.environment = provenance.environment(self.job, self.kernel_name, self.kernel.transport)
         with self.watch:
             try:
@@ -141,6 +144,7 @@ class Execution:
         )
         self.facts, self.verdict = engine.execute(self.manager, session)
         self._last_words()
+        self.probing.collect(self.kernel.folder)
         self._judge(self.facts, self.verdict)
 
     def _on_breach(self, used_bytes: int) -> None:
@@ -208,7 +212,7 @@ class Execution:
             )
         )
         cell = next((c for c in self.notebook.cells if c.id == verdict.cell_id), None)
-        return Failure(
+        failure = Failure(
             message=(raised.error_message if raised and raised.error_message else verdict.reason)[:10_000],
             cell_index=cell.metadata.runner.get("index") if cell is not None else None,
             cell_id=verdict.cell_id,
@@ -218,6 +222,7 @@ class Execution:
             cause=diagnosis.cause if diagnosis else None,
             hint=diagnosis.hint if diagnosis else None,
         )
+        return self.probing.explain(failure)
 
     def _gpu_fraction(self) -> float | None:
         """Return the largest share of a GPU's memory in use at the last tick."""
@@ -312,7 +317,7 @@ class Execution:
             for cell in self.draft.cells
             if (event := self.facts.cells.get(cell.id)) is not None
         ]
-        uses = self.watch.cells(spans)
+        by_cell = self.watch.cells(spans)
         self.draft.cells = tuple(
             dataclasses.replace(
                 cell,
@@ -321,11 +326,15 @@ class Execution:
                 gpu_energy_joules=use.gpu_energy_joules,
                 peak_host_memory_bytes=use.peak_host_memory_bytes,
             )
-            if (use := uses.get(cell.index)) is not None
+            if (use := by_cell.get(cell.index)) is not None
             else cell
             for cell in self.draft.cells
         )
-        self.draft.gpus = self.watch.gpu_uses(self.decision.driver, held_seconds=self.draft.seconds())
+        uses = self.watch.gpu_uses(self.decision.driver, held_seconds=self.draft.seconds())
+        self.draft.cells, self.draft.gpus = self.probing.join(self.draft.cells, uses, spans)
+        self.draft.allocator_probe = self.probing.record()
+        if self.probing.warning:
+            self.draft.warnings.append(self.probing.warning)
         self.draft.host = self.watch.host()
         self.draft.sampler = self.watch.sampling()
         self.draft.versions = self.provenance.versions

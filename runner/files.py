@@ -72,9 +72,24 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
             os.unlink(temporary)
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it.
+
+    Raises
+    ------
+    RecordError
+        It cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _cannot_write(path, error) from error
+
+
 def write(path: Path, content: str | bytes) -> int:
     """Write a whole file as `replacing` does and return its number of bytes."""
-    data = content.encode() if isinstance(content, str) else content
+    # A path that is no UTF-8 may stand in a message; so escaped it is valid in JSON as well.
+    data = content.encode(errors="backslashreplace") if isinstance(content, str) else content
     with replacing(path) as stream:
         stream.write(data)
     return len(data)

@@ -15,6 +15,7 @@ import os
 import socket
 import threading
 import time
+import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,8 @@ from typing import Self
 from runner import files, log
 from runner.errors import AlreadyRunningError, RecordError
 from runner.log import utc_now
+
+_State = tuple[int, int, bytes]
 
 BEAT_SECONDS = 2.0
 DEAD_AFTER_SECONDS = 10.0
@@ -124,28 +127,43 @@ class Claim:
 
     def _take(self, watch_seconds: float) -> None:
         if not self._create():
-            holder = read(self.path)
+            holder, dead = read(self.path), _state(self.path)
             if alive([self.path], watch_seconds)[self.path]:
                 raise _already(self.path, holder)
-            # Of several that see the same dead file only one can rename it, and so create the next.
-            grave = self.path.with_name(f".{self.path.name}.{os.getpid()}.dead")
-            with contextlib.suppress(FileNotFoundError):
-                self.path.rename(grave)
-            grave.unlink(missing_ok=True)
-            if not self._create():
+            if not self._bury(dead) or not self._create():
                 raise _already(self.path, read(self.path))
             self.took_over = holder
-            log.warning("taken-over", file=self.path.name, from_host=holder and holder.host, beat=holder and holder.beat)
+            log.warning(
+                "taken-over", file=self.path.name, from_host=holder and holder.host, beat=holder and holder.beat
+            )
         self._thread.start()
+
+    def _bury(self, dead: _State | None) -> bool:
+        """Take a dead run's file away; False when it is that of somebody who was faster.
+
+        Of several that see the same dead file only one can rename it. One that comes later gets the
+        file of the one before, sees that it is not the dead one, and puts it back.
+        """
+        grave = self.path.with_name(f".{self.path.name}.{uuid.uuid4().hex}.dead")
+        try:
+            self.path.rename(grave)
+        except FileNotFoundError:
+            return True
+        buried = _state(grave) == dead
+        if not buried:
+            with contextlib.suppress(OSError):  # its next beat writes it again in any case
+                self.path.hardlink_to(grave)
+        grave.unlink(missing_ok=True)
+        return buried
 
     def _create(self) -> bool:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("x") as stream:
                 stream.write(self._text())
-        except FileExistsError:
-            return False
         except OSError as error:
+            if isinstance(error, FileExistsError) and self.path.parent.is_dir():
+                return False
             raise RecordError(
                 f"cannot write {self.path}: {error.strerror or error}",
                 hint=f"the output folder must be writable by uid {os.getuid()}; on Kubernetes set fsGroup",
@@ -164,6 +182,9 @@ class Claim:
         while not self._stop.wait(BEAT_SECONDS):
             with self._lock:
                 self._running = dataclasses.replace(self._running, beat=self._running.beat + 1)
+            if not self._ours():
+                log.error("heartbeat", reason=f"{self.path} is another run's now: this one was taken for dead")
+                return
             try:
                 files.write(self.path, self._text())
             except RecordError as error:
@@ -173,7 +194,13 @@ class Claim:
         """Give the name back."""
         self._stop.set()
         self._thread.join(timeout=BEAT_SECONDS)
-        self.path.unlink(missing_ok=True)
+        if self._ours():
+            self.path.unlink(missing_ok=True)
+
+    def _ours(self) -> bool:
+        """Tell whether the file is still this run's; one that is gone or cannot be read may be."""
+        found, mine = read(self.path), self._running
+        return found is None or (found.run_id, found.pid, found.host) == (mine.run_id, mine.pid, mine.host)
 
     def __enter__(self) -> Self:
         return self
@@ -183,18 +210,21 @@ class Claim:
 
 
 def _already(path: Path, holder: Running | None) -> AlreadyRunningError:
-    who = f"pid {holder.pid} on {holder.host}, run {holder.run_id}, since {holder.started_at}" if holder else "a live run"
+    who = (
+        f"pid {holder.pid} on {holder.host}, run {holder.run_id}, since {holder.started_at}" if holder else "a live run"
+    )
     return AlreadyRunningError(
         f"{path.stem} is already running in {path.parent}: {who}",
         hint="wait for it, stop it, or use another --output-dir or --name; nothing was written",
     )
 
 
-def _state(path: Path) -> tuple[int, int] | None:
+def _state(path: Path) -> _State | None:
     """Return what changes with each beat: each one is a new file with its own counter."""
-    running = read(path)
     try:
-        return (path.stat().st_ino, running.beat) if running else None
+        with path.open("rb") as stream:
+            status = os.fstat(stream.fileno())
+            return status.st_ino, status.st_mtime_ns, stream.read()
     except OSError:
         return None
 

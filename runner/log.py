@@ -7,6 +7,7 @@ line stays one line whatever a notebook prints.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import sys
@@ -16,7 +17,7 @@ from datetime import UTC, datetime
 from typing import Any, TextIO
 
 _PLAIN = re.compile(r"[^\s\"=\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]+")
-_lock = threading.Lock()
+_lock = threading.RLock()  # a signal handler may log in the middle of a line
 _sinks: list[Callable[[str], None]] = []
 _stream: TextIO | None = None
 """Where lines go instead of stderr; a live display takes them over."""
@@ -71,7 +72,7 @@ def _emit(text: str) -> None:
     with _lock:
         for sink in _sinks:
             sink(text)
-        try:
+        # Nobody reads stderr any more, or a signal came in the middle of a print (RuntimeError: reentrant
+        # call); the file of the run still has the line.
+        with contextlib.suppress(BrokenPipeError, ValueError, RuntimeError):
             print(text, file=_stream or sys.stderr, flush=True)
-        except (BrokenPipeError, ValueError):
-            pass  # nobody reads stderr any more; the file of the run still has the line

@@ -8,7 +8,7 @@ file, key path and what is allowed. Nothing here touches a checkout or a machine
 from __future__ import annotations
 
 import difflib
-import graphlib
+import keyword
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
@@ -16,8 +16,13 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from runner.errors import PlanError, UsageError
 from runner.files import check_name
+from runner.plangraph import check_graph
+from runner.plantext import document_of, with_defaults
 from runner.records import Requirements
 from runner.units import duration_seconds
+
+SCHEMES = ("http", "https", "s3", "hf", "file")
+"""Where datasets can come from."""
 
 SHUTDOWN_CELL = ("do_shutdown(True)", "IPython.Application.instance()")
 """Both texts stand in the cell with which the RAPIDS notebooks stop their own kernel."""
@@ -53,10 +58,31 @@ def _text(value: Any) -> Any:
     return str(value) if isinstance(value, int | float) else value
 
 
+def _variable(name: str) -> str:
+    if not name.isidentifier() or keyword.iskeyword(name):
+        raise ValueError(f"{name!r} is no name of a variable")
+    return name
+
+
+def _dataset_url(url: str) -> str:
+    scheme = url.partition(":")[0]
+    if scheme not in SCHEMES or url != url.strip() or not url.isprintable():
+        raise ValueError(f"{url!r} is no URL of a file; it starts with one of {', '.join(f'{s}://' for s in SCHEMES)}")
+    return url
+
+
+def _stageable(path: str) -> str:
+    if PurePosixPath(path).parts[:1] in {(), (".staged",)} or path.endswith("/"):
+        raise ValueError(f"{path!r} cannot name a staged file; use a file name such as data.h5ad")
+    return path
+
+
 RelativePath = Annotated[str, AfterValidator(_inside)]
 Duration = Annotated[float, BeforeValidator(_seconds)]
 Name = Annotated[str, AfterValidator(_name)]
 EnvValue = Annotated[str, BeforeValidator(_text)]
+Variable = Annotated[str, AfterValidator(_variable)]
+DatasetUrl = Annotated[str, AfterValidator(_dataset_url)]
 Environment = dict[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")], EnvValue]
 
 
@@ -78,7 +104,7 @@ class Requires(_Strict):
 class DropCells(_Strict):
     """Take out the code cells that contain every one of these texts."""
 
-    containing: Annotated[list[str], Field(min_length=1)]
+    containing: Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)]
     times: Annotated[int, Field(ge=1)] | None = None
 
 
@@ -93,9 +119,14 @@ class Replace(_Strict):
 class Insert(_Strict):
     """Add a code cell before or after the one code cell that contains a text."""
 
-    source: str
-    before: str | None = None
-    after: str | None = None
+    source: Annotated[str, Field(min_length=1)]
+    before: Annotated[str, Field(min_length=1)] | None = None
+    after: Annotated[str, Field(min_length=1)] | None = None
+
+    def model_post_init(self, _context: Any) -> None:
+        """Check that there is one place."""
+        if (self.before is None) == (self.after is None):
+            raise ValueError("an insert has exactly one of before, after")
 
 
 class Rule(_Strict):
@@ -120,7 +151,10 @@ class Expect(_Strict):
 
 
 class Place(_Strict):
-    """Where a library looks for a dataset whose URL no source shows."""
+    """Where a library looks for a dataset whose URL no source shows.
+
+    ``path`` is in the checkout; in a value of ``env``, ``{checkout}`` stands for its absolute path.
+    """
 
     path: RelativePath
     env: Environment = {}
@@ -129,8 +163,8 @@ class Place(_Strict):
 class Dataset(_Strict):
     """One file to be staged below the cache folder."""
 
-    url: str
-    path: RelativePath
+    url: DatasetUrl
+    path: Annotated[RelativePath, AfterValidator(_stageable)]
     sha256: Annotated[str, Field(pattern="^[0-9a-fA-F]{64}$")] | None = None
     md5: Annotated[str, Field(pattern="^[0-9a-fA-F]{32}$")] | None = None
     bytes: Annotated[int, Field(ge=0)] | None = None
@@ -146,7 +180,7 @@ class Notebook(_Strict):
     optional: bool = False
     needs: list[str] = []
     requires: Requires = Requires()
-    parameters: dict[str, Any] = {}
+    parameters: dict[Variable, Any] = {}
     env: Environment = {}
     prepare: list[Rule] = []
     datasets: list[str] = []
@@ -228,70 +262,13 @@ def is_config_map(path: Path) -> bool:
 
 def parse(text: str, where: str) -> Plan:
     """Check the text of a plan; ``where`` names its file in messages."""
-    document = _yaml(text, where)
-    if isinstance(document, dict) and document.get("kind") == "ConfigMap":
-        inner = (document.get("data") or {}).get("plan.yaml")
-        if not isinstance(inner, str):
-            raise PlanError(f"{where}: the ConfigMap has no data['plan.yaml']", hint="put the plan under that key")
-        where = f"{where} data['plan.yaml']"
-        document = _yaml(inner, where)
-    if not isinstance(document, dict):
-        raise PlanError(
-            f"{where}: a plan is a mapping, this is {type(document).__name__}", hint="see `runner plan schema`"
-        )
+    document, where = document_of(text, where)
     try:
-        plan = Plan.model_validate(_with_defaults(document))
+        plan = Plan.model_validate(with_defaults(document))
     except ValidationError as error:
         raise PlanError(f"{where}: {_explain(error)}", hint="see `runner plan schema`") from error
-    _check_graph(plan, where)
+    check_graph(plan, where)
     return plan
-
-
-def _yaml(text: str, where: str) -> Any:
-    import yaml
-
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise PlanError(
-            f"{where}: no YAML: {' '.join(str(error).split())}", hint="check the indentation there"
-        ) from error
-
-
-_DEFAULTABLE = {
-    "kernel",
-    "timeout",
-    "cell_timeout",
-    "cwd",
-    "env",
-    "requires",
-    "optional",
-    "prepare",
-    "stage",
-    "parameters",
-    "expect",
-}
-
-
-def _with_defaults(document: dict[str, Any]) -> dict[str, Any]:
-    """Fill each notebook from `defaults`: mappings are merged, lists and values replaced."""
-    defaults = document.get("defaults") or {}
-    if not isinstance(defaults, dict) or not isinstance(document.get("notebooks"), list):
-        return document
-    unknown = sorted(set(defaults) - _DEFAULTABLE)
-    if unknown:
-        raise PlanError(f"defaults: unknown key {unknown[0]!r}", hint=f"allowed: {', '.join(sorted(_DEFAULTABLE))}")
-    notebooks = []
-    for notebook in document["notebooks"]:
-        if not isinstance(notebook, dict):
-            notebooks.append(notebook)
-            continue
-        filled = dict(defaults)
-        for key, value in notebook.items():
-            base = defaults.get(key)
-            filled[key] = {**base, **value} if isinstance(base, dict) and isinstance(value, dict) else value
-        notebooks.append(filled)
-    return {**document, "notebooks": notebooks}
 
 
 def _explain(error: ValidationError) -> str:
@@ -307,35 +284,3 @@ def _explain(error: ValidationError) -> str:
             lines.append(f"{path}: {fault['msg'].removeprefix('Value error, ')} (found {fault['input']!r:.80})")
     more = error.error_count() - len(lines)
     return "; ".join(lines) + (f"; and {more} more" if more > 0 else "")
-
-
-def _check_graph(plan: Plan, where: str) -> None:
-    names = [notebook.name for notebook in plan.notebooks]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise PlanError(f"{where}: notebooks: the name {twice[0]!r} stands twice", hint="names are unique")
-    for position, notebook in enumerate(plan.notebooks):
-        for need in notebook.needs:
-            if need not in names:
-                raise PlanError(
-                    f"{where}: notebooks[{position}].needs: unknown notebook {need!r}",
-                    hint=f"it has {', '.join(names)}",
-                )
-        for dataset in notebook.datasets:
-            if dataset not in plan.datasets:
-                known = ", ".join(plan.datasets) or "none"
-                raise PlanError(
-                    f"{where}: notebooks[{position}].datasets: unknown dataset {dataset!r}", hint=f"it has {known}"
-                )
-    try:
-        order = graphlib.TopologicalSorter({nb.name: nb.needs for nb in plan.notebooks})
-        order.prepare()
-    except graphlib.CycleError as error:
-        raise PlanError(f"{where}: needs go in a circle: {' -> '.join(error.args[1])}", hint="break it") from error
-    for position, notebook in enumerate(plan.notebooks):
-        late = [need for need in notebook.needs if names.index(need) > position]
-        if late:
-            raise PlanError(
-                f"{where}: notebooks[{position}].needs: {late[0]!r} stands later in the plan",
-                hint="a plan is in the order of its run; move it before this one",
-            )

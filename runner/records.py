@@ -9,10 +9,14 @@ and the record's ``unavailable`` maps the field to the reason: null with a reaso
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
 
 SCHEMA_VERSION = 1
 
@@ -202,7 +206,41 @@ class Allocated:
     end_allocated_bytes: int | None = None
     pool_bytes: int | None = None
     overhead_bytes: int | None = None
+    managed: bool = False
+    """Managed memory, which may lie on the host in part."""
     reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AllocatorProbe:
+    """What the allocator probe measured with, and what it cost where it can tell.
+
+    ``hook_calls`` and ``hook_seconds`` are those of the allocation hook that ``exact`` adds.
+    """
+
+    mode: Literal["off", "on", "exact"]
+    libraries: dict[str, str] = field(default_factory=dict)
+    """Libraries that were measured, with their versions."""
+    hook_calls: int | None = None
+    hook_seconds: float | None = None
+    trouble: str | None = None
+    """Why it stepped aside, if it did."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceShortage:
+    """Device memory at the moment when a cell ran out of it; None where nobody told."""
+
+    asked_bytes: int | None = None
+    allocated_bytes: int | None = None
+    pool_bytes: int | None = None
+    free_bytes: int | None = None
+    total_bytes: int | None = None
+    outside_bytes: int | None = None
+    """In use on the device, but neither by the run's pool nor before the run."""
+    baseline_bytes: int | None = None
+    """In use before the run, by others."""
+    managed: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -217,6 +255,8 @@ class Failure:
     signal: str | None = None
     cause: Cause | None = None
     hint: str | None = None
+    device_memory: DeviceShortage | None = None
+    """Set where the cause is ``device-memory``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -244,6 +284,9 @@ class GpuUse:
     need_bytes: int | None = None
     """Largest allocated peak plus what lay outside the pool at that moment."""
     smallest_card_gb: int | None = None
+    """Smallest common card that the need fits; None also when it fits none."""
+    card_margin_fraction: float | None = None
+    """Share of that card which stays free beyond the need."""
     unavailable: dict[str, str] = field(default_factory=dict)
 
 
@@ -388,6 +431,7 @@ class Metrics:
     environment: Environment = field(default_factory=Environment)
     versions: dict[str, str] = field(default_factory=dict)
     sampler: Sampling | None = None
+    allocator_probe: AllocatorProbe | None = None
     warnings: tuple[str, ...] = ()
     stages_seconds: dict[str, float] = field(default_factory=dict)
     """Wall time of gate, prepare, start, execute, release, expect and convert."""
@@ -406,9 +450,15 @@ def read_metrics(text: str | bytes) -> Metrics:
     ValueError
         The text is no JSON, or not of this schema; the message names the field.
     """
+    return _adapter().validate_json(text)
+
+
+@functools.cache
+def _adapter() -> TypeAdapter[Metrics]:
+    """Return the validator; making one takes longer than reading a record."""
     from pydantic import TypeAdapter
 
-    return TypeAdapter(Metrics).validate_json(text)
+    return TypeAdapter(Metrics)
 
 
 def metrics_schema() -> dict[str, Any]:

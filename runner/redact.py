@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Secrets stay out of every file we write.
 
-A value is looked for as it is and in the spellings that printing it produces (escaped,
-URL-quoted, base64). Streams arrive in pieces, so a `Redactor.stream` holds back the last
-characters that could be the start of a secret until the next piece decides.
+A value is looked for as it is and in the spellings that printing it produces (escaped for
+Python, JSON and HTML, URL-quoted, base64). Streams arrive in pieces, so a `Redactor.stream`
+holds back the last characters that could be the start of a secret until the next piece decides.
 """
 
 from __future__ import annotations
 
 import base64
+import html
 import json
 import re
 from collections.abc import Iterable, Mapping
@@ -19,8 +20,19 @@ MASK = "[secret]"
 
 
 def _spellings(value: str) -> set[str]:
-    encoded = base64.b64encode(value.encode()).decode()
-    return {value, json.dumps(value)[1:-1], repr(value)[1:-1], quote(value, safe=""), encoded, encoded.rstrip("=")}
+    data = value.encode(errors="surrogatepass")
+    encoded = {base64.b64encode(data).decode(), base64.urlsafe_b64encode(data).decode()}
+    return {
+        value,
+        json.dumps(value)[1:-1],
+        json.dumps(value, ensure_ascii=False)[1:-1],
+        repr(value)[1:-1],
+        html.escape(value),
+        html.escape(value, quote=False),
+        *(quote(data, safe=safe) for safe in ("", "/")),
+        *encoded,
+        *(text.rstrip("=") for text in encoded),
+    }
 
 
 class Redactor:
@@ -61,13 +73,27 @@ class Redactor:
         """Return a redactor for text that comes in pieces."""
         return RedactedStream(self)
 
-    def unsafe_tail(self, text: str) -> int:
-        """Return how many characters at the end could be the beginning of a secret."""
-        for length in range(min(self._longest - 1, len(text)), 0, -1):
-            tail = text[-length:]
-            if any(len(s) > length and s.startswith(tail) for s in self._spellings):
-                return length
-        return 0
+    def pieces(self, text: str) -> tuple[str, str]:
+        """Return what is decided of a text that goes on, redacted, and the raw rest that is not.
+
+        The rest starts where a secret might start that the text does not hold whole.
+        """
+        if self._pattern is None:
+            return text, ""
+        first = max(0, len(text) - self._longest + 1)
+        open_at = [at for at in range(first, len(text)) if self._begins(text[at:])]
+        done: list[str] = []
+        position = 0
+        while True:
+            undecided = next((at for at in open_at if at >= position), len(text))
+            match = self._pattern.search(text, position)
+            if match is None or match.start() >= undecided:
+                return "".join([*done, text[position:undecided]]), text[undecided:]
+            done += [text[position : match.start()], MASK]
+            position = match.end()
+
+    def _begins(self, tail: str) -> bool:
+        return any(len(s) > len(tail) and s.startswith(tail) for s in self._spellings)
 
 
 class RedactedStream:
@@ -79,12 +105,8 @@ class RedactedStream:
 
     def feed(self, text: str) -> str:
         """Return what is safe to write now."""
-        if not self._redactor:
-            return text
-        whole = self._redactor.text(self._held + text)
-        keep = self._redactor.unsafe_tail(whole)
-        self._held = whole[len(whole) - keep :]
-        return whole[: len(whole) - keep]
+        done, self._held = self._redactor.pieces(self._held + text)
+        return done
 
     def flush(self) -> str:
         """Return what was held back; nothing more will come."""

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from runner import files
@@ -19,8 +20,19 @@ def write(folder: Path, metrics: Metrics, metrics_path: Path) -> None:
     RecordError
         The folder cannot be written.
     """
-    for name, value in values(metrics, metrics_path).items():
-        files.write(folder / name, value)
+    write_values(folder, values(metrics, metrics_path))
+
+
+def write_values(folder: Path, results: Mapping[str, str]) -> None:
+    """Write one file a result, each value on one line.
+
+    Raises
+    ------
+    RecordError
+        The folder cannot be written.
+    """
+    for name, value in results.items():
+        files.write(folder / name, line(value, _REASON_BYTES))
 
 
 def values(metrics: Metrics, metrics_path: Path) -> dict[str, str]:
@@ -30,17 +42,17 @@ def values(metrics: Metrics, metrics_path: Path) -> dict[str, str]:
     cell = failure.cell_index if failure else None
     return {
         "status": metrics.status.value,
-        "reason": _line(metrics.reason, _REASON_BYTES),
+        "reason": line(metrics.reason, _REASON_BYTES),
         "wall-seconds": f"{metrics.wall_seconds:.1f}",
         "peak-gpu-memory-gb": f"{max(peaks) / 1e9:.2f}" if peaks else "",
         "failed-cell": "" if cell is None else str(cell),
-        "metrics-path": _line(str(metrics_path), 300, keep_end=True),
+        "metrics-path": line(str(metrics_path), 300, keep_end=True),
     }
 
 
-def _line(text: str, limit: int, *, keep_end: bool = False) -> str:
+def line(text: str, limit: int, *, keep_end: bool = False) -> str:
     """Return text on one line within a number of bytes."""
-    data = " ".join(text.split()).encode()
+    data = " ".join(text.split()).encode(errors="replace")
     if len(data) <= limit:
         return data.decode()
     cut = data[-(limit - 3) :] if keep_end else data[: limit - 3]

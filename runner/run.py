@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runner import attempts, files, log, needs, results
+from runner.checkout import check_source
 from runner.draft import Draft
 from runner.errors import BrokenInputError, RecordError
 from runner.inflight import Claim
@@ -59,14 +60,15 @@ def run(job: Job, stopper: Stopper, progress: Progress) -> Metrics:
             draft.warnings.append(f"took over from a dead run {claim.took_over.run_id} on {claim.took_over.host}")
         log.info("start", nb=job.name, run_id=job.run_id, source=job.source_label)
         stack.enter_context(stopper.on_signals())
+        recorder = _Recorder(draft, redactor, runlog, claim)
         try:
-            _stages(job, draft, earlier, stopper, _Recorder(draft, redactor, runlog, claim), progress)
+            _stages(job, draft, earlier, stopper, recorder, progress)
         except StoppedError as stopped:
             exit_code = 130 if stopped.stop.kind.value == "SIGINT" else 143
             draft.end(Status.TERMINATED, f"{stopped.stop.detail} before the notebook started", exit_code)
         except BrokenInputError as error:
             draft.end(Status.BROKEN_INPUT, str(error))
-        metrics = _Recorder(draft, redactor, runlog, claim).write()
+        metrics = recorder.write()
         log.info("end", nb=job.name, status=metrics.status, wall=metrics.wall_seconds, reason=metrics.reason)
         return metrics
 
@@ -90,6 +92,7 @@ def _stages(
     if skip:
         draft.end(Status.SKIPPED, skip)
         return
+    check_source(job)
     with draft.stage("gate"):
         decision = _gate(job, stopper)
     with decision:
@@ -129,7 +132,7 @@ def _run_notebook(
         hurry = _Hurry(stopper)
         recorder.save_notebook(execution)
         if stopper.stop is not None and stopper.stop.by_signal:
-            recorder.write()  # the record is safe before anything that may take its time
+            recorder.write_early()  # the record is safe before anything that may take its time
         with draft.stage("release"):
             execution.release(seconds=hurry.left(SIGNAL_RECORD_SECONDS))
         with draft.stage("expect"):
@@ -210,8 +213,25 @@ class _Recorder:
         size = path.stat().st_size
         self.draft.note_outputs(notebook=path.name, bytes={**self.draft.outputs.bytes, "notebook": size})
 
+    def write_early(self) -> None:
+        """Write the metrics as they stand now, in case there is no time for more."""
+        with contextlib.suppress(RecordError):  # the last write tells
+            self._write()
+
     def write(self) -> Metrics:
-        """Write the metrics as they stand, and Tekton's results."""
+        """Write the metrics and Tekton's results.
+
+        Raises
+        ------
+        RecordError
+            They, or the notebook before them, could not be written.
+        """
+        metrics = self._write()
+        if self.problem is not None:
+            raise self.problem
+        return metrics
+
+    def _write(self) -> Metrics:
         job = self.draft.job
         self._note_side_files()
         metrics = self.draft.metrics()
@@ -221,8 +241,6 @@ class _Recorder:
         files.write(path, text)
         if job.options.results_dir is not None:
             results.write(job.options.results_dir, _redacted(metrics, self.redactor), path)
-        if self.problem is not None:
-            raise self.problem
         return metrics
 
     def _note_side_files(self) -> None:

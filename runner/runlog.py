@@ -27,7 +27,7 @@ class RunLog:
     path
         ``NAME.log``.
     redactor
-        Applied to events; what cells print arrives redacted.
+        Applied to events; what cells print arrives redacted, and is so again once its colours are gone.
 
     Raises
     ------
@@ -38,7 +38,7 @@ class RunLog:
     def __init__(self, path: Path, redactor: Redactor) -> None:
         self.path = path
         self._redactor = redactor
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal handler may log in the middle of a line
         self._fresh_line = True
         self.problem: str | None = None
         """Why writing stopped, if it did."""
@@ -59,7 +59,7 @@ class RunLog:
 
     def printed(self, text: str) -> None:
         """Write what a cell printed, without colours."""
-        plain = _ANSI.sub("", text)
+        plain = self._redactor.text(_ANSI.sub("", text)) if "\x1b" in text else text
         with self._lock:
             self._write(plain)
 
@@ -86,4 +86,4 @@ class RunLog:
 
 def without_colours(text: str) -> str:
     """Return text without terminal control sequences."""
-    return _ANSI.sub("", text)
+    return _ANSI.sub("", text) if "\x1b" in text else text

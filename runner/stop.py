@@ -8,7 +8,6 @@ time is the reason that is recorded; later ones change nothing.
 from __future__ import annotations
 
 import signal
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,6 +16,8 @@ from enum import StrEnum
 from types import FrameType
 
 from runner import log
+
+_LOOK_SECONDS = 0.1
 
 
 class StopKind(StrEnum):
@@ -52,32 +53,33 @@ class StoppedError(Exception):
 
 
 class Stopper:
-    """Holds the first request and tells those who listen. Safe from any thread and from signal handlers."""
+    """Holds the first request and tells those who listen. Safe from any thread and from signal handlers.
+
+    A handler runs in the middle of whatever the main thread does. So nothing here takes a lock:
+    the handler would wait for ever for one that the main thread holds.
+    """
 
     def __init__(self) -> None:
-        self._event = threading.Event()
-        self._stop: Stop | None = None
+        self._requests: list[Stop] = []
         self._listener: Callable[[Stop], None] | None = None
 
     @property
     def stop(self) -> Stop | None:
         """The first request, or None."""
-        return self._stop
+        return self._requests[0] if self._requests else None
 
     def request(self, kind: StopKind, detail: str) -> None:
         """Ask the run to end; only the first request counts."""
-        if self._stop is not None:
-            return
-        self._stop = Stop(kind, detail)
-        self._event.set()
-        if self._listener is not None:
-            self._listener(self._stop)
+        request = Stop(kind, detail)
+        self._requests.append(request)  # atomic: of two threads one is first
+        if self._requests[0] is request and self._listener is not None:
+            self._listener(request)
 
     def listen(self, listener: Callable[[Stop], None]) -> None:
         """Call ``listener`` at the request, at once if it was made already."""
         self._listener = listener
-        if self._stop is not None:
-            listener(self._stop)
+        if self.stop is not None:
+            listener(self.stop)
 
     def sleep(self, seconds: float) -> None:
         """Wait, but not beyond a request.
@@ -87,13 +89,16 @@ class Stopper:
         StoppedError
             The run was asked to end.
         """
-        self._event.wait(seconds)
+        deadline = time.monotonic() + seconds
         self.check()
+        while (left := deadline - time.monotonic()) > 0:
+            time.sleep(min(left, _LOOK_SECONDS))
+            self.check()
 
     def check(self) -> None:
         """Raise `StoppedError` when the run was asked to end."""
-        if self._stop is not None:
-            raise StoppedError(self._stop)
+        if self.stop is not None:
+            raise StoppedError(self.stop)
 
     @contextmanager
     def on_signals(self) -> Iterator[None]:
@@ -101,7 +106,7 @@ class Stopper:
 
         def handle(number: int, _frame: FrameType | None) -> None:
             name = signal.Signals(number).name
-            if self._stop is None:
+            if self.stop is None:
                 log.warning("signal", name=name, action="saving and ending")
             self.request(StopKind(name), f"received {name}")
 

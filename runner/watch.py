@@ -90,6 +90,10 @@ class Watch:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
+    def free_before(self) -> dict[str, int | None]:
+        """Return what each GPU had free before the kernel started."""
+        return {uuid: reading.free_bytes for uuid, reading in self._readings.items()}
+
     def follow(self, pid: int) -> None:
         """Take a kernel into view."""
         self.sampler.watch(pid)

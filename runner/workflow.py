@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-from runner import log
+from runner import files, log
 from runner.errors import RunnerError
 from runner.job import checkout_of
 from runner.plan import Plan, load
@@ -55,9 +55,12 @@ def run_all(
     ------
     PlanError
         The plan is none, or a name is not in it.
+    RecordError
+        The output folder cannot be made.
     """
     plan = load(plan_path)
     names = select(plan, only, start)
+    files.make_folder(output_dir)
     run_id = run_id or str(uuid.uuid4())
     common = ["--plan", str(plan_path), "--output-dir", str(output_dir), "--run-id", run_id, *run_arguments]
     common += ["--checkout", str(checkout_of(plan_path, checkout))]

@@ -20,6 +20,7 @@ from runner.plan import Expect
 anndata = pytest.importorskip("anndata")
 h5py = pytest.importorskip("h5py")
 np = pytest.importorskip("numpy")
+pd = pytest.importorskip("pandas")
 sparse = pytest.importorskip("scipy.sparse")
 
 
@@ -110,6 +111,20 @@ def test_a_pattern_stands_for_its_newest_match(check, tmp_path):
 def test_anndata_that_holds_together_passes_with_its_shape(check, tmp_path, suffix, matrix):
     """What anndata writes is read back without anndata."""
     write_anndata(tmp_path / f"out{suffix}", matrix=matrix)
+    (found,) = check(f"out{suffix}")
+    assert found.met, found.seen
+    assert found.seen.startswith("5 x 3, ")
+
+
+@pytest.mark.parametrize("suffix", [".h5ad", ".zarr"])
+def test_an_index_stored_as_a_group_is_read(check, tmp_path, suffix):
+    """Since 0.13 anndata writes names as values with a mask; an older one does so when it is told to."""
+    data = anndata.AnnData(np.zeros((5, 3), dtype="float32"))
+    for table in (data.obs, data.var):
+        table.index = pd.array([f"n{i}" for i in range(len(table))], dtype="string")
+    with anndata.settings.override(allow_write_nullable_strings=True):
+        data.write_zarr(tmp_path / "out.zarr") if suffix == ".zarr" else data.write_h5ad(tmp_path / "out.h5ad")
+    assert (tmp_path / "out.zarr" / "obs" / "_index" / "values").is_dir() or suffix == ".h5ad"
     (found,) = check(f"out{suffix}")
     assert found.met, found.seen
     assert found.seen.startswith("5 x 3, ")

@@ -90,16 +90,28 @@ def test_the_first_memory_function_stands_in_for_the_second(simulated_driver, dr
     assert "version 1" in reading["unavailable"]["reserved_bytes"]
 
 
-def test_the_memory_function_is_decided_once(simulated_driver):
-    """A GPU that is busy being lost or in MIG mode does not make the others fall back."""
+def test_a_gpu_that_says_nothing_does_not_decide_the_memory_function(simulated_driver):
+    """One in MIG mode answers neither version; the next one decides for all."""
     simulated_driver.write(
-        Device(uuid=GPU, slices=[Slice(uuid="MIG-one")]),
-        Device(uuid=OTHER, pci="0:5b:0", errors={"nvmlDeviceGetMemoryInfo_v2": "no-permission"}),
+        Device(uuid=GPU, slices=[]),
+        Device(uuid=OTHER, pci="0:5b:0", errors={"nvmlDeviceGetMemoryInfo*": "no-permission"}),
         Device(uuid="GPU-third", pci="0:7b:0"),
     )
     seen = simulated_driver.python(READ)
-    assert [one["memory_api"] for one in seen["readings"]] == ["v2", "v2", "v2"]
-    assert "permission" in seen["readings"][1]["unavailable"]["used_bytes"]
+    assert seen["driver"][2] == "v2"
+    assert "permission" in seen["readings"][0]["unavailable"]["used_bytes"]
+    assert "shows no slice" in seen["notes"][0]
+
+
+def test_the_devices_are_what_cuda_could_use(simulated_driver):
+    """GPUs and slices; a GPU in MIG mode is none by itself."""
+    simulated_driver.write(Device(uuid=GPU, slices=[Slice(uuid="MIG-one")]), Device(uuid=OTHER, pci="0:5b:0"))
+    code = """
+from runner.machine import gpus
+with gpus.open_driver() as driver:
+    print(json.dumps([gpu.uuid for gpu in driver.devices()]))
+"""
+    assert simulated_driver.python(code) == ["MIG-one", OTHER]
 
 
 @pytest.mark.parametrize(
@@ -252,7 +264,7 @@ input()
 try:
     gpu.read()
 except gpus.DriverProblem as problem:
-    print(problem.kind)
+    print(problem.kind, gpu.total_bytes)
 """
     environ = simulated_driver.environ(PYTHONPATH=":".join(sys.path))
     with subprocess.Popen(
@@ -260,7 +272,7 @@ except gpus.DriverProblem as problem:
     ) as reader:
         assert reader.stdout.readline() == "0\n"
         simulated_driver.write(Device(uuid=GPU, errors={"*": "gpu-is-lost"}))
-        assert reader.communicate("\n", timeout=60)[0] == "driver-lost\n"
+        assert reader.communicate("\n", timeout=60)[0] == f"driver-lost {Device().total_bytes}\n"
 
 
 def test_the_visible_gpus_are_those_of_the_environment(simulated_driver):

@@ -107,6 +107,7 @@ def test_a_container_namespace_has_its_limit_at_the_mount(v2):
 def test_a_path_outside_of_the_namespace_is_read_at_the_mount(v2):
     """A process whose cgroup lies above the namespace does not lead out of the mount."""
     put(v2, {"proc/self/cgroup": "0::/../../other", "sys/fs/cgroup/memory.max": str(2 * GIB)})
+    put(v2, {"sys/fs/memory.max": str(GIB), "sys/memory.max": str(GIB), "sys/other/memory.max": str(GIB)})
     assert read_limits(v2).memory_bytes == 2 * GIB
 
 

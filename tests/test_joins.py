@@ -109,9 +109,7 @@ def test_nothing_measured_is_none_and_not_zero():
 
 def test_a_lost_gpu_keeps_the_figures_of_its_life():
     """NaN after the loss neither hides nor lowers what was measured before."""
-    samples = sampled(
-        seconds=[0, 1, 2, 3], used=[1, 9, NAN, NAN], percent=[0, 40, NAN, NAN], joules=[5, 7, NAN, NAN]
-    )
+    samples = sampled(seconds=[0, 1, 2, 3], used=[1, 9, NAN, NAN], percent=[0, 40, NAN, NAN], joules=[5, 7, NAN, NAN])
     figures = per_run(samples).gpus["GPU-a"]
     assert (figures.peak_gpu_memory_bytes, figures.utilization_mean_percent, figures.energy_joules) == (9, 40, 2)
     assert figures.busy_seconds == pytest.approx(0.4)
@@ -120,7 +118,12 @@ def test_a_lost_gpu_keeps_the_figures_of_its_life():
 def test_figures_of_the_whole_run():
     """Peak, mean and largest utilisation, energy, busy time, temperature, and the host's."""
     samples = sampled(
-        seconds=[0, 1, 2], used=[5, 7, 6], percent=[0, 50, 100], joules=[10, 20, 50], celsius=[40, 61, 60], host=[1, 4, 2]
+        seconds=[0, 1, 2],
+        used=[5, 7, 6],
+        percent=[0, 50, 100],
+        joules=[10, 20, 50],
+        celsius=[40, 61, 60],
+        host=[1, 4, 2],
     )
     samples.host_cpu_seconds = 3.5
     use = per_run(samples)

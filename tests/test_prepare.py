@@ -280,7 +280,7 @@ def test_with_a_parameters_cell_values_are_injected_behind_it(notebook):
     injected = code_cells(prepared.notebook)[1]
     assert injected.metadata.runner == {"inserted": True}
     assert injected.metadata.tags == ["injected-parameters"]
-    assert [change.detail for change in prepared.changes] == ["injected: n, k", "m assigned"]
+    assert [change.detail for change in prepared.changes] == ["injected: n, k", "m = 3 -> None"]
 
 
 def test_a_parameter_nobody_reads_is_an_error_with_a_parameters_cell_too(notebook):

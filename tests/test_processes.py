@@ -58,6 +58,8 @@ for name in sys.argv[1:]:
         pids[name] = daemon(dict(os.environ))
     elif name == "untagged":
         pids[name] = subprocess.Popen(sleep, env={"PATH": os.environ["PATH"]}).pid
+    elif name == "apart":
+        pids[name] = subprocess.Popen(sleep, env={"PATH": os.environ["PATH"]}, start_new_session=True).pid
 print(pids, flush=True)
 if "exit" in sys.argv:
     sys.exit(3)
@@ -165,18 +167,20 @@ def test_a_kernel_that_is_alive_still_is_ended_as_well(started):
 
 
 def test_a_descendant_without_the_tag_is_known_from_having_been_seen(started):
-    """A child with a cleared environment that was observed once is ended after the kernel's death."""
-    kernel, pids, family = start_kernel(started, "untagged")
+    """A child with a cleared environment and a session of its own, observed once, is ended later."""
+    kernel, pids, family = start_kernel(started, "apart")
     family.observe()
     kernel.kill()
-    assert pids["untagged"] in {process.pid for process in family.sweep(10, 10)}
-    assert not alive(pids["untagged"])
+    wait_for(lambda: not alive(kernel.pid))
+    assert pids["apart"] in {process.pid for process in family.sweep(10, 10)}
+    assert not alive(pids["apart"])
 
 
 def test_a_descendant_that_was_never_seen_is_known_by_its_session(started):
     """Even unseen and untagged, whoever is in the kernel's session belongs to it."""
     kernel, pids, family = start_kernel(started, "untagged")
     kernel.kill()
+    wait_for(lambda: not alive(kernel.pid))
     assert pids["untagged"] in {process.pid for process in family.sweep(10, 10)}
 
 
@@ -208,12 +212,13 @@ def test_we_and_our_parents_are_never_members(started):
 def test_a_pid_that_was_used_again_is_never_touched(started):
     """A member's pid that now belongs to a process with another start time is left alone."""
     kernel, _, family = start_kernel(started)
-    bystander = started(SLEEP, start_new_session=True)
+    bystander, pids, _ = start_kernel(started, "child")
     stat = procfs.read_stat(bystander.pid)
     family._members[bystander.pid] = dataclasses.replace(stat, started=stat.started - 7)
     family._sessions[bystander.pid] = stat.started - 7
     assert {process.pid for process in family.sweep(10, 10)} == {kernel.pid}
     assert bystander.poll() is None
+    assert alive(pids["child"])
 
 
 @pytest.mark.parametrize("pidfd", [True, False])
@@ -244,8 +249,14 @@ def test_a_name_that_looks_like_the_rest_of_the_line_is_read_right(started):
 
 def test_what_the_tree_uses(started):
     """Memory of a child counts, and CPU time that was used stays when its process has ended."""
-    eater = "import time; b = bytearray(80_000_000); t = time.process_time()\nwhile time.process_time() < t + 0.3: pass\n"
-    kernel = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {eater + 'input()'!r}]); print('done', flush=True); input()"
+    eater = (
+        "import time; b = bytearray(80_000_000); t = time.process_time()\n"
+        "while time.process_time() < t + 0.3: pass\n"
+        "input()"
+    )
+    kernel = (
+        f"import subprocess, sys; subprocess.run([sys.executable, '-c', {eater!r}]); print('done', flush=True); input()"
+    )
     family = Family("use")
     assert family.observe() is None
     process = started([sys.executable, "-c", kernel], "use", stdin=subprocess.PIPE)

@@ -14,9 +14,16 @@ from runner.commands.run import command as run_command
 
 @click.command("demo")
 @options.add(options.run_options)
+@click.option(
+    "--copy-to",
+    "copy_to_folder",
+    type=options.FOLDER,
+    metavar="DIRECTORY",
+    help="Only copy the plan and its notebooks there; a pipeline runs them one by one.",
+)
 @options.as_json
 @click.pass_context
-def command(ctx: click.Context, as_json: bool, **given: Any) -> int:
+def command(ctx: click.Context, copy_to_folder: Path | None, as_json: bool, **given: Any) -> int:
     """Run the three notebooks of the demo plan and write their report.
 
     The notebooks are copied to OUTPUT_DIR/demo first; what they write stays there. They need
@@ -30,6 +37,9 @@ def command(ctx: click.Context, as_json: bool, **given: Any) -> int:
     from runner.demo import copy_to
     from runner.workflow import run_all
 
+    if copy_to_folder is not None:
+        click.echo(str(copy_to(copy_to_folder)))
+        return 0
     output_dir: Path = given["output_dir"]
     plan = copy_to(output_dir / "demo")
     shared = options.arguments(ctx, run_command, leave_out=("output_dir", "checkout", "as_json"))

@@ -46,6 +46,21 @@ class Variable(click.ParamType):
         return name, text
 
 
+class Setting(click.ParamType):
+    """``KEY=VALUE`` where the key may hold dashes, as parameters of Tekton do."""
+
+    name = "KEY=VALUE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
+        """Return key and value."""
+        if isinstance(value, tuple):
+            return value
+        key, separator, text = value.partition("=")
+        if not separator or not key:
+            self.fail(f"{value!r} is not KEY=VALUE", param, ctx)
+        return key, text
+
+
 FOLDER = click.Path(file_okay=False, path_type=Path)
 FILE = click.Path(dir_okay=False, path_type=Path)
 
@@ -118,6 +133,14 @@ run_options = (
         default=True,
         show_default=True,
         help="Whether processes that a notebook leaves behind are ended.",
+    ),
+    click.option(
+        "--allocator-probe",
+        type=click.Choice(["off", "on", "exact"]),
+        default="on",
+        show_default=True,
+        help="Whether the kernel tells what rmm and cupy really allocated in each cell. With `on`, cupy's own pool "
+        "tells an upper bound; `exact` counts each of its allocations, which costs about a microsecond each.",
     ),
     click.option("--strict-release", is_flag=True, help="Fail when the GPU memory is not back at its baseline."),
     click.option("--kernel", help="Kernel to use instead of the notebook's."),

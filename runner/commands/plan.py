@@ -7,12 +7,15 @@ from pathlib import Path
 
 import click
 
-from runner.commands import options
+from runner.commands import options, plan_render
 
 
 @click.group("plan")
 def command() -> None:
     """Check, show or describe a plan."""
+
+
+command.add_command(plan_render.command)
 
 
 @command.command("check")

@@ -28,6 +28,7 @@ from runner.commands import options
 @click.option("--fail-on-regression", is_flag=True, help="Exit 1 when something got slower or bigger than allowed.")
 @click.option("--regression-threshold", type=click.FloatRange(0), default=0.2, show_default=True, help="Growth allowed.")
 @click.option("--pushgateway", metavar="URL", help="Prometheus Pushgateway to send the metrics to.")
+@click.option("--results-dir", type=options.FOLDER, help="Folder for Tekton's one-line results.")
 @options.as_json
 def command(
     output_dir: Path,
@@ -40,6 +41,7 @@ def command(
     fail_on_regression: bool,
     regression_threshold: float,
     pushgateway: str | None,
+    results_dir: Path | None,
     as_json: bool,
 ) -> int:
     """Write page, summary.json, junit.xml, metrics.prom and github-summary.md below OUTPUT_DIR/reports.
@@ -54,6 +56,8 @@ def command(
     from runner import report
     from runner.plan import load
 
+    if results_dir is not None:
+        output_dir.mkdir(parents=True, exist_ok=True)  # a pipeline that ended before its first notebook left none
     result = report.build(
         output_dir,
         plan=load(plan) if plan else None,
@@ -67,6 +71,12 @@ def command(
         environ=os.environ,
     )
     click.echo(result.summary_path.read_text() if as_json else str(result.html_path), nl=not as_json)
+    if results_dir is not None:
+        from runner.results import write_values
+
+        counts = ", ".join(f"{count} {what}" for what, count in result.counts.items())
+        values = {"verdict": result.verdict, "counts": counts, "report-path": str(result.html_path)}
+        write_values(results_dir, values)
     for problem in result.problems:
         click.echo(f"runner: {problem}", err=True)
     failed = fail_on_failure and not result.ok(fail_on_failure=True)

@@ -15,8 +15,8 @@ from typing import NoReturn
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 from runner.errors import BrokenInputError, UsageError
+from runner.plan import SCHEMES
 
-SCHEMES = ("http", "https", "s3", "hf", "file")
 _SIGNED_SECONDS = 12 * 3600
 _HF_HOST = "huggingface.co"
 

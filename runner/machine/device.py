@@ -64,6 +64,8 @@ class Gpu:
 
     identity: Identity
     memory_api: MemoryApi
+    total_bytes: int | None = None
+    """Size of the memory as it was when the driver was opened; known still when the GPU is lost."""
     handle: Any = field(repr=False, compare=False)
     nvml: ModuleType = field(repr=False, compare=False)
     never: dict[str, Unavailable] = field(default_factory=dict, repr=False, compare=False)
@@ -88,11 +90,6 @@ class Gpu:
     def mig(self) -> bool:
         """Whether this is a MIG slice."""
         return self.identity.mig
-
-    @property
-    def total_bytes(self) -> int | None:
-        """Size of the memory, None where NVML does not tell."""
-        return self.memory().total_bytes
 
     def memory(self) -> Memory:
         """Return the memory of the device, or of the host where the two share it.

@@ -7,8 +7,9 @@ Devices are keyed by UUID, because neither NVML's numbers nor CUDA's are stable 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
-from types import ModuleType, TracebackType
+from types import ModuleType
 from typing import Any, Self
 
 from runner.machine.device import Gpu, Memory, MemoryApi, Reading
@@ -33,7 +34,7 @@ class Driver:
         self._identities = tuple(identity for identity, _ in found)
         self.memory_api = _memory_api(nvml, [handle for _, handle in found])
         self._gpus = {
-            identity.uuid: Gpu(identity=identity, memory_api=self.memory_api, handle=handle, nvml=nvml)
+            identity.uuid: _with_size(Gpu(identity=identity, memory_api=self.memory_api, handle=handle, nvml=nvml))
             for identity, handle in found
             if not identity.mig_mode
         }
@@ -79,9 +80,7 @@ class Driver:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 
@@ -102,6 +101,12 @@ def open_driver() -> Driver:
         return driver
     driver.close()
     raise driver.problem or DriverProblem("no-device", "; ".join(driver.notes))
+
+
+def _with_size(gpu: Gpu) -> Gpu:
+    with contextlib.suppress(DriverProblem):
+        return dataclasses.replace(gpu, total_bytes=gpu.memory().total_bytes)
+    return gpu
 
 
 def _slices(nvml: ModuleType, parent: Identity, handle: Any) -> Iterator[tuple[Identity, Any]]:
@@ -128,21 +133,15 @@ def _identify(nvml: ModuleType, index: int, handle: Any) -> Identity:
 def _memory_api(nvml: ModuleType, handles: Sequence[Any]) -> MemoryApi:
     """Decide once which version of the memory function this driver has.
 
-    Drivers before 510 lack the second, and under WSL it fails with an unknown error. An answer
-    such as "no permission" comes from a function that is there.
+    Drivers before 510 lack the second, and under WSL it fails with an unknown error. A GPU that
+    answers neither, as one in MIG mode, decides nothing.
     """
     for handle in handles:
-        try:
-            ask(nvml, nvml.nvmlDeviceGetMemoryInfo, handle, nvml.nvmlMemory_v2)
-        except DriverProblem:
-            continue
-        except Unavailable as problem:
-            if problem.unsupported or problem.forbidden:
-                continue
+        with contextlib.suppress(DriverProblem):
+            if _or_none(nvml, nvml.nvmlDeviceGetMemoryInfo, handle, nvml.nvmlMemory_v2) is not None:
+                return "v2"
             if _or_none(nvml, nvml.nvmlDeviceGetMemoryInfo, handle) is not None:
                 return "v1"
-        else:
-            return "v2"
     return "v2"
 
 

@@ -101,11 +101,6 @@ class Unavailable(Exception):  # noqa: N818  (an answer, not an error)
         """Whether the device has no such thing, as a GPU without memory of its own."""
         return self.code == _NOT_SUPPORTED
 
-    @property
-    def forbidden(self) -> bool:
-        """Whether the device has it but does not tell us."""
-        return self.code == _NO_PERMISSION
-
 
 def initialise() -> ModuleType:
     """Load NVML and return the `pynvml` module, ready to be asked.

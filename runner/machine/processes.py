@@ -123,6 +123,11 @@ class Family:
                 len(alive),
             )
 
+    def others(self) -> tuple[int, ...]:
+        """Return the pids of the members at the last `observe`, without the kernels."""
+        with self._lock:
+            return tuple(pid for pid, stat in self._members.items() if not stat.dead and pid not in self._kernels)
+
     def survivors(self) -> tuple[Identity, ...]:
         """Return the members that are alive, the kernel among them if it is."""
         with self._lock:

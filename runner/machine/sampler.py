@@ -22,6 +22,8 @@ from runner.machine.samples import Gpu, GpuSeries, Reading, Sampled, SamplesFile
 if TYPE_CHECKING:
     from runner.machine.processes import Family, Use
 
+__all__ = ["CLOSEST_SECONDS", "Latest", "Sampled", "Sampler"]
+
 CLOSEST_SECONDS = 0.1
 """Samples that are asked for come no closer than this, whatever number of cells asks."""
 _STOP_SECONDS = 5.0

@@ -28,13 +28,17 @@ _MAX_CONTENTS = 300
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CellView:
-    """One cell of the page; ``number`` counts the code cells from 1."""
+    """One cell of the page.
+
+    ``place`` is the number of a code cell, from 1 as in the report, or ``inserted-1`` for one that
+    preparation added. ``state`` is one of ``failed, interrupted, expected-error, dropped, not-run``,
+    or empty.
+    """
 
     kind: str
     body: Markup
-    number: int = 0
+    place: str = ""
     state: str = ""
-    """One of ``failed, expected-error, dropped, not-run``, or empty."""
     reason: str = ""
     label: str = ""
     seconds: str = ""
@@ -93,12 +97,13 @@ class NotebookView:
 
     @property
     def facts(self) -> list[tuple[str, str]]:
-        """Facts of the head of the page: kernel and number of code cells."""
+        """Facts of the head of the page."""
         kernel = _mapping(self._metadata.get("kernelspec"))
         info = _mapping(self._metadata.get("language_info"))
-        code = sum(cell.get("cell_type") == "code" for cell in self._cells)
+        code = sum(map(_is_code, self._cells))
         language = " ".join(str(info[key]) for key in ("name", "version") if info.get(key))
         pairs = [
+            ("Status", str(_mapping(self._metadata.get("runner")).get("status") or "")),
             ("Kernel", str(kernel.get("display_name") or kernel.get("name") or "")),
             ("Language", language),
             ("Code cells", str(code)),
@@ -119,11 +124,10 @@ class NotebookView:
     @property
     def cells(self) -> Iterator[CellView]:
         """Cells in order, each made when it is asked for."""
-        number = 0
+        places = _places(self._cells)
         for position, cell in enumerate(self._cells):
-            if cell.get("cell_type") == "code":
-                number += 1
-                yield self._code(cell, number)
+            if position in places:
+                yield self._code(cell, places[position])
             elif position in self._rendered:
                 banner = bool(_mapping(_mapping(cell.get("metadata")).get("runner")).get("banner"))
                 yield CellView(kind="markdown", body=self._rendered[position], banner=banner)
@@ -138,14 +142,14 @@ class NotebookView:
             self._warnings.append(f"a markdown cell could not be rendered: {error!r:.200}")
             return Markup(f"<pre>{escape(without_surrogates(source))}</pre>")  # noqa: S704
 
-    def _code(self, cell: dict[str, Any], number: int) -> CellView:
+    def _code(self, cell: dict[str, Any], name: str) -> CellView:
         metadata = _mapping(cell.get("metadata"))
         jupyter = _mapping(metadata.get("jupyter"))
         tags = metadata.get("tags")
         tags = tags if isinstance(tags, list) else []
         place = Place(
             notebook=self.name,
-            cell=number,
+            cell=name,
             markdown=self._markdown,
             widgets=self._widgets,
             trust=self._trust,
@@ -155,7 +159,7 @@ class NotebookView:
         state, reason = _state(metadata, tags, outputs)
         return CellView(
             kind="code",
-            number=number,
+            place=name,
             body=Markup(highlighted(text_of(cell.get("source")), self._lexer_name)),  # noqa: S704
             state=state,
             reason=without_surrogates(reason),
@@ -219,15 +223,35 @@ def _lexer(name: str) -> Any:
         return None
 
 
+def _places(cells: list[dict[str, Any]]) -> dict[int, str]:
+    """Return the names of the code cells by position: numbers of the source notebook where it was prepared by us."""
+    code = {position: _mapping(cell.get("metadata")) for position, cell in enumerate(cells) if _is_code(cell)}
+    indices = {position: _mapping(metadata.get("runner")).get("index") for position, metadata in code.items()}
+    known = {position: index for position, index in indices.items() if type(index) is int and index >= 0}
+    if len(set(known.values())) < len(known) or not known:
+        return {position: str(number) for number, position in enumerate(code, 1)}
+    inserted = (position for position in code if position not in known)
+    names = {position: f"inserted-{number}" for number, position in enumerate(inserted, 1)}
+    return names | {position: str(index + 1) for position, index in known.items()}
+
+
+def _is_code(cell: dict[str, Any]) -> bool:
+    return cell.get("cell_type") == "code"
+
+
 def _state(metadata: dict[str, Any], tags: list[Any], outputs: tuple[Display, ...]) -> tuple[str, str]:
     """Return the state of a code cell and why."""
-    dropped = _mapping(metadata.get("runner")).get("dropped")
+    mark = _mapping(metadata.get("runner"))
+    dropped, status = mark.get("dropped"), mark.get("status")
     if dropped:
         return "dropped", dropped if isinstance(dropped, str) else ""
     errors = [display.title for display in outputs if display.kind == "error"]
     if errors:
-        return ("expected-error" if "raises-exception" in tags else "failed"), errors[0]
-    if _mapping(metadata.get("papermill")).get("status") == "pending":
+        expected = "raises-exception" in tags and status not in {"failed", "interrupted"}
+        return ("expected-error" if expected else "failed"), errors[0]
+    if status in {"failed", "interrupted"}:
+        return str(status), ""
+    if status == "not-run" or _mapping(metadata.get("papermill")).get("status") == "pending":
         return "not-run", ""
     return "", ""
 

@@ -111,7 +111,7 @@ def write_page(
     written = 0
     with files.replacing(html) as stream:
         for piece in _pieces(notebook, name=name, trust=trust, title=title, folder=folder, warnings=warnings):
-            written += stream.write(piece.encode("utf-8", "replace"))
+            written += stream.write(piece.encode())
     for text in warnings:
         log.warning("html", notebook=name, message=text)
     return ConvertedHtml(path=html, bytes=written, seconds=time.perf_counter() - started, warnings=tuple(warnings))
@@ -174,11 +174,13 @@ def _pieces(
     notebook: dict[str, Any], *, name: str, trust: bool, title: str | None, folder: Path | None, warnings: list[str]
 ) -> Iterator[str]:
     from runner.notebook.cellviews import NotebookView
+    from runner.notebook.characters import without_surrogates
 
     view = NotebookView(notebook, name=name, trust=trust, folder=folder, warnings=warnings)
-    return _template().generate(
+    pieces = _template().generate(
         view=view, title=title or view.title, csp=CSP_TRUSTED if trust else CSP, trust=trust, style=_stylesheet()
     )
+    return map(without_surrogates, pieces)
 
 
 @cache

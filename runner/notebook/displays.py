@@ -57,7 +57,7 @@ class Place:
     """Where an output stands: names for its ids and for the text of its image."""
 
     notebook: str
-    cell: int
+    cell: str
     markdown: MarkdownPage
     widgets: Widgets
     trust: bool = False

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import signal
 import time
 from collections.abc import Awaitable, Callable
@@ -22,6 +23,7 @@ from nbformat import NotebookNode
 from papermill.clientwrap import PapermillNotebookClient
 
 from runner import log
+from runner.errors import RecordError
 from runner.log import utc_now
 from runner.notebook.kernel import Kernel
 from runner.notebook.outputs import Stream
@@ -31,6 +33,8 @@ from runner.stop import Stop, Stopper, StopKind
 from runner.units import format_seconds
 
 INTERRUPT_GRACE_SECONDS = 2.0
+PIECE_CHARS = 1_000_000
+COLLECT_CHARS = 32_000_000
 IOPUB_SECONDS = 120.0
 # nbclient's own 4 s raise on a 50 MB image; a kernel that is alive is worth waiting for.
 
@@ -85,6 +89,14 @@ class NotebookClient(PapermillNotebookClient):  # type: ignore[misc]
         self._streams: dict[int, Stream] = {}
         """Streams of the current cell by the identity of their output."""
         self._redacted: dict[str, RedactedStream] = {}
+        self._printed_chars = 0
+        self.asked_to_exit = False
+        """The current cell called ``quit()``: the kernel lives on, but the notebook wants to end."""
+        self.on_cell_executed = self._look_for_exit
+
+    def _look_for_exit(self, *, execute_reply: dict[str, Any], **_: Any) -> None:
+        payload = execute_reply["content"].get("payload") or []
+        self.asked_to_exit = any(item.get("source") == "ask_exit" for item in payload)
 
     async def _async_poll_kernel_alive(self) -> None:
         """Notice the kernel's death at once, but let its last messages arrive."""
@@ -120,13 +132,23 @@ class NotebookClient(PapermillNotebookClient):  # type: ignore[misc]
         super()._update_display_id(display_id, msg)
 
     def _print(self, outs: list[NotebookNode], name: str, text: str) -> NotebookNode | None:
-        text = self._redacted.setdefault(name, self.redactor.stream()).feed(text)
-        if not text:
-            return None
-        self.observer.printed(name, text)
-        stream = self._stream(outs, name)
-        stream.write(text)
-        return stream.node
+        """Add printed text in pieces: a kernel may send tens of megabytes in one message."""
+        redacted = self._redacted.setdefault(name, self.redactor.stream())
+        node = None
+        for start in range(0, len(text), PIECE_CHARS):
+            piece = redacted.feed(text[start : start + PIECE_CHARS])
+            if piece:
+                self.observer.printed(name, piece)
+                stream = self._stream(outs, name)
+                stream.write(piece)
+                node = stream.node
+        self._printed_chars += len(text)
+        if self._printed_chars >= COLLECT_CHARS:
+            # Messages lie in cycles of asyncio's futures, and a few megabytes in few objects do not
+            # make the garbage collector run by itself.
+            self._printed_chars = 0
+            gc.collect()
+        return node
 
     def _stream(self, outs: list[NotebookNode], name: str) -> Stream:
         """Return the stream to append to: one of the streams at the end of the outputs, or a new one."""
@@ -200,6 +222,7 @@ class Session:
                 self.limits.notebook_seconds, self.stopper.request, StopKind.NOTEBOOK_TIMEOUT, text
             )
         saver = asyncio.create_task(self._save_regularly()) if self.save else None
+        reader: asyncio.Task[None] | None = None
         problem, dead, returncode = None, False, None
         try:
             problem = await self._start()
@@ -207,6 +230,7 @@ class Session:
                 await self._cells()
             dead = not self.kernel.alive
             returncode = self.kernel.returncode if dead else None
+            reader = asyncio.create_task(self._take_late_outputs())
             if problem is None and not dead and self.stopper.stop is None and self.courtesy:
                 await self._be_courteous()
         finally:
@@ -214,7 +238,10 @@ class Session:
                 deadline.cancel()
             if saver:
                 saver.cancel()
-            await self._close()
+            await self._end_kernel()
+            if reader:
+                reader.cancel()
+            self._close()
         return Facts(
             cells=self.events,
             stop=self.stopper.stop,
@@ -236,26 +263,28 @@ class Session:
         self.client = NotebookClient(
             self.nb_man, self.kernel, observer=self.observer, redactor=self.redactor, log_name=self.log_name
         )
+        self.nb_man.settle = self.client.settle
         self.client.reset_execution_trackers()
-        kc = self.client.kc = self.kernel.manager.client()
-        kc.start_channels()
-        kc.allow_stdin = False
+        kc = self.client.kc = self.kernel.client()
         return await self._answer(kc)
 
     async def _answer(self, kc: Any) -> str | None:
-        """Wait for the kernel's answer on both channels, so that no first output is missed."""
+        """Wait for the kernel's answer on both channels, so that no first output is missed.
+
+        Both are read at once: a kernel whose outputs nobody takes waits instead of answering.
+        """
         deadline = time.monotonic() + self.limits.start_seconds
+        asked: set[str] = set()
         while self.stopper.stop is None:
             if not self.kernel.alive:
                 return f"its process ended with exit status {self.kernel.returncode} while it started"
             if time.monotonic() > deadline:
                 return f"no answer within {format_seconds(self.limits.start_seconds)}"
-            asked = kc.kernel_info()
-            reply = await _matching(kc.shell_channel, asked, 1.0)
-            if reply is None:
-                continue
-            heard = await _matching(kc.iopub_channel, asked, 1.0)
-            if heard is not None:
+            asked.add(kc.kernel_info())
+            reply, heard = await asyncio.gather(
+                _matching(kc.shell_channel, asked, 2.0), _matching(kc.iopub_channel, asked, 2.0)
+            )
+            if reply is not None and heard is not None:
                 self.nb_man.nb.metadata["language_info"] = reply["content"].get("language_info", {})
                 return None
         return None
@@ -283,6 +312,7 @@ class Session:
             text = f"the cell did not end within {format_seconds(self.limits.cell_seconds)}"
             timer = loop.call_later(self.limits.cell_seconds, self.stopper.request, StopKind.CELL_TIMEOUT, text)
         self._cell_done.clear()
+        self.client.asked_to_exit = False
         outcome: Any = "ok"
         name = message = None
         traceback: tuple[str, ...] = ()
@@ -303,8 +333,10 @@ class Session:
         raised = _error_output(cell)
         if raised is not None:
             name, message, traceback = raised.ename, raised.evalue, tuple(raised.traceback)
-            if name == "SystemExit":  # the notebook ends itself, whatever the cell's tags allow
-                outcome = "error"
+        if outcome == "ok" and self.client.asked_to_exit:
+            name, message = "SystemExit", "quit"
+        if name == "SystemExit":  # the notebook ends itself, whatever the cell's tags allow
+            outcome = "error"
         dropped = self.client.end_cell(cell)
         if dropped:
             log.warning("output-truncated", cell=position, characters=dropped, whole_text_in=self.log_name)
@@ -346,28 +378,41 @@ class Session:
         while True:
             await asyncio.sleep(0.2)
             if self.client is not None:
-                await self.save()
+                try:
+                    await self.save()
+                except RecordError as error:  # the disk may have room again by the next time
+                    log.warning("save", reason=str(error))
+
+    async def _take_late_outputs(self) -> None:
+        """Read what comes after the last cell: a kernel waits with its end until its outputs are taken."""
+        if self.client is not None and self.client.kc is not None:
+            channel = self.client.kc.iopub_channel
+            while True:
+                await _matching(channel, set(), 60.0)
 
     async def _be_courteous(self) -> None:
         assert self.client is not None
         kc = self.client.kc
         asked = kc.execute(_COURTESY, silent=True, store_history=False)
-        await _matching(kc.shell_channel, asked, 5.0)
+        await _matching(kc.shell_channel, {asked}, 5.0)
 
-    async def _close(self) -> None:
+    async def _end_kernel(self) -> None:
+        quick = self.stopper.stop is not None
+        await self.kernel.shut_down(grace_seconds=1.0 if quick else 10.0)
+
+    def _close(self) -> None:
         if self.client is not None:
             self.client.settle()
             with contextlib.suppress(Exception):
                 self.client.set_widgets_metadata()
-        quick = self.stopper.stop is not None
-        await self.kernel.shut_down(grace_seconds=1.0 if quick else 10.0)
         if self.client is not None and self.client.kc is not None:
-            self.client.kc.stop_channels()
+            with contextlib.suppress(Exception):  # a reader of them may just be waiting
+                self.client.kc.stop_channels()
             self.client.kc = None
 
 
-async def _matching(channel: Any, msg_id: str, seconds: float) -> dict[str, Any] | None:
-    """Return the next message on a channel that belongs to a request, or None in time."""
+async def _matching(channel: Any, requests: set[str], seconds: float) -> dict[str, Any] | None:
+    """Return the next message on a channel that belongs to one of the requests, or None in time."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + seconds
     while (left := deadline - loop.time()) > 0:
@@ -375,7 +420,7 @@ async def _matching(channel: Any, msg_id: str, seconds: float) -> dict[str, Any]
             message: dict[str, Any] = await channel.get_msg(timeout=left)
         except Empty:
             return None
-        if message["parent_header"].get("msg_id") == msg_id:
+        if message["parent_header"].get("msg_id") in requests:
             return message
     return None
 

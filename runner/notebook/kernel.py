@@ -22,6 +22,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import zmq.asyncio
 from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
 from jupyter_client.manager import AsyncKernelManager
 
@@ -29,9 +30,11 @@ from runner import log
 from runner.errors import BrokenInputError
 
 FAULT_LOG = "RUNNER_FAULT_LOG"
-# PYTHONFAULTHANDLER=1 is useless under ipykernel, whose capture of fd 2 swallows the traceback.
-# One expression, so that nothing is left in the notebook's namespace.
-_ENABLE_FAULTHANDLER = "__import__('faulthandler').enable(open(__import__('os').environ['RUNNER_FAULT_LOG'], 'a'))"
+STARTUP = "RUNNER_KERNEL_STARTUP"
+WAITING_MESSAGES = 8
+"""Outputs that wait for us at most; then the kernel waits, see `kernel_startup.lose_no_output`."""
+# One expression with a namespace of its own, so that nothing is left in the notebook's.
+_RUN_STARTUP = f"exec(open(__import__('os').environ['{STARTUP}']).read(), {{'__name__': 'runner_startup'}})"
 
 
 def check_kernel(name: str) -> str:
@@ -75,7 +78,8 @@ class Kernel:
         self.folder = _private_folder()
         self.fault_log = self.folder / "fault.log"
         self.stderr_log = self.folder / "stderr.log"
-        self._env = {**env, FAULT_LOG: str(self.fault_log)}
+        startup_code = Path(__file__).with_name("kernel_startup.py")
+        self._env = {**env, FAULT_LOG: str(self.fault_log), STARTUP: str(startup_code)}
         self._startup = startup
         self.transport = _transport(self.folder)
         # A signature key of our own process keeps other users of the machine out of TCP channels.
@@ -90,11 +94,20 @@ class Kernel:
         self.pid: int | None = None
         self._process: Any = None
 
+    def client(self) -> Any:
+        """Return a client with open channels."""
+        context = zmq.asyncio.Context()
+        context.setsockopt(zmq.RCVHWM, WAITING_MESSAGES)
+        client = self.manager.client(context=context)
+        client.start_channels()
+        client.allow_stdin = False
+        return client
+
     async def start(self) -> int:
         """Start the process and return its pid; it answers later."""
         arguments: list[str] = []
         if self.manager.ipykernel:
-            lines = (_ENABLE_FAULTHANDLER, *self._startup)
+            lines = (_RUN_STARTUP, *self._startup)
             arguments = ["--HistoryManager.hist_file=:memory:", *(f"--IPKernelApp.exec_lines={x}" for x in lines)]
         with self.stderr_log.open("wb") as stderr:
             await self.manager.start_kernel(

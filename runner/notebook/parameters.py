@@ -112,7 +112,14 @@ def _rewrite(notebook: NotebookNode, parameter: str, value: Any, name: str) -> I
             found = True
             cell.source = source
             old = "; ".join(olds)
-            yield change("parameter", f"{parameter} assigned", cell, times=len(olds), old=old, new=new)
+            yield change(
+                "parameter",
+                f"{parameter} = {shown(old)[1:-1]} -> {shown(new)[1:-1]}",
+                cell,
+                times=len(olds),
+                old=old,
+                new=new,
+            )
     if not found:
         _refuse(notebook, parameter, name)
 

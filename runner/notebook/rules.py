@@ -115,7 +115,14 @@ def _replace(notebook: NotebookNode, rule: Replace, where: str) -> Iterator[Chan
     for cell, count in counts:
         if count:
             cell.source = cell.source.replace(rule.find, rule.with_)
-            yield change("replace", "text replaced", cell, times=count, old=rule.find, new=rule.with_)
+            yield change(
+                "replace",
+                f"{shown(rule.find)} -> {shown(rule.with_)}",
+                cell,
+                times=count,
+                old=rule.find,
+                new=rule.with_,
+            )
 
 
 def _insert(notebook: NotebookNode, rule: Insert, where: str) -> Change:

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,8 @@ def notebook_bytes(notebook: Any) -> bytes:
     goes with images of megabytes.
     """
     document = {**notebook, "cells": [_cell(cell) for cell in notebook["cells"]]}
-    return (json.dumps(document, ensure_ascii=False, indent=1, sort_keys=True) + "\n").encode(errors="surrogatepass")
+    # Half a character has no UTF-8; Python's way to escape it is JSON's as well.
+    return (json.dumps(document, ensure_ascii=False, indent=1, sort_keys=True) + "\n").encode(errors="backslashreplace")
 
 
 def _cell(cell: Any) -> dict[str, Any]:
@@ -56,6 +59,9 @@ class Saver:
         self._content = content
         self._last_start = float("-inf")
         self._last_cost = 0.0
+        self._begun = 0
+        self._written = 0
+        self._storage = threading.Lock()
         self.dirty = False
         self.saves = 0
         self.seconds = 0.0
@@ -71,24 +77,38 @@ class Saver:
     async def save_if_due(self) -> None:
         """Save off the event loop, so that slow storage does not hold up the kernel's messages."""
         if self.due:
-            start, content = self._begin()
-            await asyncio.to_thread(files.write, self._path, content)
-            self._finish(start)
+            with self._save() as content:
+                await asyncio.to_thread(self._write, self._begun, content)
 
     def save(self) -> None:
-        """Save now."""
-        start, content = self._begin()
-        files.write(self._path, content)
-        self._finish(start)
+        """Save now.
 
-    def _begin(self) -> tuple[float, bytes]:
-        start = time.monotonic()
+        Raises
+        ------
+        RecordError
+            The file cannot be written; it is as it was, and there is still something to save.
+        """
+        with self._save() as content:
+            self._write(self._begun, content)
+
+    def _write(self, number: int, content: bytes) -> None:
+        """Write unless a later save has been written: a thread lives on when its save is cancelled."""
+        with self._storage:
+            if number > self._written:
+                files.write(self._path, content)
+                self._written = number
+
+    @contextmanager
+    def _save(self) -> Iterator[bytes]:
+        self._begun += 1
+        self._last_start = time.monotonic()
         self.dirty = False
-        return start, self._content()
-
-    def _finish(self, start: float) -> None:
-        self._last_start = start
-        self._last_cost = time.monotonic() - start
+        try:
+            yield self._content()
+        except BaseException:
+            self.dirty = True
+            raise
+        self._last_cost = time.monotonic() - self._last_start
         self.saves += 1
         self.seconds += self._last_cost
         self.last_saved_at = time.time()

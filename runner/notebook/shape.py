@@ -14,6 +14,8 @@ from typing import Any
 from runner.errors import BrokenInputError
 
 _HINT = "it was probably cut short; run the notebook again"
+_INDEX_PARTS = ("values", "codes")
+"""Newer anndata writes an index of texts as a group: the values with a mask of what is missing, or codes."""
 
 
 def of_h5ad(path: Path) -> str:
@@ -31,7 +33,7 @@ def of_h5ad(path: Path) -> str:
     try:
         with h5py.File(path, "r") as file:
             return _of_h5ad_root(file)
-    except (OSError, KeyError, RuntimeError, ValueError, TypeError, AttributeError) as error:
+    except (OSError, KeyError, RuntimeError, ValueError, TypeError, AttributeError, StopIteration) as error:
         raise BrokenInputError(f"is no readable HDF5: {error}", hint=_HINT) from error
 
 
@@ -49,8 +51,11 @@ def _length(table: Any) -> int:
     """Return the number of rows of `obs` or `var`: a group of columns, or a table in old files."""
     if hasattr(table, "shape"):
         return int(table.shape[0])
-    index = table.attrs.get("_index", "_index")
-    return int(table[index.decode() if isinstance(index, bytes) else index].shape[0])
+    name = table.attrs.get("_index", "_index")
+    index = table[name.decode() if isinstance(name, bytes) else name]
+    if not hasattr(index, "shape"):
+        index = next(index[part] for part in _INDEX_PARTS if part in index)
+    return int(index.shape[0])
 
 
 def _matrix_shape(matrix: Any) -> tuple[int, int]:
@@ -97,8 +102,9 @@ def of_zarr(path: Path) -> str:
 def _of_zarr_anndata(path: Path) -> str:
     lengths = []
     for table in ("obs", "var"):
-        index = _attributes(path / table).get("_index", "_index")
-        lengths.append(_array_shape(path / table / str(index))[0])
+        index = path / table / str(_attributes(path / table).get("_index", "_index"))
+        parts = [index / part for part in _INDEX_PARTS if _node(index / part) is not None]
+        lengths.append(_array_shape(parts[0] if parts else index)[0])
     matrix = _node(path / "X")
     if matrix is None:
         return _agreed(lengths[0], lengths[1], None)

@@ -83,7 +83,7 @@ def derive(cells: Sequence[CodeCell], facts: Facts) -> Verdict:
     facts
         What was seen of cells, kernel and stop requests.
     """
-    culprit = next((c for c in cells if c.id in facts.cells and facts.cells[c.id].outcome != "ok"), None)
+    culprit = next((c for c in cells if _broke(facts.cells.get(c.id), facts.stop)), None)
     status, reason, death = _notebook(cells, facts, culprit)
     statuses = {cell.id: _cell(cell, facts) for cell in cells}
     if status is not Status.SUCCEEDED:
@@ -97,7 +97,7 @@ def derive(cells: Sequence[CodeCell], facts: Facts) -> Verdict:
 def _notebook(cells: Sequence[CodeCell], facts: Facts, culprit: CodeCell | None) -> tuple[Status, str, str | None]:
     where = _where(culprit)
     event = facts.cells[culprit.id] if culprit else None
-    raised_first = event is not None and event.outcome == "error" and not _stopped_it(event, facts.stop)
+    raised_first = event is not None and event.outcome == "error" and not _after(event, facts.stop)
     if facts.start_problem and facts.stop is None:
         return (
             Status.KERNEL_DIED,
@@ -105,21 +105,29 @@ def _notebook(cells: Sequence[CodeCell], facts: Facts, culprit: CodeCell | None)
             signal_name(facts.kernel_returncode),
         )
     if raised_first and event is not None:
-        if event.error_name == "SystemExit":
-            code = event.error_message or "0"
-            return Status.INCOMPLETE, f"the notebook ended itself{where} by SystemExit({code})", None
-        return Status.FAILED, f"{event.error_name}{where}: {_short(event.error_message)}", None
-    if facts.stop is not None:
+        return _raised(event, where)
+    if facts.stop is not None and not _too_late(cells, facts, facts.stop, event):
         return _stopped(facts.stop, where)
-    if facts.kernel_dead and any(_unreached(cell, facts) for cell in cells):
-        death = signal_name(facts.kernel_returncode)
-        place = where or " between cells"
-        if death is None and facts.kernel_returncode is not None:
-            return Status.INCOMPLETE, f"the kernel exited by itself{place} with code {facts.kernel_returncode}", None
-        if facts.oom_kills:
-            return Status.KERNEL_DIED, f"the kernel was killed by the host's OOM killer{place}", death
-        return Status.KERNEL_DIED, f"the kernel died{place}" + (f" by {death}" if death else ""), death
+    if any(_unreached(cell, facts) for cell in cells):
+        return _died(facts, where or " between cells")
     return Status.SUCCEEDED, "all cells ran", None
+
+
+def _raised(event: CellEvent, where: str) -> tuple[Status, str, str | None]:
+    if event.error_name == "SystemExit":
+        return Status.INCOMPLETE, f"the notebook ended itself{where} by SystemExit({event.error_message or '0'})", None
+    return Status.FAILED, f"{event.error_name}{where}: {_short(event.error_message)}", None
+
+
+def _died(facts: Facts, where: str) -> tuple[Status, str, str | None]:
+    if not facts.kernel_dead:  # killed for its silence, and not even that ended it: a hanging driver
+        return Status.KERNEL_DIED, f"the kernel stopped answering{where}", None
+    death = signal_name(facts.kernel_returncode)
+    if death is None and facts.kernel_returncode is not None:
+        return Status.INCOMPLETE, f"the kernel exited by itself{where} with code {facts.kernel_returncode}", None
+    if facts.oom_kills and death in {None, "SIGKILL"}:  # a crash is none of the OOM killer's
+        return Status.KERNEL_DIED, f"the kernel was killed by the host's OOM killer{where}", death
+    return Status.KERNEL_DIED, f"the kernel died{where}" + (f" by {death}" if death else ""), death
 
 
 def _stopped(stop: Stop, where: str) -> tuple[Status, str, str | None]:
@@ -140,15 +148,15 @@ def _cell(cell: CodeCell, facts: Facts) -> CellStatus:
         return CellStatus.SUCCEEDED
     if event is None:
         return CellStatus.NOT_RUN
-    if event.outcome == "ok":
+    if not _broke(event, facts.stop):
         return CellStatus.SUCCEEDED
-    if event.outcome == "unfinished" or _stopped_it(event, facts.stop):
+    if event.outcome == "unfinished" or _after(event, facts.stop):
         return CellStatus.INTERRUPTED
     return CellStatus.FAILED
 
 
 def _forget_unreached_blanks(cells: Sequence[CodeCell], statuses: dict[str, CellStatus]) -> None:
-    """A blank cell behind the point where the run ended was not reached."""
+    """Take back that blank cells behind the point where the run ended were reached."""
     reached = max(
         (
             i
@@ -167,9 +175,26 @@ def _unreached(cell: CodeCell, facts: Facts) -> bool:
     return not (cell.blank or cell.dropped) and (event is None or event.outcome == "unfinished")
 
 
-def _stopped_it(event: CellEvent, stop: Stop | None) -> bool:
-    """Tell whether the cell's error is the echo of our interrupt and not its own."""
+def _broke(event: CellEvent | None, stop: Stop | None) -> bool:
+    """Tell whether a cell did not come to a good end; our interrupt is not what its tags allow."""
+    if event is None:
+        return False
+    return event.outcome != "ok" or (event.error_name == "KeyboardInterrupt" and _after(event, stop))
+
+
+def _after(event: CellEvent, stop: Stop | None) -> bool:
+    """Tell whether a cell ended after the request: its error is then the echo of it and not its own."""
     return stop is not None and event.ended_monotonic >= stop.monotonic
+
+
+def _too_late(cells: Sequence[CodeCell], facts: Facts, stop: Stop, event: CellEvent | None) -> bool:
+    """Tell whether the notebook was done, or its kernel dead, before anybody asked to stop."""
+    if event is not None:
+        # The guard kills before it asks.
+        died = facts.kernel_dead and event.outcome == "unfinished" and stop.kind is not StopKind.MEMORY_GUARD
+        return died and not _after(event, stop)
+    done = bool(facts.cells) and not any(_unreached(cell, facts) for cell in cells)
+    return done and not any(_after(each, stop) for each in facts.cells.values())
 
 
 def signal_name(returncode: int | None) -> str | None:

@@ -59,7 +59,7 @@ def _as_text(notebook: NotebookNode, url: str, local: str) -> Iterator[Change]:
         edits = [(*span, local) for span in spans if not any(a <= span[0] < b for a, b in comments)]
         if edits:
             cell.source = edited(data, edits)
-            yield change("dataset", "URL served from the cache", cell, times=len(edits), old=url, new=local)
+            yield change("dataset", f"{shown(url)} from the cache", cell, times=len(edits), old=url, new=local)
 
 
 def _put_together(notebook: NotebookNode, url: str, local: str) -> Iterator[Change]:
@@ -75,7 +75,7 @@ def _put_together(notebook: NotebookNode, url: str, local: str) -> Iterator[Chan
                 edits.append((*source.span(node), repr(new)))
         if edits:
             cell.source = edited(source.data, edits)
-            yield change("dataset", "URL served from the cache", cell, times=len(edits), old=url, new=local)
+            yield change("dataset", f"{shown(url)} from the cache", cell, times=len(edits), old=url, new=local)
 
 
 def _constants(sources: list[CellSource]) -> dict[str, str]:

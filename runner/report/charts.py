@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from runner.records import CellStatus
-from runner.report.canvas import Canvas
+from runner.report.canvas import Canvas, Look
 from runner.report.samples import envelope, means
 from runner.report.summary import instant
 from runner.units import format_bytes, format_seconds
@@ -15,15 +15,32 @@ from runner.units import format_bytes, format_seconds
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from matplotlib.axes import Axes
-
     from runner.records import Cell, Metrics
     from runner.report.samples import Floats, Samples
 
 WIDTH, LEFT, RIGHT = 960.0, 74.0, 14.0
+HEAD, GAP, FOOT = 42.0, 30.0, 24.0
 _INNER = WIDTH - LEFT - RIGHT
 _STEPS = (1.0, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 28800, 43200, 86400)
 _COLOURS = ("#2563c9", "#b45f06", "#17743a", "#6b3fa0", "#b3261e", "#0b7285", "#8a5300", "#5c6773")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Frame:
+    """Where a panel lies in the picture, and which values its edges have."""
+
+    bottom: float
+    height: float
+    end: float
+    top: float
+
+    def x(self, seconds: float) -> float:
+        """Return the pixel of a time."""
+        return LEFT + seconds / self.end * _INNER
+
+    def y(self, value: float) -> float:
+        """Return the pixel of a value."""
+        return self.bottom + value / self.top * self.height
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,19 +79,16 @@ def notebook_chart(key: str, metrics: Metrics, samples: Samples, *, buckets: int
     """
     panels = [panel for panel in _panels(metrics, samples, buckets) if panel.lines]
     end = max(float(samples.time_seconds[-1]), metrics.wall_seconds, 1e-3)
-    height = 46.0 + sum(panel.height + 30 for panel in panels)
+    height = HEAD + FOOT + sum(panel.height for panel in panels) + GAP * (len(panels) - 1)
     canvas = Canvas(key, WIDTH, height)
-    place = height - 12
+    _bands(canvas, metrics, end, bottom=FOOT, top=height - HEAD)
+    bottom = height - HEAD + GAP
     for position, panel in enumerate(panels):
-        place -= panel.height + 30
-        axes = canvas.axes(LEFT, place, _INNER, panel.height)
-        axes.set_xlim(0, end)
-        axes.set_ylim(0, panel.top)
-        _bands(canvas, axes, metrics, end, panel.top, numbers=position == 0)
-        _scale(canvas, axes, panel, end, lift=15 if position == 0 else 5)
-        _draw(canvas, axes, panel, place, height)
-        if position == len(panels) - 1:
-            _times(canvas, axes, end, panel)
+        bottom -= panel.height + GAP
+        frame = Frame(bottom=bottom, height=panel.height, end=end, top=panel.top)
+        _scale(canvas, frame, panel, lift=15 if position == 0 else 5)
+        _draw(canvas, frame, panel)
+    _times(canvas, end)
     return canvas.svg(
         title=f"Use of GPU and host over time by {metrics.notebook}",
         description=_describe(panels, end),
@@ -133,22 +147,24 @@ def _memory_panel(title: str, lines: Sequence[_Line], limits: Sequence[tuple[flo
     return _Panel(title=title, unit="GB", height=height, top=top, lines=in_gb, limits=near)
 
 
-def _bands(canvas: Canvas, axes: Axes, metrics: Metrics, end: float, top: float, *, numbers: bool) -> None:
+def _bands(canvas: Canvas, metrics: Metrics, end: float, *, bottom: float, top: float) -> None:
     """Shade every second cell and the one that went wrong; a cell narrower than a hair is not drawn."""
     start = instant(metrics.started_at)
     for cell in metrics.cells:
         began = instant(cell.started_at)
         if start is None or began is None or cell.wall_seconds is None:
             continue
-        left, width = began - start, min(cell.wall_seconds, end - (began - start))
-        if width / end * _INNER < 0.7:
+        left, length = began - start, min(cell.wall_seconds, end - (began - start))
+        x, width = LEFT + left / end * _INNER, length / end * _INNER
+        if width < 0.7:
             continue
         bad = cell.status in {CellStatus.FAILED, CellStatus.INTERRUPTED}
+        classes = f"band{' bad' if bad else ' odd' if cell.index % 2 else ''}"
         colour = "#f6d5d2" if bad else ("#f3f5f8", "#e6eaf0")[cell.index % 2]
-        band = axes.axvspan(left, left + width, facecolor=colour, edgecolor="none")
-        canvas.mark(band, f"band{' bad' if bad else ' odd' if cell.index % 2 else ''}", title=_cell_title(cell))
-        if numbers and width / end * _INNER > 20:
-            canvas.text(axes, left + width / 2, top, str(cell.index + 1), "soft", ha="center", va="bottom", size=9)
+        look = Look(classes=classes, colour=colour, order=0, title=_cell_title(cell))
+        canvas.box(x, bottom, width, top - bottom, look)
+        if width > 20:
+            canvas.text(x + width / 2, top + 2, str(cell.index + 1), "soft", ha="center", va="bottom", size=9)
 
 
 def _cell_title(cell: Cell) -> str:
@@ -159,45 +175,40 @@ def _cell_title(cell: Cell) -> str:
     return " · ".join([*parts, (cell.title or "")[:80]]).rstrip(" ·")
 
 
-def _scale(canvas: Canvas, axes: Axes, panel: _Panel, end: float, *, lift: float) -> None:
+def _scale(canvas: Canvas, frame: Frame, panel: _Panel, *, lift: float) -> None:
     """Write the title, two or three values of the y axis, and the limits."""
-    canvas.text(
-        axes, 0, panel.top * (1 + lift / panel.height), panel.title, "label", va="bottom", ha="left", weight="bold"
-    )
+    left, right = LEFT, LEFT + _INNER
+    canvas.text(left, frame.y(panel.top) + lift, panel.title, "label", va="bottom", bold=True)
     step = _nice(panel.top / 3)
     for count in range(int(panel.top / step) + 1):
-        line = axes.axhline(count * step, color="#c5ccd6", linewidth=0.6)
-        canvas.mark(line, "grid")
-        x = -6 / _INNER * end
-        canvas.text(axes, x, count * step, f"{count * step:g} {panel.unit}", "soft", ha="right", va="center", size=10)
+        y = frame.y(count * step)
+        canvas.line([left, right], [y, y], Look(classes="grid", colour="#c5ccd6", order=1), width=0.6)
+        canvas.text(left - 6, y, f"{count * step:g} {panel.unit}", "soft", ha="right", va="center", size=10)
     for value, text in panel.limits:
-        canvas.mark(axes.axhline(value, color="#1b2430", linewidth=1, linestyle=(0, (5, 3))), "limit")
-        canvas.text(axes, end, value + panel.top * 0.015, text, "soft", ha="right", va="bottom", size=9)
+        y = frame.y(value)
+        canvas.line([left, right], [y, y], Look(classes="limit"), dashes=(5, 3))
+        high = value > 0.85 * panel.top  # above it there is no room
+        canvas.text(right, y + (-3 if high else 2), text, "soft", ha="right", va="top" if high else "bottom", size=9)
 
 
-def _draw(canvas: Canvas, axes: Axes, panel: _Panel, place: float, height: float) -> None:
+def _draw(canvas: Canvas, frame: Frame, panel: _Panel) -> None:
     """Draw the series; `data-value` holds the step and the origin that turn y back into a value."""
-    scale = f"{panel.top / panel.height:.9g} {height - place:g}"
+    scale = f"{panel.top / panel.height:.9g} {canvas.height - frame.bottom:g}"
     for line in panel.lines:
+        xs, ys = LEFT + line.time / frame.end * _INNER, frame.bottom + line.values / frame.top * frame.height
         if line.area:
-            canvas.mark(
-                axes.fill_between(line.time, line.values, color=line.colour, alpha=0.25, linewidth=0),
-                f"area {line.classes}",
-            )
-        (drawn,) = axes.plot(line.time, line.values, color=line.colour, linewidth=1.4)
+            canvas.area(xs, ys, frame.bottom, Look(classes=f"area {line.classes}", colour=line.colour))
         label = panel.title if len(panel.lines) == 1 else f"{panel.title}, {line.label}"
-        canvas.mark(
-            drawn, line.classes, series=label, unit=panel.unit, value=scale, peak=f"{float(line.values.max()):.9g}"
-        )
+        said = {"series": label, "unit": panel.unit, "value": scale, "peak": f"{float(line.values.max()):.9g}"}
+        canvas.line(xs, ys, Look(classes=line.classes, colour=line.colour, order=3, data=said), width=1.4)
 
 
-def _times(canvas: Canvas, axes: Axes, end: float, panel: _Panel) -> None:
+def _times(canvas: Canvas, end: float) -> None:
     step = time_step(end)
-    below = -panel.top * 6 / panel.height
     for count in range(int(end / step) + 1):
         at = count * step
-        side = "right" if at > 0.97 * end else "center"
-        canvas.text(axes, at, below, clock(at), "soft", ha=side, va="top", size=10)
+        x, side = LEFT + at / end * _INNER, "right" if at > 0.97 * end else "center"
+        canvas.text(x, FOOT - 6, clock(at), "soft", ha=side, va="top", size=10)
 
 
 def time_step(end: float) -> float:

@@ -4,20 +4,26 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
 
 from markupsafe import Markup
 
 from runner.report.charts import notebook_chart
+from runner.report.pool import Pool, find_pool
 from runner.report.samples import read_samples
 from runner.report.timeline import Row, rows_of
 from runner.report.timeline import draw as draw_timeline
+from runner.report.trend import draw_trend
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
-    from runner.report.model import Entry, Report
+    from runner.report.compare import Comparison
+    from runner.report.model import Report
+
+T = TypeVar("T")
 
 _POINTS = 18_000
 """Stretches of time that all charts of a page share, so that 500 notebooks stay one page."""
@@ -31,6 +37,8 @@ class Drawings:
     rows: tuple[Row, ...]
     charts: Mapping[str, Markup] = field(default_factory=dict)
     """By notebook; one without samples has none."""
+    pools: Mapping[str, Pool] = field(default_factory=dict)
+    """By notebook: a memory pool that its samples show."""
     problems: tuple[str, ...] = ()
 
 
@@ -38,33 +46,52 @@ def draw(report: Report, folder: Path) -> Drawings:
     """Return the timeline and the chart of each notebook that left samples."""
     problems: list[str] = []
     charts: dict[str, Markup] = {}
+    pools: dict[str, Pool] = {}
     rows = rows_of(report)
-    picture = Markup("")
     buckets = max(60, min(300, _POINTS // max(1, len(report.entries))))
-    try:
-        picture = Markup(draw_timeline(rows))  # noqa: S704  (our own SVG)
-        for entry in report.entries:
-            chart = _chart(entry, folder, buckets, problems)
-            if chart:
-                charts[entry.name] = Markup(chart)  # noqa: S704
-    except ImportError as error:
-        problems.append(f"nothing is drawn: matplotlib cannot be imported ({error})")
-    return Drawings(picture=picture, rows=rows, charts=charts, problems=tuple(problems))
-
-
-def _chart(entry: Entry, folder: Path, buckets: int, problems: list[str]) -> str | None:
-    path = folder / entry.files.get("samples", "")
-    if not entry.metrics or "samples" not in entry.files:
-        return None
-    try:
-        samples = read_samples(path)
+    picture = _guarded("the timeline", lambda: draw_timeline(rows), problems)
+    for entry in report.entries:
+        if not entry.metrics or "samples" not in entry.files:
+            continue
+        path = folder / entry.files["samples"]
+        samples = _guarded(path.name, partial(read_samples, path), problems)
         if samples is None:
-            return None
+            continue
         if samples.left_out:
             problems.append(f"{path.name}: {samples.left_out} lines were no samples and are left out")
-        return notebook_chart(f"{entry.anchor}-chart", entry.metrics, samples, buckets=buckets)
-    except ImportError:
-        raise
-    except Exception as error:  # noqa: BLE001  (what lies in the folder must not cost the report)
-        problems.append(f"{path.name} cannot be drawn: {type(error).__name__}: {error}")
+        chart = partial(notebook_chart, f"{entry.anchor}-chart", entry.metrics, samples, buckets=buckets)
+        charts[entry.name] = Markup(_guarded(path.name, chart, problems) or "")  # noqa: S704  (our own SVG)
+        pool = _guarded(path.name, partial(find_pool, entry.metrics, samples), problems)
+        if pool:
+            pools[entry.name] = pool
+    svg = Markup(picture or "")  # noqa: S704
+    return Drawings(picture=svg, rows=rows, charts=charts, pools=pools, problems=tuple(problems))
+
+
+def _guarded(what: str, make: Callable[[], T], problems: list[str]) -> T | None:
+    """Return what is made; what cannot be made is said once and must not cost the report."""
+    try:
+        return make()
+    except Exception as error:  # noqa: BLE001  (whatever lies in the folder, and whatever a library makes of it)
+        problem = f"{what} cannot be drawn: {type(error).__name__}: {error}"
+        if isinstance(error, ImportError):
+            problem = f"nothing is drawn: {error}"
+        if problem not in problems:
+            problems.append(problem)
         return None
+
+
+def trends(comparison: Comparison) -> dict[tuple[str, str], Markup]:
+    """Return a small line for each figure that changed, by notebook and figure."""
+    pictures = {}
+    for position, change in enumerate(c for c in comparison.changes if c.worse or c.better):
+        values = [f"{value:g}" if value is not None else "none" for value in change.values]
+        svg = draw_trend(
+            f"trend-{position}",
+            change.values,
+            title=f"{change.label} of {change.notebook} over its runs",
+            description=f"oldest first: {', '.join(values)}",
+            worse=change.worse,
+        )
+        pictures[change.notebook, change.figure] = Markup(svg)  # noqa: S704
+    return pictures

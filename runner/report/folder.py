@@ -29,7 +29,9 @@ WATCH_SECONDS = 10.0
 _TAIL_BYTES = 1 << 16
 
 
-def read_folder(folder: Path, *, watch: Watch, wait_seconds: float = 0.0) -> Found:
+def read_folder(
+    folder: Path, *, watch: Watch, wait_seconds: float = 0.0, run_id: str | None = None, only: Sequence[str] = ()
+) -> Found:
     """Return what the folder holds, after waiting for runs that are still alive.
 
     Parameters
@@ -40,8 +42,14 @@ def read_folder(folder: Path, *, watch: Watch, wait_seconds: float = 0.0) -> Fou
         Tells live from dead runs.
     wait_seconds
         How long to wait for live runs to write their record.
+    run_id, only
+        Whose runs in flight are watched and waited for; without them, all.
     """
-    alive = _wait(folder, watch, wait_seconds)
+
+    def matters(flight: Flight | None) -> bool:
+        return flight is not None and run_id in {None, flight.run_id} and (not only or flight.notebook in only)
+
+    alive = _wait(folder, watch, wait_seconds, matters)
     metrics: dict[str, Metrics] = {}
     problems: list[str] = []
     broken: dict[str, str] = {}
@@ -63,7 +71,7 @@ def read_folder(folder: Path, *, watch: Watch, wait_seconds: float = 0.0) -> Fou
                 last_sample=last_sample(folder / f"{flight.notebook}.samples.csv"),
                 memory_limit_bytes=limits.get(flight.host or ""),
             )
-    names = [*metrics, *(name for name in flights if name not in metrics)]
+    names = list(dict.fromkeys([*metrics, *flights, *broken]))
     return Found(
         metrics=metrics,
         attempts={name: _attempts(folder, name) for name in names},
@@ -74,11 +82,11 @@ def read_folder(folder: Path, *, watch: Watch, wait_seconds: float = 0.0) -> Fou
     )
 
 
-def _wait(folder: Path, watch: Watch, seconds: float) -> dict[str, bool]:
+def _wait(folder: Path, watch: Watch, seconds: float, matters: Callable[[Flight | None], bool]) -> dict[str, bool]:
     """Watch the runs in flight until none is alive or the time is over; say which live on."""
     deadline = time.monotonic() + seconds
     while True:
-        paths = sorted(folder.glob(f"*{RUNNING}"))
+        paths = [path for path in sorted(folder.glob(f"*{RUNNING}")) if matters(_read_flight(path, []))]
         if not paths:
             return {}
         states = {path.name.removesuffix(RUNNING): lives for path, lives in watch(paths, WATCH_SECONDS).items()}

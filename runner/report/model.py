@@ -205,7 +205,7 @@ def _entry(position: int, name: str, found: Found, plan: Plan | None, run_id: st
         status, reason = Status.LOST, absent.lost(flight)
     else:
         status, reason = Status.NOT_RUN, absent.not_run(name, found, run_id, flight)
-    optional = notebook.optional if notebook else bool(metrics and metrics.optional)
+    optional = bool((notebook and notebook.optional) or (metrics and metrics.optional))
     return Entry(
         name=name,
         anchor=f"notebook-{position}",
@@ -218,7 +218,7 @@ def _entry(position: int, name: str, found: Found, plan: Plan | None, run_id: st
         metrics=metrics,
         flight=flight,
         attempts=found.attempts.get(name, ()),
-        files=found.files.get(name, {}) if metrics or flight else {},
+        files=found.files.get(name, {}) if metrics or flight or name in found.broken else {},
     )
 
 

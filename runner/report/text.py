@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from markupsafe import Markup
 
 from runner.report.summary import instant
 from runner.units import format_bytes, format_seconds
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 MISSING = Markup('<span class="missing" title="not measured">&ndash;<span class="unseen"> not measured</span></span>')
 
@@ -49,8 +52,10 @@ def _visible(character: str) -> str:
 
 
 def seconds(value: float | None) -> str | Markup:
-    """Return a duration such as `3m05s`."""
-    return MISSING if value is None else format_seconds(value)
+    """Return a duration such as `40 ms` or `3m05s`."""
+    if value is None:
+        return MISSING
+    return f"{value * 1000:.0f} ms" if 0 < value < 0.1 else format_seconds(value)
 
 
 def size(value: float | None) -> str | Markup:
@@ -74,6 +79,11 @@ def energy(joules: float | None) -> str | Markup:
     return f"{joules / 1e3:.1f} kJ" if joules < 1e6 else f"{joules / 3.6e6:.2f} kWh"
 
 
+def unit_of(value: float | None, unit: str) -> str | Markup:
+    """Return a value in `seconds`, `energy` or `size`."""
+    return {"seconds": seconds, "energy": energy, "size": size}[unit](value)
+
+
 def moment(value: str | None) -> str | Markup:
     """Return an ISO 8601 time as `2026-11-23 14:20:31 UTC`; what is no time is shown as it is."""
     if not value:
@@ -91,6 +101,17 @@ def href(path: str) -> str:
 def first_line(value: str, longest: int = 200) -> str:
     """Return the first line that says something, shortened."""
     line = next((line.strip() for line in value.splitlines() if line.strip()), "")
+    return line if len(line) <= longest else f"{line[:longest]}…"
+
+
+def largest(values: Iterable[float | None]) -> float | None:
+    """Return the largest of what was measured; None when nothing was."""
+    return max((value for value in values if value is not None), default=None)
+
+
+def one_line(value: str, longest: int = 200) -> str:
+    """Return the whole text on one line, shortened."""
+    line = " ".join(value.split())
     return line if len(line) <= longest else f"{line[:longest]}…"
 
 

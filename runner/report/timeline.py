@@ -7,24 +7,23 @@ at least as wide as a finger's mark and has its time written beside it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from runner.records import Status
-from runner.report.canvas import Canvas
+from runner.report.canvas import Canvas, Look
 from runner.report.charts import clock, time_step
 from runner.report.summary import instant
 from runner.units import format_seconds
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from matplotlib.axes import Axes
+    from collections.abc import Mapping, Sequence
 
     from runner.report.model import Entry, Report
 
-WIDTH, LEFT, RIGHT, ROW, STAGE, FOOT = 960.0, 230.0, 150.0, 22.0, 22.0, 26.0
-_INNER = WIDTH - LEFT - RIGHT
+WIDTH, RIGHT, ROW, STAGE, HEAD, FOOT = 960.0, 150.0, 22.0, 22.0, 6.0, 26.0
+_LONGEST_NAME, _LETTER = 34, 6.9
+"""Characters of a name that are written, and the width of one in pixels."""
 _THIN = 3.0
 """The narrowest bar, in pixels."""
 _COLOURS = {"good": "#17743a", "bad": "#b3261e", "warn": "#8a5300", "odd": "#6b3fa0", "idle": "#5c6773"}
@@ -93,34 +92,40 @@ def draw(rows: Sequence[Row]) -> str:
         return ""
     end = max(*ends, 1e-3)
     stages = _stages(rows)
-    height = FOOT + 6 + ROW * len(rows) + STAGE * sum(stage is not None for stage, _ in stages)
-    canvas = Canvas("timeline", WIDTH, height)
-    axes = canvas.axes(LEFT, FOOT, _INNER, height - FOOT)
-    axes.set_xlim(0, end)
-    axes.set_ylim(height - FOOT, 0)
-    _grid(canvas, axes, end, height - FOOT)
-    place, places = 6.0, {}
+    left = 20 + _LETTER * min(_LONGEST_NAME, max(len(row.entry.name) for row in rows))
+    height = HEAD + FOOT + ROW * len(rows) + STAGE * sum(stage is not None for stage, _ in stages)
+    sheet = _Sheet(canvas=Canvas("timeline-chart", WIDTH, height), left=left, pixel=end / (WIDTH - left - RIGHT))
+    _grid(sheet, end)
+    place = height - HEAD
     for stage, members in stages:
         if stage is not None:
-            canvas.text(
-                axes,
-                -LEFT / _INNER * end,
-                place + STAGE * 0.55,
-                stage[:60],
-                "label",
-                va="center",
-                ha="left",
-                weight="bold",
-            )
-            place += STAGE
+            sheet.canvas.text(0, place - STAGE * 0.55, stage[:60], "label", va="center", bold=True)
+            place -= STAGE
         for row in members:
-            places[row.entry.name] = place + ROW / 2
-            place += ROW
+            sheet.places[row.entry.name] = place - ROW / 2
+            place -= ROW
+    done = {row.entry.name: row.end for row in rows}
     for row in rows:
-        _needs(canvas, axes, row, rows, places)
-    for row in rows:
-        _bar(canvas, axes, row, places[row.entry.name], end)
-    return canvas.svg(title="Timeline of the notebooks", description=_describe(rows, end))
+        _needs(sheet, row, done)
+        _bar(sheet, row)
+    return sheet.canvas.svg(title="Timeline of the notebooks", description=_describe(rows, end))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Sheet:
+    """What the parts of the timeline share while it is drawn."""
+
+    canvas: Canvas
+    left: float
+    """Where time starts, behind the names."""
+    pixel: float
+    """Seconds a pixel."""
+    places: dict[str, float] = field(default_factory=dict)
+    """By notebook: the middle of its row."""
+
+    def x(self, seconds: float) -> float:
+        """Return the pixel of a time."""
+        return self.left + seconds / self.pixel
 
 
 def _stages(rows: Sequence[Row]) -> list[tuple[str | None, list[Row]]]:
@@ -133,56 +138,57 @@ def _stages(rows: Sequence[Row]) -> list[tuple[str | None, list[Row]]]:
     return [(stage or "no stage", members) for stage, members in stages.items()]
 
 
-def _grid(canvas: Canvas, axes: Axes, end: float, bottom: float) -> None:
+def _grid(sheet: _Sheet, end: float) -> None:
     step = time_step(end)
     for count in range(int(end / step) + 1):
-        at = count * step
-        canvas.mark(axes.axvline(at, color="#d5dbe3", linewidth=0.7), "grid")
-        canvas.text(axes, at, bottom + 6, clock(at), "soft", ha="center", va="top", size=10)
+        x = sheet.x(count * step)
+        look = Look(classes="grid", colour="#d5dbe3", order=0)
+        sheet.canvas.line([x, x], [FOOT, sheet.canvas.height], look, width=0.7)
+        sheet.canvas.text(x, FOOT - 6, clock(count * step), "soft", ha="center", va="top", size=10)
 
 
-def _bar(canvas: Canvas, axes: Axes, row: Row, y: float, end: float) -> None:
+def _bar(sheet: _Sheet, row: Row) -> None:
     """Draw name, wait, gate and run of one row, and write its time and, if not fine, its status."""
-    entry, pixel = row.entry, end / _INNER
-    name = entry.name if len(entry.name) <= 34 else f"{entry.name[:33]}…"
-    canvas.text(axes, -8 * pixel, y, name, "name", ha="right", va="center")
-    if row.start is None or row.end is None:
-        canvas.text(
-            axes, 6 * pixel, y, entry.status.value, _CLASS.get(entry.status, "bad"), ha="left", va="center", size=10
-        )
-        return
-    if row.waited_seconds and row.ready is not None:
-        (line,) = axes.plot([row.ready, row.start], [y, y], color="#5c6773", linewidth=1.2, linestyle=(0, (1, 3)))
-        canvas.mark(
-            line, "wait", title=f"{entry.name}: ready, waited {format_seconds(row.waited_seconds)} for its turn"
-        )
-    gate = min(row.gate_seconds, row.end - row.start)
-    if gate / pixel >= 1:
-        bar = axes.barh(y, gate, left=row.start, height=ROW * 0.32, color="#d9a441", linewidth=0)[0]
-        canvas.mark(bar, "gate", title=f"{entry.name}: waited {format_seconds(gate)} at the gate")
+    entry, canvas, y = row.entry, sheet.canvas, sheet.places[row.entry.name]
     kind = _CLASS.get(entry.status, "bad")
-    start = row.start + (gate if gate / pixel >= 1 else 0)
-    length = max(row.end - start, _THIN * pixel)
-    bar = axes.barh(y, length, left=start, height=ROW * 0.6, color=_COLOURS[kind], linewidth=0)[0]
+    name = entry.name if len(entry.name) <= _LONGEST_NAME else f"{entry.name[: _LONGEST_NAME - 1]}…"
+    canvas.text(sheet.left - 8, y, name, "name", ha="right", va="center")
+    if row.start is None or row.end is None:
+        canvas.text(sheet.left + 6, y, entry.status.value, kind, va="center", size=10)
+        return
+    start, end = sheet.x(row.start), sheet.x(row.end)
+    if row.waited_seconds and row.ready is not None:
+        title = f"{entry.name}: ready, waited {format_seconds(row.waited_seconds)} for its turn"
+        look = Look(classes="wait", colour="#5c6773", title=title)
+        canvas.line([sheet.x(row.ready), start], [y, y], look, width=1.2, dashes=(1, 3))
+    gate = min(row.gate_seconds, row.end - row.start) / sheet.pixel
+    if gate >= 1:
+        title = f"{entry.name}: waited {format_seconds(row.gate_seconds)} at the gate"
+        look = Look(classes="gate", colour="#d9a441", title=title)
+        canvas.box(start, y - ROW * 0.16, gate, ROW * 0.32, look)
+        start += gate
+    length = max(end - start, _THIN)
     wall = format_seconds(row.end - row.start)
-    canvas.mark(bar, f"run {kind}", title=f"{entry.name}: {entry.status.value}, {wall}, from {clock(round(row.start))}")
+    title = f"{entry.name}: {entry.status.value}, {wall}, from {clock(round(row.start))}"
+    look = Look(classes=f"run {kind}", colour=_COLOURS[kind], order=3, title=title)
+    canvas.box(start, y - ROW * 0.3, length, ROW * 0.6, look)
     text = wall if entry.status is Status.SUCCEEDED else f"{wall} {entry.status.value}"
-    canvas.text(
-        axes, start + length + 6 * pixel, y, text, "soft" if entry.ok else kind, ha="left", va="center", size=10
-    )
+    canvas.text(start + length + 6, y, text, "soft" if entry.ok else kind, va="center", size=10)
 
 
-def _needs(canvas: Canvas, axes: Axes, row: Row, rows: Sequence[Row], places: dict[str, float]) -> None:
+def _needs(sheet: _Sheet, row: Row, ends: Mapping[str, float | None]) -> None:
     """Draw an elbow from the end of each notebook that is needed to where this one starts."""
-    ends = {other.entry.name: other.end for other in rows}
     for need in row.entry.needs:
         begun = ends.get(need)
-        if begun is None or need not in places:
+        if begun is None or need not in sheet.places:
             continue
-        y, target = places[row.entry.name], row.start if row.ready is None or row.start is None else row.ready
-        path = [(begun, places[need] + ROW * 0.3), (begun, y), (target if target is not None else begun, y)]
-        (line,) = axes.plot([x for x, _ in path], [y for _, y in path], color="#8b97a6", linewidth=1)
-        canvas.mark(line, "need", title=f"{row.entry.name} needs {need}")
+        x, y = sheet.x(begun), sheet.places[row.entry.name]
+        if row.start is None:
+            target = min(x, sheet.left + 70)  # behind the word that stands there
+        else:
+            target = sheet.x(row.start if row.ready is None else row.ready)
+        look = Look(classes="need", colour="#8b97a6", order=0.5, title=f"{row.entry.name} needs {need}")
+        sheet.canvas.line([x, x, target], [sheet.places[need] - ROW * 0.3, y, y], look)
 
 
 def _describe(rows: Sequence[Row], end: float) -> str:

@@ -14,12 +14,14 @@ from runner import log
 from runner.errors import UsageError
 from runner.files import write
 from runner.inflight import alive
-from runner.records import to_json
-from runner.report import drawings, page
+from runner.report import drawings, openmetrics, page
+from runner.report.advice import advise
+from runner.report.compare import Comparison, compare, read_baseline
+from runner.report.exports import write_exports
 from runner.report.facts import gather
 from runner.report.folder import Watch, read_folder
 from runner.report.model import Verdict, assemble
-from runner.report.summary import Regression, summarize
+from runner.report.summary import Regression, Summary, summarize
 
 if TYPE_CHECKING:
     from runner.plan import Plan
@@ -72,6 +74,16 @@ def build(
         The run it is about; without it the newest one.
     wait_for_running_seconds
         How long to wait for runs in flight.
+    baselines
+        Output folders or summaries of earlier runs, oldest first.
+    regression_threshold
+        The share by which a figure must grow to count as a regression.
+    pushgateway
+        Where to push the figures.
+    environ
+        Where `GITHUB_STEP_SUMMARY` may stand.
+    watch
+        Tells live runs from dead ones; `runner.inflight.alive` when not given.
 
     Raises
     ------
@@ -82,7 +94,9 @@ def build(
     """
     if not output_dir.is_dir():
         raise UsageError(f"there is no folder {output_dir}", hint="give the --output-dir of the runs")
-    found = read_folder(output_dir, watch=watch or alive, wait_seconds=wait_for_running_seconds)
+    found = read_folder(
+        output_dir, watch=watch or alive, wait_seconds=wait_for_running_seconds, run_id=run_id, only=only
+    )
     now = datetime.now(UTC)
     report = assemble(
         found,
@@ -93,24 +107,55 @@ def build(
         generated_at=now.isoformat(timespec="seconds").replace("+00:00", "Z"),
     )
     drawn = drawings.draw(report, output_dir)
-    report = dataclasses.replace(report, problems=(*report.problems, *drawn.problems))
+    problems = [*report.problems, *drawn.problems]
     summary = summarize(report)
-    reports = output_dir / "reports"
-    html_path, summary_path = _free_name(reports, now), reports / "summary.json"
-    write(
-        html_path, page.render({"report": report, "summary": summary, "facts": gather(report, summary), "drawn": drawn})
+    comparison = _compare(summary, baselines, regression_threshold, problems)
+    summary = dataclasses.replace(summary, regressions=comparison.regressions if comparison else ())
+    if pushgateway:
+        problems += filter(None, [openmetrics.push(pushgateway, summary)])
+    report = dataclasses.replace(report, problems=tuple(problems))
+    summary = dataclasses.replace(summary, problems=report.problems)
+    html_path = _free_name(output_dir / "reports", now)
+    view = {
+        "report": report,
+        "summary": summary,
+        "facts": gather(report, summary),
+        "drawn": drawn,
+        "advice": advise(report, summary, drawn.rows, drawn.pools),
+        "comparison": comparison,
+        "trends": drawings.trends(comparison) if comparison else {},
+    }
+    write(html_path, page.render(view).encode(errors="replace"))
+    problems += write_exports(
+        output_dir,
+        report,
+        summary,
+        plan=plan,
+        html=html_path.relative_to(output_dir).as_posix(),
+        environ=environ or {},
     )
-    write(summary_path, to_json(summary))
-    for problem in report.problems:
-        log.warning("report problem", detail=problem)
-    log.info("report written", verdict=report.verdict, path=html_path, **report.counts)
+    for problem in problems:
+        log.warning("report-problem", detail=problem)
+    log.info("report-written", verdict=report.verdict, path=html_path, **report.counts)
     return ReportResult(
         html_path=html_path,
-        summary_path=summary_path,
+        summary_path=output_dir / "reports" / "summary.json",
         verdict=report.verdict,
         counts=report.counts,
-        problems=report.problems,
+        regressions=summary.regressions,
+        problems=tuple(problems),
     )
+
+
+def _compare(summary: Summary, baselines: Sequence[Path], threshold: float, problems: list[str]) -> Comparison | None:
+    """Return the comparison with all baselines that can be read; the others become problems."""
+    earlier = []
+    for path in baselines:
+        try:
+            earlier.append(read_baseline(path))
+        except ValueError as error:
+            problems.append(str(error))
+    return compare(summary, earlier, threshold=threshold) if earlier else None
 
 
 def _free_name(reports: Path, now: datetime) -> Path:

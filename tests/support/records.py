@@ -300,11 +300,9 @@ def samples(
         cpu = round(60 + 300 * bursts[(tick // 40) % 64], 1)
         busy = bursts[(tick // 25) % 64]
         work = 0 if busy < 0.35 else min(100, int(110 * busy + 8 * bursts[tick % 64]))
-        grown = (
-            1.0
-            if pool and share > 0.04
-            else 0.2 + 0.8 * math.floor(share * 9) / 9 * (1 - 0.25 * bursts[(tick // 60) % 64])
-        )
+        grown = 0.2 + 0.8 * math.floor(share * 9) / 9 * (1 - 0.25 * bursts[(tick // 60) % 64])
+        if pool:
+            grown = float(share > 0.04)
         memory = int(455_081_984 + (peak - 455_081_984) * grown * (share > 0.02))
         if tick == count - max(2, count // 6):
             memory = peak

@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: Apache-2.0
+# ruff: noqa: INP001 (scripts, no package)
+"""Runs inside the build: add our packages to a base without replacing any of its own.
+
+    python layer.py g2       the packages of requirements-g2.lock: large, seldom new
+    python layer.py wheel    the runner itself: small, so that a new one is quickly pulled
+
+RAPIDS is compiled against the numpy, numba, cupy and CUDA of its image; a `pip install` that
+"upgrades" one of them breaks it in ways that show hours later. So from the lock only what the base
+lacks is installed, by hash and without pip's resolver, and afterwards two things are checked: each
+package of the base is what it was, and each requirement of what was added is met. A base that does
+not fit fails the build and is told why. `layer.json` lists what was added, with its size. Lock and
+wheel lie beside this file.
+"""
+
+from __future__ import annotations
+
+import compileall
+import json
+import os
+import py_compile
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from importlib import metadata
+from pathlib import Path
+
+try:
+    from pip._vendor.packaging.requirements import Requirement
+except ImportError:  # a base whose pip was taken apart, as distributions do
+    from packaging.requirements import Requirement
+
+
+def canonical(name: str) -> str:
+    """Return a distribution's name as packaging tools compare it."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def installed() -> dict[str, metadata.Distribution]:
+    """Return every distribution by its canonical name."""
+    metadata.MetadataPathFinder.invalidate_caches()
+    return {canonical(one.metadata["Name"]): one for one in metadata.distributions() if one.metadata["Name"]}
+
+
+def locked(text: str) -> dict[str, str]:
+    """Return the entries of a lock that hold for this Python, whole with their hashes, by name."""
+    entries = {}
+    for entry in re.split(r"\n(?=\S)", text):
+        line = entry.split(" \\\n")[0].strip()
+        if not line or line.startswith("#"):
+            continue
+        requirement = Requirement(line)
+        if requirement.marker is None or requirement.marker.evaluate():
+            entries[canonical(requirement.name)] = entry
+    return entries
+
+
+def pip(*arguments: str) -> None:
+    """Install without a resolver; nothing is compiled here, see `compile_all`."""
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--no-deps",
+        "--no-compile",
+        "--root-user-action=ignore",
+    ]
+    subprocess.run([*command, "--disable-pip-version-check", *arguments], check=True)
+
+
+def changed(before: dict[str, str], after: dict[str, str]) -> list[str]:
+    """Return the packages of the base that are not what they were."""
+    return [
+        f"{name} was {version}, is {after.get(name)}" for name, version in before.items() if after.get(name) != version
+    ]
+
+
+def unmet(added: dict[str, metadata.Distribution], versions: dict[str, str]) -> list[str]:
+    """Return the requirements of what was added that are not met, by it or by the base."""
+    problems = []
+    for name, distribution in sorted(added.items()):
+        for text in distribution.requires or ():
+            requirement = Requirement(text)
+            if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
+                continue
+            have = versions.get(canonical(requirement.name))
+            if have is None or not requirement.specifier.contains(have, prereleases=True):
+                problems.append(f"{name} {distribution.version} needs {requirement}, the base has {have or 'none'}")
+    return problems
+
+
+def files_of(distribution: metadata.Distribution) -> list[Path]:
+    """Return the files of a distribution that are there."""
+    paths = [Path(str(distribution.locate_file(file))) for file in distribution.files or ()]
+    return [path for path in paths if path.is_file()]
+
+
+def leave_out_tests(distributions: list[metadata.Distribution]) -> None:
+    """Remove the tests that packages ship: a fifth of the layer, and nobody imports them."""
+    for distribution in distributions:
+        for folder in {path.parent for path in files_of(distribution) if path.name.startswith("test_")}:
+            if folder.name == "tests":
+                shutil.rmtree(folder)
+
+
+def compile_all(paths: list[Path]) -> None:
+    """Compile in one order and by content, not by time, so that two builds give the same bytes.
+
+    Without bytecode each start of a container would compile anew, as its user cannot write here.
+    """
+    mode = py_compile.PycInvalidationMode.UNCHECKED_HASH
+    for path in sorted(paths):
+        if path.suffix == ".py":
+            compileall.compile_file(path, quiet=2, invalidation_mode=mode)  # templates that are no Python are skipped
+
+
+def install_packages(folder: Path, generation: str) -> None:
+    """Install what the base lacks of the lock, and remember what the base had."""
+    base = {name: one.version for name, one in installed().items()}
+    (folder / "base.json").write_text(json.dumps(base, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    entries = locked((folder / f"requirements-{generation}.lock").read_text(encoding="utf-8"))
+    with tempfile.NamedTemporaryFile("w", suffix=".txt") as requirements:
+        requirements.write("\n".join(entry for name, entry in entries.items() if name not in base) + "\n")
+        requirements.flush()
+        pip("--require-hashes", "--requirement", requirements.name)
+    added = [one for name, one in installed().items() if name not in base]
+    leave_out_tests(added)
+    compile_all([path for one in added for path in files_of(one)])
+
+
+def install_wheel(folder: Path) -> None:
+    """Install the runner, check the whole, and write down what was added."""
+    base: dict[str, str] = json.loads((folder / "base.json").read_text(encoding="utf-8"))
+    before = installed()
+    pip(str(next(folder.glob("*.whl"))))
+    now = installed()
+    versions = {name: one.version for name, one in now.items()}
+    added = {name: one for name, one in now.items() if name not in base}
+    problems = changed(base, versions) + unmet(added, versions)
+    if problems:
+        sys.exit("this base does not fit:\n  " + "\n  ".join(problems))
+    compile_all([path for name, one in now.items() if name not in before for path in files_of(one)])
+    sizes = {name: sum(path.stat().st_size for path in files_of(one)) for name, one in added.items()}
+    listed = [
+        {"name": name, "version": versions[name], "bytes": size}
+        for name, size in sorted(sizes.items(), key=lambda item: (-item[1], item[0]))
+    ]
+    manifest = {"base_packages": len(base), "added": listed}
+    (folder / "layer.json").write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+    print(f"added {len(listed)} packages, {sum(sizes.values()) / 1e6:.0f} MB; kept {len(base)} of the base")
+
+
+if __name__ == "__main__":
+    os.umask(0o022)
+    here = Path(__file__).resolve().parent
+    if sys.argv[1:2] == ["wheel"]:
+        install_wheel(here)
+    else:
+        install_packages(here, generation=sys.argv[1])

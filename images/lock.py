@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+# ruff: noqa: INP001 (scripts, no package)
+"""Make the lock files of the images anew: `python images/lock.py`, with `uv` on the PATH.
+
+Each lock has exact versions with the hashes of their files, and no address of an index: which
+index is used is the builder's choice, what may come from it is not. The resolution of `g1` and
+`g2` is bound to what their RAPIDS accepts (`rapids-*.txt`) and to what there was when their base was
+made: our layer never replaces a package of its base (see `layer.py`), so nothing in it may ask for
+one that is newer. Give `--upgrade` to move to newer versions.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+IMAGES = Path(__file__).resolve().parent
+ROOT = IMAGES.parent
+HEADER = "# Made by `python images/lock.py` from requirements-{name}.in and pyproject.toml. No addresses: the index is yours.\n"  # noqa: E501
+VERSIONS = dict(
+    line.split("=", 1) for line in (IMAGES / "versions.env").read_text().splitlines() if line and line[0] not in "# "
+)
+
+
+def arguments(name: str) -> list[str]:
+    """Return what each lock is resolved for: one Python on Linux, or any that the package supports."""
+    if name in {"g1", "g2"}:
+        python, date = VERSIONS[f"{name.upper()}_PYTHON"], VERSIONS[f"{name.upper()}_DATE"]
+        constraints = ["--constraints", f"rapids-{name}.txt", "--exclude-newer", date]
+        return [*constraints, "--python-version", python, "--python-platform", "x86_64-manylinux_2_28"]
+    return ["--constraints", "../constraints.txt", "--universal", "--python-version", "3.11"]
+
+
+def lock(name: str, more: list[str]) -> None:
+    """Resolve one lock file, starting from what it pins now."""
+    target = IMAGES / f"requirements-{name}.lock"
+    sources = [f"requirements-{name}.in", *([] if name == "build" else ["../pyproject.toml"])]
+    quiet = ["--quiet", "--no-header", "--no-annotate", "--generate-hashes", "--no-emit-index-url"]
+    python = os.environ.get("LOCK_PYTHON_" + name.upper())
+    interpreter = ["--python", python] if python else []
+    command = ["uv", "pip", "compile", *quiet, *arguments(name), *interpreter, *more, "--output-file", target.name]
+    subprocess.run([*command, *sources], cwd=IMAGES, check=True)
+    text = target.read_text(encoding="utf-8").removeprefix(HEADER.format(name=name))
+    target.write_text(HEADER.format(name=name) + text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    for which in ("build", "cpu", "g1", "g2"):
+        lock(which, sys.argv[1:])

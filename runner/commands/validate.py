@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`runner validate`: is this system fit for the notebooks?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from runner.commands import options
+
+
+@click.command("validate")
+@click.option("--plan", type=options.FILE, help="Check the needs of this plan as well.")
+@options.checkout
+@click.option(
+    "--output-dir",
+    type=options.FOLDER,
+    help="Where runs will write; takes reports/system_validation.json and .html. [default: the current folder, no files]",
+)
+@click.option("--cache", type=options.FOLDER, help="Folder of the staged datasets.")
+@click.option("--kernel", help="Kernel to check instead of the plan's.")
+@options.add(options.gate_options[:3])
+@click.option("--network", is_flag=True, help="Also ask the hosts of the plan's datasets.")
+@click.option(
+    "--limit",
+    type=options.Duration(),
+    default="60s",
+    show_default=True,
+    help="How long a group of checks may take; what hangs is a failure.",
+)
+@options.as_json
+def command(as_json: bool, **given: Any) -> int:
+    """Check GPUs, driver, CUDA, Python, kernels, storage, limits and clock, and say what to do.
+
+    Exit code: 0 fit (warnings included), 3 a check failed. Without a GPU nothing fails that does
+    not need one.
+
+    \b
+    Examples:
+      runner validate
+      runner validate --plan plan.yaml --network --json
+      runner validate --min-gpus 2 --min-gpu-memory-gb 48
+    """
+    from runner.records import to_json
+    from runner.validate.show import print_to_terminal
+    from runner.validate.system import validate
+
+    validation = validate(_asked(given))
+    text = to_json(validation)
+    if given["output_dir"]:
+        _write(given["output_dir"] / "reports", text, validation)
+    if as_json:
+        click.echo(text, nl=False)
+    else:
+        print_to_terminal(validation)
+    return validation.exit_code
+
+
+def _asked(given: dict[str, Any]) -> Any:
+    """Return the question that these options ask."""
+    from runner.job import checkout_of, wanted
+    from runner.plan import load
+    from runner.validate.result import Asked
+
+    plan = load(given["plan"]) if given["plan"] else None
+    checkout = checkout_of(given["plan"], given["checkout"])
+    folders = {
+        "outputs": given["output_dir"] or Path.cwd(),
+        "checkout": checkout if plan else None,
+        "cache": given["cache"],
+    }
+    return Asked(
+        plan=plan,
+        plan_path=given["plan"],
+        checkout=checkout,
+        folders={label: path.absolute() for label, path in folders.items() if path},
+        requirements=wanted(given["min_gpus"], given["min_gpu_memory_gb"], given["gpu_free_fraction"]),
+        kernel=given["kernel"],
+        network=given["network"],
+        limit_seconds=given["limit"],
+    )
+
+
+def _write(folder: Path, text: str, validation: Any) -> None:
+    """Write both files; a folder that cannot be written is already among the findings."""
+    from runner import log
+    from runner.errors import RecordError
+    from runner.files import write
+    from runner.validate.show import page
+
+    try:
+        write(folder / "system_validation.json", text)
+        write(folder / "system_validation.html", page(validation))
+    except RecordError as error:
+        log.warning("validation-not-written", reason=str(error))

@@ -1,0 +1,238 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Stage the datasets of a plan: each whole, verified and under its final name, or not there.
+
+Nothing here knows how bytes move (`runner.data.transfer`); this module decides whether they
+have to, for whom there is room, and whether what came is what the plan says.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from runner import log
+from runner.data import cache as staging
+from runner.data.cache import Known, Place, Staged
+from runner.data.locate import local_path, locate, shown
+from runner.data.locks import locked
+from runner.data.partial import Partial
+from runner.data.report import Progress, Silent, Watcher
+from runner.data.transfer import Limits, Transfer
+from runner.errors import BrokenInputError, PlanError, RecordError, RefusedError
+from runner.units import format_bytes
+
+if TYPE_CHECKING:
+    from runner.plan import Dataset, Plan
+
+CONNECTIONS = 8
+
+
+def fetch(
+    plan: Plan,
+    names: Sequence[str] | None = None,
+    *,
+    cache: Path,
+    offline: bool = False,
+    connections: int = CONNECTIONS,
+    watcher: Watcher | None = None,
+    limits: Limits | None = None,
+) -> list[Staged]:
+    """Make sure that datasets of a plan are in the cache, and return them in order.
+
+    Parameters
+    ----------
+    names
+        Which datasets; all of the plan when None.
+    offline
+        Take only what is there.
+
+    Raises
+    ------
+    PlanError
+        The plan has no dataset of a name.
+    BrokenInputError
+        A dataset is not what the plan says, is not to be had, or is missing while offline.
+    NetworkError
+        The network failed after all retries.
+    RefusedError
+        The disk has too little room.
+    """
+    wanted = {name: _dataset(plan, name) for name in (plan.datasets if names is None else names)}
+    staged = {name: staging.lookup(name, dataset, cache) for name, dataset in wanted.items()}
+    missing = [name for name, item in staged.items() if item is None]
+    if offline and missing:
+        raise BrokenInputError(
+            f"not in the cache {cache}: {', '.join(missing)}", hint="fetch without --offline, or give the right --cache"
+        )
+    _check_room(cache, sum(_still_to_come(wanted[name], cache) for name in missing), "the missing datasets")
+    for name in missing:
+        fetcher = _Fetcher(
+            name, wanted[name], Place.of(cache, wanted[name].path), connections=connections, limits=limits or Limits()
+        )
+        staged[name] = fetcher.fetch(cache, watcher or Silent())
+    result = [item for item in staged.values() if item is not None]
+    for item in result:
+        if item.verified_by is None:
+            log.warning("dataset-unverified", dataset=item.name, sha256=item.sha256, hint="pin it in the plan")
+    return result
+
+
+@contextlib.contextmanager
+def _writable(place: Place) -> Iterator[None]:
+    """Explain a cache that cannot be written."""
+    try:
+        place.file.parent.mkdir(parents=True, exist_ok=True)
+        place.part.parent.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as error:
+        raise RecordError(
+            f"cannot write the cache {place.file.parent}: {error.strerror or error}",
+            hint=f"it must be writable by uid {os.getuid()} and have free space",
+        ) from error
+
+
+def _dataset(plan: Plan, name: str) -> Dataset:
+    if name not in plan.datasets:
+        raise PlanError(
+            f"the plan {plan.name!r} has no dataset {name!r}", hint=f"it has {', '.join(plan.datasets) or 'none'}"
+        )
+    return plan.datasets[name]
+
+
+def _still_to_come(dataset: Dataset, cache: Path) -> int:
+    """Return what is missing of a dataset whose size the plan says; a part on the disk is there already."""
+    part = Place.of(cache, dataset.path).part
+    there = part.stat().st_blocks * 512 if part.is_file() else 0
+    return max(0, (dataset.bytes or 0) - there)
+
+
+def _check_room(folder: Path, needed: int, what: str) -> None:
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise RefusedError(
+            f"{what}: {format_bytes(needed)} to come, {folder} has {format_bytes(free)} free",
+            hint="free space, or give a --cache on a larger disk",
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Fetcher:
+    """Brings one dataset into its place."""
+
+    name: str
+    dataset: Dataset
+    place: Place
+    connections: int
+    limits: Limits
+
+    def fetch(self, cache: Path, watcher: Watcher) -> Staged:
+        """Fetch the dataset, unless somebody else does so first."""
+        place = self.place
+        with _writable(place), locked(place.lock, waiting=self._say_that_it_waits):
+            staged = staging.lookup(self.name, self.dataset, cache)
+            if staged is not None:
+                return staged
+            source = local_path(self.dataset.url)
+            log.info("fetch", dataset=self.name, url=shown(self.dataset.url), path=place.file)
+            with watcher.dataset(self.name) as progress:
+                known = self._download(progress) if source is None else self._copy(source)
+            log.info("fetched", dataset=self.name, bytes=known.bytes, sha256=known.sha256)
+            return staging.staged(self.name, self.dataset, place, known, fetched=True)
+
+    def _say_that_it_waits(self) -> None:
+        log.info("fetch-waits", dataset=self.name, reason="another process fetches it", lock=self.place.lock)
+
+    def _download(self, progress: Progress) -> Known:
+        """Download, verify and publish; a continued download that does not verify is begun anew once."""
+        while True:
+            known, resumed = self._transferred(progress)
+            wrong = staging.mismatch(self.dataset, known)
+            if not wrong:
+                return self._publish(known)
+            self.place.part.unlink()
+            self.place.journal.unlink(missing_ok=True)
+            if not resumed:
+                self._refuse(shown(self.dataset.url), wrong)
+            log.warning("fetch-restart", dataset=self.name, reason=wrong)
+
+    def _transferred(self, progress: Progress) -> tuple[Known, bool]:
+        """Return what came, and whether a part of it is from an earlier try."""
+        partial = Partial(
+            self.place.part,
+            self.place.journal,
+            with_md5=self.dataset.md5 is not None,
+            will_verify=staging.verified_by(self.dataset) is not None,
+        )
+        resumed = partial.resumed
+        if resumed:
+            log.info("fetch-continues", dataset=self.name, bytes=partial.bytes())
+        transfer = Transfer(
+            location=locate(self.dataset.url),
+            identity=self.dataset.url,
+            partial=partial,
+            connections=self.connections,
+            limits=self.limits,
+            admit=lambda total: self._admit(total, partial.bytes()),
+            progress=progress,
+        )
+        try:
+            size = transfer.run()
+            os.ftruncate(partial.handle, size)
+            sha256, md5 = partial.finish()
+            os.fsync(partial.handle)
+        finally:
+            partial.close()
+        return Known(url=self.dataset.url, bytes=size, modified_ns=0, sha256=sha256, md5=md5), resumed
+
+    def _admit(self, total: int | None, there: int) -> None:
+        """Refuse what cannot be the file, or does not fit, before the first byte."""
+        if total is None:
+            return
+        if self.dataset.bytes is not None and total != self.dataset.bytes:
+            self._refuse(shown(self.dataset.url), f"it has {total} bytes, the plan says {self.dataset.bytes}")
+        if total == 0 and self.dataset.bytes != 0:
+            self._refuse(shown(self.dataset.url), "it is empty (0 bytes)")
+        _check_room(self.place.part.parent, total - there, f"dataset {self.name!r}")
+
+    def _copy(self, source: Path) -> Known:
+        """Copy a `file://` dataset; the copy is verified, not the original."""
+        part = self.place.part
+        try:
+            _check_room(part.parent, source.stat().st_size, f"dataset {self.name!r}")
+            with source.open("rb") as reading, part.open("wb") as writing:
+                shutil.copyfileobj(reading, writing, 4 << 20)
+                writing.flush()
+                os.fsync(writing.fileno())
+        except (FileNotFoundError, IsADirectoryError) as error:
+            raise BrokenInputError(
+                f"dataset {self.name!r}: {source} cannot be copied: {error.strerror}", hint="give the path of a file"
+            ) from error
+        sha256, md5 = staging.hashes(part, with_md5=self.dataset.md5 is not None)
+        known = Known(url=self.dataset.url, bytes=part.stat().st_size, modified_ns=0, sha256=sha256, md5=md5)
+        wrong = staging.mismatch(self.dataset, known)
+        if wrong:
+            part.unlink()
+            self._refuse(str(source), wrong)
+        return self._publish(known)
+
+    def _publish(self, known: Known) -> Known:
+        """Give a verified file its name; its record is written first, so that it never lacks one."""
+        known = dataclasses.replace(known, modified_ns=self.place.part.stat().st_mtime_ns)
+        staging.remember(self.place, known)
+        self.place.part.replace(self.place.file)
+        self.place.journal.unlink(missing_ok=True)
+        return known
+
+    def _refuse(self, source: str, wrong: str) -> NoReturn:
+        raise BrokenInputError(
+            f"dataset {self.name!r} from {source} is not what the plan says: {wrong}",
+            hint="the file changed upstream or the plan is wrong: check both, then correct the plan",
+        )

@@ -1,0 +1,217 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Staged datasets, served to the notebook on this machine for the time of its run.
+
+The notebook downloads as it always did, with Python or with wget, and does afterwards what it
+does after a download. Only the declared files are served, below a path nobody can guess, on the
+loopback interface. Offline, the same server is the kernel's proxy and refuses everything else
+by name, so that a forgotten download fails at once and says what it was.
+"""
+
+from __future__ import annotations
+
+import http.server
+import os
+import re
+import secrets
+import threading
+from collections.abc import Iterable, Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from runner import log
+from runner.data.locate import file_name, shown
+
+if TYPE_CHECKING:
+    from runner.data.cache import Staged
+
+_LOCAL = ("127.0.0.1", "localhost")
+_RANGE = re.compile(r"bytes=(\d*)-(\d*)")
+_OFFLINE_HINT = "declare it under `datasets` in the plan and fetch it, or run without --offline"
+
+
+class Mirror:
+    """Serves staged datasets between ``with`` and its end.
+
+    Parameters
+    ----------
+    staged
+        What to serve.
+    offline
+        Refuse whatever else the kernel asks for over HTTP.
+    environment
+        The kernel's environment so far; its ``no_proxy`` is added to.
+    """
+
+    def __init__(
+        self, staged: Iterable[Staged], *, offline: bool = False, environment: Mapping[str, str] | None = None
+    ) -> None:
+        self._staged = tuple(staged)
+        self._offline = offline
+        self._environment = os.environ if environment is None else environment
+        self._token = secrets.token_urlsafe(16)
+        self._httpd = _Server((_LOCAL[0], 0), _Handler)
+        self._httpd.files = {self._path(item): item for item in self._staged}
+        self._thread = threading.Thread(
+            target=self._httpd.serve_forever, args=(0.1,), name="dataset-mirror", daemon=True
+        )
+
+    @property
+    def urls(self) -> dict[str, str]:
+        """Return where each dataset's URL is served."""
+        return {item.url: self._origin + self._path(item) for item in self._staged}
+
+    @property
+    def env(self) -> dict[str, str]:
+        """Return what the kernel's environment needs to reach the mirror, and offline nothing else."""
+        present = next((self._environment[name] for name in ("no_proxy", "NO_PROXY") if name in self._environment), "")
+        hosts = [host.strip() for host in present.split(",") if host.strip()]
+        exceptions = ",".join(_LOCAL if self._offline else dict.fromkeys([*hosts, *_LOCAL]))
+        variables = {"no_proxy": exceptions, "NO_PROXY": exceptions}
+        if self._offline:
+            names = ("http_proxy", "https_proxy", "ftp_proxy", "all_proxy")
+            variables |= {name: self._origin for lower in names for name in (lower, lower.upper())}
+            variables["HF_HUB_OFFLINE"] = "1"
+        return variables
+
+    @property
+    def served(self) -> dict[str, int]:
+        """Return how often each dataset was asked for."""
+        return {item.name: self._httpd.counts.get(item.name, 0) for item in self._staged}
+
+    @property
+    def refused(self) -> tuple[str, ...]:
+        """Return what was asked for in vain while offline."""
+        return tuple(self._httpd.refused)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._httpd.shutdown()
+        self._httpd.server_close()
+        self._thread.join()
+
+    @property
+    def _origin(self) -> str:
+        return f"http://{_LOCAL[0]}:{self._httpd.server_address[1]}"
+
+    def _path(self, item: Staged) -> str:
+        return f"/{self._token}/{item.name}/{file_name(item.url)}"
+
+
+class _Server(http.server.ThreadingHTTPServer):
+    daemon_threads = True
+    block_on_close = False
+    files: dict[str, Staged]
+
+    def __init__(self, address: tuple[str, int], handler: type[http.server.BaseHTTPRequestHandler]) -> None:
+        super().__init__(address, handler)
+        self.counts: dict[str, int] = {}
+        self.refused: list[str] = []
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Say nothing: a client that hangs up is its own business."""
+
+
+class _Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server_version = "dataset-mirror"
+    server: _Server
+
+    def log_message(self, *_args: object) -> None:
+        """Say nothing; what matters is logged by name."""
+
+    def do_GET(self) -> None:
+        """Serve a dataset, whole or a range of it."""
+        item = self.server.files.get(self.path.partition("?")[0])
+        if item is None:
+            self._refuse()
+            return
+        try:
+            stream = item.path.open("rb")
+        except OSError as error:
+            self._answer(500, f"{item.path.name}: {error.strerror}")
+            return
+        with stream:
+            size = os.fstat(stream.fileno()).st_size
+            if size != item.bytes:
+                self._answer(500, f"{item.path.name} changed: {item.bytes} bytes when verified, {size} now")
+                return
+            span = self._span(size)
+            if span is None:
+                self._empty(416, {"Content-Range": f"bytes */{size}"})
+                return
+            start, end = span
+            self._head(item, start, end, size)
+            if self.command == "GET":
+                self.server.counts[item.name] = self.server.counts.get(item.name, 0) + 1
+                self.wfile.flush()
+                if end > start:
+                    self.connection.sendfile(stream, start, end - start)
+
+    def do_HEAD(self) -> None:
+        """Answer as for GET, without the content."""
+        self.do_GET()
+
+    def do_CONNECT(self) -> None:
+        """Refuse a tunnel: somebody takes this for a proxy because it was told so, offline."""
+        self._refuse()
+
+    def do_POST(self) -> None:
+        """Refuse: nothing is taken here."""
+        self._refuse()
+
+    def _head(self, item: Staged, start: int, end: int, size: int) -> None:
+        partial = "Range" in self.headers and (start, end) != (0, size)
+        self.send_response(206 if partial else 200)
+        if partial:
+            self.send_header("Content-Range", f"bytes {start}-{end - 1}/{size}")
+        self.send_header("Content-Type", "application/octet-stream")
+        self.send_header("Content-Length", str(end - start))
+        self.send_header("Accept-Ranges", "bytes")
+        self.send_header("ETag", f'"{item.sha256}"')
+        # No Last-Modified: wget would give it to the file, which then looks older than the run.
+        self.end_headers()
+
+    def _span(self, size: int) -> tuple[int, int] | None:
+        """Return the bytes that are asked for, None when the file has none of them."""
+        match = _RANGE.fullmatch(self.headers.get("Range", "").strip())
+        if not match or match.group(0) == "bytes=-":
+            return 0, size  # no range, or one that may be ignored (several, another unit)
+        first, last = match.groups()
+        if not first:
+            return (max(0, size - int(last)), size) if int(last) and size else None
+        start, end = int(first), min(int(last) + 1 if last else size, size)
+        return (start, end) if start < end else None
+
+    def _refuse(self) -> None:
+        """Answer a request for something that is not staged."""
+        if self.path.startswith("/"):
+            self._answer(404, "not a dataset of this run")
+            return
+        target = shown(self.path) if "://" in self.path else self.path
+        if target not in self.server.refused:
+            self.server.refused.append(target)
+            log.warning("offline", refused=target, hint=_OFFLINE_HINT)
+        self._answer(403, f"offline, {target} is not staged: {_OFFLINE_HINT}")
+
+    def _answer(self, status: int, text: str) -> None:
+        reason = "".join(c if c.isprintable() else "?" for c in text).encode("latin-1", "replace").decode("latin-1")
+        self.send_response(status, reason[:300])
+        body = (text + "\n").encode("utf-8", "replace")
+        self.send_header("Content-Type", "text/plain; charset=utf-8")
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("Connection", "close")
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+        self.close_connection = True
+
+    def _empty(self, status: int, headers: dict[str, str]) -> None:
+        self.send_response(status)
+        for name, value in {**headers, "Content-Length": "0"}.items():
+            self.send_header(name, value)
+        self.end_headers()

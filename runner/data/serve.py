@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The data of one run, from the cache to the kernel: looked up, placed, and served while it lasts."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from runner import log
+from runner.data.fetch import fetch
+from runner.data.mirror import Mirror
+from runner.data.place import place
+from runner.errors import BrokenInputError
+
+if TYPE_CHECKING:
+    from runner.data.cache import Staged
+    from runner.plan import Plan
+    from runner.records import Change
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Served:
+    """What preparation and kernel need to know.
+
+    Attributes
+    ----------
+    replacements
+        Where each dataset's URL is served, for `runner.notebook.prepare.prepare`.
+    placed
+        URLs that need not stand in the source.
+    env
+        Variables for the kernel.
+    """
+
+    replacements: dict[str, str]
+    placed: frozenset[str]
+    env: dict[str, str]
+    changes: tuple[Change, ...]
+    staged: tuple[Staged, ...]
+    warnings: tuple[str, ...]
+    mirror: Mirror
+
+    @property
+    def refused(self) -> tuple[str, ...]:
+        """Return what the notebook asked for in vain while offline."""
+        return self.mirror.refused
+
+
+@contextlib.contextmanager
+def serving(
+    plan: Plan | None,
+    names: Sequence[str],
+    *,
+    cache: Path | None,
+    checkout: Path,
+    offline: bool = False,
+    environment: Mapping[str, str] | None = None,
+) -> Iterator[Served]:
+    """Serve the datasets of a notebook for the time of its run.
+
+    Nothing is downloaded here: a run that holds a GPU does not wait for a network. Without a
+    cache the notebook's own downloads go outside, unless ``offline``.
+
+    Parameters
+    ----------
+    names
+        The notebook's datasets.
+    cache
+        Where `fetch` staged them.
+    environment
+        The kernel's environment so far.
+
+    Raises
+    ------
+    BrokenInputError
+        A dataset is missing from the cache or changed since it was verified.
+    """
+    staged: list[Staged] = []
+    warnings: tuple[str, ...] = ()
+    if names and plan is not None:
+        if cache is not None:
+            staged = fetch(plan, names, cache=cache, offline=True)
+        elif offline:
+            raise BrokenInputError(
+                f"offline, but there is no cache for {', '.join(names)}", hint="fetch them and give --cache"
+            )
+        else:
+            warnings = (f"not staged, fetched by the notebook itself: {', '.join(names)}",)
+            log.warning("datasets-not-staged", datasets=",".join(names), hint="fetch them and give --cache")
+    placed = place(plan, staged, checkout) if plan is not None and staged else None
+    with Mirror(staged, offline=offline, environment=environment) as mirror:
+        yield Served(
+            replacements=mirror.urls,
+            placed=frozenset(
+                item.url for item in staged if plan is not None and plan.datasets[item.name].place is not None
+            ),
+            env=(mirror.env if staged or offline else {}) | (placed.env if placed else {}),
+            changes=placed.changes if placed else (),
+            staged=tuple(staged),
+            warnings=warnings,
+            mirror=mirror,
+        )

@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs inside a Python kernel before the first cell, in a namespace of its own.
+
+Standard library and what ipykernel itself needs only: the kernel may be another Python than ours.
+Each part may fail without harm to the notebook.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import os
+import threading
+from pathlib import Path
+from typing import Any
+
+PIECE_CHARS = 1_000_000
+
+
+def write_tracebacks_of_crashes() -> None:
+    """Let a crash leave its traceback in a file.
+
+    PYTHONFAULTHANDLER=1 is useless under ipykernel, whose capture of fd 2 swallows the traceback.
+    """
+    faulthandler.enable(Path(os.environ["RUNNER_FAULT_LOG"]).open("a"))  # noqa: SIM115  (open as long as we live)
+
+
+def lose_no_output() -> None:
+    """Make the kernel wait instead of dropping messages when it prints faster than we read.
+
+    ZeroMQ's publisher drops messages once a thousand wait, the one that says that a cell has ended
+    among them, and memory grows without bound before that. With a low mark and no dropping, the
+    printing cell is slowed down to the pace of its reader.
+    """
+    import zmq
+    from ipykernel.kernelapp import IPKernelApp
+
+    socket = IPKernelApp.instance().iopub_socket
+    thread = socket.io_thread
+
+    def set_options() -> None:
+        thread.socket.setsockopt(zmq.XPUB_NODROP, 1)
+        thread.socket.setsockopt(zmq.SNDHWM, 8)
+
+    thread.schedule(set_options)
+
+
+def print_in_pieces() -> None:
+    """Send what is printed every few megabytes, and wait until it is sent.
+
+    The kernel collects prints for a fifth of a second, which can be hundreds of megabytes in one
+    message; its reader would need several times as much memory to take it apart.
+    """
+    from ipykernel.iostream import OutStream
+
+    # Not `write`: while a cell runs, IPython puts a recorder of its own in its place.
+    schedule_flush = OutStream._schedule_flush  # noqa: SLF001
+
+    def flush_soon_or_now(stream: Any) -> None:
+        schedule_flush(stream)
+        if sum(buffer.tell() for buffer in list(stream._buffers.values())) >= PIECE_CHARS:  # noqa: SLF001
+            _send(stream)
+
+    OutStream._schedule_flush = flush_soon_or_now  # type: ignore[method-assign]  # noqa: SLF001
+
+
+def _send(stream: Any) -> None:
+    """Flush for sure: the stream's own flush gives up after ten seconds."""
+    publisher = stream.pub_thread
+    if threading.current_thread() is publisher.thread:
+        return
+    sent = threading.Event()
+    publisher.schedule(stream._flush)  # noqa: SLF001
+    publisher.schedule(sent.set)
+    while publisher.thread.is_alive() and not sent.wait(1.0):
+        pass
+
+
+for _part in (write_tracebacks_of_crashes, lose_no_output, print_in_pieces):
+    with contextlib.suppress(Exception):
+        _part()

@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Advice, each line derived from figures that stand beside it."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from runner.need import smallest_card_gb
+from runner.records import Status
+from runner.units import format_bytes, format_seconds
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from runner.report.model import Entry, Report
+    from runner.report.pool import Pool
+    from runner.report.summary import NotebookSummary, Summary
+    from runner.report.timeline import Row
+
+GATE_TOO_HIGH = 2.0
+"""A gate this many times what was needed keeps a notebook off cards that would do."""
+SPARE_BYTES = 4e9
+IDLE_SHARE, IDLE_SECONDS = 0.25, 60.0
+NEAR_LIMIT = 0.9
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Advice:
+    """One line: what to do, and the figures it comes from."""
+
+    notebooks: tuple[str, ...]
+    anchor: str | None
+    kind: str
+    text: str
+    figures: str
+
+
+def advise(report: Report, summary: Summary, rows: Sequence[Row], pools: Mapping[str, Pool]) -> tuple[Advice, ...]:
+    """Return all advice on a run, by notebook and then on the plan."""
+    found: list[Advice] = []
+    for entry, nb in zip(report.entries, summary.notebooks, strict=True):
+        for kind, text, figures in _notebook(entry, nb, pools.get(entry.name)):
+            found.append(Advice(notebooks=(entry.name,), anchor=entry.anchor, kind=kind, text=text, figures=figures))
+    found.extend(_shared_stages(rows, {nb.name: nb for nb in summary.notebooks}, pools))
+    return tuple(found)
+
+
+def _notebook(entry: Entry, nb: NotebookSummary, pool: Pool | None) -> Iterator[tuple[str, str, str]]:
+    yield from _pool(nb, pool)
+    yield from _gate(nb, pool)
+    held, busy = nb.gpu_held_seconds, nb.gpu_busy_seconds
+    if held and busy is not None and held >= IDLE_SECONDS and busy < IDLE_SHARE * held:
+        yield (
+            "idle GPU",
+            "the GPU is idle most of the time it is held: move what runs on the CPU into a notebook of its own",
+            f"held {format_seconds(held)}, busy {format_seconds(busy)} ({busy / held:.0%})",
+        )
+    peak, limit = nb.peak_host_memory_bytes, nb.host_memory_limit_bytes
+    if peak and limit and peak >= NEAR_LIMIT * limit:
+        yield (
+            "host memory",
+            "the host memory limit is close to the peak: raise it before a slightly larger input ends the container",
+            f"peak {format_bytes(peak)} of {format_bytes(limit)} ({peak / limit:.0%})",
+        )
+    cells = _failed_cells(entry)
+    if len(cells) > 1 and len(set(cells)) == 1:
+        yield (
+            "same cell",
+            f"it fails in cell {cells[0] + 1} each time: running it again will not help",
+            f"{len(cells)} of {len(cells)} recorded runs failed in cell {cells[0] + 1}",
+        )
+
+
+def _pool(nb: NotebookSummary, pool: Pool | None) -> Iterator[tuple[str, str, str]]:
+    if pool is None:
+        return
+    told = nb.peak_allocated_bytes
+    yield (
+        "pool",
+        "the GPU memory peak is a pool and not a need: about half of the free memory was taken in one step, as "
+        "rmm's pool allocator does"
+        + ("" if told is not None else "; the allocator's own figures were not recorded, so the need is not known"),
+        f"{format_bytes(pool.taken_bytes)} of {format_bytes(pool.free_bytes)} free ({pool.share:.0%}) taken "
+        f"{format_seconds(pool.at_seconds)} after the start"
+        + (f"; really allocated at most {format_bytes(told)}" if told is not None else ""),
+    )
+
+
+def _gate(nb: NotebookSummary, pool: Pool | None) -> Iterator[tuple[str, str, str]]:
+    """Compare the gate with the need; NVML's peak stands for it unless that peak is a pool."""
+    need, word = (nb.need_bytes, "need") if nb.need_bytes is not None else (nb.peak_gpu_memory_bytes, "peak")
+    if need is None or nb.status is not Status.SUCCEEDED or (word == "peak" and pool):
+        return
+    asked = (nb.asked_gpu_memory_gb or 0) * 1e9
+    card = smallest_card_gb(need)
+    enough = f"; a gate of {card} GB holds it" if card else ""
+    if asked and need > asked:
+        yield (
+            "gate too low",
+            f"the gate lets it onto cards that are too small{enough}",
+            f"asked {asked / 1e9:g} GB, {word} {format_bytes(need)}",
+        )
+    elif asked > GATE_TOO_HIGH * need and asked - need > SPARE_BYTES and card and card * 1e9 < asked:
+        yield (
+            "gate too high",
+            f"the gate keeps it off cards that would do{enough}",
+            f"asked {asked / 1e9:g} GB, {word} {format_bytes(need)}",
+        )
+    elif not asked and need > SPARE_BYTES:
+        yield (
+            "no gate",
+            f"it asks for no GPU memory and may start on a GPU that is nearly full{enough}",
+            f"asked nothing, {word} {format_bytes(need)}",
+        )
+
+
+def _failed_cells(entry: Entry) -> list[int]:
+    """Return the failing cell of every recorded run; empty when one of them did not fail in a cell."""
+    records = [*entry.attempts, *([entry.metrics] if entry.metrics else [])]
+    cells = [
+        record.failure.cell_index for record in records if record.failure and record.failure.cell_index is not None
+    ]
+    return cells if len(cells) == len(records) else []
+
+
+def _shared_stages(
+    rows: Sequence[Row], figures: Mapping[str, NotebookSummary], pools: Mapping[str, Pool]
+) -> Iterator[Advice]:
+    """Name notebooks of which none needs another and that still ran one after the other."""
+    needs = {row.entry.name: set(row.entry.needs) for row in rows}
+    if not any(needs.values()):
+        return  # without needs in the plan nothing is known about the order
+    levels: dict[int, list[Row]] = {}
+    for row in rows:
+        if row.start is not None and row.entry.status is Status.SUCCEEDED:
+            levels.setdefault(_depth(row.entry.name, needs), []).append(row)
+    for level in levels.values():
+        apart = sorted(level, key=lambda row: row.start or 0)
+        serial = all((b.start or 0) >= (a.end or 0) for a, b in itertools.pairwise(apart))
+        walls = [(row.end or 0) - (row.start or 0) for row in apart]
+        saved = sum(walls) - max(walls, default=0)
+        if len(apart) < 2 or not serial or saved < 60:
+            continue
+        names = tuple(row.entry.name for row in apart)
+        where = _on_what(names, figures, pools)
+        yield Advice(
+            notebooks=names,
+            anchor=None,
+            kind="one stage",
+            text=f"none of {', '.join(names)} needs another: run them side by side{where}",
+            figures=f"one after the other {format_seconds(sum(walls))}, the longest alone {format_seconds(max(walls))}",
+        )
+
+
+def _on_what(names: Sequence[str], figures: Mapping[str, NotebookSummary], pools: Mapping[str, Pool]) -> str:
+    known = [
+        figures[name].need_bytes if figures[name].need_bytes is not None else figures[name].peak_gpu_memory_bytes
+        for name in names
+        if name not in pools or figures[name].need_bytes is not None
+    ]
+    totals = [total for name in names if (total := figures[name].gpu_total_bytes) is not None]
+    needs = [need for need in known if need is not None]
+    if not totals:
+        return ""
+    if len(needs) == len(names) and sum(needs) <= 0.9 * min(totals):
+        return f", even on one GPU ({format_bytes(sum(needs))} together of {format_bytes(min(totals))})"
+    return f" on {len(names)} GPUs"
+
+
+def _depth(name: str, needs: Mapping[str, set[str]]) -> int:
+    """Return how many notebooks must run before this one, at least; the plan has no circles."""
+    return max((1 + _depth(need, needs) for need in needs.get(name, ())), default=0)

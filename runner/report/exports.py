@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Writes what machines read, next to the page.
+
+A file that cannot be made becomes a problem of the report and takes nothing else with it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from runner.files import write
+from runner.records import to_json
+from runner.report.crate import PLAN_FILE, crate_json
+from runner.report.junit import junit_xml
+from runner.report.markdown import github_summary
+from runner.report.openmetrics import metrics_text
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from runner.plan import Plan
+    from runner.report.model import Report
+    from runner.report.summary import Summary
+
+CRATE_FILE = "ro-crate-metadata.json"
+
+
+def write_exports(
+    folder: Path, report: Report, summary: Summary, *, plan: Plan | None, html: str, environ: Mapping[str, str]
+) -> tuple[str, ...]:
+    """Write the files for machines and return what went wrong.
+
+    Parameters
+    ----------
+    html
+        Path of the page, relative to the folder.
+    environ
+        Where `GITHUB_STEP_SUMMARY` may name a file to append to.
+
+    Raises
+    ------
+    RecordError
+        The folder cannot be written.
+    """
+    problems: list[str] = []
+    markdown = github_summary(summary)
+    texts = {
+        "reports/summary.json": to_json(summary),
+        "reports/junit.xml": junit_xml(report, summary),
+        "reports/metrics.prom": metrics_text(summary),
+        "reports/github-summary.md": markdown,
+    }
+    if plan:
+        texts[PLAN_FILE] = plan.model_dump_json(indent=1, by_alias=True, exclude_none=True) + "\n"
+    for path, text in texts.items():
+        write(folder / path, text.encode(errors="replace"))
+    if environ.get("GITHUB_STEP_SUMMARY"):
+        problems += _append(environ["GITHUB_STEP_SUMMARY"], markdown)
+    try:
+        paths = [html, *(path for path in texts if path != PLAN_FILE)]
+        crate = crate_json(report, folder, paths, plan)
+    except Exception as error:  # noqa: BLE001  (a library's fault must not cost the report)
+        problems.append(f"{CRATE_FILE} cannot be made: {type(error).__name__}: {error}")
+    else:
+        write(folder / CRATE_FILE, crate.encode(errors="replace"))
+    return tuple(problems)
+
+
+def _append(path: str, markdown: str) -> list[str]:
+    try:
+        with open(path, "a", encoding="utf-8", errors="replace") as stream:  # noqa: PTH123  (appended, as GitHub asks)
+            stream.write(markdown)
+    except OSError as error:
+        return [f"GITHUB_STEP_SUMMARY {path} cannot be written: {error}"]
+    return []

@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Names that manifests, renderer and launcher share, so that a change of one cannot miss the others."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+PART_OF: Final = "rapids-notebook-runner"
+PART_OF_LABEL: Final = "app.kubernetes.io/part-of"
+STARTED_BY_LABEL: Final = f"{PART_OF}/started-by"
+"""Only runs that carry it are ever cleaned up."""
+STARTED_BY: Final = "launcher"
+PLAN_LABEL: Final = f"{PART_OF}/plan"
+
+EXECUTOR_TASK: Final = "gpu-notebook-executor-task"
+VALIDATION_TASK: Final = "system-validation-task"
+CLONE_TASK: Final = "safe-git-clone-task"
+CONVERT_TASK: Final = "jupyter-nbconvert-complete"
+DOWNLOAD_TASK: Final = "large-dataset-download-task"
+REPORT_TASK: Final = "analysis-report-task"
+DEMO_TASK: Final = "demo-notebooks-task"
+TASKS: Final = (
+    EXECUTOR_TASK,
+    VALIDATION_TASK,
+    CLONE_TASK,
+    CONVERT_TASK,
+    DOWNLOAD_TASK,
+    REPORT_TASK,
+    DEMO_TASK,
+)
+
+GPU_STEP: Final = "execute-notebook"
+WORKSPACE: Final = "shared-storage"
+GPU_RESOURCE: Final = "nvidia.com/gpu"
+RUN_ACCOUNT: Final = "notebook-runner"
+VALIDATION_ACCOUNT: Final = "notebook-validator"
+PLAN_CONFIG_MAP: Final = "gpu-resource-config"
+PLAN_KEY: Final = "plan.yaml"
+
+_NOT_LABEL = re.compile(r"[^a-z0-9]+")
+_LOSSLESS = re.compile(r"[A-Za-z0-9]+([_-][A-Za-z0-9]+)*")
+_LABEL_LENGTH = 50
+"""Tekton adds a prefix and the run's name to it, and cuts Pod names at 63."""
+
+
+def task_names(prefix: str, names: Sequence[str]) -> dict[str, str]:
+    """Return the name of a pipeline task for each notebook or dataset: a DNS label that tells which.
+
+    A name that loses letters on the way, or meets another, gets a few digits of its hash.
+
+    >>> task_names("notebook", ["01_scRNA_analysis_preprocessing", "größe"])
+    {'01_scRNA_analysis_preprocessing': 'notebook-01-scrna-analysis-preprocessing', 'größe': 'notebook-gr-e-ebd89c'}
+    """
+    plain = {name: f"{prefix}-{_NOT_LABEL.sub('-', name.lower()).strip('-')}" for name in names}
+    labels = list(plain.values())
+    return {
+        name: label if labels.count(label) == 1 and _keeps_letters(name, label) else _hashed(name, label)
+        for name, label in plain.items()
+    }
+
+
+def _keeps_letters(name: str, label: str) -> bool:
+    return len(label) <= _LABEL_LENGTH and _LOSSLESS.fullmatch(name) is not None
+
+
+def _hashed(name: str, label: str) -> str:
+    digest = hashlib.sha256(name.encode()).hexdigest()[:6]
+    return f"{label[: _LABEL_LENGTH - 7].rstrip('-')}-{digest}"
+
+
+def labels(name: str, component: str) -> dict[str, str]:
+    """Return the recommended labels of an object of ours."""
+    from runner import __version__
+
+    return {
+        "app.kubernetes.io/name": name,
+        "app.kubernetes.io/component": component,
+        PART_OF_LABEL: PART_OF,
+        "app.kubernetes.io/version": __version__,
+    }

@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A PipelineRun from a plan: sizes, placement and timeouts of every task, as literals.
+
+Tekton substitutes no parameters in resources and timeouts, so these numbers cannot stand in the
+Pipeline. They come from the plan through `runner.tekton.sizes`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from runner.tekton import names
+from runner.tekton.order import downloads
+from runner.tekton.sizes import Needs, Times, deadline, go_duration, needs
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from runner.plan import Notebook, Plan
+    from runner.tekton.render import Document, Shape
+
+USER = 1001
+"""The image's own user; any other works as well."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunShape:
+    """What kind of run is wanted."""
+
+    generate_name: str
+    storage: str = "500Gi"
+    storage_class: str | None = None
+    access_mode: str = "ReadWriteOnce"
+    gpu_resource: str = names.GPU_RESOURCE
+    times: Times = field(default_factory=Times)
+    service_accounts: bool = True
+    """Whether the accounts of tekton/configs are used, or the namespace's default one."""
+    params: tuple[tuple[str, str], ...] = ()
+
+
+def pipeline_run(plan: Plan, shape: Shape, run: RunShape) -> Document:
+    """Return the PipelineRun for `render.pipeline(plan, shape)`."""
+    notebooks = shape.select(plan)
+    specs = _task_specs(notebooks, shape, run)
+    report = run.times.small(run.times.report)
+    tasks = sum(seconds for _, seconds in specs)
+    return {
+        "apiVersion": "tekton.dev/v1",
+        "kind": "PipelineRun",
+        "metadata": {
+            "generateName": run.generate_name,
+            "labels": names.labels(run.generate_name.rstrip("-"), "run") | {names.PLAN_LABEL: plan_label(plan)},
+        },
+        "spec": {
+            "pipelineRef": {"name": shape.name},
+            **({"params": [{"name": key, "value": value} for key, value in run.params]} if run.params else {}),
+            "workspaces": [{"name": names.WORKSPACE, "volumeClaimTemplate": _claim(run)}],
+            "timeouts": {
+                "pipeline": go_duration(tasks + report),
+                "tasks": go_duration(tasks),
+                "finally": go_duration(report),
+            },
+            "taskRunTemplate": {
+                **({"serviceAccountName": names.RUN_ACCOUNT} if run.service_accounts else {}),
+                "podTemplate": _pod_template(notebooks, run),
+            },
+            "taskRunSpecs": [
+                *(spec for spec, _ in specs),
+                {"pipelineTaskName": "report", "timeout": go_duration(report)},
+            ],
+        },
+    }
+
+
+def plan_label(plan: Plan) -> str:
+    """Return the plan's name as the value of a label."""
+    return names.task_names("plan", [plan.name])[plan.name].removeprefix("plan-")
+
+
+def _claim(run: RunShape) -> Document:
+    spec: Document = {"accessModes": [run.access_mode], "resources": {"requests": {"storage": run.storage}}}
+    if run.storage_class:
+        spec["storageClassName"] = run.storage_class
+    return {"spec": spec}
+
+
+def _task_specs(notebooks: Sequence[Notebook], shape: Shape, run: RunShape) -> list[tuple[Document, float]]:
+    """Return each taskRunSpec with its timeout in seconds."""
+    times = run.times
+    first = "demo-notebooks" if shape.source == "demo" else "clone"
+    found: list[tuple[Document, float]] = []
+
+    def add(name: str, seconds: float, **more: Any) -> None:
+        found.append(({"pipelineTaskName": name, "timeout": go_duration(seconds), **more}, seconds))
+
+    add(first, times.small(times.clone))
+    account = {"serviceAccountName": names.VALIDATION_ACCOUNT} if run.service_accounts else {}
+    add("validate", times.small(times.validate), **account)
+    for group in downloads(notebooks, shape.order).all:
+        add(group.task, times.small(times.download))
+    tasks = names.task_names("notebook", [notebook.name for notebook in notebooks])
+    shared = _least_affinity(notebooks, run)
+    everything = sum(deadline(notebook) for notebook in notebooks)
+    for notebook in notebooks:
+        asked = needs(notebook)
+        # In the parallel order all the others may be served first, where there is one GPU for all.
+        others = everything - deadline(notebook) if shape.order == "parallel" else 0.0
+        resources = asked.resources(run.gpu_resource)
+        placed = _affinity_of(asked, run)
+        template = {"podTemplate": {"affinity": placed}} if placed and placed != shared else {}
+        add(
+            tasks[notebook.name],
+            times.notebook(notebook, others),
+            stepSpecs=[
+                {"name": names.GPU_STEP, "computeResources": {"requests": resources, "limits": dict(resources)}}
+            ],
+            **template,
+        )
+    return found
+
+
+def _pod_template(notebooks: Sequence[Notebook], run: RunShape) -> Document:
+    """Return what all Pods share; what a task's own template leaves out is taken from here.
+
+    On a ReadWriteOnce volume one node is every Pod's node, so it must be one with the GPU that the required
+    notebooks ask for, and better one that also suits the optional ones.
+    """
+    found: Document = {"securityContext": _security()}
+    gpu = [needs(notebook) for notebook in notebooks if needs(notebook).gpus]
+    if not gpu:
+        return found
+    found["tolerations"] = _tolerations()
+    if run.access_mode != "ReadWriteOnce":
+        return found
+    affinity = dict((_least_affinity(notebooks, run) or {}).get("nodeAffinity", {}))
+    best = _largest(gpu)
+    if best and best != _least(notebooks):
+        term = _terms(best, run)["nodeSelectorTerms"][0]
+        affinity["preferredDuringSchedulingIgnoredDuringExecution"] = [{"weight": 100, "preference": term}]
+    if affinity:
+        found["affinity"] = {"nodeAffinity": affinity}
+    return found
+
+
+def _least(notebooks: Sequence[Notebook]) -> int | None:
+    """Return the GPU memory in MiB that the required notebooks need."""
+    return _largest([needs(notebook) for notebook in notebooks if needs(notebook).gpus and not notebook.optional])
+
+
+def _least_affinity(notebooks: Sequence[Notebook], run: RunShape) -> Document | None:
+    """Return the affinity that all Pods of a ReadWriteOnce run have, or None."""
+    least = _least(notebooks)
+    return _affinity(least, run) if least and run.access_mode == "ReadWriteOnce" else None
+
+
+def _affinity_of(asked: Needs, run: RunShape) -> Document | None:
+    return None if asked.min_gpu_memory_mib is None else _affinity(asked.min_gpu_memory_mib, run)
+
+
+def _affinity(min_mib: int, run: RunShape) -> Document:
+    return {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": _terms(min_mib, run)}}
+
+
+def _largest(asked: Sequence[Needs]) -> int | None:
+    return max((one.min_gpu_memory_mib for one in asked if one.min_gpu_memory_mib is not None), default=None)
+
+
+def _terms(min_mib: int, run: RunShape) -> Document:
+    """Return the node selector for a GPU of so many MiB or more; `Gt` is strict."""
+    expression = {"key": f"{run.gpu_resource}.memory", "operator": "Gt", "values": [str(min_mib - 1)]}
+    return {"nodeSelectorTerms": [{"matchExpressions": [expression]}]}
+
+
+def _security() -> Document:
+    return {
+        "runAsNonRoot": True,
+        "runAsUser": USER,
+        "runAsGroup": USER,
+        "fsGroup": USER,
+        "fsGroupChangePolicy": "OnRootMismatch",
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+
+
+def _tolerations() -> list[Document]:
+    return [{"key": names.GPU_RESOURCE, "operator": "Exists", "effect": "NoSchedule"}]

@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How far a PipelineRun is: one row a task, in the pipeline's order, from what Tekton reports.
+
+Pure: the PipelineRun and its TaskRuns go in, `RunView` comes out. The table, the one-screen status and
+its JSON are drawn from it, so they cannot disagree.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+State = Literal["waiting", "running", "done", "failed", "skipped", "cancelled"]
+_STOPPED = {"TaskRunCancelled", "Cancelled", "TaskRunTimeout", "PipelineRunTimeout", "PipelineRunStopping"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskView:
+    """One task of the pipeline."""
+
+    task: str
+    title: str
+    notebook: str | None
+    state: State
+    status: str
+    """The runner's own word where there is one, else Tekton's reason."""
+    reason: str
+    task_run: str | None = None
+    pod: str | None = None
+    started_at: str | None = None
+    ended_at: str | None = None
+    wall_seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunView:
+    """A whole run."""
+
+    name: str
+    namespace: str
+    pipeline: str
+    run_id: str
+    ended: bool
+    succeeded: bool | None
+    """None while it runs."""
+    reason: str
+    message: str
+    started_at: str | None
+    ended_at: str | None
+    tasks: tuple[TaskView, ...]
+
+
+def view(run: Mapping[str, Any], task_runs: Sequence[Mapping[str, Any]]) -> RunView:
+    """Return how far a run is."""
+    meta, status = run.get("metadata") or {}, run.get("status") or {}
+    spec = status.get("pipelineSpec") or (run.get("spec") or {}).get("pipelineSpec") or {}
+    by_task = {_label(one, "tekton.dev/pipelineTask"): one for one in task_runs}
+    skipped = {str(one.get("name")): one for one in status.get("skippedTasks") or ()}
+    condition = _condition(run)
+    ended = condition.get("status") in {"True", "False"}
+    tasks = [*(spec.get("tasks") or ()), *(spec.get("finally") or ())]
+    return RunView(
+        name=str(meta.get("name", "")),
+        namespace=str(meta.get("namespace", "")),
+        pipeline=str(((run.get("spec") or {}).get("pipelineRef") or {}).get("name") or "embedded"),
+        run_id=str(meta.get("uid", "")),
+        ended=ended,
+        succeeded=condition.get("status") == "True" if ended else None,
+        reason=str(condition.get("reason") or "Pending"),
+        message=_line(condition.get("message")),
+        started_at=status.get("startTime"),
+        ended_at=status.get("completionTime"),
+        tasks=tuple(
+            _task(task, by_task.get(str(task.get("name"))), skipped.get(str(task.get("name"))), over=ended)
+            for task in tasks
+        ),
+    )
+
+
+def _task(
+    task: Mapping[str, Any], task_run: Mapping[str, Any] | None, skipped: Mapping[str, Any] | None, *, over: bool
+) -> TaskView:
+    name = str(task.get("name"))
+    title = str(task.get("displayName") or name)
+    values = {str(one.get("name")): one.get("value") for one in task.get("params") or ()}
+    notebook = values.get("notebook-name")
+    notebook = notebook if isinstance(notebook, str) else None
+    if task_run is None:
+        state: State = "skipped" if skipped else ("cancelled" if over else "waiting")
+        why = _skip_reason(skipped) if skipped else _waits_for(task, over=over)
+        return TaskView(task=name, title=title, notebook=notebook, state=state, status=state, reason=why)
+    condition, status = _condition(task_run), task_run.get("status") or {}
+    results = {str(one.get("name")): one.get("value") for one in status.get("results") or ()}
+    state = _state(condition)
+    return TaskView(
+        task=name,
+        title=title,
+        notebook=notebook,
+        state=state,
+        status=str(results.get("status") or results.get("verdict") or _word(state, condition)),
+        reason=_line(results.get("reason") or results.get("counts") or _why(state, condition)),
+        task_run=str((task_run.get("metadata") or {}).get("name")),
+        pod=status.get("podName") or None,
+        started_at=_started(status),
+        ended_at=status.get("completionTime"),
+        wall_seconds=_number(results.get("wall-seconds")),
+    )
+
+
+def _skip_reason(skipped: Mapping[str, Any]) -> str:
+    reason = _line(skipped.get("reason"))
+    return "no node can host it; its record says why" if reason.startswith("When Expressions") else reason
+
+
+def _waits_for(task: Mapping[str, Any], *, over: bool) -> str:
+    after = ", ".join(str(name) for name in task.get("runAfter") or ())
+    if over:
+        return "the run ended before it"
+    return f"after {after}" if after else "not started yet"
+
+
+def _state(condition: Mapping[str, Any]) -> State:
+    status, reason = condition.get("status"), condition.get("reason")
+    if status == "True":
+        return "done"
+    if status == "False":
+        return "cancelled" if reason in _STOPPED else "failed"
+    return "running" if reason == "Running" else "waiting"
+
+
+def _word(state: State, condition: Mapping[str, Any]) -> str:
+    return "succeeded" if state == "done" else str(condition.get("reason") or state)
+
+
+def _why(state: State, condition: Mapping[str, Any]) -> str:
+    return "" if state in {"done", "running"} else str(condition.get("message") or "")
+
+
+def _started(status: Mapping[str, Any]) -> str | None:
+    """Return when the work began; the TaskRun itself starts with its wait for a node."""
+    begun = [
+        (step.get("running") or step.get("terminated") or {}).get("startedAt") for step in status.get("steps") or ()
+    ]
+    return min((one for one in begun if one), default=None)
+
+
+def _condition(document: Mapping[str, Any]) -> Mapping[str, Any]:
+    conditions = (document.get("status") or {}).get("conditions") or ()
+    return next((one for one in conditions if one.get("type") == "Succeeded"), {})
+
+
+def _label(document: Mapping[str, Any], key: str) -> str:
+    return str(((document.get("metadata") or {}).get("labels") or {}).get(key))
+
+
+def _line(text: Any) -> str:
+    """Return text of the cluster on one line without control characters, so that a terminal shows nothing else."""
+    joined = " ".join(str(text or "").split())
+    return "".join(c for c in joined if c.isprintable())[:400]
+
+
+def _number(text: Any) -> float | None:
+    try:
+        return float(text)
+    except (TypeError, ValueError):
+        return None
+
+
+def seconds_between(start: str | None, end: str | None, now: datetime) -> float | None:
+    """Return the seconds from one time of Kubernetes to another, or to now."""
+    if not start:
+        return None
+    try:
+        begin = datetime.fromisoformat(start)
+        until = datetime.fromisoformat(end) if end else now
+    except ValueError:
+        return None
+    return max(0.0, (until - begin).total_seconds())

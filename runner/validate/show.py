@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The validation for people: a table on a terminal, plain lines in a log, a page for the report folder."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import sys
+from collections.abc import Iterator
+
+from runner.records import Check
+from runner.templates import templates_folder
+from runner.units import format_seconds
+from runner.validate.result import Validation
+
+_STYLES = {"pass": "green", "warn": "yellow", "fail": "bold red"}
+
+
+def summary(validation: Validation) -> str:
+    """Return the verdict in one line."""
+    counted = ", ".join(f"{count} {level}" for level, count in validation.counts.items())
+    return f"validate: {validation.verdict} ({counted}) in {format_seconds(validation.wall_seconds)}"
+
+
+def lines(validation: Validation) -> Iterator[str]:
+    """Yield one line a check, the same whatever the width of the terminal."""
+    for section in validation.sections:
+        for check in section.checks:
+            yield f"{check.status:4} {section.name}: {_plain(check)}"
+    yield summary(validation)
+
+
+def _plain(check: Check) -> str:
+    needed = f" (needed: {check.needed})" if check.needed else ""
+    hint = f"; what to do: {check.hint}" if check.hint and check.status != "pass" else ""
+    return " ".join(f"{check.name}: {check.seen}{needed}{hint}".split())
+
+
+def print_to_terminal(validation: Validation) -> None:
+    """Print a table where somebody looks, lines where a log is kept."""
+    if not sys.stdout.isatty():
+        print("\n".join(lines(validation)))
+        return
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, show_edge=False)
+    for title in ("", "check", "seen", "needed"):
+        table.add_column(title, overflow="fold")
+    for section in validation.sections:
+        table.add_row("", Text(section.name, style="bold"))
+        for check in section.checks:
+            seen = Text(check.seen)
+            if check.hint and check.status != "pass":
+                seen.append(f"\n→ {check.hint}", style=_STYLES[check.status])
+            table.add_row(Text(check.status, style=_STYLES[check.status]), Text(check.name), seen, Text(check.needed))
+    console = Console()
+    console.print(table)
+    console.print(Text(summary(validation), style=_STYLES[validation.verdict]))
+
+
+def page(validation: Validation) -> str:
+    """Return the HTML page: one file, no script, nothing from a network."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from markupsafe import Markup
+
+    folder = templates_folder()
+    style = (folder / "report.css").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    policy = f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
+    environment = Environment(
+        loader=FileSystemLoader(folder),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    # Both are ours, and must reach the page byte for byte, as the hash demands.
+    ours = {"policy": Markup(policy), "style": Markup(style)}  # noqa: S704
+    return environment.get_template("validate/page.html").render(
+        validation=validation, took=format_seconds(validation.wall_seconds), **ours
+    )

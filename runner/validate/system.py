@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs all checks side by side, each group within its time, and gives one record.
+
+The GPUs are looked at first, because other checks are stricter where there are some.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from pathlib import Path
+
+from runner import __version__, log
+from runner.records import Check
+from runner.validate import devices, kernels, needs, packages
+from runner.validate.result import Asked, Section, Validation, counts, worst
+
+Group = Callable[[], Sequence[Check]]
+
+
+def validate(asked: Asked, environ: Mapping[str, str] | None = None) -> Validation:
+    """Check this system against what is asked and return what was found."""
+    environ = os.environ if environ is None else environ
+    started_at, started = log.utc_now(), time.monotonic()
+    gpus, section = _gpus(asked, environ)
+    gpu = bool(gpus.seen) or devices.most_gpus(asked) > 0
+    wants = needs.of_plan(asked.plan, asked.checkout, asked.kernel)
+    groups: dict[str, Group] = {
+        "python": lambda: _python(wants, gpus, environ),
+        "kernels": lambda: [kernels.check(name, asked.checkout) for name in wants.kernels],
+        "storage": lambda: _storage(asked),
+        "host": lambda: _host(asked, environ, gpu=gpu),
+    }
+    if asked.network:
+        groups["network"] = lambda: _network(asked)
+    sections = (section, *_side_by_side(groups, asked.limit_seconds))
+    return Validation(
+        verdict=worst(sections),
+        hostname=platform.node(),
+        runner_version=__version__,
+        image=environ.get("RUNNER_IMAGE") or None,
+        plan=str(asked.plan_path) if asked.plan_path else None,
+        started_at=started_at,
+        wall_seconds=round(time.monotonic() - started, 3),
+        counts=counts(sections),
+        sections=sections,
+    )
+
+
+def _gpus(asked: Asked, environ: Mapping[str, str]) -> tuple[devices.Gpus, Section]:
+    """Look at the GPUs; a driver that hangs is a finding like any other."""
+    looks: list[devices.Gpus] = []
+
+    def look() -> Sequence[Check]:
+        looks.append(devices.look(environ))
+        return devices.checks(looks[0], asked)
+
+    section = _side_by_side({"gpus": look}, asked.limit_seconds)[0]
+    return (looks[0] if looks else devices.Gpus(health={})), section
+
+
+def _python(wants: needs.Needs, gpus: devices.Gpus, environ: Mapping[str, str]) -> list[Check]:
+    from runner.validate import cuda
+
+    found = list(wants.checks)
+    seen_pythons: set[str] = set()
+    for kernel, notebooks in wants.kernels.items():
+        python = kernels.python_of(kernel)
+        if python is None or python in seen_pythons:
+            continue  # of a kernel that is missing the kernels' own check tells
+        seen_pythons.add(python)
+        users = {
+            module: [name for name in names if name in notebooks]
+            for module, names in wants.modules.items()
+            if set(names) & set(notebooks)
+        }
+        env = packages.read(python, sorted(users), gpu=bool(gpus.seen))
+        found += packages.checks(env, users, gpu=bool(gpus.seen))
+        found += cuda.checks(gpus, python, env.versions, environ)
+    return found
+
+
+def _storage(asked: Asked) -> list[Check]:
+    from runner.validate import storage
+
+    found: list[Check] = []
+    tried: set[Path] = set()
+    for label, folder in asked.folders.items():
+        if folder.resolve() not in tried:
+            tried.add(folder.resolve())
+            found += storage.checks(label, folder, must_write=label == "outputs")
+    return found
+
+
+def _host(asked: Asked, environ: Mapping[str, str], *, gpu: bool) -> list[Check]:
+    from runner.validate import host
+
+    return host.checks(asked.plan, asked.requirements, asked.folders["outputs"], environ, gpu=gpu)
+
+
+def _network(asked: Asked) -> Sequence[Check]:
+    from runner.validate import network
+
+    return network.checks(asked.plan)
+
+
+def _side_by_side(groups: Mapping[str, Group], limit_seconds: float) -> tuple[Section, ...]:
+    """Run each group in a thread of its own; what has not answered in time failed.
+
+    The threads are daemons: one that hangs in the kernel does not keep us from ending.
+    """
+    futures = {name: _start(name, group) for name, group in groups.items()}
+    deadline = time.monotonic() + limit_seconds
+    return tuple(_collect(name, future, deadline, limit_seconds) for name, future in futures.items())
+
+
+def _start(name: str, group: Group) -> Future[Section]:
+    future: Future[Section] = Future()
+
+    def work() -> None:
+        started = time.monotonic()
+        try:
+            checks = tuple(group())
+            future.set_result(Section(name=name, checks=checks, wall_seconds=round(time.monotonic() - started, 3)))
+        except BaseException as error:  # noqa: BLE001  (handed over to the one who waits)
+            future.set_exception(error)
+
+    threading.Thread(target=work, name=f"validate-{name}", daemon=True).start()
+    return future
+
+
+def _collect(name: str, future: Future[Section], deadline: float, limit_seconds: float) -> Section:
+    try:
+        return future.result(timeout=max(0.0, deadline - time.monotonic()))
+    except FutureTimeoutError:
+        seen = f"no answer within {limit_seconds:g} s"
+        hint = "something hangs: a network file system or the driver; look at the host's kernel log"
+        return Section(name=name, checks=(Check(name=name, status="fail", seen=seen, hint=hint),))
+    except Exception as error:  # noqa: BLE001  (one group's fault hides no other group)
+        seen = f"{type(error).__name__}: {error}"[:300]
+        hint = "this check itself went wrong; please report it"
+        return Section(name=name, checks=(Check(name=name, status="fail", seen=seen, hint=hint),))

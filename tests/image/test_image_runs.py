@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Containers, locked up as a cluster would, do what the same commands do on a laptop."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from support import notebooks
+
+from . import engine as engines
+
+pytestmark = [pytest.mark.image, pytest.mark.timeout(1800)]
+
+CANARY = yaml.safe_load((engines.ROOT / "images" / "canary.yaml").read_text())
+LOG_LINE = re.compile(r"\d{4}-\d\d-\d\dT[\d:.]+Z [a-z-]+( |$)")
+ANSWER_LINE = re.compile(r"(\d+ notebooks, |report: |\d\d_\w+: succeeded in )")
+SLEEP = "import time\nfor second in range(600):\n    print(second, flush=True)\n    time.sleep(1)"
+EAT = "import time\nheld = []\nwhile True:\n    held.append(bytearray(b'x') * 8_000_000)\n    time.sleep(0.05)"
+
+
+def mount(workspace: Path) -> str:
+    return f"--volume={workspace}:/workspace"
+
+
+def metrics(workspace: Path, name: str) -> dict:
+    return json.loads((workspace / "outputs" / f"{name}.metrics.json").read_text())
+
+
+def log_of(engine, container: str) -> str:
+    done = engine.call("logs", container)
+    return done.stdout + done.stderr
+
+
+@pytest.fixture
+def start(engine, workspace):
+    """Start containers in the background; they are removed at the end, however the test ends."""
+    names = []
+
+    def starter(image: str, *arguments: str, options: tuple[str, ...] = ()) -> str:
+        name = f"runner-test-{time.monotonic_ns()}"
+        names.append(name)
+        engine.call("run", "--detach", "--name", name, *engines.HARDENED, mount(workspace), *options, image, *arguments)
+        return name
+
+    yield starter
+    for name in names:
+        engine.call("rm", "--force", name, check=False)
+
+
+@pytest.mark.slow
+def test_the_demo_is_green_in_a_locked_up_container(engine, workspace, start, cpu_image):
+    """Read-only root, no capability, no network, a uid nobody knows: three successes and a log without surprises."""
+    name = start(cpu_image, "demo", options=("--user=54321",))
+    code = engine.call("wait", name, seconds=900).stdout.strip()
+    log = log_of(engine, name)
+    assert code == "0", log[-3000:]
+
+    summary = json.loads((workspace / "outputs" / "reports" / "summary.json").read_text())
+    assert summary["verdict"] == "succeeded"
+    assert [one["status"] for one in summary["notebooks"]] == ["succeeded"] * 3
+    odd = [line for line in log.splitlines() if line and not LOG_LINE.match(line) and not ANSWER_LINE.match(line)]
+    assert odd == []
+    assert "level=warning" not in log
+    owners = {path.stat().st_uid for path in (workspace / "outputs").rglob("*")}
+    assert owners == {54321}
+    assert metrics(workspace, "01_quality_and_pca")["environment"]["image"] == "localhost/runner-test/cpu:test"
+
+
+def test_any_uid_runs_a_notebook_with_the_python_of_rapids(engine, workspace, start, gpu_image):
+    """A uid that is in no group sees /opt/conda, which RAPIDS closes, and writes its outputs."""
+    notebooks.write(workspace / "where.ipynb", "import sys\nassert sys.prefix == '/opt/conda', sys.prefix")
+    name = start(gpu_image, "run", "where.ipynb", options=("--user=54321:54321",))
+    code = engine.call("wait", name, seconds=300).stdout.strip()
+    assert code == "0", log_of(engine, name)[-3000:]
+    assert (workspace / "outputs" / "where.html").stat().st_uid == 54321
+
+
+@pytest.mark.parametrize("target", ["cpu", "gpu"])
+def test_every_probe_of_the_canary_list_passes(request, engine, start, target):
+    """What the images promise, one command each."""
+    name = start(request.getfixturevalue(f"{target}_image"), "600", options=("--entrypoint=sleep",))
+    failed = {}
+    for check in CANARY["checks"]:
+        if target in check.get("targets", ["cpu", "gpu"]):
+            done = engine.call("exec", name, *check["probe"]["exec"]["command"], check=False)
+            if done.returncode != 0:
+                failed[check["name"]] = (done.returncode, done.stdout[-800:], done.stderr[-800:])
+    assert failed == {}
+
+
+def test_help_needs_nothing(engine, cpu_image):
+    """`docker run IMAGE` alone says what there is."""
+    done = engine.run(cpu_image, options=(*engines.HARDENED,))
+    assert "run-all" in done.stdout
+    assert "validate" in done.stdout
+
+
+def test_sigterm_saves_what_there_is(engine, workspace, start, cpu_image):
+    """`docker stop` ends as terminated with notebook and metrics saved, well before the kill."""
+    notebooks.write(workspace / "long.ipynb", "print('before')", SLEEP)
+    name = start(cpu_image, "run", "long.ipynb")
+    wait_for(lambda: "cell=2" in log_of(engine, name))
+    engine.call("stop", "--time=60", name)
+
+    state = engine.inspect(name)["State"]
+    assert state["ExitCode"] == 143
+    record = metrics(workspace, "long")
+    assert record["status"] == "terminated"
+    assert [cell["status"] for cell in record["cells"]] == ["succeeded", "interrupted"]
+    saved = json.loads((workspace / "outputs" / "long.executed.ipynb").read_text())
+    assert "before" in json.dumps(saved)
+
+
+def test_a_memory_limit_ends_as_kernel_died_with_a_record(engine, workspace, start, cpu_image):
+    """The guard acts before the container's limit does, and names the cause."""
+    notebooks.write(workspace / "eats.ipynb", "print('before')", EAT)
+    name = start(cpu_image, "run", "eats.ipynb", options=("--memory=500m", "--memory-swap=500m"))
+    code = engine.call("wait", name, seconds=300).stdout.strip()
+    assert code == "5", log_of(engine, name)[-3000:]
+
+    record = metrics(workspace, "eats")
+    assert (record["status"], record["failure"]["cause"]) == ("kernel-died", "host-memory")
+    assert [cell["status"] for cell in record["cells"]] == ["succeeded", "interrupted"]
+
+
+def test_validate_says_why_a_volume_cannot_be_written(engine, workspace, cpu_image):
+    """A volume of root is told apart, with uid and what to set; the exit code is the documented one."""
+    workspace.chmod(0o755)
+    done = engine.run(
+        cpu_image, "validate", "--json", options=(*engines.HARDENED, mount(workspace), "--user=1001"), check=False
+    )
+    assert done.returncode == 3
+    checks = {check["name"]: check for section in json.loads(done.stdout)["sections"] for check in section["checks"]}
+    assert checks["outputs writable"]["status"] == "fail"
+    assert "uid 1001" in checks["outputs writable"]["seen"]
+    assert "fsGroup" in checks["outputs writable"]["hint"]
+
+
+def test_validate_sees_the_limits_of_the_container(engine, cpu_image):
+    """Memory and CPUs are the container's, not the machine's."""
+    options = (*engines.HARDENED, "--memory=600m", "--memory-swap=600m", "--tmpfs=/workspace:rw,mode=1777")
+    done = engine.run(cpu_image, "validate", "--json", options=options)
+    checks = {check["name"]: check for section in json.loads(done.stdout)["sections"] for check in section["checks"]}
+    assert checks["memory"]["seen"].startswith("629.1 MB (cgroup-v")
+    assert "the memory guard acts before" in checks["out of memory"]["seen"]
+    assert "answered in" in checks["kernel python3"]["seen"]
+
+
+def wait_for(condition, seconds: float = 180) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)

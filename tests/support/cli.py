@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The real command line in a process of its own, and what it leaves."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nbformat
+
+RUNNER = [sys.executable, "-m", "runner"]
+PATIENCE = 120.0
+"""Seconds after which something that should happen is called missing; generous, for slow machines."""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """What a command answered."""
+
+    code: int
+    out: str
+    err: str
+
+
+def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return our environment without options of a surrounding run."""
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith("RUNNER_")}
+    return {**inherited, **(extra or {})}
+
+
+def runner(*arguments: object, env: Mapping[str, str] | None = None, cwd: Path | None = None) -> Ended:
+    """Run a command to its end."""
+    done = subprocess.run(
+        [*RUNNER, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        env=environment(env),
+        cwd=cwd,
+        timeout=PATIENCE,
+        check=False,
+        errors="replace",
+    )
+    return Ended(done.returncode, done.stdout, done.stderr)
+
+
+def start(*arguments: object, env: Mapping[str, str] | None = None, cwd: Path | None = None) -> subprocess.Popen[str]:
+    """Start a command and return its process."""
+    return subprocess.Popen(
+        [*RUNNER, *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(env),
+        cwd=cwd,
+    )
+
+
+def until(condition: Callable[[], Any], what: str, seconds: float = PATIENCE) -> Any:
+    """Wait for a condition and return its value."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        value = condition()
+        if value:
+            return value
+        time.sleep(0.05)
+    raise AssertionError(f"{what} did not happen within {seconds} s")
+
+
+def metrics(folder: Path, name: str) -> dict[str, Any]:
+    """Return the metrics of a notebook, checked against the schema."""
+    from runner.records import read_metrics
+
+    content = (folder / f"{name}.metrics.json").read_bytes()
+    read_metrics(content)
+    return json.loads(content)
+
+
+def executed(folder: Path, name: str) -> Any:
+    """Return the executed notebook, checked against nbformat's schema."""
+    notebook = nbformat.read(folder / f"{name}.executed.ipynb", as_version=4)
+    nbformat.validate(notebook)
+    return notebook
+
+
+def source_cells(notebook: Any) -> list[Any]:
+    """Return the code cells of an executed notebook that its source has."""
+    return [c for c in notebook.cells if c.cell_type == "code" and not c.metadata.get("runner", {}).get("inserted")]
+
+
+def text_of(notebook: Any) -> str:
+    """Return everything a notebook's outputs print, in one text."""
+    parts = []
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            parts += [output.get("text", ""), *output.get("traceback", []), *map(str, output.get("data", {}).values())]
+    return "\n".join(parts)

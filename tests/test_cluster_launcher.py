@@ -1,0 +1,416 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The launcher against a cluster that records what it is told."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from support.kubectl import REAL, FakeKubectl
+from support.tekton import TEKTON
+
+pytestmark = pytest.mark.skipif(REAL is None, reason="kubectl is not installed; it builds the kustomizations")
+SCRIPT = TEKTON / "scripts" / "run-complete-analysis.sh"
+PART_OF = {"app.kubernetes.io/part-of": "rapids-notebook-runner"}
+STARTED = PART_OF | {"rapids-notebook-runner/started-by": "launcher"}
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> FakeKubectl:
+    fake = FakeKubectl(tmp_path / "cluster")
+    fake.add(
+        {"kind": "CustomResourceDefinition", "metadata": {"name": "pipelines.tekton.dev"}},
+        {"kind": "ConfigMap", "metadata": {"name": "pipelines-info"}, "data": {"version": "v1.15.0"}},
+        {"kind": "Namespace", "metadata": {"name": "scrna"}},
+        {
+            "kind": "StorageClass",
+            "metadata": {
+                "name": "standard",
+                "annotations": {"storageclass.kubernetes.io/is-default-class": "true"},
+            },
+        },
+        node("gpu-1", gpus="1", memory_mib="24564"),
+    )
+    return fake
+
+
+def node(name, *, gpus="0", memory_mib=None, cpu="64", memory="256Gi"):
+    labels = {"nvidia.com/gpu.memory": memory_mib} if memory_mib else {}
+    allocatable = {"cpu": cpu, "memory": memory, "nvidia.com/gpu": gpus}
+    return {"kind": "Node", "metadata": {"name": name, "labels": labels}, "status": {"allocatable": allocatable}}
+
+
+def launch(cluster, *arguments, cwd=None, check=None):
+    """Run the launcher with our runner and the recording kubectl on the PATH."""
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("RUNNER_")}
+    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{cluster.path}"
+    bin_folder = cluster.folder / "bin"
+    environment["PATH"] = f"{bin_folder}{os.pathsep}{environment['PATH']}"
+    done = subprocess.run(
+        ["bash", str(SCRIPT), *arguments], env=environment, cwd=cwd, capture_output=True, text=True, check=False
+    )
+    if check is not None:
+        assert done.returncode == check, done.stdout + done.stderr
+    return done
+
+
+def run_object(name, *, labels=STARTED, created="2026-11-01T00:00:00Z", ended=None, status="Unknown", reason="Running"):
+    tasks = [
+        {"name": "validate", "displayName": "Check"},
+        {"name": "notebook-01", "displayName": "Stage 1: 01", "runAfter": ["validate"],
+         "params": [{"name": "notebook-name", "value": "01"}]},
+        {"name": "notebook-02", "displayName": "Stage 1: 02", "runAfter": ["notebook-01"],
+         "params": [{"name": "notebook-name", "value": "02"}]},
+    ]
+    return {
+        "kind": "PipelineRun",
+        "metadata": {
+            "name": name, "namespace": "scrna", "uid": f"uid-{name}", "labels": labels, "creationTimestamp": created,
+        },
+        "spec": {
+            "pipelineRef": {"name": "complete-scrna-analysis-workflow"},
+            "workspaces": [{"name": "shared-storage", "volumeClaimTemplate": {"spec": {}}}],
+            "taskRunTemplate": {"podTemplate": {"securityContext": {"runAsUser": 1001}}},
+        },
+        "status": {
+            "startTime": created, **({"completionTime": ended} if ended else {}),
+            "conditions": [{"type": "Succeeded", "status": status, "reason": reason, "message": ""}],
+            "pipelineSpec": {"tasks": tasks, "params": [{"name": "image", "default": "runner:1"}],
+                             "finally": [{"name": "report", "displayName": "Report"}]},
+        },
+    }  # fmt: skip
+
+
+def task_run(run, task, *, status, reason, message="", results=None, pod=None):
+    return {
+        "kind": "TaskRun",
+        "metadata": {
+            "name": f"{run}-{task}",
+            "labels": {"tekton.dev/pipelineRun": run, "tekton.dev/pipelineTask": task, **STARTED},
+        },
+        "spec": {"workspaces": [{"name": "shared-storage", "persistentVolumeClaim": {"claimName": "pvc-1"}}]},
+        "status": {
+            "podName": pod or "",
+            "conditions": [{"type": "Succeeded", "status": status, "reason": reason, "message": message}],
+            "results": [{"name": key, "value": value} for key, value in (results or {}).items()],
+        },
+    }
+
+
+def test_the_script_is_short():
+    """The shell finds runner and steps aside."""
+    assert len(SCRIPT.read_text().splitlines()) <= 60
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["help"]])
+def test_help_lists_verbs_and_exit_codes(cluster, arguments):
+    """Somebody who knows nothing finds the verbs."""
+    done = launch(cluster, *arguments, check=0)
+    for word in ("install", "uninstall", "fetch", "Exit codes", "75"):
+        assert word in done.stdout
+
+
+@pytest.mark.parametrize("arguments", [[], ["explode"]])
+def test_an_unknown_verb_is_a_usage_error(cluster, arguments):
+    """A typing error changes nothing and ends with 2."""
+    launch(cluster, *arguments, check=2)
+    assert cluster.calls() == []
+
+
+def test_without_runner_it_says_how_to_get_one(tmp_path):
+    """On a machine without runner the script names the command that makes one."""
+    copy = tmp_path / "tekton" / "scripts" / SCRIPT.name
+    copy.parent.mkdir(parents=True)
+    copy.write_text(SCRIPT.read_text())
+    done = subprocess.run(
+        ["/bin/bash", str(copy), "status"], env={"PATH": "/usr/bin:/bin"}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 3
+    assert "pip install" in done.stderr
+
+
+def test_install_puts_everything_but_runs_onto_the_cluster(cluster, tmp_path):
+    """Tasks, pipelines, configuration and accounts are applied, from whatever folder it is called."""
+    done = launch(cluster, "install", "--namespace", "scrna", cwd=tmp_path, check=0)
+    kinds = {one["kind"] for one in cluster.objects()}
+    assert {"Task", "Pipeline", "ServiceAccount", "ClusterRole", "CronJob", "NetworkPolicy"} <= kinds
+    assert not cluster.objects("PipelineRun")
+    (binding,) = cluster.objects("ClusterRoleBinding")
+    assert binding["metadata"]["name"] == "notebook-validator-scrna"
+    assert binding["subjects"][0]["namespace"] == "scrna"
+    assert "pass tekton: v1.15.0" in done.stdout
+    assert all("--namespace scrna" in call for call in cluster.arguments())
+
+
+def test_install_takes_an_image(cluster):
+    """One option makes an image the default of every task, pipeline and CronJob."""
+    launch(cluster, "install", "--image", "registry.example/runner:7", check=0)
+    for kind in ("Task", "Pipeline"):
+        for one in cluster.objects(kind):
+            assert one["spec"]["params"][0]["default"] == "registry.example/runner:7"
+    for job in cluster.objects("CronJob"):
+        assert "registry.example/runner:7" in json.dumps(job)
+
+
+def test_a_dry_run_installs_nothing(cluster):
+    """--dry-run asks the server and changes nothing."""
+    before = cluster.objects()
+    launch(cluster, "install", "--dry-run", check=0)
+    assert cluster.objects() == before
+    assert any(call.startswith("apply -f - --dry-run=server") for call in cluster.arguments())
+
+
+def test_install_without_tekton_says_how_to_get_it(tmp_path):
+    """A missing Tekton is exit code 3, with what to do; nothing is applied."""
+    fake = FakeKubectl(tmp_path / "bare")
+    fake.add({"kind": "Namespace", "metadata": {"name": "scrna"}})
+    done = launch(fake, "install", check=3)
+    assert "fail tekton" in done.stdout
+    assert "release.yaml" in done.stdout
+    assert not any(call.startswith("apply") for call in fake.arguments())
+
+
+def test_install_refuses_an_old_tekton(cluster):
+    """A release without the stable API is named."""
+    for one in (objects := cluster.objects()):
+        if one["metadata"]["name"] == "pipelines-info":
+            one["data"]["version"] = "v0.44.0"
+    cluster._write(objects)
+    done = launch(cluster, "install", check=3)
+    assert "v0.44.0" in done.stdout
+
+
+def test_install_makes_the_namespace_when_asked(cluster):
+    """--create-namespace makes what is missing; without it that is said."""
+    done = launch(cluster, "install", "--namespace", "fresh", check=3)
+    assert "kubectl create namespace fresh" in done.stdout
+    launch(cluster, "install", "--namespace", "fresh", "--create-namespace", check=0)
+    assert "fresh" in {one["metadata"]["name"] for one in cluster.objects("Namespace")}
+
+
+def test_validate_tells_for_each_notebook_whether_a_node_hosts_it(cluster):
+    """Required ones fit the 24 GB GPU; optional ones that do not are named as skipped, with the reason."""
+    done = launch(cluster, "validate", check=0)
+    assert "pass 01_scRNA_analysis_preprocessing: fits gpu-1" in done.stdout
+    assert "warn 07_scRNA_analysis_1.3M_brain_example: no node can host 1 nvidia.com/gpu of 80 GB" in done.stdout
+    assert "has GPUs of 24564 MiB" in done.stdout
+    strict = launch(cluster, "validate", "--param", "skip-optional-notebooks=false", "--json", check=3)
+    failed = [check["name"] for check in json.loads(strict.stdout)["checks"] if check["status"] == "fail"]
+    assert "07_scRNA_analysis_1.3M_brain_example" in failed
+
+
+def test_run_creates_a_run_and_prints_its_name(cluster, tmp_path):
+    """The name is on stdout, parameters are set, and the run carries our label."""
+    done = launch(
+        cluster, "run", "complete", "--no-wait", "--param", "continue-on-failure=false", "--storage-class", "fast",
+        cwd=tmp_path, check=0,
+    )  # fmt: skip
+    (run,) = cluster.objects("PipelineRun")
+    assert done.stdout.strip() == run["metadata"]["name"]
+    assert run["metadata"]["labels"]["rapids-notebook-runner/started-by"] == "launcher"
+    values = {param["name"]: param["value"] for param in run["spec"]["params"]}
+    assert values["continue-on-failure"] == "false"
+    assert values["skip-optional-notebooks"] == "true"
+    claim = run["spec"]["workspaces"][0]["volumeClaimTemplate"]["spec"]
+    assert claim["storageClassName"] == "fast"
+
+
+def test_run_fits_a_run_to_mig_slices(cluster):
+    """Another GPU resource takes the place of the plain one in requests and in node labels."""
+    launch(cluster, "run", "--no-wait", "--gpu-resource", "nvidia.com/mig-3g.40gb", check=0)
+    (run,) = cluster.objects("PipelineRun")
+    text = json.dumps(run["spec"])
+    assert '"nvidia.com/gpu": "1"' not in text
+    assert '"nvidia.com/mig-3g.40gb": "1"' in text
+    assert '"key": "nvidia.com/mig-3g.40gb.memory"' in text
+    assert '"key": "nvidia.com/gpu.memory"' not in text
+
+
+def test_run_with_a_plan_of_ones_own(cluster, tmp_path):
+    """A plan becomes a ConfigMap and a Pipeline, then a run of it."""
+    plan = tmp_path / "mine.yaml"
+    plan.write_text(
+        "version: 1\nname: mine\nnotebooks:\n- {name: a, path: a.ipynb, timeout: 10m}\n"
+        "- {name: b, path: b.ipynb, needs: [a]}\n"
+    )
+    launch(
+        cluster, "run", "--plan", str(plan), "--repository-url", "https://git.example/me/nb", "--no-wait", check=0
+    )  # fmt: skip
+    (config,) = [one for one in cluster.objects("ConfigMap") if one["metadata"]["name"] == "mine-plan"]
+    assert yaml.safe_load(config["data"]["plan.yaml"])["name"] == "mine"
+    (pipeline,) = cluster.objects("Pipeline")
+    assert [task["name"] for task in pipeline["spec"]["tasks"]] == ["clone", "validate", "notebook-a", "notebook-b"]
+    (run,) = cluster.objects("PipelineRun")
+    assert run["spec"]["pipelineRef"]["name"] == "mine-workflow"
+
+
+def test_run_follows_until_the_end_and_tells_the_verdict_by_its_code(cluster):
+    """A run that failed is exit code 1, and each change is told."""
+    cluster.add(run_object("old", ended="2026-11-01T01:00:00Z", status="False", reason="Failed"))
+    cluster.add(task_run("old", "notebook-01", status="False", reason="Failed",
+                         results={"status": "kernel-died", "reason": "out of memory", "wall-seconds": "61.0"}))  # fmt: skip
+    done = launch(cluster, "monitor", "old", check=1)
+    assert "kernel-died: out of memory" in done.stderr
+
+
+def test_monitor_survives_a_dropped_connection(cluster):
+    """What the network does in between is told and waited out."""
+    cluster.add(run_object("r", ended="2026-11-01T01:00:00Z", status="True", reason="Succeeded"))
+    cluster.trouble("", "Unable to connect to the server: net/http: TLS handshake timeout", "")
+    done = launch(cluster, "monitor", "r", check=0)
+    assert "no connection, trying again" in done.stderr
+
+
+def test_status_says_what_waits_and_why(cluster):
+    """One screen: done, waiting for a node and why, not started and for whom it waits."""
+    cluster.add(
+        run_object("r"),
+        task_run("r", "validate", status="True", reason="Succeeded"),
+        task_run("r", "notebook-01", status="Unknown", reason="ExceededNodeResources",
+                 message="TaskRun Pod exceeded available resources: 0/1 nodes are available: Insufficient nvidia.com/gpu"),
+    )  # fmt: skip
+    view = json.loads(launch(cluster, "status", "--json", check=0).stdout)
+    states = {task["task"]: (task["state"], task["reason"]) for task in view["tasks"]}
+    assert states["validate"][0] == "done"
+    assert states["notebook-01"][0] == "waiting"
+    assert "Insufficient nvidia.com/gpu" in states["notebook-01"][1]
+    assert states["notebook-02"] == ("waiting", "after notebook-01")
+    assert states["report"] == ("waiting", "not started yet")
+    assert "waiting" in launch(cluster, "status", check=0).stdout
+
+
+def test_status_shows_no_control_characters_of_the_cluster(cluster):
+    """A reason that a notebook wrote cannot drive the terminal."""
+    cluster.add(run_object("r"), task_run("r", "notebook-01", status="False", reason="Failed",
+                                          results={"status": "failed", "reason": "\x1b[2Jgone\x07"}))  # fmt: skip
+    view = json.loads(launch(cluster, "status", "--json", check=0).stdout)
+    reasons = [task["reason"] for task in view["tasks"]]
+    assert "[2Jgone" in reasons[1]
+    assert all(character.isprintable() for reason in reasons for character in reason)
+
+
+def test_without_a_run_status_says_so(cluster):
+    """An empty namespace is no traceback."""
+    done = launch(cluster, "status", check=1)
+    assert "no run in this namespace" in done.stderr
+
+
+def test_logs_of_a_notebook_by_its_name(cluster):
+    """The Pod is found by the notebook's name; an unknown name lists those that exist."""
+    cluster.add(run_object("r"), task_run("r", "notebook-01", status="Unknown", reason="Running", pod="pod-7"))
+    assert "log of pod-7" in launch(cluster, "logs", "01", check=0).stdout
+    assert "it has validate, 01, 02, report" in launch(cluster, "logs", "09", check=1).stderr
+    assert "has no Pod" in launch(cluster, "logs", "02", check=1).stderr
+
+
+def test_cancel_lets_the_report_run(cluster):
+    """The state that Tekton is given is the one that still runs `finally`; an ended run is left alone."""
+    cluster.add(run_object("r"), run_object("over", ended="2026-11-01T01:00:00Z", status="True", reason="Succeeded"))
+    launch(cluster, "cancel", "r", check=0)
+    states = {one["metadata"]["name"]: one["spec"].get("status") for one in cluster.objects("PipelineRun")}
+    assert states == {"r": "CancelledRunFinally", "over": None}
+    launch(cluster, "cancel", "over", check=0)
+    assert sum("patch" in call for call in cluster.arguments()) == 1
+
+
+def test_cleanup_keeps_the_newest_and_what_is_not_its_own(cluster):
+    """Only ended runs that we started go, oldest first; a running one and somebody else's stay."""
+    for day in range(1, 6):
+        cluster.add(run_object(f"day-{day}", created=f"2026-11-0{day}T00:00:00Z", ended="2026-11-09T00:00:00Z",
+                               status="True", reason="Succeeded"))  # fmt: skip
+    cluster.add(run_object("running", created="2026-10-01T00:00:00Z"))
+    cluster.add(run_object("by-hand", labels=PART_OF, created="2026-10-01T00:00:00Z", ended="2026-10-02T00:00:00Z"))
+    cluster.add(run_object("foreign", labels={}, created="2026-10-01T00:00:00Z", ended="2026-10-02T00:00:00Z"))
+    done = launch(cluster, "cleanup", "--keep", "2", "--dry-run", check=0)
+    assert "would delete day-3" in done.stdout
+    assert len(cluster.objects("PipelineRun")) == 8
+    launch(cluster, "cleanup", "--keep", "2", check=0)
+    left = {one["metadata"]["name"] for one in cluster.objects("PipelineRun")}
+    assert left == {"day-5", "day-4", "running", "by-hand", "foreign"}
+
+
+def test_uninstall_removes_what_it_made_and_says_what_it_leaves(cluster):
+    """Runs go as orphans so that their volumes stay; the volumes are named; other people's objects stay."""
+    launch(cluster, "install", check=0)
+    claim = {"kind": "PersistentVolumeClaim", "metadata": {"name": "pvc-1", "ownerReferences": [{"uid": "uid-r"}]}}
+    other = {"kind": "PersistentVolumeClaim", "metadata": {"name": "theirs"}}
+    cluster.add(run_object("r"), run_object("foreign", labels={}), claim, other)
+    done = launch(cluster, "uninstall", check=0)
+    assert "left: volume claim pvc-1" in done.stdout
+    assert "theirs" not in done.stdout
+    assert not cluster.objects("Task")
+    assert not cluster.objects("ClusterRoleBinding")
+    assert [one["metadata"]["name"] for one in cluster.objects("PipelineRun")] == ["foreign"]
+    assert {one["metadata"]["name"] for one in cluster.objects("PersistentVolumeClaim")} == {"pvc-1", "theirs"}
+    assert any("--cascade=orphan" in call for call in cluster.arguments())
+
+
+def test_no_connection_is_its_own_exit_code(cluster):
+    """A cluster that does not answer is 75, like every other lost network."""
+    cluster.trouble("Unable to connect to the server: dial tcp 10.0.0.1:6443: i/o timeout")
+    done = launch(cluster, "status", check=75)
+    assert "current-context" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.fixture
+def with_outputs(cluster):
+    """Give a cluster with an ended run whose volume holds outputs."""
+    outputs = cluster.volume / "outputs"
+    (outputs / "reports").mkdir(parents=True)
+    (outputs / "01.executed.ipynb").write_bytes(os.urandom(300_000))
+    (outputs / "reports" / "summary.json").write_text("{}")
+    (outputs / ".01.html.x.part").write_text("half")
+    (outputs / "link").symlink_to("/etc/passwd")
+    cluster.add(run_object("r", ended="2026-11-01T01:00:00Z", status="True", reason="Succeeded"))
+    cluster.add(task_run("r", "validate", status="True", reason="Succeeded"))
+    return cluster
+
+
+def test_fetch_copies_outputs_and_removes_its_pod(with_outputs, tmp_path):
+    """Whole files come, links and temporary files do not; the helper Pod is restricted and gone afterwards."""
+    target = tmp_path / "here"
+    done = launch(with_outputs, "fetch", "--to", str(target), check=0)
+    files = {str(path.relative_to(target)) for path in target.rglob("*") if path.is_file()}
+    assert files == {"01.executed.ipynb", "reports/summary.json"}
+    source = with_outputs.volume / "outputs" / "01.executed.ipynb"
+    assert (target / "01.executed.ipynb").read_bytes() == source.read_bytes()
+    assert "2 files copied" in done.stdout
+    assert not with_outputs.objects("Pod")
+    created = next(json.loads(call["stdin"]) for call in with_outputs.calls() if call["arguments"][0] == "create")
+    (container,) = created["spec"]["containers"]
+    assert container["image"] == "runner:1"
+    assert container["volumeMounts"][0]["readOnly"] is True
+    assert created["spec"]["volumes"][0]["persistentVolumeClaim"]["claimName"] == "pvc-1"
+    assert created["spec"]["activeDeadlineSeconds"]
+    again = launch(with_outputs, "fetch", "--to", str(target), check=0)
+    assert "0 files copied, 2 were there" in again.stdout
+
+
+def test_fetch_goes_on_where_it_was_cut(with_outputs, tmp_path):
+    """A stream that ends early is continued at its byte, not begun again."""
+    (with_outputs.folder / "cut.json").write_text("100000")
+    target = tmp_path / "here"
+    launch(with_outputs, "fetch", "--to", str(target), check=0)
+    offsets = [
+        call["arguments"][-1]
+        for call in with_outputs.calls()
+        if call["arguments"][0] == "exec" and "copyfileobj" in call["arguments"][5] and "01" in call["arguments"][-2]
+    ]
+    assert offsets == ["0", "100000"]
+    source = with_outputs.volume / "outputs" / "01.executed.ipynb"
+    assert (target / "01.executed.ipynb").read_bytes() == source.read_bytes()
+    assert not list(target.rglob("*.part"))
+
+
+def test_a_failed_fetch_removes_its_pod_too(with_outputs, tmp_path):
+    """Whatever goes wrong, no helper Pod stays."""
+    (tmp_path / "reports").write_text("in the way of a folder")
+    done = launch(with_outputs, "fetch", "--to", str(tmp_path))
+    assert done.returncode == 74
+    assert not with_outputs.objects("Pod")

@@ -1,0 +1,626 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A dataset is whole, verified and under its name, or it is not there; whatever the server does."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from email.utils import formatdate
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from support.server import Reply, serving
+
+from runner import log
+from runner.data import fetch as fetch_stage
+from runner.data.locate import locate, shown
+from runner.data.report import Lines
+from runner.data.transfer import Limits
+from runner.errors import BrokenInputError, NetworkError, PlanError, RefusedError, UsageError
+from runner.plan import Plan, parse
+
+MB = 1 << 20
+CONTENT = random.Random(7).randbytes(12 * MB + 4321)
+QUICK = Limits(attempts=4, backoff_seconds=0.01, longest_wait_seconds=0.2, connect_seconds=5, stall_seconds=1)
+
+
+@pytest.fixture
+def server():
+    with serving() as running:
+        yield running
+
+
+@pytest.fixture(autouse=True)
+def _no_proxy(monkeypatch):
+    for name in ("http_proxy", "HTTP_PROXY", "https_proxy", "all_proxy", "HF_TOKEN", "HF_ENDPOINT"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def plan(**datasets) -> Plan:
+    document = {"version": 1, "name": "p", "notebooks": [{"name": "n", "path": "n.ipynb"}], "datasets": datasets}
+    return parse(json.dumps(document), "plan.yaml")
+
+
+def fetch(tmp_path, url, *, limits=QUICK, connections=4, offline=False, watcher=None, **fields):
+    """Fetch one dataset that is called `data`."""
+    wanted = plan(data={"url": url, "path": "sub/data.bin", **fields})
+    (staged,) = fetch_stage.fetch(
+        wanted, cache=tmp_path, connections=connections, limits=limits, offline=offline, watcher=watcher
+    )
+    return staged
+
+
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def left(tmp_path) -> set[str]:
+    """Return the names of all files in the cache, locks left out."""
+    return {path.name for path in tmp_path.rglob("*") if path.is_file() and path.suffix != ".lock"}
+
+
+# What arrives
+
+
+@pytest.mark.parametrize("connections", [1, 3, 8])
+@pytest.mark.parametrize("ranges", [True, False])
+@pytest.mark.parametrize("chunked", [True, False])
+def test_the_file_is_the_servers(tmp_path, server, connections, ranges, chunked):
+    """With ranges and without, with a length and without, on one connection and on many."""
+    url = server.add("/data.bin", Reply(content=CONTENT, ranges=ranges, chunked=chunked))
+    staged = fetch(tmp_path, url, connections=connections, sha256=sha256(CONTENT), bytes=len(CONTENT))
+    assert staged.path.read_bytes() == CONTENT
+    assert (staged.bytes, staged.sha256, staged.verified_by, staged.fetched) == (
+        len(CONTENT),
+        sha256(CONTENT),
+        "sha256",
+        True,
+    )
+    assert left(tmp_path) == {"data.bin", "data.bin.json"}
+
+
+@pytest.mark.parametrize(("status", "says_range"), [(200, True), (200, False), (206, False)])
+def test_a_part_is_never_taken_for_the_whole(tmp_path, server, status, says_range):
+    """Servers that send a range with the wrong status, or do not say which, give the whole file or none."""
+    reply = Reply(content=CONTENT, range_status=status, says_range=says_range)
+    assert fetch(tmp_path, server.add("/data.bin", reply)).path.read_bytes() == CONTENT
+    assert (len(server.ranges) > 2) is says_range
+
+
+@pytest.mark.parametrize("size", [1, 2 * MB - 1, 2 * MB, 2 * MB + 1, 4 * MB + 1])
+def test_sizes_at_the_edges_of_ranges_are_whole(tmp_path, server, size):
+    """One byte, and one more or less than a range."""
+    url = server.add("/data.bin", Reply(content=CONTENT[:size]))
+    assert fetch(tmp_path, url).path.read_bytes() == CONTENT[:size]
+
+
+def test_an_empty_file_is_fetched_only_if_the_plan_says_so(tmp_path, server):
+    """Zero bytes are what a failed download looks like."""
+    url = server.add("/data.bin", Reply(content=b""))
+    with pytest.raises(BrokenInputError, match=r"it is empty \(0 bytes\)"):
+        fetch(tmp_path, url)
+    assert fetch(tmp_path, url, bytes=0).bytes == 0
+
+
+def test_several_connections_are_used(tmp_path, server):
+    """A server that throttles each connection is asked on as many as allowed, and not on more."""
+    url = server.add("/data.bin", Reply(content=CONTENT, bytes_per_second=20 * MB))
+    fetch(tmp_path, url, connections=4)
+    assert 2 <= server.most_connections <= 4
+    assert len(server.ranges) > 3
+
+
+def test_what_is_staged_is_not_fetched_again(tmp_path, server):
+    """The second fetch asks the server nothing."""
+    url = server.add("/data.bin", Reply(content=CONTENT))
+    fetch(tmp_path, url)
+    asked = len(server.requests)
+    assert not fetch(tmp_path, url).fetched
+    assert len(server.requests) == asked
+
+
+def test_without_a_checksum_the_hash_is_reported(tmp_path, server):
+    """So that it can be pinned."""
+    lines = []
+    stop = log.add_sink(lines.append)
+    staged = fetch(tmp_path, server.add("/data.bin", Reply(content=CONTENT)))
+    stop()
+    assert staged.verified_by is None
+    assert any("dataset-unverified" in line and sha256(CONTENT) in line for line in lines)
+
+
+def test_redirects_are_followed(tmp_path, server):
+    """To another path, as download pages do."""
+    server.add("/real.bin", Reply(content=CONTENT))
+    url = server.add("/data", Reply(statuses=[302] * 50, headers={"Location": server.url + "/real.bin"}))
+    assert fetch(tmp_path, url).bytes == len(CONTENT)
+
+
+# What can pass
+
+
+@pytest.mark.parametrize("status", [202, 408, 429, 500, 502, 503, 504])
+def test_what_can_pass_is_tried_again(tmp_path, server, status):
+    """Busy servers, and an answer 202 with nothing."""
+    url = server.add("/data.bin", Reply(content=CONTENT, statuses=[status, status]))
+    assert fetch(tmp_path, url).path.read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("status", [202, 500])
+def test_what_does_not_pass_is_a_network_error(tmp_path, server, status):
+    """After all tries; the message says what the server did and that it can go on later."""
+    url = server.add("/data.bin", Reply(content=CONTENT, statuses=[status] * 99))
+    with pytest.raises(NetworkError, match=f"answered {status}.*, 4 times in a row") as caught:
+        fetch(tmp_path, url)
+    assert caught.value.exit_code == 75
+    assert len(server.requests) == 4
+    assert "data.bin" not in left(tmp_path)
+
+
+@pytest.mark.parametrize("form", ["seconds", "date"])
+def test_retry_after_is_obeyed(tmp_path, server, form):
+    """As long as the server asks, as a number or as a date."""
+    lines = []
+    stop = log.add_sink(lines.append)
+    value = "2" if form == "seconds" else formatdate(time.time() + 2.9, usegmt=True)
+    reply = Reply(content=b"x", statuses=[429], headers={"Retry-After": value})
+    patient = Limits(attempts=4, backoff_seconds=0.01, longest_wait_seconds=10)
+    fetch(tmp_path, server.add("/data.bin", reply), limits=patient)
+    stop()
+    (retry,) = [line for line in lines if "fetch-retry" in line]
+    assert 1 <= float(retry.rpartition("again_in=")[2].removesuffix("s")) <= 3
+
+
+def test_a_server_that_has_too_many_gets_fewer_connections(tmp_path, server):
+    """Answered 429, half of the connections remain."""
+    reply = Reply(content=CONTENT)
+    refuse = iter([False, True, True, False])
+    reply.before = lambda: reply.statuses.append(429) if next(refuse, False) else None
+    assert fetch(tmp_path, server.add("/data.bin", reply), connections=8).path.read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("ranges", [True, False])
+def test_a_cut_connection_is_continued(tmp_path, server, ranges):
+    """Where it stopped, or from the start if the server cannot."""
+    url = server.add("/data.bin", Reply(content=CONTENT, ranges=ranges, cut_after=[100_000, 5, 0]))
+    assert fetch(tmp_path, url).path.read_bytes() == CONTENT
+    if ranges:
+        assert any(asked.startswith("bytes=100000-") for asked in server.ranges)
+
+
+def test_a_connection_that_stalls_is_given_up(tmp_path, server):
+    """Half of a body and then nothing does not hold the download for ever."""
+    url = server.add("/data.bin", Reply(content=CONTENT, stalls=1))
+    assert fetch(tmp_path, url).path.read_bytes() == CONTENT
+
+
+def test_a_server_that_announces_more_than_it_sends_is_not_believed(tmp_path, server):
+    """The connection ends early each time; what is missing is an error, never a short file."""
+    url = server.add("/data.bin", Reply(content=b"x" * 1000, ranges=False, announced=5000))
+    with pytest.raises(NetworkError, match="times in a row"):
+        fetch(tmp_path, url)
+    assert "data.bin" not in left(tmp_path)
+
+
+def test_a_server_that_is_not_there_is_a_network_error(tmp_path):
+    """Nobody listens."""
+    with pytest.raises(NetworkError, match="times in a row"):
+        fetch(tmp_path, "http://127.0.0.1:9/data.bin")
+
+
+# What cannot pass
+
+
+@pytest.mark.parametrize("status", [400, 404, 410, 451])
+def test_what_cannot_pass_is_not_tried_again(tmp_path, server, status):
+    """One request, and the status in the message."""
+    url = server.add("/data.bin", Reply(statuses=[status] * 9))
+    with pytest.raises(BrokenInputError, match=f"answered {status}"):
+        fetch(tmp_path, url)
+    assert len(server.requests) == 1
+
+
+def test_a_refused_access_names_the_missing_variable(tmp_path, server, monkeypatch):
+    """For the hub its token; a token that is set and refused is said to be so."""
+    monkeypatch.setenv("HF_ENDPOINT", server.url)
+    url = server.add("/data.bin", Reply(content=CONTENT, token="Bearer good"))
+    with pytest.raises(BrokenInputError, match="answered 401: access needs HF_TOKEN, which is not set"):
+        fetch(tmp_path, url)
+    monkeypatch.setenv("HF_TOKEN", "bad-token")
+    with pytest.raises(BrokenInputError, match="HF_TOKEN, which is set and was refused") as caught:
+        fetch(tmp_path, url)
+    assert "bad-token" not in str(caught.value)
+    monkeypatch.setenv("HF_TOKEN", "good")
+    assert fetch(tmp_path, url).bytes == len(CONTENT)
+    assert len(server.requests) - 2 == len(server.ranges) - 2
+
+
+def test_a_token_does_not_follow_a_redirect_to_another_host(tmp_path, server, monkeypatch):
+    """The hub sends downloads elsewhere, and elsewhere must not learn the token."""
+    monkeypatch.setenv("HF_ENDPOINT", server.url)
+    monkeypatch.setenv("HF_TOKEN", "secret")
+    with serving() as other:
+        target = other.add("/real.bin", Reply(content=b"data")).replace("127.0.0.1", "localhost")
+        fetch(tmp_path, server.add("/data.bin", Reply(statuses=[302] * 9, headers={"Location": target})))
+        assert server.requests[0][2]["authorization"] == "Bearer secret"
+        assert all("authorization" not in headers for _method, _path, headers in other.requests)
+
+
+def test_a_redirect_to_another_protocol_is_refused(tmp_path, server):
+    """A server cannot make the download read local files."""
+    url = server.add("/data.bin", Reply(statuses=[302] * 9, headers={"Location": "file:///etc/hostname"}))
+    with pytest.raises(BrokenInputError, match=r"[Pp]rotocol"):
+        fetch(tmp_path, url)
+
+
+def test_a_web_page_is_no_dataset(tmp_path, server):
+    """A login page answers 200 as well."""
+    url = server.add("/data.bin", Reply(content=b"<html>", headers={"Content-Type": "text/html; charset=utf-8"}))
+    with pytest.raises(BrokenInputError, match="is a web page"):
+        fetch(tmp_path, url)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"sha256": "0" * 64}, f"its sha256 is {sha256(CONTENT)}, the plan says 000"),
+        ({"md5": "0" * 32}, "its md5 is .*, the plan says 000"),
+        ({"bytes": 5}, f"it has {len(CONTENT)} bytes, the plan says 5"),
+    ],
+)
+def test_another_content_than_the_plans_is_refused_and_not_kept(tmp_path, server, fields, message):
+    """Nothing stays that could be taken for the dataset; a wrong size is seen before a byte is written."""
+    with pytest.raises(BrokenInputError, match=message):
+        fetch(tmp_path, server.add("/data.bin", Reply(content=CONTENT)), **fields)
+    assert not {"data.bin", "data.bin.json"} & left(tmp_path)
+
+
+def test_md5_verifies(tmp_path, server):
+    """Older archives publish nothing else."""
+    digest = hashlib.md5(CONTENT, usedforsecurity=False).hexdigest()
+    assert fetch(tmp_path, server.add("/data.bin", Reply(content=CONTENT)), md5=digest.upper()).verified_by == "md5"
+
+
+def test_the_disk_is_looked_at_before_the_first_byte(tmp_path, server, monkeypatch):
+    """Too little room is refused with both numbers, by the plan's size and by the server's."""
+    monkeypatch.setattr("shutil.disk_usage", lambda _folder: SimpleNamespace(free=1000))
+    url = server.add("/data.bin", Reply(content=CONTENT))
+    with pytest.raises(RefusedError, match=r"12\.6 MB to come, .* has 1\.0 kB free"):
+        fetch(tmp_path, url, bytes=len(CONTENT))
+    assert server.requests == []
+    with pytest.raises(RefusedError, match=r"12\.6 MB to come"):
+        fetch(tmp_path, url)
+    assert all(path.stat().st_size == 0 for path in tmp_path.rglob("*.part"))
+
+
+# Resuming
+
+
+CHILD = """
+import sys
+from pathlib import Path
+from runner.data.fetch import fetch
+from runner.plan import load
+fetch(load(Path(sys.argv[1])), cache=Path(sys.argv[2]), connections=int(sys.argv[3]))
+"""
+
+
+def start_child(tmp_path, url, *, connections=3, **fields):
+    """Fetch in a process of its own, to be killed."""
+    path = tmp_path / "plan.yaml"
+    path.write_text(plan(data={"url": url, "path": "sub/data.bin", **fields}).model_dump_json(by_alias=True))
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", CHILD, str(path), str(tmp_path / "cache"), str(connections)]
+    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for(condition, seconds=60):
+    """Wait for something that will happen, for as long as a slow machine needs."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize("pinned", [True, False])
+def test_a_killed_fetch_is_continued(tmp_path, server, how, pinned):
+    """The next one asks only for what is missing, and the file is right."""
+    reply = Reply(content=CONTENT, bytes_per_second=1.5 * MB)
+    fields = {"sha256": sha256(CONTENT)} if pinned else {}
+    child = start_child(tmp_path, server.add("/data.bin", reply), **fields)
+    journal = tmp_path / "cache" / ".staged" / "sub" / "data.bin.journal"
+    wait_for(lambda: journal.exists() and sum(b - a for a, b in json.loads(journal.read_text())["done"]) > MB)
+    child.send_signal(how)
+    child.communicate()
+    there = sum(end - start for start, end in json.loads(journal.read_text())["done"])
+    assert not (tmp_path / "cache" / "sub" / "data.bin").exists()
+    server.requests.clear()
+    reply.bytes_per_second = None
+    staged = fetch(tmp_path / "cache", server.url + "/data.bin", **fields)
+    assert staged.path.read_bytes() == CONTENT
+    asked = [tuple(map(int, value.removeprefix("bytes=").split("-"))) for value in server.ranges]
+    assert sum(end - start + 1 for start, end in asked) <= len(CONTENT) - there + 2 * MB
+
+
+def test_a_file_that_changed_upstream_is_not_mixed(tmp_path, server):
+    """Half of the old one and half of the new one is neither."""
+    reply = Reply(content=CONTENT, cut_after=[3 * MB] * 50, statuses=[])
+    reply.before = lambda: reply.statuses.append(500) if len(server.requests) > 2 else None
+    url = server.add("/data.bin", reply)
+    with pytest.raises(NetworkError):
+        fetch(tmp_path, url, connections=1)
+    assert (tmp_path / ".staged" / "sub" / "data.bin.journal").exists()
+    newer = bytes(reversed(CONTENT))
+    server.add("/data.bin", Reply(content=newer, etag='"v2"'))
+    assert fetch(tmp_path, url).path.read_bytes() == newer
+
+
+def test_a_continued_download_that_does_not_verify_is_begun_anew(tmp_path, server):
+    """Bytes of a part file that went wrong do not make the dataset unfetchable."""
+    staged = tmp_path / ".staged" / "sub"
+    staged.mkdir(parents=True)
+    url = server.add("/data.bin", Reply(content=CONTENT))
+    (staged / "data.bin.part").write_bytes(b"\0" * MB)
+    identity = {"url": url, "total": len(CONTENT), "etag": '"v1"'}
+    (staged / "data.bin.journal").write_text(json.dumps({"identity": identity, "boot": "", "done": [[0, MB]]}))
+    assert fetch(tmp_path, url, sha256=sha256(CONTENT)).path.read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"done": [[0, 5]]}', '{"done": "x", "identity": {}, "boot": ""}'])
+def test_a_damaged_journal_is_no_obstacle(tmp_path, server, text):
+    """The download begins anew."""
+    staged = tmp_path / ".staged" / "sub"
+    staged.mkdir(parents=True)
+    (staged / "data.bin.part").write_bytes(b"\0" * 100)
+    (staged / "data.bin.journal").write_text(text)
+    assert fetch(tmp_path, server.add("/data.bin", Reply(content=CONTENT))).path.read_bytes() == CONTENT
+
+
+def test_two_fetches_at_once_do_it_once(tmp_path, server):
+    """The second waits for the first and takes its file."""
+    url = server.add("/data.bin", Reply(content=CONTENT, bytes_per_second=8 * MB))
+    children = [start_child(tmp_path, url) for _ in range(2)]
+    errors = [child.communicate(timeout=120)[1] for child in children]
+    assert [child.returncode for child in children] == [0, 0], errors
+    assert sum("fetched" in line for text in errors for line in text.splitlines()) == 1
+    assert (tmp_path / "cache" / "sub" / "data.bin").read_bytes() == CONTENT
+
+
+# The cache
+
+
+def test_a_staged_file_that_changed_is_broken_input(tmp_path, server):
+    """Another size, or other bytes; touched or copied it is still the same."""
+    url = server.add("/data.bin", Reply(content=CONTENT))
+    path = fetch(tmp_path, url).path
+    os.utime(path, (1, 1))
+    assert not fetch(tmp_path, url).fetched
+    path.write_bytes(b"?" + CONTENT[1:])
+    with pytest.raises(BrokenInputError, match="changed since it was verified: sha256"):
+        fetch(tmp_path, url)
+    path.write_bytes(CONTENT[:-1])
+    with pytest.raises(BrokenInputError, match="changed since it was verified: 12"):
+        fetch(tmp_path, url, offline=True)
+
+
+def test_a_file_somebody_put_there_is_verified(tmp_path):
+    """Without network; if it is not the plan's, that is said."""
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "data.bin").write_bytes(b"data")
+    url = "https://data.example.org/data.bin"
+    assert fetch(tmp_path, url, offline=True, sha256=sha256(b"data")).bytes == 4
+    (tmp_path / ".staged" / "sub" / "data.bin.json").unlink()
+    with pytest.raises(BrokenInputError, match="is not what the plan says"):
+        fetch(tmp_path, url, offline=True, sha256="0" * 64)
+
+
+def test_offline_says_what_is_missing(tmp_path):
+    """All of it, and where it was looked for."""
+    wanted = plan(a={"url": "https://x.org/a", "path": "a"}, b={"url": "https://x.org/b", "path": "b"})
+    with pytest.raises(BrokenInputError, match=f"not in the cache {tmp_path}: a, b"):
+        fetch_stage.fetch(wanted, cache=tmp_path, offline=True)
+
+
+def test_another_url_or_checksum_in_the_plan_fetches_anew(tmp_path, server):
+    """The plan decides what the file is; a pinned file stays whatever its URL."""
+    server.add("/old", Reply(content=b"old"))
+    server.add("/new", Reply(content=b"new"))
+    assert fetch(tmp_path, server.url + "/old").path.read_bytes() == b"old"
+    assert fetch(tmp_path, server.url + "/new").path.read_bytes() == b"new"
+    assert not fetch(tmp_path, server.url + "/old", sha256=sha256(b"new")).fetched
+    assert fetch(tmp_path, server.url + "/old", sha256=sha256(b"old")).path.read_bytes() == b"old"
+
+
+def test_only_named_datasets_are_fetched(tmp_path, server):
+    """None means all, an empty list none; an unknown name lists the known ones."""
+    wanted = plan(
+        a={"url": server.add("/a", Reply(content=b"a")), "path": "a"}, b={"url": "https://x.org/b", "path": "b"}
+    )
+    assert [item.name for item in fetch_stage.fetch(wanted, ["a"], cache=tmp_path)] == ["a"]
+    assert fetch_stage.fetch(wanted, [], cache=tmp_path) == []
+    with pytest.raises(PlanError, match=r"no dataset 'c' \(it has a, b\)"):
+        fetch_stage.fetch(wanted, ["c"], cache=tmp_path)
+
+
+# Other places than the web
+
+
+def test_local_files_are_copied_and_verified(tmp_path):
+    """A file URL; the original stays."""
+    source = tmp_path / "my data.bin"
+    source.write_bytes(CONTENT)
+    staged = fetch(tmp_path / "cache", f"file://{tmp_path}/my%20data.bin", sha256=sha256(CONTENT))
+    assert staged.path.read_bytes() == CONTENT == source.read_bytes()
+    with pytest.raises(BrokenInputError, match="cannot be copied: No such file"):
+        fetch(tmp_path / "c2", f"file://{tmp_path}/none")
+    with pytest.raises(BrokenInputError, match="cannot be copied: Is a directory"):
+        fetch(tmp_path / "c2", f"file://{tmp_path}")
+    with pytest.raises(BrokenInputError, match="names the host 'server'"):
+        fetch(tmp_path / "c2", "file://server/share")
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("ftp://x.org/a", "has the scheme 'ftp'; known are http, https, s3, hf, file"),
+        ("data.bin", "has the scheme ''"),
+        ("https:///a", "has no host"),
+        ("s3://bucket", "is no s3://BUCKET/KEY"),
+        ("hf://datasets/owner/name", "is no hf://"),
+    ],
+)
+def test_other_urls_are_refused(url, message):
+    """With what is known."""
+    if url.startswith("s3"):
+        pytest.importorskip("boto3")
+    if url.startswith("hf"):
+        pytest.importorskip("huggingface_hub")
+    with pytest.raises(BrokenInputError, match=message):
+        locate(url)
+
+
+@pytest.mark.parametrize(
+    ("url", "path"),
+    [
+        ("hf://datasets/owner/name/dir/f.h5ad", "/datasets/owner/name/resolve/main/dir/f.h5ad"),
+        ("hf://datasets/owner/name@v1/f.h5ad", "/datasets/owner/name/resolve/v1/f.h5ad"),
+        ("hf://owner/model/f.bin", "/owner/model/resolve/main/f.bin"),
+    ],
+)
+def test_hub_urls_are_resolved(tmp_path, server, monkeypatch, url, path):
+    """Repository, revision and file, at the endpoint that is set."""
+    pytest.importorskip("huggingface_hub")
+    monkeypatch.setenv("HF_ENDPOINT", server.url)
+    monkeypatch.setenv("HF_TOKEN", "t")
+    server.add(path, Reply(content=b"data", token="Bearer t"))
+    assert fetch(tmp_path, url).path.read_bytes() == b"data"
+
+
+def test_s3_urls_are_signed_with_the_credentials_there_are(tmp_path, server, monkeypatch):
+    """A signature in the query with credentials, none without; neither reaches a message."""
+    pytest.importorskip("boto3")
+    for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_DEFAULT_REGION", "AWS_REGION"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
+        monkeypatch.setenv(name, str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", server.url)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    signed = locate("s3://bucket/dir/f.h5ad")
+    assert signed.url.startswith(f"{server.url}/bucket/dir/f.h5ad?")
+    assert "X-Amz-Signature" in signed.url
+    assert "Signature" not in shown(signed.url)
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    server.add("/bucket/dir/f.h5ad", Reply(content=b"public"))
+    assert fetch(tmp_path, "s3://bucket/dir/f.h5ad").path.read_bytes() == b"public"
+    with pytest.raises(BrokenInputError, match="answered 404"):
+        fetch(tmp_path, "s3://bucket/none")
+
+
+@pytest.fixture
+def object_store(tmp_path):
+    """Run a real S3 server over a folder; give the folder and its address."""
+    rclone = shutil.which("rclone", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    if rclone is None:
+        pytest.skip("no rclone")
+    pytest.importorskip("boto3")
+    folder = tmp_path / "store"
+    (folder / "bucket" / "a dir").mkdir(parents=True)
+    command = [rclone, "--config", str(tmp_path / "none"), "serve", "s3", "--addr", "127.0.0.1:0"]
+    server = subprocess.Popen([*command, "--auth-key", "key,secret-secret", folder], stderr=subprocess.PIPE, text=True)
+    for line in server.stderr:
+        if match := re.search(r"http://127\.0\.0\.1:\d+", line):
+            yield folder, match.group()
+            break
+    server.kill()
+    server.communicate()
+
+
+@pytest.mark.parametrize("with_credentials", [True, False])
+def test_a_real_object_store_answers_signed_requests_only(tmp_path, object_store, monkeypatch, with_credentials):
+    """Ranges on several connections, each with a signature; without credentials the variables are named."""
+    folder, endpoint = object_store
+    (folder / "bucket" / "a dir" / "f.h5ad").write_bytes(CONTENT)
+    for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", endpoint)
+    if with_credentials:
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret-secret")
+        assert fetch(tmp_path, "s3://bucket/a%20dir/f.h5ad").path.read_bytes() == CONTENT
+    else:
+        with pytest.raises(BrokenInputError, match="AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, which is not set"):
+            fetch(tmp_path, "s3://bucket/a%20dir/f.h5ad")
+
+
+@pytest.mark.parametrize(("library", "url"), [("boto3", "s3://b/k"), ("huggingface_hub", "hf://datasets/o/n/f")])
+def test_a_missing_library_is_named(monkeypatch, library, url):
+    """With what to install."""
+    monkeypatch.setitem(sys.modules, library, None)
+    with pytest.raises(UsageError, match=f"{library} is not installed"):
+        locate(url)
+
+
+@pytest.mark.parametrize("name", ["http_proxy", "HTTP_PROXY"])
+def test_a_proxy_is_used(tmp_path, server, monkeypatch, name):
+    """The request goes to the proxy, for a host that nobody could reach."""
+    monkeypatch.setenv(name, server.url)
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    server.add("http://data.invalid/data.bin", Reply(content=b"proxied"))
+    assert fetch(tmp_path, "http://data.invalid/data.bin").path.read_bytes() == b"proxied"
+
+
+def test_user_and_password_of_a_url_are_used_and_not_shown(tmp_path, server):
+    """Neither in the log nor in an error."""
+    lines = []
+    stop = log.add_sink(lines.append)
+    token = "Basic " + base64.b64encode(b"ada:pass-word").decode()
+    server.add("/data.bin", Reply(content=b"x", token=token))
+    url = server.url.replace("//", "//ada:pass-word@")
+    fetch(tmp_path, url + "/data.bin")
+    with pytest.raises(BrokenInputError) as caught:
+        fetch(tmp_path / "other", url + "/none.bin")
+    stop()
+    assert "pass-word" not in str(caught.value)
+    assert lines
+    assert not any("pass-word" in line for line in lines)
+
+
+def test_progress_is_told_in_lines(tmp_path, server):
+    """Where nobody watches, the log says now and then how far it is and how fast."""
+    lines = []
+    stop = log.add_sink(lines.append)
+    url = server.add("/data.bin", Reply(content=CONTENT, bytes_per_second=8 * MB))
+    fetch(tmp_path, url, watcher=Lines(every_seconds=0.1), connections=2)
+    stop()
+    told = [line for line in lines if " fetching " in line]
+    assert told
+    assert all('of="12.6 MB"' in line and "rate=" in line for line in told)
+
+
+def test_nothing_is_left_running(tmp_path, server):
+    """No threads and no open files stay behind a failed fetch."""
+    url = server.add("/data.bin", Reply(statuses=[404] * 9))
+    before = threading.active_count(), len(list(Path("/proc/self/fd").iterdir()))
+    for _ in range(3):
+        with pytest.raises(BrokenInputError):
+            fetch(tmp_path, url)
+    wait_for(lambda: threading.active_count() <= before[0] + 1)
+    assert len(list(Path("/proc/self/fd").iterdir())) <= before[1] + 2

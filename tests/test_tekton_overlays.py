@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The kustomizations build, hold every manifest, and each overlay changes what it says."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from functools import cache
+
+import pytest
+import yaml
+from support.tekton import TEKTON
+
+pytestmark = pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is not installed")
+OVERLAYS = sorted(path.parent.name for path in (TEKTON / "overlays").glob("*/kustomization.yaml"))
+
+
+@cache
+def built(folder: str):
+    done = subprocess.run(
+        ["kubectl", "kustomize", str(TEKTON / folder)], capture_output=True, text=True, check=False, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    documents = [document for document in yaml.safe_load_all(done.stdout) if document]
+    return {(document["kind"], document["metadata"]["name"]): document for document in documents}
+
+
+def default_of(document, param):
+    return next(one["default"] for one in document["spec"]["params"] if one["name"] == param)
+
+
+@pytest.mark.parametrize("folder", ["tasks", "pipelines", "configs"])
+def test_no_file_of_a_folder_is_forgotten(folder):
+    """What lies in the folder is installed."""
+    listed = yaml.safe_load((TEKTON / folder / "Kustomization").read_text())["resources"]
+    assert sorted(listed) == sorted(path.name for path in (TEKTON / folder).glob("*.yaml"))
+
+
+def test_a_folder_can_be_applied_as_it_is():
+    """`kubectl apply -f tekton/tasks/` meets no file that is no object."""
+    for folder in ("tasks", "pipelines"):
+        for path in (TEKTON / folder).glob("*.y*ml"):
+            assert yaml.safe_load(path.read_text())["apiVersion"] == "tekton.dev/v1"
+
+
+def test_runs_are_not_installed():
+    """They are created one by one; the CronJob finds them in a ConfigMap."""
+    assert not {kind for kind, _ in built(".")} & {"PipelineRun", "TaskRun"}
+    runs = built(".")["ConfigMap", "analysis-runs"]["data"]
+    job = built(".")["CronJob", "weekly-analysis"]
+    (container,) = job["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"]
+    assert container["args"][-1].rpartition("/")[2] in runs
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_an_overlay_builds_and_keeps_all_objects(overlay):
+    """Nothing gets lost on the way; names change only for what is cluster-wide."""
+    kept = {(kind, name.removesuffix("-scrna-analysis")) for kind, name in built(f"overlays/{overlay}")}
+    assert set(built(".")) <= kept
+
+
+def test_there_is_an_overlay_for_each_promise():
+    """Namespace and storage class, one small GPU, many GPUs, air-gapped, MIG."""
+    assert OVERLAYS == ["air-gapped", "many-gpus", "mig", "namespace", "one-small-gpu"]
+
+
+def test_namespace_overlay():
+    """Everything namespaced lands there, and the validator's right is for its account there."""
+    objects = built("overlays/namespace")
+    cluster_wide = {"Namespace", "ClusterRole", "ClusterRoleBinding"}
+    spaces = {doc["metadata"].get("namespace") for (kind, _), doc in objects.items() if kind not in cluster_wide}
+    assert spaces == {"scrna-analysis"}
+    binding = objects["ClusterRoleBinding", "notebook-validator-scrna-analysis"]
+    assert binding["subjects"][0]["namespace"] == "scrna-analysis"
+    labels = objects["Namespace", "scrna-analysis"]["metadata"]["labels"]
+    assert labels["pod-security.kubernetes.io/enforce"] == "restricted"
+    assert objects["PersistentVolumeClaim", "shared-storage"]["spec"]["storageClassName"] == "standard"
+
+
+def test_small_gpu_overlay():
+    """What does not fit is skipped instead of failing the run."""
+    objects = built("overlays/one-small-gpu")
+    pipeline = objects["Pipeline", "complete-scrna-analysis-workflow"]
+    assert default_of(pipeline, "skip-unhostable-notebooks") == "true"
+    assert default_of(built(".")["Pipeline", "complete-scrna-analysis-workflow"], "skip-unhostable-notebooks") == "false"
+
+
+def test_air_gapped_overlay():
+    """No image of another registry, no public address, no fetching."""
+    text = yaml.safe_dump_all(built("overlays/air-gapped").values())
+    assert "default: rapids-notebook-runner:" not in text
+    assert "image: rapids-notebook-runner:" not in text
+    assert "0.0.0.0/0" not in text
+    for (kind, name), document in built("overlays/air-gapped").items():
+        if kind == "Pipeline" and "-scrna-" in name:
+            assert default_of(document, "offline") == "true"
+            assert "internal" in default_of(document, "repository-url")
+
+
+def test_mig_overlay():
+    """The GPU step asks for a slice, and the check of the nodes looks for slices."""
+    objects = built("overlays/mig")
+    (step,) = objects["Task", "gpu-notebook-executor-task"]["spec"]["steps"]
+    assert step["computeResources"]["limits"]["nvidia.com/mig-3g.40gb"] == "1"
+    assert "nvidia.com/gpu" not in step["computeResources"]["limits"]
+    assert default_of(objects["Task", "system-validation-task"], "gpu-resource") == "nvidia.com/mig-3g.40gb"
+
+
+def test_many_gpus_overlay():
+    """The weekly run is the parallel one, on a volume for all nodes."""
+    job = built("overlays/many-gpus")["CronJob", "weekly-analysis"]
+    (container,) = job["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"]
+    assert "/etc/runner/runs/parallel-analysis-pipelinerun.yaml" in container["args"]
+    assert "--access-mode=ReadWriteMany" in container["args"]
