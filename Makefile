@@ -68,3 +68,39 @@ constraints: ## Pin anew from pyproject.toml (needs uv on the PATH)
 
 clean: ## Remove what make made, the outputs excepted
 	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .mypy_cache
+
+# --- Images: see images/README.md -------------------------------------------------------------------------------------
+
+include images/versions.env
+ENGINE        ?= $(shell command -v podman || command -v docker)
+IMAGE_NAME    ?= localhost/rapids-notebook-runner
+IMAGE_VERSION ?= dev
+# Your own base, and how a build reaches your package index: a pip.conf, and mounts for podman.
+BASE_IMAGE    ?=
+PIP_CONF      ?=
+BUILD_OPTIONS ?= $(if $(findstring podman,$(ENGINE)),--timestamp 0)
+
+.PHONY: image image-test sbom
+image: image-cpu image-g1 image-g2 ## Build the three images; or one: image-cpu, image-g1, image-g2
+
+image-cpu: base = $(CPU_BASE)$(CPU_BASE_DIGEST:%=@%)
+image-g1: base = $(G1_BASE)$(G1_BASE_DIGEST:%=@%)
+image-g2: base = $(G2_BASE)$(G2_BASE_DIGEST:%=@%)
+image-cpu image-g1 image-g2: image-%:
+	$(ENGINE) build $(BUILD_OPTIONS) $(if $(PIP_CONF),--secret id=pipconf$(comma)src=$(PIP_CONF)) \
+	  --file images/Dockerfile --target $(if $(filter cpu,$*),cpu,gpu) --build-arg GENERATION=$* \
+	  --build-arg BASE_IMAGE=$(or $(BASE_IMAGE),$(base)) --build-arg BASE_NAME=$(or $(BASE_IMAGE),$(base)) \
+	  --build-arg IMAGE=$(IMAGE_NAME):$(IMAGE_VERSION)-$* --build-arg VERSION=$(IMAGE_VERSION) \
+	  --build-arg REVISION=$(shell git rev-parse HEAD 2>/dev/null) --tag $(IMAGE_NAME):$(IMAGE_VERSION)-$* .
+	$(ENGINE) history --format '{{.Size}}  {{.CreatedBy}}' $(IMAGE_NAME):$(IMAGE_VERSION)-$* | grep -v '^0 *B ' | cut -c 1-120
+comma := ,
+
+image-test: $(VENV)/.installed-demo,test ## Build the images' stand-ins and test them with podman or docker
+	$(BIN)/python -m pytest -m image tests/image
+
+# From the lock, so that it needs neither the image nor its base.
+SBOM_LOCK ?= cpu
+SBOM      ?= $(OUTPUT)/sbom-$(SBOM_LOCK).json
+sbom: $(VENV)/.installed-lint ## Write what an image adds to its base as CycloneDX: SBOM_LOCK=cpu, g1 or g2
+	@mkdir -p $(dir $(SBOM))
+	$(BIN)/cyclonedx-py requirements --output-reproducible --pyproject pyproject.toml --output-file $(SBOM) images/requirements-$(SBOM_LOCK).lock

@@ -37,11 +37,11 @@ CUPY_ON_RMM = (
 MILLION = 1_000_000
 
 
-def loop(setup: str, allocate: str, mode: str) -> Side:
+def loop(setup: str, allocate: str, mode: str, count: int = 300_000) -> Side:
     """Return a side that runs the loop in a notebook and gives the seconds that the loop says."""
 
     def side(folder: Path) -> float:
-        cells = [setup, LOOP.format(allocate=allocate, count=MILLION)]
+        cells = [setup, LOOP.format(allocate=allocate, count=count)]
         metrics = execute(folder, cells, "--allocator-probe", mode)
         if metrics["warnings"]:
             raise RuntimeError(str(metrics["warnings"]))
@@ -124,13 +124,13 @@ BENCHMARKS = [
         against="the same with the probe off",
         unit="s",
         at_most=1.03,
-        ours=loop(RMM_POOL, _BUFFER, "on"),
-        theirs=loop(RMM_POOL, _BUFFER, "off"),
+        ours=loop(RMM_POOL, _BUFFER, "on", MILLION),
+        theirs=loop(RMM_POOL, _BUFFER, "off", MILLION),
         missing=without("rmm"),
     ),
     Benchmark(
         name="probe-cupy-on-rmm",
-        work="a million small cupy arrays through rmm's pool, probe on",
+        work="300 000 small cupy arrays through rmm's pool, probe on",
         against="the same with the probe off",
         unit="s",
         at_most=1.03,
@@ -140,7 +140,7 @@ BENCHMARKS = [
     ),
     Benchmark(
         name="probe-cupy",
-        work="a million small cupy arrays in cupy's pool, probe on",
+        work="300 000 small cupy arrays in cupy's pool, probe on",
         against="the same with the probe off",
         unit="s",
         at_most=1.03,
@@ -151,7 +151,7 @@ BENCHMARKS = [
     ),
     Benchmark(
         name="probe-exact",
-        work="a million small cupy arrays in cupy's pool, probe exact",
+        work="300 000 small cupy arrays in cupy's pool, probe exact",
         against="the same with the probe off",
         unit="s",
         at_most=6.0,  # a hook in Python at each call: the price is known, and why it is not the default

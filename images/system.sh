@@ -3,10 +3,12 @@
 # Runs inside the build, as root: the programs that notebooks and `runner` call, a user, no setuid.
 set -eu
 
-# G2's notebooks fetch with wget and unpack with tar; `runner clone` and the record of a run use git.
+# G2's notebooks fetch with wget and unpack with tar; `runner clone` and the record of a run use git,
+# with ssh for private repositories.
 for tool in git tar wget; do
   command -v "$tool" >/dev/null || missing="${missing:-} $tool"
 done
+command -v ssh >/dev/null || missing="${missing:-} openssh-client"
 if [ -n "${missing:-}" ] || [ ! -e /etc/ssl/certs/ca-certificates.crt ]; then
   export DEBIAN_FRONTEND=noninteractive
   apt-get update -qq

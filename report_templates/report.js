@@ -161,6 +161,7 @@
     for (let node = part; node; node = node.parentElement) {
       if (node instanceof HTMLDetailsElement) node.open = true;
     }
+    part?.scrollIntoView();
   }
 
   for (const svg of document.querySelectorAll("svg[data-seconds]")) makeReadable(svg);

@@ -23,6 +23,8 @@ COMMANDS = {
     "convert": "Convert executed notebooks to offline, safe HTML.",
     "report": "Write the report over all notebooks of an output folder.",
     "validate": "Check GPUs, CUDA, Python, storage and limits, and say what to do.",
+    "fetch": "Fetch the datasets of a plan, verified, into a cache.",
+    "clone": "Clone or update a repository at a revision.",
     "plan": "Check, show, describe or render a plan.",
     "cluster": "Install, run and watch plans on a Kubernetes cluster with Tekton.",
     "demo": "Run three small single-cell notebooks that need no download and no GPU.",

@@ -10,11 +10,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from runner import attempts
-from runner.job import Job
 from runner.log import utc_now
 from runner.records import (
-    AllocatorProbe,
     EXIT_CODES,
+    AllocatorProbe,
     Cell,
     Change,
     Environment,
@@ -30,6 +29,10 @@ from runner.records import (
     Source,
     Status,
 )
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from runner.job import Job
 
 
 @dataclass(slots=True)
@@ -86,9 +89,7 @@ class Draft:
     def metrics(self) -> Metrics:
         """Return the record as it stands."""
         job = self.job
-        earlier = tuple(
-            str(path.relative_to(job.output_dir)) for path in attempts.folders(job.output_dir, job.name)
-        )
+        earlier = tuple(str(path.relative_to(job.output_dir)) for path in attempts.folders(job.output_dir, job.name))
         assert self.status is not None
         return Metrics(
             notebook=job.name,

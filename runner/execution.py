@@ -9,25 +9,25 @@ from __future__ import annotations
 import dataclasses
 import os
 import signal
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runner import log, provenance
-from runner.draft import Draft
 from runner.errors import BrokenInputError
 from runner.gate import GateDecision, visibility_env
 from runner.job import EXECUTED_SUFFIX, Job
-from runner.machine.joins import Span
 from runner.probing import Probing
-from runner.records import Cell, CellStatus, Failure, Status
-from runner.stop import Stopper, StopKind
-from runner.units import format_bytes, format_seconds
+from runner.records import Failure, Status
+from runner.staging import Staging
+from runner.stop import StopKind, Stopper
+from runner.units import format_bytes
 from runner.watch import Watch
 
 if TYPE_CHECKING:
+    from runner.draft import Draft
+    from runner.machine.sampler import Latest
     from runner.notebook.engine import Manager
     from runner.notebook.kernel import Kernel
-    from runner.notebook.status import CellEvent, Facts, Verdict
+    from runner.notebook.status import Facts, Verdict
     from runner.progress import Progress
 
 _LOOPBACK = "127.0.0.1,localhost"
@@ -55,6 +55,7 @@ class Execution:
         self.stopper = stopper
         self.recorder = recorder
         self.progress = progress
+        self.staging: Staging | None = None
         self.kernel: Kernel | None = None
         self.watch: Watch | None = None
         self.manager: Manager | None = None
@@ -76,16 +77,31 @@ class Execution:
         job = self.job
         self.source_notebook = read_notebook(job.source)
         if not job.cwd.is_dir():
-            raise BrokenInputError(f"the working directory {job.cwd} does not exist", hint="give --cwd or the plan's cwd")
+            raise BrokenInputError(
+                f"the working directory {job.cwd} does not exist", hint="give --cwd or the plan's cwd"
+            )
         wanted = job.kernel or self.source_notebook.metadata.get("kernelspec", {}).get("name") or "python3"
         from runner.notebook.kernel import check_kernel
 
         self.kernel_name = check_kernel(wanted)
-        self.draft.source = provenance.source_record(job, self.source_notebook, job.source.read_bytes(), wanted)
-        prepared = prepare(self.source_notebook, rules=job.rules, parameters=job.parameters, name=job.name)
-        self.draft.preparation = prepared.changes
+        source = provenance.source_record(job, self.source_notebook, job.source.read_bytes(), wanted)
+        self.draft.source = source
+        self.staging = Staging(job, source.sha256 or "")
+        served = self.staging.served
+        self.draft.warnings += served.warnings
+        prepared = prepare(
+            self.source_notebook,
+            rules=job.rules,
+            parameters=job.parameters,
+            replacements=served.replacements,
+            placed=served.placed,
+            name=job.name,
+        )
+        moved = self.staging.set_products_aside()
+        self.draft.note_outputs(products_moved=moved)
+        self.draft.preparation = (*self.staging.changes(moved), *prepared.changes)
         self.notebook = prepared.notebook
-        for change in prepared.changes:
+        for change in self.draft.preparation:
             log.info("prepared", nb=job.name, rule=change.rule, cell=change.cell_index, detail=change.detail)
 
     def execute(self) -> None:
@@ -102,7 +118,7 @@ class Execution:
             guard_fraction=self.job.options.memory_guard,
             on_breach=self._on_breach,
         )
-        self.watch.sampler.on_tick.append(lambda latest: self.progress.memory(_total(latest), latest.host_bytes))
+        self.watch.sampler.on_tick.append(self._show_memory)
         self.probing = Probing(self.job.options.allocator_probe, self.watch)
         environ = self._kernel_environment() | self.probing.variables()
         self.kernel = Kernel(self.kernel_name, cwd=self.job.cwd, env=environ, startup=self.probing.startup)
@@ -123,13 +139,22 @@ class Execution:
 
         from runner.notebook import engine
         from runner.notebook.execute import Limits, Session
+        from runner.reporter import Reporter
 
         assert self.kernel is not None
         assert self.watch is not None
         self.notebook.metadata.setdefault("papermill", {})
         self.manager = engine.Manager(self.notebook, str(self.job.path(EXECUTED_SUFFIX)), progress_bar=False)
         self.manager.notebook_start()
-        observer = _make_observer(self)
+        observer = Reporter(
+            self.job.name,
+            sum(1 for cell in self.notebook.cells if cell.cell_type == "code"),
+            sampler=self.watch.sampler,
+            saver=self.manager.saver,
+            runlog=self.recorder.runlog,
+            claim=self.recorder.claim,
+            progress=self.progress,
+        )
         session = Session(
             self.manager,
             self.kernel,
@@ -147,6 +172,10 @@ class Execution:
         self.probing.collect(self.kernel.folder)
         self._judge(self.facts, self.verdict)
 
+    def _show_memory(self, latest: Latest) -> None:
+        known = [used for used in latest.gpu_used_bytes.values() if used is not None]
+        self.progress.memory(sum(known) if known else None, latest.host_bytes)
+
     def _on_breach(self, used_bytes: int) -> None:
         """Kill first, explain later: called by the guard with the container nearly full."""
         if self.kernel is not None:
@@ -159,9 +188,11 @@ class Execution:
         """Return the kernel's environment: ours without our own options, then GPUs, plan and run tag."""
         assert self.watch is not None
         environ = {key: value for key, value in os.environ.items() if not key.startswith("RUNNER_")}
+        environ |= self.job.env
         if self.job.options.gpu_visibility == "chosen":
             environ |= visibility_env(self.decision.gpus, environ)
-        environ |= self.job.env
+        if self.staging is not None:
+            environ |= self.staging.served.env
         environ |= self.watch.kernel_environment()
         if any(environ.get(name) for name in ("http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY", "all_proxy")):
             for name in ("no_proxy", "NO_PROXY"):
@@ -181,48 +212,27 @@ class Execution:
 
     def _judge(self, facts: Facts, verdict: Verdict) -> None:
         """Record status, cells and failure, and mark the notebook."""
+        from runner import findings
+
         self.draft.end(verdict.status, verdict.reason, verdict.exit_code)
         self.draft.failure = self._failure(facts, verdict)
-        self.draft.cells = self._cells(facts, verdict)
+        self.draft.cells = findings.cells(self.notebook, facts, verdict)
         self.draft.note_outputs(figures=sum(cell.figures for cell in self.draft.cells))
         self._mark()
 
     def _failure(self, facts: Facts, verdict: Verdict) -> Failure | None:
+        from runner import findings
         from runner.machine.host import shm_free_bytes
-        from runner.notebook.diagnose import Evidence, diagnose
-        from runner.runlog import without_colours
 
-        if verdict.status is Status.SUCCEEDED:
-            return None
-        event = facts.cells.get(verdict.cell_id or "")
-        raised = event if event is not None and event.outcome == "error" else None
-        traceback = without_colours("\n".join(raised.traceback)) if raised else ""
-        diagnosis = diagnose(
-            Evidence(
-                status=verdict.status,
-                error_name=(raised.error_name if raised else "") or "",
-                message=(raised.error_message if raised else "") or "",
-                traceback=traceback,
-                last_words=self.last_words,
-                signal=verdict.signal,
-                oom_kills=facts.oom_kills,
-                guard_acted=facts.stop is not None and facts.stop.kind is StopKind.MEMORY_GUARD,
-                shm_free_bytes=shm_free_bytes(),
-                gpu_peak_fraction=self._gpu_fraction(),
-            )
+        failure = findings.failure(
+            self.notebook,
+            facts,
+            verdict,
+            last_words=self.last_words,
+            shm_free_bytes=shm_free_bytes(),
+            gpu_fraction=self._gpu_fraction(),
         )
-        cell = next((c for c in self.notebook.cells if c.id == verdict.cell_id), None)
-        failure = Failure(
-            message=(raised.error_message if raised and raised.error_message else verdict.reason)[:10_000],
-            cell_index=cell.metadata.runner.get("index") if cell is not None else None,
-            cell_id=verdict.cell_id,
-            error_name=raised.error_name if raised else None,
-            traceback_tail=_tail(traceback) or _tail(self.last_words) or None,
-            signal=verdict.signal,
-            cause=diagnosis.cause if diagnosis else None,
-            hint=diagnosis.hint if diagnosis else None,
-        )
-        return self.probing.explain(failure)
+        return self.probing.explain(failure) if failure else None
 
     def _gpu_fraction(self) -> float | None:
         """Return the largest share of a GPU's memory in use at the last tick."""
@@ -235,29 +245,6 @@ class Execution:
             if gpu.total_bytes and (used := latest.gpu_used_bytes.get(gpu.uuid)) is not None
         ]
         return max(shares, default=None)
-
-    def _cells(self, facts: Facts, verdict: Verdict) -> tuple[Cell, ...]:
-        from runner.notebook.outputs import is_figure, output_bytes
-
-        cells = []
-        for cell in self.notebook.cells:
-            index = cell.metadata.get("runner", {}).get("index")
-            if cell.cell_type != "code" or index is None:
-                continue
-            event = facts.cells.get(cell.id)
-            cells.append(
-                Cell(
-                    index=index,
-                    id=cell.id,
-                    status=verdict.cells.get(cell.id, CellStatus.NOT_RUN),
-                    started_at=event.started_at if event else None,
-                    wall_seconds=_wall(event),
-                    output_bytes=sum(map(output_bytes, cell.outputs)),
-                    figures=sum(map(is_figure, cell.outputs)),
-                    title=_title(cell.source),
-                )
-            )
-        return tuple(sorted(cells, key=lambda cell: cell.index))
 
     def _mark(self) -> None:
         """Make the notebook say how it ended, once for each end."""
@@ -309,27 +296,12 @@ class Execution:
         self._join()
 
     def _join(self) -> None:
+        from runner import findings
+
         assert self.watch is not None
         assert self.facts is not None
-        start = self.draft.started_monotonic
-        spans = [
-            Span(cell.index, event.started_monotonic - start, event.ended_monotonic - start)
-            for cell in self.draft.cells
-            if (event := self.facts.cells.get(cell.id)) is not None
-        ]
-        by_cell = self.watch.cells(spans)
-        self.draft.cells = tuple(
-            dataclasses.replace(
-                cell,
-                peak_gpu_memory_bytes=use.peak_gpu_memory_bytes,
-                gpu_utilization_mean_percent=use.gpu_utilization_mean_percent,
-                gpu_energy_joules=use.gpu_energy_joules,
-                peak_host_memory_bytes=use.peak_host_memory_bytes,
-            )
-            if (use := by_cell.get(cell.index)) is not None
-            else cell
-            for cell in self.draft.cells
-        )
+        spans = findings.spans(self.draft.cells, self.facts, self.draft.started_monotonic)
+        self.draft.cells = findings.with_use(self.draft.cells, self.watch.cells(spans))
         uses = self.watch.gpu_uses(self.decision.driver, held_seconds=self.draft.seconds())
         self.draft.cells, self.draft.gpus = self.probing.join(self.draft.cells, uses, spans)
         self.draft.allocator_probe = self.probing.record()
@@ -362,94 +334,34 @@ class Execution:
                 first = errors[0]
                 reason = f"{first.kind} {first.target}: {first.seen}, needed {first.needed}"
                 self.draft.end(Status.UNEXPECTED_RESULTS, reason)
+        if self.draft.status is Status.SUCCEEDED and self.staging is not None:
+            self.draft.note_outputs(products=self.staging.record_products())
         release = self.draft.release
         if release is not None and release.released is False and self.job.options.strict_release:
             self.draft.end(Status.NOT_RELEASED, release.reason)
         if self.verdict is not None:
             self._mark()
 
-    def html(self) -> str:
-        """Return the executed notebook as a page."""
-        from runner.notebook.convert import convert_notebook
+    def write_html(self) -> int:
+        """Write the executed notebook as a page and return its size in bytes."""
+        from runner.notebook.convert import write_page
 
-        title = (self.draft.source.title if self.draft.source else None) or self.job.name
-        return convert_notebook(self.notebook, title=title, trust=self.job.options.trust_html)
+        page = write_page(
+            self.notebook,
+            self.job.path(".html"),
+            name=self.job.name,
+            trust=self.job.options.trust_html,
+            folder=self.job.source.parent,
+        )
+        self.draft.warnings += page.warnings
+        return page.bytes
 
     def close(self) -> None:
         """Leave nothing behind."""
+        if self.staging is not None:
+            self.staging.close()
         if self.watch is not None:
             self.watch.stop()
         if self.kernel is not None:
             self.kernel.signal_group(signal.SIGKILL)
             self.kernel.remove_folder()
-
-
-def _make_observer(execution: Execution) -> Any:
-    """Return the observer that turns events of cells into log, heartbeat, samples and progress."""
-    from runner.notebook.execute import Observer
-
-    job, recorder, watch = execution.job, execution.recorder, execution.watch
-    assert watch is not None
-    assert execution.manager is not None
-    saver = execution.manager.saver
-    count = sum(1 for cell in execution.notebook.cells if cell.cell_type == "code")
-
-    class Reporter(Observer):
-        def cell_started(self, cell: Any, position: int) -> None:
-            index = cell.metadata.runner.get("index")
-            recorder.claim.update(cell_index=index, cell_count=count)
-            title = _title(cell.source)
-            log.info("cell-start", nb=job.name, cell=_place(index), of=count, title=title)
-            execution.progress.cell(job.name, (index or 0) + 1, count, title)
-
-        def cell_ended(self, cell: Any, position: int, event: CellEvent) -> None:
-            watch.sampler.sample_now()
-            latest = watch.sampler.latest
-            index = cell.metadata.runner.get("index")
-            gpu = _total(latest) if latest else None
-            log.info(
-                "cell-end",
-                nb=job.name,
-                cell=_place(index),
-                of=count,
-                outcome=event.outcome,
-                wall=format_seconds(event.ended_monotonic - event.started_monotonic),
-                gpu=format_bytes(gpu) if gpu is not None else None,
-                host=format_bytes(latest.host_bytes) if latest and latest.host_bytes is not None else None,
-                error=event.error_name,
-            )
-
-        def printed(self, name: str, text: str) -> None:
-            recorder.runlog.printed(text)
-
-        def changed(self) -> None:
-            if saver is not None:
-                saver.dirty = True
-
-    return Reporter()
-
-
-def _place(index: int | None) -> int | str:
-    return "inserted" if index is None else index
-
-
-def _total(latest: Any) -> int | None:
-    known = [used for used in latest.gpu_used_bytes.values() if used is not None]
-    return sum(known) if known else None
-
-
-def _wall(event: CellEvent | None) -> float | None:
-    return round(event.ended_monotonic - event.started_monotonic, 6) if event else None
-
-
-def _title(source: str, limit: int = 80) -> str | None:
-    """Return the first line of a cell that says something."""
-    for line in source.splitlines():
-        text = line.strip()
-        if text and not text.startswith("%%"):
-            return text if len(text) <= limit else f"{text[: limit - 1]}…"
-    return None
-
-
-def _tail(text: str, lines: int = 25) -> str:
-    return "\n".join(text.strip().splitlines()[-lines:])

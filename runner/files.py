@@ -69,7 +69,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         raise _cannot_write(path, error) from error
     finally:
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
+            Path(temporary).unlink()
 
 
 def make_folder(path: Path) -> None:

@@ -14,12 +14,12 @@ import sys
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any, TextIO
+from typing import Any
 
 _PLAIN = re.compile(r"[^\s\"=\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]+")
 _lock = threading.RLock()  # a signal handler may log in the middle of a line
 _sinks: list[Callable[[str], None]] = []
-_stream: TextIO | None = None
+_stream: Any = None
 """Where lines go instead of stderr; a live display takes them over."""
 
 
@@ -62,7 +62,7 @@ def add_sink(sink: Callable[[str], None]) -> Callable[[], None]:
     return lambda: _sinks.remove(sink) if sink in _sinks else None
 
 
-def show_on(stream: TextIO | None) -> None:
+def show_on(stream: Any) -> None:
     """Print lines to ``stream`` instead of stderr; None gives stderr back."""
     global _stream  # noqa: PLW0603  (one process has one stderr)
     _stream = stream

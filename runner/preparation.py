@@ -9,10 +9,13 @@ import json
 import click
 
 from runner import files
-from runner.job import Job
 from runner.notebook.document import read_notebook
 from runner.notebook.prepare import prepare
 from runner.notebook.save import notebook_bytes
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from runner.job import Job
 
 
 def prepare_only(job: Job, *, as_json: bool) -> int:

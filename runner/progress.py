@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class Progress:
     """Shows nothing; the line a cell leaves in the log is enough where nobody watches."""
 
-    def cell(self, name: str, number: int, count: int, title: str | None) -> None:
+    def cell(self, name: str, index: int | None, count: int, title: str | None) -> None:
         """Say which cell runs."""
 
     def memory(self, gpu_bytes: int | None, host_bytes: int | None) -> None:
@@ -45,13 +45,17 @@ class LiveProgress(Progress):
         self._cell_started = self._started = time.monotonic()
         self._memory = ""
         self._live = Live(
-            console=self._console, get_renderable=self._render, refresh_per_second=4, transient=True, redirect_stdout=False
+            console=self._console,
+            get_renderable=self._render,
+            refresh_per_second=4,
+            transient=True,
+            redirect_stdout=False,
         )
 
-    def cell(self, name: str, number: int, count: int, title: str | None) -> None:
+    def cell(self, name: str, index: int | None, count: int, title: str | None) -> None:
         """Show the cell."""
         with self._lock:
-            self._text = f"{name}  cell {number}/{count}  {title or ''}"
+            self._text = f"{name}  cell {'+' if index is None else index} of {count}  {title or ''}"
             self._cell_started = time.monotonic()
 
     def memory(self, gpu_bytes: int | None, host_bytes: int | None) -> None:

@@ -10,10 +10,12 @@ import subprocess
 import threading
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TYPE_CHECKING
 
-from runner.job import Job
 from runner.records import Environment, Source
+
+if TYPE_CHECKING:
+    from runner.job import Job
 
 
 class Provenance:

@@ -5,9 +5,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from runner import files
-from runner.records import Metrics
+
+if TYPE_CHECKING:
+    from runner.records import Metrics
 
 _REASON_BYTES = 500
 

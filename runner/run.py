@@ -14,16 +14,15 @@ import dataclasses
 import json
 import threading
 import time
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from runner import attempts, files, log, needs, results
 from runner.checkout import check_source
 from runner.draft import Draft
-from runner.errors import BrokenInputError, RecordError
+from runner.errors import BrokenInputError, RecordError, RefusedError
 from runner.inflight import Claim
 from runner.job import EXECUTED_SUFFIX, Job
-from runner.records import Metrics, Requirements, Status
+from runner.records import Metrics, Status
 from runner.redact import Redactor
 from runner.runlog import RunLog
 from runner.stop import StoppedError, Stopper
@@ -68,6 +67,8 @@ def run(job: Job, stopper: Stopper, progress: Progress) -> Metrics:
             draft.end(Status.TERMINATED, f"{stopped.stop.detail} before the notebook started", exit_code)
         except BrokenInputError as error:
             draft.end(Status.BROKEN_INPUT, str(error))
+        except RefusedError as error:  # a GPU was lost between the gate and the start
+            draft.end(Status.REFUSED, str(error))
         metrics = recorder.write()
         log.info("end", nb=job.name, status=metrics.status, wall=metrics.wall_seconds, reason=metrics.reason)
         return metrics
@@ -124,9 +125,9 @@ def _run_notebook(
     from runner.execution import Execution
 
     execution = Execution(job, draft, decision, stopper, recorder, progress)
-    with draft.stage("prepare"):
-        execution.prepare()
     try:
+        with draft.stage("prepare"):
+            execution.prepare()
         with draft.stage("execute"):
             execution.execute()
         hurry = _Hurry(stopper)
@@ -149,33 +150,26 @@ def _convert(job: Job, draft: Draft, execution: Execution, hurry: _Hurry) -> Non
     if not job.options.html:
         draft.note_outputs(unavailable={**draft.outputs.unavailable, "html": "--no-html"})
         return
-    outcome: list[str | Exception] = []
+    outcome: list[int | Exception] = []
 
     def work() -> None:
         try:
-            outcome.append(execution.html())
+            outcome.append(execution.write_html())
         except Exception as error:  # noqa: BLE001  (a fault of conversion must not hide the notebook's)
             outcome.append(error)
 
     thread = threading.Thread(target=work, name="convert", daemon=True)
     thread.start()
     thread.join(hurry.left(SIGNAL_HTML_SECONDS))
-    reason = None
-    if not outcome:
-        reason = f"not done within {SIGNAL_HTML_SECONDS:.0f} s after the signal; `runner convert` can make it"
-    elif isinstance(outcome[0], Exception):
+    if outcome and isinstance(outcome[0], int):
+        draft.note_outputs(html=job.path(".html").name, bytes={**draft.outputs.bytes, "html": outcome[0]})
+        return
+    reason = f"not done within {SIGNAL_HTML_SECONDS:.0f} s after the signal; `runner convert` can make it"
+    if outcome:
         reason = f"conversion failed: {type(outcome[0]).__name__}: {outcome[0]}"
-    else:
-        path = job.path(".html")
-        try:
-            size = files.write(path, outcome[0])
-            draft.note_outputs(html=path.name, bytes={**draft.outputs.bytes, "html": size})
-        except RecordError as error:
-            reason = str(error)
-    if reason:
-        log.warning("convert", nb=job.name, reason=reason)
-        draft.warnings.append(f"no HTML: {reason}")
-        draft.note_outputs(unavailable={**draft.outputs.unavailable, "html": reason})
+    log.warning("convert", nb=job.name, reason=reason)
+    draft.warnings.append(f"no HTML: {reason}")
+    draft.note_outputs(unavailable={**draft.outputs.unavailable, "html": reason})
 
 
 class _Hurry:

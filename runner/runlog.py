@@ -10,11 +10,13 @@ from __future__ import annotations
 import re
 import threading
 from pathlib import Path
-from typing import Self
+from typing import Self, TYPE_CHECKING
 
 from runner import log
 from runner.errors import RecordError
-from runner.redact import Redactor
+
+if TYPE_CHECKING:
+    from runner.redact import Redactor
 
 _ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\-_])")
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -169,7 +169,7 @@ class Watch:
                     driver_version=driver.driver_version if driver else None,
                     cuda_version=driver.cuda_version if driver else None,
                     mig=gpu.mig,
-                    unavailable=dict(self._readings[gpu.uuid].unavailable),
+                    unavailable=_reasons(self._readings[gpu.uuid].unavailable),
                 )
             )
         return tuple(uses)
@@ -195,6 +195,19 @@ class Watch:
     def sampling(self) -> Sampling:
         """Return how the samples were taken."""
         return self.sampler.record()
+
+
+# A reading is one moment, a record the whole run: what each of its figures is made from.
+_MADE_FROM = {
+    "utilization_percent": ("utilization_mean_percent", "utilization_max_percent", "busy_seconds"),
+    "used_bytes": ("baseline_bytes", "peak_gpu_memory_bytes"),
+    "temperature_celsius": ("temperature_max_celsius",),
+}
+
+
+def _reasons(unavailable: Mapping[str, str]) -> dict[str, str]:
+    """Return why figures of a record are missing, from why values of a reading are."""
+    return {name: reason for key, reason in unavailable.items() for name in _MADE_FROM.get(key, (key,))}
 
 
 def _name(pid: int) -> str:

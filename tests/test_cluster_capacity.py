@@ -49,12 +49,16 @@ def outcomes(notebooks, nodes, policy=None):
 
 def test_each_notebook_is_judged_by_what_it_asks(notebooks):
     """One 24 GB GPU hosts the small ones; the optional notebook with eight GPUs is skipped."""
-    assert outcomes(notebooks, [node(gpus=1, memory_mib=23028)]) == {"small": "hosted", "gpu": "hosted", "big": "skipped"}
+    assert outcomes(notebooks, [node(gpus=1, memory_mib=23028)]) == {
+        "small": "hosted",
+        "gpu": "hosted",
+        "big": "skipped",
+    }
     assert outcomes(notebooks, [node(gpus=8, memory_mib=81559)])["big"] == "hosted"
 
 
 def test_a_required_notebook_without_a_node_is_refused_unless_all_may_be_skipped(notebooks):
-    """Required means fail; the policy for small clusters skips it instead; optional fails when nothing may be skipped."""
+    """Required means fail; a policy may skip it as well, or refuse the optional ones too."""
     nodes = [node()]
     assert outcomes(notebooks, nodes)["gpu"] == "refused"
     assert outcomes(notebooks, nodes, Policy(skip_all=True))["gpu"] == "skipped"
@@ -123,7 +127,7 @@ class ApiServer:
             def do_GET(self):
                 outer.answer(self)
 
-            do_POST = do_DELETE = do_GET
+            do_POST = do_DELETE = do_GET  # noqa: N815
 
             def log_message(self, *_):
                 pass

@@ -62,10 +62,18 @@ def launch(cluster, *arguments, cwd=None, check=None):
 def run_object(name, *, labels=STARTED, created="2026-11-01T00:00:00Z", ended=None, status="Unknown", reason="Running"):
     tasks = [
         {"name": "validate", "displayName": "Check"},
-        {"name": "notebook-01", "displayName": "Stage 1: 01", "runAfter": ["validate"],
-         "params": [{"name": "notebook-name", "value": "01"}]},
-        {"name": "notebook-02", "displayName": "Stage 1: 02", "runAfter": ["notebook-01"],
-         "params": [{"name": "notebook-name", "value": "02"}]},
+        {
+            "name": "notebook-01",
+            "displayName": "Stage 1: 01",
+            "runAfter": ["validate"],
+            "params": [{"name": "notebook-name", "value": "01"}],
+        },
+        {
+            "name": "notebook-02",
+            "displayName": "Stage 1: 02",
+            "runAfter": ["notebook-01"],
+            "params": [{"name": "notebook-name", "value": "02"}],
+        },
     ]
     return {
         "kind": "PipelineRun",
@@ -253,7 +261,7 @@ def test_run_follows_until_the_end_and_tells_the_verdict_by_its_code(cluster):
     """A run that failed is exit code 1, and each change is told."""
     cluster.add(run_object("old", ended="2026-11-01T01:00:00Z", status="False", reason="Failed"))
     cluster.add(task_run("old", "notebook-01", status="False", reason="Failed",
-                         results={"status": "kernel-died", "reason": "out of memory", "wall-seconds": "61.0"}))  # fmt: skip
+                         results={"status": "kernel-died", "reason": "out of memory", "wall-seconds": "61"}))  # fmt: skip
     done = launch(cluster, "monitor", "old", check=1)
     assert "kernel-died: out of memory" in done.stderr
 
@@ -272,7 +280,7 @@ def test_status_says_what_waits_and_why(cluster):
         run_object("r"),
         task_run("r", "validate", status="True", reason="Succeeded"),
         task_run("r", "notebook-01", status="Unknown", reason="ExceededNodeResources",
-                 message="TaskRun Pod exceeded available resources: 0/1 nodes are available: Insufficient nvidia.com/gpu"),
+                 message="exceeded available resources: 0/1 nodes are available: Insufficient nvidia.com/gpu"),
     )  # fmt: skip
     view = json.loads(launch(cluster, "status", "--json", check=0).stdout)
     states = {task["task"]: (task["state"], task["reason"]) for task in view["tasks"]}

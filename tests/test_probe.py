@@ -7,6 +7,7 @@ What the stand-ins allocate shows in the simulated driver, so that both figures 
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -32,8 +33,8 @@ def run(tmp_path, simulated_driver):
     def start(*cells, options=(), name="n", path=()):
         source = notebooks.write(tmp_path / f"{name}.ipynb", *cells)
         out = tmp_path / "out"
-        places = [*path, str(STANDINS)]
-        env = {**simulated_driver.env, "PYTHONPATH": ":".join(places), "STANDIN_GPU": GPU}
+        places = [*path, str(STANDINS), *filter(None, [os.environ.get("PYTHONPATH")])]
+        env = {**simulated_driver.env, "PYTHONPATH": os.pathsep.join(places), "STANDIN_GPU": GPU}
         arguments = ("run", source, "--output-dir", out, "--no-html", "--min-gpus", "1", *options)
         ended = cli.runner(*arguments, env=env)
         return ended, cli.metrics(out, name), cli.executed(out, name)

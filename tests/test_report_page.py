@@ -28,6 +28,7 @@ HOSTILE = (
     "abc\u202egnp.exe",
     "&lt;b&gt; &amp;",
     "emoji 🧬 日本語",
+    "100%25 #1?x=2&y",
 )
 
 

@@ -184,7 +184,7 @@ def test_half_a_last_line_of_samples_is_not_read(tmp_path):
     made.running(tmp_path, "gone")
     made.samples(tmp_path / "gone.samples.csv", seconds=10, gpus=0, host_end=2_000_000_000)
     with (tmp_path / "gone.samples.csv").open("a") as stream:
-        stream.write("9999.0,,,,,,77000000000")
+        stream.write("9999.0,,,,,,77000000000,1")
     sample = entry(report_on(tmp_path), "gone").flight.last_sample
     assert sample.time_seconds == 9.5
     assert sample.host_memory_bytes < 3_000_000_000
@@ -269,6 +269,16 @@ def test_old_record_does_not_stand_for_the_run_that_was_lost(tmp_path):
     report = report_on(tmp_path, run_id="new")
     assert entry(report, "a").status is Status.LOST
     assert [m.run_id for m in report.others] == ["old"]
+
+
+def test_old_record_does_not_stand_for_a_lost_run_among_single_runs(tmp_path):
+    """Also where notebooks were run one by one, the newer run of a name is the one that counts."""
+    made.leave(tmp_path, made.metrics("a", run_id="r1"), with_samples=False)
+    made.leave(tmp_path, made.metrics("b", run_id="r2"), with_samples=False)
+    made.running(tmp_path, "a", run_id="r3")
+    report = report_on(tmp_path)
+    assert report.run_id is None
+    assert entry(report, "a").status is Status.LOST
 
 
 def test_first_failure_is_the_first_in_time(tmp_path):

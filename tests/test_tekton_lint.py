@@ -68,7 +68,7 @@ def test_tekton_lint_finds_a_planted_fault(tekton_lint, tmp_path):
 
 @pytest.mark.parametrize("tool", ["yamllint", "shellcheck"])
 def test_yaml_and_shell_are_clean(tool):
-    """yamllint and shellcheck are silent."""
+    """The linters of YAML and of shell scripts are silent."""
     program = Path(sys.executable).with_name(tool)
     if not program.exists():
         pytest.skip(f"{tool} is not installed (extra `lint`)")

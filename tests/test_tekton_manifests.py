@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import graphlib
+import itertools
 import re
 
 import pytest
@@ -12,7 +13,7 @@ from support import tekton
 
 TASKS = tekton.tasks()
 PIPELINES = tekton.pipelines()
-RUNS = {name: doc for name, doc in tekton.of_kind("PipelineRun", "TaskRun")}
+RUNS = dict(tekton.of_kind("PipelineRun", "TaskRun"))
 ALL = tekton.of_kind(
     *("Task", "Pipeline", "PipelineRun", "TaskRun", "ConfigMap", "CronJob", "ServiceAccount", "Role", "RoleBinding"),
     *("ClusterRole", "ClusterRoleBinding", "NetworkPolicy"),
@@ -121,7 +122,10 @@ def test_a_task_is_restricted(task):
     assert security["capabilities"] == {"drop": ["ALL"]}
     assert "runAsUser" not in security
     volumes = {volume["name"]: volume for volume in task["spec"]["volumes"]}
-    homes = [{e["name"]: e.get("value") for e in where.get("env", [])}.get("HOME") for where in (*task["spec"]["steps"], task["spec"]["stepTemplate"])]
+    homes = [
+        {e["name"]: e.get("value") for e in where.get("env", [])}.get("HOME")
+        for where in (*task["spec"]["steps"], task["spec"]["stepTemplate"])
+    ]
     assert any(homes), "the image's own home is read-only"
     assert volumes["tmp"] == {"name": "tmp", "emptyDir": {}}
     for step in task["spec"]["steps"]:
@@ -194,7 +198,7 @@ def test_pipeline_tasks_fit_their_tasks(pipeline):
 
 @each_pipeline
 def test_pipeline_order_has_no_circle_and_no_loose_end(pipeline):
-    """runAfter and results name tasks of the pipeline, and results exist."""
+    """Order and results name tasks of the pipeline, and results exist."""
     tasks = {task["name"]: task for task in pipeline["spec"]["tasks"]}
     graph = {name: set(task.get("runAfter", [])) | tekton.references(task, "tasks") for name, task in tasks.items()}
     for before in graph.values():
@@ -250,7 +254,7 @@ def test_the_complete_workflow_has_the_missions_stages():
         *(("Stage 2", number) for number in ("04", "07")),
         ("Stage 3", "05"),
     ]
-    for before, after in zip(notebooks, notebooks[1:], strict=False):
+    for before, after in itertools.pairwise(notebooks):
         assert before["name"] in after["runAfter"]
     assert [task["name"] for task in tasks[:3]] == ["clone", "validate", "data-stage-1"]
     later = next(task for task in tasks if task["name"] == "data-stage-2")
@@ -340,7 +344,10 @@ def test_our_deadline_comes_before_tektons(name):
     from runner.plan import load
     from runner.tekton.names import task_names
 
-    plan = load(tekton.ROOT / ("runner/demo/plan.yaml" if name.startswith("demo") else "tekton/configs/gpu-resource-config.yaml"))
+    plan = load(
+        tekton.ROOT
+        / ("runner/demo/plan.yaml" if name.startswith("demo") else "tekton/configs/gpu-resource-config.yaml")
+    )
     own = task_names("notebook", [notebook.name for notebook in plan.notebooks])
     spec = RUNS[name]["spec"]
     timeouts = {one["pipelineTaskName"]: seconds(one["timeout"]) for one in spec["taskRunSpecs"]}
@@ -363,7 +370,9 @@ def test_accounts_may_do_the_least():
     assert rules["notebook-scheduler"] == [
         {"apiGroups": ["tekton.dev"], "resources": ["pipelineruns"], "verbs": ["create", "list", "delete"]}
     ]
-    bound = {subject["name"] for _, doc in tekton.of_kind("RoleBinding", "ClusterRoleBinding") for subject in doc["subjects"]}
+    bound = {
+        subject["name"] for _, doc in tekton.of_kind("RoleBinding", "ClusterRoleBinding") for subject in doc["subjects"]
+    }
     assert bound == {"notebook-validator", "notebook-scheduler"}
 
 

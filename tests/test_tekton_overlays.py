@@ -82,7 +82,9 @@ def test_small_gpu_overlay():
     objects = built("overlays/one-small-gpu")
     pipeline = objects["Pipeline", "complete-scrna-analysis-workflow"]
     assert default_of(pipeline, "skip-unhostable-notebooks") == "true"
-    assert default_of(built(".")["Pipeline", "complete-scrna-analysis-workflow"], "skip-unhostable-notebooks") == "false"
+    assert (
+        default_of(built(".")["Pipeline", "complete-scrna-analysis-workflow"], "skip-unhostable-notebooks") == "false"
+    )
 
 
 def test_air_gapped_overlay():

@@ -23,7 +23,9 @@ def problems(document):
     if not found:
         pytest.skip(reason)
     validator = jsonschema.Draft202012Validator(found[document["kind"]])
-    return [f"{'/'.join(map(str, error.absolute_path))}: {error.message[:200]}" for error in validator.iter_errors(document)]
+    return [
+        f"{'/'.join(map(str, error.absolute_path))}: {error.message[:200]}" for error in validator.iter_errors(document)
+    ]
 
 
 @pytest.mark.parametrize(("name", "document"), MANIFESTS, ids=[name for name, _ in MANIFESTS])

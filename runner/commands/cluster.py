@@ -10,7 +10,7 @@ from runner.commands import cluster_pod, cluster_runs, cluster_setup
 
 @click.group("cluster")
 def command() -> None:
-    r"""Install, run and watch plans on a Kubernetes cluster, through kubectl and its contexts.
+    """Install, run and watch plans on a Kubernetes cluster, through kubectl and its contexts.
 
     \b
     Exit codes: 0 done (a followed run: it succeeded); 1 the run failed or the cluster refused;

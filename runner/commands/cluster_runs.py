@@ -31,7 +31,7 @@ KNOWN_RUNS = {
 @shared.dry_run
 @click.option("--wait/--no-wait", default=True, show_default=True, help="Follow the run until it ends.")
 def run(context: str | None, namespace: str | None, dry_run: bool, wait: bool, **given: Any) -> int:
-    r"""Start a run, print its name, and follow it. Exit code: 0 it succeeded, 1 it failed.
+    """Start a run, print its name, and follow it. Exit code: 0 it succeeded, 1 it failed.
 
     \b
     Examples:

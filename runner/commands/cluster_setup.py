@@ -30,7 +30,7 @@ def install(
     create_namespace: bool,
     dry_run: bool,
 ) -> int:
-    r"""Check the cluster, then install tasks, pipelines, configuration and accounts.
+    """Check the cluster, then install tasks, pipelines, configuration and accounts.
 
     A check that fails stops it, and says what is missing and how to get it. Warnings do not.
 
@@ -76,7 +76,7 @@ def validate(
     tolerate: tuple[str, ...],
     as_json: bool,
 ) -> int:
-    r"""Check the cluster, and for each notebook of the plan whether a node can host it. Exit code: 0 or 3.
+    """Check the cluster, and for each notebook of the plan whether a node can host it. Exit code: 0 or 3.
 
     \b
     Example:
@@ -113,7 +113,7 @@ def validate(
 @click.option("--delete-volumes", is_flag=True, help="Delete the volumes of runs as well, with all outputs on them.")
 @shared.dry_run
 def uninstall(context: str | None, namespace: str | None, manifests: Path, delete_volumes: bool, dry_run: bool) -> int:
-    r"""Remove everything that was installed and all our runs, and say what is left: the volumes, unless asked.
+    """Remove everything that was installed and all our runs, and say what is left: the volumes, unless asked.
 
     \b
     Example:

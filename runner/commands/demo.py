@@ -23,7 +23,7 @@ from runner.commands.run import command as run_command
 )
 @options.as_json
 @click.pass_context
-def command(ctx: click.Context, copy_to_folder: Path | None, as_json: bool, **given: Any) -> int:
+def command(ctx: click.Context, /, copy_to_folder: Path | None, as_json: bool, **given: Any) -> int:
     """Run the three notebooks of the demo plan and write their report.
 
     The notebooks are copied to OUTPUT_DIR/demo first; what they write stays there. They need

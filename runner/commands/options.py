@@ -16,7 +16,7 @@ from runner.units import duration_seconds
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
 
-class Duration(click.ParamType):
+class Duration(click.ParamType[float]):
     """``90s``, ``15m``, ``2h``; the value is in seconds."""
 
     name = "duration"
@@ -31,7 +31,7 @@ class Duration(click.ParamType):
             self.fail(str(error), param, ctx)
 
 
-class Variable(click.ParamType):
+class Variable(click.ParamType[tuple[str, str]]):
     """``NAME=VALUE``."""
 
     name = "NAME=VALUE"
@@ -46,7 +46,7 @@ class Variable(click.ParamType):
         return name, text
 
 
-class Setting(click.ParamType):
+class Setting(click.ParamType[tuple[str, str]]):
     """``KEY=VALUE`` where the key may hold dashes, as parameters of Tekton do."""
 
     name = "KEY=VALUE"

@@ -4,10 +4,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from runner.commands import options, plan_render
+
+if TYPE_CHECKING:
+    from runner.plancheck import Problem
 
 
 @click.group("plan")
@@ -37,11 +41,12 @@ def check(plan: Path, checkout: Path | None, as_json: bool) -> int:
     from runner.plan import load
 
     loaded = load(plan)
-    problems = []
+    problems: list[Problem] = []
     if checkout is not None:
         from runner.plancheck import check_plan
 
         problems = check_plan(loaded, checkout)
+    errors = [problem for problem in problems if problem.severity == "error"]
     if as_json:
         found = [dataclasses.asdict(problem) for problem in problems]
         click.echo(json.dumps({"plan": loaded.name, "notebooks": len(loaded.notebooks), "problems": found}, indent=1))
@@ -49,9 +54,9 @@ def check(plan: Path, checkout: Path | None, as_json: bool) -> int:
         for problem in problems:
             click.echo(str(problem))
         against = f" against {checkout}" if checkout else ""
-        verdict = f"{len(problems)} problems" if problems else "sound"
+        verdict = f"{len(errors)} errors, {len(problems) - len(errors)} warnings" if problems else "sound"
         click.echo(f"{plan}: {loaded.name}, {len(loaded.notebooks)} notebooks: {verdict}{against}")
-    return 9 if problems else 0
+    return 9 if errors else 0
 
 
 @command.command("show")
@@ -92,7 +97,7 @@ def schema(document: str) -> None:
     if document == "plan":
         from runner.plan import Plan
 
-        found = Plan.model_json_schema(by_alias=True)
+        found: Any = Plan.model_json_schema(by_alias=True)
     elif document == "metrics":
         from runner.records import metrics_schema
 

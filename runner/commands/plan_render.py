@@ -72,7 +72,7 @@ _COMMENTS = {
     help="Which objects to print.",
 )
 def command(plan: Path, what: Literal["both", "pipeline", "run"], **given: Any) -> None:
-    r"""Print the Pipeline and the PipelineRun of PLAN as YAML that one can edit and apply.
+    """Print the Pipeline and the PipelineRun of PLAN as YAML that one can edit and apply.
 
     \b
     Example:

@@ -106,5 +106,3 @@ def typed(text: str) -> Any:
         except ValueError:
             continue
     return text
-
-

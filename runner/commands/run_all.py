@@ -22,6 +22,7 @@ from runner.commands.run import command as run_command
 @click.pass_context
 def command(
     ctx: click.Context,
+    /,
     plan: Path,
     only: tuple[str, ...],
     start: str | None,

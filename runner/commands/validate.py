@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`runner validate`: is this system fit for the notebooks?"""
+"""`runner validate`: tells whether this system is fit for the notebooks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from runner.commands import options
 @click.option(
     "--output-dir",
     type=options.FOLDER,
-    help="Where runs will write; takes reports/system_validation.json and .html. [default: the current folder, no files]",
+    help="Where runs will write; takes reports/system_validation.*. [default: here, no files]",
 )
 @click.option("--cache", type=options.FOLDER, help="Folder of the staged datasets.")
 @click.option("--kernel", help="Kernel to check instead of the plan's.")
@@ -32,7 +32,7 @@ from runner.commands import options
 )
 @options.as_json
 def command(as_json: bool, **given: Any) -> int:
-    """Check GPUs, driver, CUDA, Python, kernels, storage, limits and clock, and say what to do.
+    r"""Check GPUs, driver, CUDA, Python, kernels, storage, limits and clock, and say what to do.
 
     Exit code: 0 fit (warnings included), 3 a check failed. Without a GPU nothing fails that does
     not need one.

@@ -30,7 +30,7 @@ class Silent:
     """Shows nothing."""
 
     @contextlib.contextmanager
-    def dataset(self, name: str) -> Iterator[Progress]:  # noqa: ARG002  (the protocol's)
+    def dataset(self, name: str) -> Iterator[Progress]:
         """Give a function that does nothing."""
         yield lambda _done, _total: None
 

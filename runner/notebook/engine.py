@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +28,17 @@ from runner.records import Status
 from runner.stop import Stopper
 
 
+def _nothing() -> None:
+    """Be the `settle` of a manager whose client does not exist yet."""
+
+
 class Manager(NotebookExecutionManager):  # type: ignore[misc]
     """papermill's manager without its two full writes a cell; `Saver` writes when it is time."""
 
     def __init__(self, nb: Any, output_path: str | None = None, **options: Any) -> None:
         super().__init__(nb, output_path=output_path, **options)
         self.saver: Saver | None = None
-        self.settle = lambda: None
+        self.settle: Callable[[], None] = _nothing
         if output_path and "://" not in str(output_path):
             self.saver = Saver(Path(output_path), self._content)
 
@@ -139,11 +143,15 @@ class RunnerEngine(Engine):  # type: ignore[misc]
 
 def execute(manager: Manager, session: Session) -> tuple[Facts, Verdict]:
     """Run a session to its end and mark the notebook with what was derived from it."""
-    facts: Facts = run_sync(session.run)()
+    facts: Facts = run_sync(_run)(session)
     verdict = derive(code_cells(manager.nb), facts)
     mark(manager.nb, verdict, facts)
     manager.notebook_complete()
     return facts, verdict
+
+
+async def _run(session: Session) -> Facts:
+    return await session.run()
 
 
 class _Echo(Observer):

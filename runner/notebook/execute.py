@@ -16,7 +16,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from queue import Empty
-from typing import Any
+from typing import Any, TYPE_CHECKING
 
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 from nbformat import NotebookNode
@@ -25,12 +25,14 @@ from papermill.clientwrap import PapermillNotebookClient
 from runner import log
 from runner.errors import RecordError
 from runner.log import utc_now
-from runner.notebook.kernel import Kernel
 from runner.notebook.outputs import Stream
 from runner.notebook.status import CellEvent, Facts
 from runner.redact import RedactedStream, Redactor
-from runner.stop import Stop, Stopper, StopKind
+from runner.stop import Stop, StopKind, Stopper
 from runner.units import format_seconds
+
+if TYPE_CHECKING:
+    from runner.notebook.kernel import Kernel
 
 INTERRUPT_GRACE_SECONDS = 2.0
 PIECE_CHARS = 1_000_000
@@ -214,7 +216,11 @@ class Session:
     async def run(self) -> Facts:
         """Run the notebook; whatever happens, the kernel is gone afterwards."""
         loop = asyncio.get_running_loop()
-        self.stopper.listen(lambda stop: loop.call_soon_threadsafe(self._begin_end, stop))
+
+        def listener(stop: Stop) -> None:
+            loop.call_soon_threadsafe(self._begin_end, stop)
+
+        self.stopper.listen(listener)
         deadline = None
         if self.limits.notebook_seconds:
             text = f"the notebook did not end within {format_seconds(self.limits.notebook_seconds)}"

@@ -57,7 +57,7 @@ def print_in_pieces() -> None:
     schedule_flush = OutStream._schedule_flush  # noqa: SLF001
 
     def flush_soon_or_now(stream: Any) -> None:
-        schedule_flush(stream)
+        schedule_flush(stream)  # type: ignore[no-untyped-call]
         if sum(buffer.tell() for buffer in list(stream._buffers.values())) >= PIECE_CHARS:  # noqa: SLF001
             _send(stream)
 

@@ -8,11 +8,13 @@ Progress bars that redraw their line with a carriage return leave their last sta
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TYPE_CHECKING
 
-from nbformat import NotebookNode
 
 from runner.units import format_bytes
+
+if TYPE_CHECKING:
+    from nbformat import NotebookNode
 
 HEAD_CHARS = 1_000_000
 TAIL_CHARS = 200_000

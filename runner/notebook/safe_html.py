@@ -208,7 +208,7 @@ class _StyleReader(HTMLParser):
         self.styles: list[str] = []
         self._inside = False
 
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:  # noqa: ARG002
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self._inside = tag == "style"
 
     def handle_endtag(self, tag: str) -> None:

@@ -82,9 +82,11 @@ def _guarded(what: str, make: Callable[[], T], problems: list[str]) -> T | None:
 
 
 def trends(comparison: Comparison) -> dict[tuple[str, str], Markup]:
-    """Return a small line for each figure that changed, by notebook and figure."""
+    """Return a small line for each figure that changed, and for wall times unless they are too many."""
     pictures = {}
-    for position, change in enumerate(c for c in comparison.changes if c.worse or c.better):
+    few = len({change.notebook for change in comparison.changes}) <= 60
+    drawn = [c for c in comparison.changes if c.worse or c.better or (few and c.figure == "wall_seconds")]
+    for position, change in enumerate(drawn):
         values = [f"{value:g}" if value is not None else "none" for value in change.values]
         svg = draw_trend(
             f"trend-{position}",

@@ -25,7 +25,7 @@ _INLINE_KEYS = (
 class _Dumper(yaml.SafeDumper):
     """Block style, but parameters and the like on one line."""
 
-    def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002  (PyYAML's signature)
+    def ignore_aliases(self, data: Any) -> bool:
         """Write equal parts out instead of pointing at the first of them."""
         return True
 
@@ -40,7 +40,7 @@ class _Dumper(yaml.SafeDumper):
                     value.flow_style = True
         return node
 
-    def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:  # noqa: ARG002
+    def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:
         """Indent lists below their key."""
         super().increase_indent(flow, False)
 

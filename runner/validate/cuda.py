@@ -1,20 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checks of driver and CUDA: does what is installed here fit the driver, and does it compute?"""
+"""Checks of driver and CUDA: what is installed fits the driver, and computes."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from packaging.version import InvalidVersion, Version
 
 from runner.records import Check
 from runner.validate import probes
-from runner.validate.devices import Gpus
-from runner.validate.probes import Findings
-from runner.validate.result import Level
+
+if TYPE_CHECKING:
+    from runner.validate.devices import Gpus
+    from runner.validate.probes import Findings
+    from runner.validate.result import Level
 
 COMPAT = Path("/usr/local/cuda/compat")
 _COMPUTE_SECONDS = 50.0

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checks of the GPUs: are they there, large enough for each notebook, and healthy?"""
+"""Checks of the GPUs: they are there, large enough for each notebook, and healthy."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from runner.judgement import Seen, Verdict, best, gpus_wanted, hopeless, judge, refusal
-from runner.plan import Notebook, requirements
+from runner.plan import requirements
 from runner.records import Check, Requirements
 from runner.units import format_bytes
 

@@ -23,7 +23,7 @@ def check(name: str, cwd: Path) -> Check:
     label = f"kernel {name}"
     started = time.monotonic()
     try:
-        transport, answer = asyncio.run(_ask(name, cwd))
+        transport, answer = asyncio.run(_ask(name, cwd if cwd.is_dir() else Path.cwd()))
     except RunnerError as error:
         return Check(name=label, status="fail", seen=error.message, hint=error.hint or "")
     except Exception as error:  # noqa: BLE001  (whatever keeps a kernel from answering is the finding)
@@ -43,7 +43,7 @@ async def _ask(name: str, cwd: Path) -> tuple[str, str]:
     from runner.notebook.kernel import Kernel, check_kernel
 
     check_kernel(name)
-    kernel = Kernel(name, cwd=cwd if cwd.is_dir() else Path.cwd(), env=dict(os.environ))
+    kernel = Kernel(name, cwd=cwd, env=dict(os.environ))
     try:
         await kernel.start()
         client = kernel.manager.client()

@@ -8,10 +8,13 @@ import sys
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from runner.errors import RunnerError
-from runner.plan import Notebook, Plan
 from runner.records import Check
+
+if TYPE_CHECKING:
+    from runner.plan import Notebook, Plan
 
 _MAGICS = ("%", "!", "?")
 

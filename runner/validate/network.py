@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checks of the network, when asked: can the plan's datasets be reached from here?
+"""Checks of the network, when asked: the plan's datasets can be reached from here.
 
 One request for the head of each dataset, through the proxies of the environment. What has been
 staged and verified needs no network, so this is not part of every validation.
@@ -15,12 +15,15 @@ import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from runner.plan import Dataset, Plan
 from runner.records import Check
 from runner.units import format_bytes
-from runner.validate.result import Level
+
+if TYPE_CHECKING:
+    from runner.plan import Dataset, Plan
+    from runner.validate.result import Level
 
 _SECONDS = 6.0
 _SKEW_SECONDS = 120.0

@@ -6,14 +6,16 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.version import InvalidVersion
 
 from runner.records import Check
 from runner.validate import probes
-from runner.validate.probes import Findings
+
+if TYPE_CHECKING:
+    from runner.validate.probes import Findings
 
 _SECONDS_WITHOUT_GPU = 5.0
 _SECONDS_WITH_GPU = 45.0

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import json
 import sys
+from pathlib import Path
 
 COUNT = 1 << 20
 EXPECTED = (COUNT - 1) * COUNT * (2 * COUNT - 1) // 6  # the sum of the first squares
@@ -30,7 +31,7 @@ def driver() -> None:
     version, count = ctypes.c_int(0), ctypes.c_int(0)
     code = library.cuDriverGetVersion(ctypes.byref(version))
     started = library.cuInit(0) or library.cuDeviceGetCount(ctypes.byref(count))
-    with open("/proc/self/maps") as maps:  # the path tells whether it is a compat library
+    with Path("/proc/self/maps").open() as maps:  # the path tells whether it is a compat library
         paths = {line.split()[-1] for line in maps if "libcuda.so" in line}
     tell(libcuda=version.value if code == 0 else None, init=started, devices=count.value, path=min(paths, default=None))
 
@@ -47,7 +48,7 @@ def compute() -> None:
         result = int(square(cupy.arange(COUNT, dtype=cupy.int64)).sum())
         runtime = cupy.cuda.runtime.runtimeGetVersion()
         tell(cupy=cupy.__version__, right=result == EXPECTED, runtime=runtime)
-    except Exception as error:  # whatever a broken driver, compiler or library raises is the finding
+    except Exception as error:  # noqa: BLE001  (whatever a broken driver, compiler or library raises is the finding)
         tell(cupy=cupy.__version__, right=None, reason=f"{type(error).__name__}: {error}"[:500])
 
 

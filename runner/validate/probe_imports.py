@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Run by the kernel's Python, alone in a process: what is installed, and do the modules import?
+"""Run by the kernel's Python, alone in a process: what is installed, and which modules import.
 
 It imports nothing of `runner`, which that Python may not have. The first JSON line is the list
 of distributions; then comes one line before and one after each import, so that a module that
@@ -26,11 +26,11 @@ def tell(**finding: object) -> None:
 
 def distributions() -> list[object]:
     """Return name, version and requirements of everything installed."""
-    found: list[object] = []
-    for distribution in metadata.distributions():
-        if distribution.metadata is not None and distribution.metadata["Name"]:
-            found.append([distribution.metadata["Name"], distribution.version, distribution.requires or []])
-    return found
+    return [
+        [one.metadata["Name"], one.version, one.requires or []]
+        for one in metadata.distributions()
+        if one.metadata is not None and one.metadata["Name"]
+    ]
 
 
 def main(modules: list[str], seconds: float) -> None:
@@ -51,7 +51,7 @@ def main(modules: list[str], seconds: float) -> None:
             try:
                 importlib.import_module(name)
                 tell(imported=name)
-            except BaseException as error:  # SystemExit too
+            except BaseException as error:  # noqa: BLE001  (SystemExit too)
                 tell(broken=name, reason=f"{type(error).__name__}: {error}"[:300])
 
 

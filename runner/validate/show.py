@@ -7,11 +7,14 @@ import base64
 import hashlib
 import sys
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-from runner.records import Check
 from runner.templates import templates_folder
 from runner.units import format_seconds
-from runner.validate.result import Validation
+
+if TYPE_CHECKING:
+    from runner.records import Check
+    from runner.validate.result import Validation
 
 _STYLES = {"pass": "green", "warn": "yellow", "fail": "bold red"}
 

@@ -9,12 +9,18 @@ import time
 
 import pytest
 from support import cli, notebooks
-from support.realgpu import GIB, MIB, Holder, measured, needs, run, samples, smi
+from support.realgpu import GIB, MIB, Holder, measured, needs, require, run, samples, smi
 
 from runner.machine import gpus
 from runner.machine.health import read_health
 
 pytestmark = [pytest.mark.gpu, pytest.mark.timeout(240)]
+
+
+@pytest.fixture(autouse=True)
+def device(request):
+    """Need a GPU."""
+    require(request)
 
 
 @pytest.fixture

@@ -5,9 +5,16 @@ from __future__ import annotations
 
 import pytest
 from support import cli
-from support.realgpu import GIB, MIB, measured, needs, run
+from support.realgpu import GIB, MIB, measured, needs, require, run
 
 pytestmark = [pytest.mark.gpu, pytest.mark.timeout(240)]
+
+
+@pytest.fixture(autouse=True)
+def device(request):
+    """Need a GPU."""
+    require(request)
+
 
 PLAN = (
     ("hold 2 GiB", "kept = [take(1), take(1)]", 2, 2),

@@ -95,7 +95,8 @@ class Engine:
 def find(folder: Path) -> Engine:
     """Return a working engine, or skip and say what each lacks."""
     reasons = []
-    for program in ("podman", "docker"):
+    chosen = os.environ.get("RUNNER_TEST_ENGINE")
+    for program in (chosen,) if chosen else ("podman", "docker"):
         if shutil.which(program) is None:
             reasons.append(f"{program} is not installed")
             continue

@@ -67,6 +67,8 @@ class Device(Part):
     temperature_celsius: Steps = 35
     slices: Sequence[Slice] | None = None
     """Not None: MIG mode is on."""
+    health: Mapping[str, float] = field(default_factory=dict)
+    """The names in `nvml.c`: ecc, uncorrected, retired, remapped, pending, failed, throttle, persistence, slowdown."""
 
 
 def build(folder: Path, without: Sequence[str] = ()) -> Path:
@@ -196,6 +198,7 @@ def _device_lines(device: Device) -> list[str]:
     lines += _step_lines("utilization", device.utilization_percent)
     lines += _step_lines("power", device.power_watts, 1000)
     lines += _step_lines("temperature", device.temperature_celsius)
+    lines += [f"health {name} {value:g}" for name, value in device.health.items()]
     lines += _error_lines(device.errors)
     if device.slices is not None:
         lines.append("mig")

@@ -22,6 +22,8 @@
  *     utilization SECONDS PERCENT     likewise
  *     power SECONDS MILLIWATTS        likewise; the energy counter is its integral
  *     temperature SECONDS CELSIUS     likewise
+ *     health NAME NUMBER              ecc, uncorrected, retired, remapped, pending, failed, throttle
+ *                                     (a bit mask), persistence, slowdown; not supported when not given
  *     process PID BYTES [NAME]        memory held as long as this process lives (0: for ever)
  *     mig                             MIG mode is on
  *     slice UUID                      begins a MIG slice of the GPU before it: name, total, ...
@@ -65,8 +67,12 @@ typedef struct {
     Holder holders[PROCESSES];
     int holder_count;
     Fault faults[FAULTS];
+    double health[9]; /* in the order of HEALTH; negative: not given */
     int fault_count, mig, parent; /* parent: -1 for a GPU, else the position of a slice's GPU */
 } Device;
+
+static const char *HEALTH[] = {"ecc", "uncorrected", "retired", "remapped", "pending", "failed", "throttle", "persistence", "slowdown"};
+enum { ECC, UNCORRECTED, RETIRED, REMAPPED, PENDING, FAILED, THROTTLE, PERSISTENCE, SLOWDOWN, HEALTHS };
 
 static Device devices[DEVICES];
 static char handles[DEVICES]; /* the address of handles[i] is the handle of devices[i] */
@@ -97,6 +103,18 @@ static void add_fault(const char *line, Fault *list, int *count) {
             copy(list[*count].function, function);
             list[*count].code = ERRORS[i].code;
             list[(*count)++].seconds = seconds;
+            return;
+        }
+    bad(line);
+}
+
+static void add_health(const char *line, Device *device) {
+    char name[WORD];
+    double value = 0;
+    if (sscanf(line, "%127s %lf", name, &value) != 2) bad(line);
+    for (int i = 0; i < HEALTHS; i++)
+        if (!strcmp(HEALTH[i], name)) {
+            device->health[i] = value;
             return;
         }
     bad(line);
@@ -139,6 +157,7 @@ static void read_line(char *line) {
         if (device_count == DEVICES || (!device && *key == 's')) bad(line);
         Device *next = &devices[device_count];
         memset(next, 0, sizeof *next);
+        for (int i = 0; i < HEALTHS; i++) next->health[i] = -1;
         next->parent = *key == 'd' ? -1 : device->parent < 0 ? device_count - 1 : device->parent;
         copy(next->uuid, rest);
         device_count++;
@@ -151,6 +170,7 @@ static void read_line(char *line) {
     else if (!strcmp(key, "utilization")) add_step(rest, &device->utilization);
     else if (!strcmp(key, "power")) add_step(rest, &device->power);
     else if (!strcmp(key, "temperature")) add_step(rest, &device->temperature);
+    else if (!strcmp(key, "health")) add_health(rest, device);
     else if (!strcmp(key, "mig")) device->mig = 1;
     else if (!strcmp(key, "process")) {
         if (sscanf(rest, "%u %llu %127s", &pid, &bytes, name) < 2) bad(line);
@@ -423,6 +443,37 @@ int nvmlDeviceGetTemperature(char *handle, int sensor, unsigned *celsius) {
     WHOLE_GPU_ONLY;
     if (sensor) return INVALID_ARGUMENT;
     *celsius = (unsigned)value_now(&device->temperature, 35);
+    return SUCCESS;
+}
+
+/* ---- health: what was not given is not supported ---- */
+
+#define HEALTH_OF(name) \
+    BEGIN_DEVICE; \
+    WHOLE_GPU_ONLY; \
+    if (device->health[name] < 0) return NOT_SUPPORTED
+
+int nvmlDeviceGetEccMode(char *handle, unsigned *current, unsigned *pending) { HEALTH_OF(ECC); *current = *pending = (unsigned)device->health[ECC]; return SUCCESS; }
+int nvmlDeviceGetTotalEccErrors(char *handle, int kind, int counter, unsigned long long *count) { HEALTH_OF(UNCORRECTED); *count = kind == 1 && !counter ? (unsigned long long)device->health[UNCORRECTED] : 0; return SUCCESS; }
+int nvmlDeviceGetTemperatureThreshold(char *handle, int kind, unsigned *celsius) { HEALTH_OF(SLOWDOWN); if (kind != 1) return NOT_SUPPORTED; *celsius = (unsigned)device->health[SLOWDOWN]; return SUCCESS; }
+int nvmlDeviceGetCurrentClocksThrottleReasons(char *handle, unsigned long long *mask) { HEALTH_OF(THROTTLE); *mask = (unsigned long long)device->health[THROTTLE]; return SUCCESS; }
+int nvmlDeviceGetPersistenceMode(char *handle, unsigned *mode) { HEALTH_OF(PERSISTENCE); *mode = (unsigned)device->health[PERSISTENCE]; return SUCCESS; }
+
+int nvmlDeviceGetRetiredPages(char *handle, int cause, unsigned *count, unsigned long long *pages) {
+    HEALTH_OF(RETIRED);
+    unsigned found = cause ? 0 : (unsigned)device->health[RETIRED], room = *count;
+    *count = found;
+    if (found > room) return INSUFFICIENT_SIZE;
+    for (unsigned i = 0; pages && i < found; i++) pages[i] = 0x1000ull * (i + 1);
+    return SUCCESS;
+}
+
+int nvmlDeviceGetRemappedRows(char *handle, unsigned *correctable, unsigned *uncorrectable, unsigned *pending, unsigned *failed) {
+    HEALTH_OF(REMAPPED);
+    *correctable = (unsigned)device->health[REMAPPED];
+    *uncorrectable = 0;
+    *pending = device->health[PENDING] > 0;
+    *failed = device->health[FAILED] > 0;
     return SUCCESS;
 }
 

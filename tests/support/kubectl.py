@@ -182,9 +182,7 @@ class _Cluster:
         else:
             names = {argument for argument in arguments[1:] if not argument.startswith("-")}
             kind = KINDS[arguments[0]]
-            self.objects = [
-                one for one in self.objects if one["kind"] != kind or one["metadata"]["name"] not in names
-            ]
+            self.objects = [one for one in self.objects if one["kind"] != kind or one["metadata"]["name"] not in names]
         self.save()
 
     def do_wait(self, arguments: list[str], given: str) -> None:

@@ -69,6 +69,17 @@ class Holder:
         self.process.communicate()
 
 
+def require(request: pytest.FixtureRequest) -> None:
+    """Skip a test where there is no GPU; who asks for these tests by name must have one."""
+    from runner.machine.gpus import DriverProblem, open_driver
+
+    try:
+        open_driver().close()
+    except DriverProblem as problem:
+        asked = request.config.option.markexpr == "gpu"
+        (pytest.fail if asked else pytest.skip)(f"needs a GPU: {problem}")
+
+
 def needs(*modules: str) -> None:
     """Skip the test where a module is missing, with its name."""
     for module in modules:

@@ -124,7 +124,15 @@ def crd_schemas() -> tuple[dict[str, Document], str]:
         found = [yaml.safe_load(path.read_text()) for path in sorted(Path(folder).glob("*.yaml"))]
     else:
         asked = subprocess.run(
-            ["kubectl", "get", "crd", "-o", "yaml", *(f"{kind}s.tekton.dev" for kind in _KINDS), "--request-timeout=5s"],
+            [
+                "kubectl",
+                "get",
+                "crd",
+                "-o",
+                "yaml",
+                *(f"{kind}s.tekton.dev" for kind in _KINDS),
+                "--request-timeout=5s",
+            ],
             capture_output=True,
             text=True,
             check=False,

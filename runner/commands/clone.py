@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`runner clone`: sources at a revision."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from runner.commands import options
+
+
+@click.command("clone")
+@click.argument("url")
+@click.argument("folder", type=options.FOLDER)
+@click.option("--revision", default="HEAD", show_default=True, help="Branch, tag or commit.")
+@click.option("--depth", type=click.IntRange(1), help="How much history. [default: all of it]")
+@click.option("--submodules", is_flag=True, help="Fetch submodules too.")
+@click.option("--allow-host", multiple=True, metavar="HOST", help="The only host that may be asked. Repeatable.")
+@options.as_json
+def command(
+    url: str,
+    folder: Path,
+    revision: str,
+    depth: int | None,
+    submodules: bool,
+    allow_host: tuple[str, ...],
+    as_json: bool,
+) -> int:
+    """Bring FOLDER to a revision of the repository at URL, over https, ssh or from a file.
+
+    A folder that is a clone already is updated; edited tracked files are a reason to refuse.
+    Exit code: 0 done, 9 no such repository or revision, 75 the network failed, 2 usage.
+
+    \b
+    Example:
+      runner clone https://github.com/NVIDIA-AI-Blueprints/single-cell-analysis-blueprint source --depth 1
+    """
+    import dataclasses
+    import json
+
+    from runner.data.clone import clone
+
+    cloned = clone(url, folder, revision=revision, depth=depth, submodules=submodules, allowed_hosts=allow_host)
+    if as_json:
+        click.echo(json.dumps(dataclasses.asdict(cloned), indent=1, ensure_ascii=False))
+    else:
+        click.echo(f"{cloned.folder}: {cloned.commit}")
+    return 0

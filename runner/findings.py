@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From facts to records: cells, failure, and what the samples say of them. Pure."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, TYPE_CHECKING
+
+from runner.machine.joins import CellUse, Span
+from runner.notebook.diagnose import Evidence, diagnose
+from runner.notebook.outputs import is_figure, output_bytes
+from runner.records import Cell, CellStatus, Failure, Status
+from runner.reporter import title_of
+from runner.runlog import without_colours
+from runner.stop import StopKind
+
+if TYPE_CHECKING:
+    from runner.notebook.status import CellEvent, Facts, Verdict
+
+_MESSAGE_CHARS = 10_000
+_TAIL_LINES = 25
+
+
+def cells(notebook: Any, facts: Facts, verdict: Verdict) -> tuple[Cell, ...]:
+    """Return the source's code cells in order, as they ended."""
+    found = []
+    for cell in notebook.cells:
+        index = cell.metadata.get("runner", {}).get("index")
+        if cell.cell_type != "code" or index is None:
+            continue
+        event = facts.cells.get(cell.id)
+        found.append(
+            Cell(
+                index=index,
+                id=cell.id,
+                status=verdict.cells.get(cell.id, CellStatus.NOT_RUN),
+                started_at=event.started_at if event else None,
+                wall_seconds=round(event.ended_monotonic - event.started_monotonic, 6) if event else None,
+                output_bytes=sum(map(output_bytes, cell.outputs)),
+                figures=sum(map(is_figure, cell.outputs)),
+                title=title_of(cell.source),
+            )
+        )
+    return tuple(sorted(found, key=lambda cell: cell.index))
+
+
+def failure(
+    notebook: Any,
+    facts: Facts,
+    verdict: Verdict,
+    *,
+    last_words: str,
+    shm_free_bytes: int | None,
+    gpu_fraction: float | None,
+) -> Failure | None:
+    """Return what went wrong, with cause and hint; None after a success.
+
+    Parameters
+    ----------
+    last_words
+        What faulthandler and the kernel's raw stderr hold.
+    gpu_fraction
+        Largest share of a GPU's memory in use near the end.
+    """
+    if verdict.status is Status.SUCCEEDED:
+        return None
+    raised = _raised(facts.cells.get(verdict.cell_id or ""))
+    traceback = without_colours("\n".join(raised.traceback)) if raised else ""
+    diagnosis = diagnose(
+        Evidence(
+            status=verdict.status,
+            error_name=(raised.error_name if raised else "") or "",
+            message=(raised.error_message if raised else "") or "",
+            traceback=traceback,
+            last_words=last_words,
+            signal=verdict.signal,
+            oom_kills=facts.oom_kills,
+            guard_acted=facts.stop is not None and facts.stop.kind is StopKind.MEMORY_GUARD,
+            shm_free_bytes=shm_free_bytes,
+            gpu_peak_fraction=gpu_fraction,
+        )
+    )
+    cell = next((c for c in notebook.cells if c.id == verdict.cell_id), None)
+    return Failure(
+        message=((raised.error_message if raised else None) or verdict.reason)[:_MESSAGE_CHARS],
+        cell_index=cell.metadata.runner.get("index") if cell is not None else None,
+        cell_id=verdict.cell_id,
+        error_name=raised.error_name if raised else None,
+        traceback_tail=_tail(traceback) or _tail(last_words) or None,
+        signal=verdict.signal,
+        cause=diagnosis.cause if diagnosis else None,
+        hint=diagnosis.hint if diagnosis else None,
+    )
+
+
+def spans(found: Sequence[Cell], facts: Facts, started_monotonic: float) -> list[Span]:
+    """Return from when to when each cell ran, in seconds of the run."""
+    return [
+        Span(cell.index, event.started_monotonic - started_monotonic, event.ended_monotonic - started_monotonic)
+        for cell in found
+        if (event := facts.cells.get(cell.id)) is not None
+    ]
+
+
+def with_use(found: Sequence[Cell], uses: Mapping[int, CellUse]) -> tuple[Cell, ...]:
+    """Return the cells with what the samples say of them."""
+    return tuple(
+        dataclasses.replace(
+            cell,
+            peak_gpu_memory_bytes=use.peak_gpu_memory_bytes,
+            gpu_utilization_mean_percent=use.gpu_utilization_mean_percent,
+            gpu_energy_joules=use.gpu_energy_joules,
+            peak_host_memory_bytes=use.peak_host_memory_bytes,
+        )
+        if (use := uses.get(cell.index)) is not None
+        else cell
+        for cell in found
+    )
+
+
+def _raised(event: CellEvent | None) -> CellEvent | None:
+    return event if event is not None and event.outcome == "error" else None
+
+
+def _tail(text: str) -> str:
+    return "\n".join(text.strip().splitlines()[-_TAIL_LINES:])

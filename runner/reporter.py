@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Turns what happens to cells into log lines, heartbeat, samples and progress."""
+
+from __future__ import annotations
+
+from typing import Any, TYPE_CHECKING
+
+from runner import log
+from runner.notebook.execute import Observer
+from runner.units import format_bytes, format_seconds
+
+if TYPE_CHECKING:
+    from runner.machine.sampler import Latest, Sampler
+    from runner.notebook.save import Saver
+    from runner.inflight import Claim
+    from runner.runlog import RunLog
+    from runner.progress import Progress
+    from runner.notebook.status import CellEvent
+
+
+class Reporter(Observer):
+    """Tells everybody who wants to know.
+
+    Parameters
+    ----------
+    name
+        The notebook.
+    count
+        How many code cells it has.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        count: int,
+        *,
+        sampler: Sampler,
+        saver: Saver | None,
+        runlog: RunLog,
+        claim: Claim,
+        progress: Progress,
+    ) -> None:
+        self._name = name
+        self._count = count
+        self._sampler = sampler
+        self._saver = saver
+        self._runlog = runlog
+        self._claim = claim
+        self._progress = progress
+
+    def cell_started(self, cell: Any, position: int) -> None:
+        """Say which cell runs now."""
+        index = cell.metadata.runner.get("index")
+        self._claim.update(cell_index=index, cell_count=self._count)
+        title = title_of(cell.source)
+        log.info("cell-start", nb=self._name, cell=_place(index), of=self._count, title=title)
+        self._progress.cell(self._name, index, self._count, title)
+
+    def cell_ended(self, cell: Any, position: int, event: CellEvent) -> None:
+        """Say how the cell ended and what the run takes."""
+        self._sampler.sample_now()
+        latest = self._sampler.latest
+        gpu = total_bytes(latest) if latest else None
+        log.info(
+            "cell-end",
+            nb=self._name,
+            cell=_place(cell.metadata.runner.get("index")),
+            of=self._count,
+            outcome=event.outcome,
+            wall=format_seconds(event.ended_monotonic - event.started_monotonic),
+            gpu=format_bytes(gpu) if gpu is not None else None,
+            host=format_bytes(latest.host_bytes) if latest and latest.host_bytes is not None else None,
+            error=event.error_name,
+        )
+
+    def printed(self, name: str, text: str) -> None:
+        """Put what a cell prints into the log file."""
+        self._runlog.printed(text)
+
+    def changed(self) -> None:
+        """Note that there is something to save."""
+        if self._saver is not None:
+            self._saver.dirty = True
+
+
+def total_bytes(latest: Latest) -> int | None:
+    """Return the GPU memory in use over all GPUs of the run; None where nothing is known."""
+    known = [used for used in latest.gpu_used_bytes.values() if used is not None]
+    return sum(known) if known else None
+
+
+def title_of(source: str, limit: int = 80) -> str | None:
+    """Return the first line of a cell that says something."""
+    for line in source.splitlines():
+        text = line.strip()
+        if text and not text.startswith("%%"):
+            return text if len(text) <= limit else f"{text[: limit - 1]}…"
+    return None
+
+
+def _place(index: int | None) -> int | str:
+    return "inserted" if index is None else index

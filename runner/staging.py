@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The files around one run: datasets served to it, products of earlier runs judged, its own recorded."""
+
+from __future__ import annotations
+
+import os
+from contextlib import ExitStack
+
+from runner import log
+from runner.data.serve import Served, serving
+from runner.notebook import products
+from runner.records import Change
+from runner.sharing import shared_with
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from runner.job import Job
+
+
+class Staging:
+    """Datasets and products of one notebook, for the time of its run.
+
+    Parameters
+    ----------
+    job
+        Which notebook.
+    source_sha256
+        Its source, to tell whose products are still good.
+
+    Raises
+    ------
+    BrokenInputError
+        A dataset is missing or not what it was.
+    """
+
+    def __init__(self, job: Job, source_sha256: str) -> None:
+        self._job = job
+        self._stack = ExitStack()
+        self._run = products.Run(
+            name=job.name,
+            source=job.source_label,
+            source_sha256=source_sha256,
+            identity=products.identity(source_sha256, job.parameters, job.rules),
+        )
+        self.served: Served = self._stack.enter_context(
+            serving(
+                job.plan,
+                list(job.datasets),
+                cache=job.cache,
+                checkout=job.checkout,
+                offline=job.options.offline,
+                environment={**os.environ, **job.env},
+            )
+        )
+
+    def set_products_aside(self) -> tuple[str, ...]:
+        """Move what an unfinished run left, waiting for whoever is making the same files; return what moved."""
+        job = self._job
+        if job.plan is None or not job.products:
+            return ()
+        where = {"checkout": job.checkout, "output_dir": job.output_dir}
+        warm = products.are_complete(job.products, run=self._run, **where)
+        shared = list(shared_with(job.plan, job.entry.name if job.entry else job.name))
+        self._stack.enter_context(products.exclusive(shared, checkout=job.checkout, warm=warm, name=job.name))
+        moved = products.set_aside(job.products, run=self._run, **where)
+        for path in moved:
+            log.warning("product-set-aside", nb=job.name, moved_to=path, reason="no succeeded run vouches for it")
+        return moved
+
+    def record_products(self) -> tuple[str, ...]:
+        """Record what the successful run made."""
+        job = self._job
+        if not job.products:
+            return ()
+        return products.record(job.products, checkout=job.checkout, output_dir=job.output_dir, run=self._run)
+
+    def changes(self, moved: tuple[str, ...]) -> tuple[Change, ...]:
+        """Return what was done around the notebook."""
+        aside = tuple(Change(rule="product", detail=f"set aside as {path}") for path in moved)
+        return (*self.served.changes, *aside)
+
+    def close(self) -> None:
+        """Stop serving and free the locks."""
+        self._stack.close()

@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Datasets and products in real runs: what was staged is what is read, and leftovers are never data."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+import yaml
+from support import cli, notebooks
+
+URL = "https://data.example.org/census.txt"
+CONTENT = b"keep 1\ndrop 2\nkeep 3\n"
+
+
+def plan(folder: Path, *cells: str, **entry: object) -> Path:
+    """Write a checkout with one notebook and a plan for it, with the dataset staged in a cache."""
+    notebooks.write(folder / "nb" / "n.ipynb", *cells)
+    cache = folder / "cache"
+    cache.mkdir(exist_ok=True)
+    (cache / "census.txt").write_bytes(CONTENT)
+    document = {
+        "version": 1,
+        "name": "test",
+        "notebooks": [{"name": "n", "path": "nb/n.ipynb", "cwd": "nb", **entry}],
+        "datasets": {
+            "census": {"url": URL, "path": "census.txt", "sha256": hashlib.sha256(CONTENT).hexdigest(), "bytes": len(CONTENT)}
+        },
+    }
+    path = folder / "plan.yaml"
+    path.write_text(yaml.safe_dump(document))
+    return path
+
+
+def run(folder: Path, *options: object, env: dict[str, str] | None = None) -> cli.Ended:
+    return cli.runner(
+        "run", "n", "--plan", folder / "plan.yaml", "--output-dir", folder / "out", "--cache", folder / "cache", *options, env=env
+    )
+
+
+@pytest.mark.parametrize("by", ["urllib", "wget"])
+def test_a_notebook_reads_the_staged_file_by_its_own_download_code(tmp_path: Path, by: str) -> None:
+    """Unchanged code downloads, filters in place and goes on, without the outside network and in spite of a proxy."""
+    plan(tmp_path, "import os", *notebooks.census_cells(URL, by=by), "print(open('h5/census.txt').read())", datasets=["census"])
+
+    ended = run(tmp_path, "--offline", env={"http_proxy": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9"})
+
+    assert ended.code == 0, ended.err
+    assert "keep 1\nkeep 3" in cli.text_of(cli.executed(tmp_path / "out", "n"))
+    assert any(change["rule"] == "dataset" for change in cli.metrics(tmp_path / "out", "n")["preparation"])
+    assert (tmp_path / "cache" / "census.txt").read_bytes() == CONTENT
+
+
+def test_a_staged_file_that_changed_is_broken_input(tmp_path: Path) -> None:
+    """Nothing runs on data that is not what was verified."""
+    plan(tmp_path, "import os", *notebooks.census_cells(URL, by="urllib"), datasets=["census"])
+    (tmp_path / "cache" / "census.txt").write_bytes(CONTENT + b"x")
+
+    ended = run(tmp_path)
+
+    assert ended.code == 9, ended.err
+    assert "census" in cli.metrics(tmp_path / "out", "n")["reason"]
+
+
+def test_a_half_written_product_is_not_taken_for_data(tmp_path: Path) -> None:
+    """A run killed while it wrote leaves a file; the next run moves it aside, lists it and makes its own."""
+    cells = (
+        "import os, time",
+        "if not os.path.exists('out.csv'):\n    f = open('out.csv', 'w'); f.write('half'); f.flush()\n"
+        "    if os.environ.get('SLOW'): print('begun', flush=True); time.sleep(300)\n    f.write(' whole'); f.close()",
+        "print(open('out.csv').read())",
+    )
+    plan(tmp_path, *cells, products=["nb/out.csv"])
+    first = cli.start(
+        "run", "n", "--plan", tmp_path / "plan.yaml", "--output-dir", tmp_path / "out", env={"SLOW": "1"}
+    )
+    cli.until((tmp_path / "nb" / "out.csv").exists, "the first half")
+    first.kill()
+    first.wait()
+
+    ended = run(tmp_path)
+
+    assert ended.code == 0, ended.err
+    assert "half whole" in cli.text_of(cli.executed(tmp_path / "out", "n"))
+    record = cli.metrics(tmp_path / "out", "n")
+    assert len(record["outputs"]["products_moved"]) == 1
+    assert record["outputs"]["products"] == ["nb/out.csv"]
+
+    again = run(tmp_path)
+    assert again.code == 0, again.err
+    assert cli.metrics(tmp_path / "out", "n")["outputs"]["products_moved"] == []
+
+
+def test_parameters_and_rules_reach_the_kernel(tmp_path: Path) -> None:
+    """An assignment is rewritten, a dropped cell is shown and not run, indices stay the source's."""
+    plan(
+        tmp_path,
+        "n_cells = 10",
+        notebooks.SHUTDOWN,
+        "print('cells', n_cells)",
+        parameters={"n_cells": 500},
+        prepare=[{"replace": {"find": "'cells'", "with": "'CELLS'"}}],
+    )
+
+    ended = run(tmp_path)
+
+    assert ended.code == 0, ended.err
+    record = cli.metrics(tmp_path / "out", "n")
+    assert [cell["status"] for cell in record["cells"]] == ["succeeded", "dropped", "succeeded"]
+    assert "CELLS 500" in cli.text_of(cli.executed(tmp_path / "out", "n"))
+    assert {change["rule"] for change in record["preparation"]} == {"parameter", "drop_cells", "replace"}
+
+
+def test_prepare_only_writes_the_notebook_and_lists_the_changes(tmp_path: Path) -> None:
+    """What would run is shown, nothing runs."""
+    plan(tmp_path, "n_cells = 10", "open('ran', 'w')", parameters={"n_cells": 7})
+
+    ended = run(tmp_path, "--prepare-only")
+
+    assert ended.code == 0, ended.err
+    assert "n_cells" in ended.out
+    assert "n_cells = 7" in (tmp_path / "out" / "n.prepared.ipynb").read_text()
+    assert not (tmp_path / "nb" / "ran").exists()
+
+
+def test_unmet_expectations_replace_a_success(tmp_path: Path) -> None:
+    """All cells ran, a file is missing: status and code say so."""
+    plan(tmp_path, "1", expect={"files": ["nb/missing.h5ad"], "min_figures": 1})
+
+    ended = run(tmp_path)
+
+    record = cli.metrics(tmp_path / "out", "n")
+    assert (ended.code, record["status"]) == (7, "unexpected-results")
+    assert "missing.h5ad" in record["reason"]
+    assert cli.executed(tmp_path / "out", "n").metadata.runner.status == "unexpected-results"
+    assert "unexpected-results" in (tmp_path / "out" / "n.html").read_text()
