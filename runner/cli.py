@@ -58,7 +58,17 @@ class _Commands(click.Group):
 )
 @click.version_option(__version__, prog_name="runner")
 def cli() -> None:
-    """Run GPU notebooks unattended and prove what happened."""
+    """Run GPU notebooks unattended and prove what happened.
+
+    Each option can also be given as a variable RUNNER_<COMMAND>_<OPTION>, as in
+    RUNNER_RUN_TIMEOUT=2h; an empty one means not given.
+
+    \b
+    Examples:
+      runner demo
+      runner run notebook.ipynb --min-gpu-memory-gb 24
+      runner run-all plan.yaml --output-dir outputs
+    """
 
 
 def main() -> None:

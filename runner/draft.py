@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from runner import attempts
 from runner.log import utc_now
@@ -29,7 +30,6 @@ from runner.records import (
     Source,
     Status,
 )
-from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from runner.job import Job

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from runner.machine.host import HostLimits
     from runner.machine.visible import Identity
 
-_SHM = "/dev/shm"  # noqa: S108  (a name in messages)
+_SHM = "/dev/shm"
 _SHM_USUAL_BYTES = 900_000_000
 """UCX, NCCL and Dask want 1 GB there; `--shm-size=1g` with a few files in it is still fine."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from typing import TYPE_CHECKING
 
 import click
 
@@ -12,7 +13,6 @@ from runner import files
 from runner.notebook.document import read_notebook
 from runner.notebook.prepare import prepare
 from runner.notebook.save import notebook_bytes
-from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from runner.job import Job

@@ -10,7 +10,7 @@ import subprocess
 import threading
 from importlib import metadata
 from pathlib import Path
-from typing import Any, TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from runner.records import Environment, Source
 

@@ -3,19 +3,19 @@
 
 from __future__ import annotations
 
-from typing import Any, TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from runner import log
 from runner.notebook.execute import Observer
 from runner.units import format_bytes, format_seconds
 
 if TYPE_CHECKING:
+    from runner.inflight import Claim
     from runner.machine.sampler import Latest, Sampler
     from runner.notebook.save import Saver
-    from runner.inflight import Claim
-    from runner.runlog import RunLog
-    from runner.progress import Progress
     from runner.notebook.status import CellEvent
+    from runner.progress import Progress
+    from runner.runlog import RunLog
 
 
 class Reporter(Observer):

@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import os
 from contextlib import ExitStack
+from typing import TYPE_CHECKING
 
 from runner import log
 from runner.data.serve import Served, serving
 from runner.notebook import products
 from runner.records import Change
 from runner.sharing import shared_with
-from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from runner.job import Job

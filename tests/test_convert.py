@@ -532,7 +532,7 @@ def test_a_huge_stream_is_bounded():
 
 def test_trust_keeps_scripts_and_says_so():
     """Scripts and frames of outputs stay as they are, under a policy that lets them, with a visible note."""
-    html = '<script src="https://cdn.example/plot.js"></script><iframe src="https://example.org"></iframe><b onclick="x()">b</b>'  # noqa: E501
+    html = '<script src="https://cdn.example/plot.js"></script><iframe src="https://example.org"></iframe><b onclick="x()">b</b>'
     page = page_of(code(outputs=[shows({"text/html": html}), shows({"application/javascript": "run()"})]), trust=True)
     assert html in page.html
     assert "<script>run()</script>" in page.html

@@ -25,7 +25,12 @@ def plan(folder: Path, *cells: str, **entry: object) -> Path:
         "name": "test",
         "notebooks": [{"name": "n", "path": "nb/n.ipynb", "cwd": "nb", **entry}],
         "datasets": {
-            "census": {"url": URL, "path": "census.txt", "sha256": hashlib.sha256(CONTENT).hexdigest(), "bytes": len(CONTENT)}
+            "census": {
+                "url": URL,
+                "path": "census.txt",
+                "sha256": hashlib.sha256(CONTENT).hexdigest(),
+                "bytes": len(CONTENT),
+            }
         },
     }
     path = folder / "plan.yaml"
@@ -35,14 +40,29 @@ def plan(folder: Path, *cells: str, **entry: object) -> Path:
 
 def run(folder: Path, *options: object, env: dict[str, str] | None = None) -> cli.Ended:
     return cli.runner(
-        "run", "n", "--plan", folder / "plan.yaml", "--output-dir", folder / "out", "--cache", folder / "cache", *options, env=env
+        "run",
+        "n",
+        "--plan",
+        folder / "plan.yaml",
+        "--output-dir",
+        folder / "out",
+        "--cache",
+        folder / "cache",
+        *options,
+        env=env,
     )
 
 
 @pytest.mark.parametrize("by", ["urllib", "wget"])
 def test_a_notebook_reads_the_staged_file_by_its_own_download_code(tmp_path: Path, by: str) -> None:
     """Unchanged code downloads, filters in place and goes on, without the outside network and in spite of a proxy."""
-    plan(tmp_path, "import os", *notebooks.census_cells(URL, by=by), "print(open('h5/census.txt').read())", datasets=["census"])
+    plan(
+        tmp_path,
+        "import os",
+        *notebooks.census_cells(URL, by=by),
+        "print(open('h5/census.txt').read())",
+        datasets=["census"],
+    )
 
     ended = run(tmp_path, "--offline", env={"http_proxy": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9"})
 
@@ -72,9 +92,7 @@ def test_a_half_written_product_is_not_taken_for_data(tmp_path: Path) -> None:
         "print(open('out.csv').read())",
     )
     plan(tmp_path, *cells, products=["nb/out.csv"])
-    first = cli.start(
-        "run", "n", "--plan", tmp_path / "plan.yaml", "--output-dir", tmp_path / "out", env={"SLOW": "1"}
-    )
+    first = cli.start("run", "n", "--plan", tmp_path / "plan.yaml", "--output-dir", tmp_path / "out", env={"SLOW": "1"})
     cli.until((tmp_path / "nb" / "out.csv").exists, "the first half")
     first.kill()
     first.wait()

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
 """Known signatures of failure name their cause; words that merely look alike do not."""
-# ruff: noqa: E501  (messages stand as the libraries write them)
 
 from __future__ import annotations
 

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 from nbformat import NotebookNode
-from runner.notebook.outputs import HEAD_CHARS, TAIL_CHARS, Stream
 from support import cli, notebooks
+
+from runner.notebook.outputs import HEAD_CHARS, TAIL_CHARS, Stream
 
 
 def stream() -> Stream:
@@ -71,10 +72,24 @@ def test_two_hundred_megabytes_of_print_stay_out_of_memory_and_notebook(tmp_path
     """The notebook has the ends with a marker, the log has it all, our memory stays small."""
     line = "0123456789" * 10 + "\n"
     count = 200_000_000 // len(line)
-    notebooks.write(tmp_path / "n.ipynb", f"line = {line!r}\nfor _ in range({count // 1000}): print(line * 1000, end='')\nprint('the end')")
-    script = "import resource, subprocess, sys; r = subprocess.call(sys.argv[1:]); " \
-             "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss); sys.exit(r)"
-    command = [sys.executable, "-c", script, *cli.RUNNER, "run", str(tmp_path / "n.ipynb"), "--output-dir", str(tmp_path)]
+    notebooks.write(
+        tmp_path / "n.ipynb",
+        f"line = {line!r}\nfor _ in range({count // 1000}): print(line * 1000, end='')\nprint('the end')",
+    )
+    script = (
+        "import resource, subprocess, sys; r = subprocess.call(sys.argv[1:]); "
+        "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss); sys.exit(r)"
+    )
+    command = [
+        sys.executable,
+        "-c",
+        script,
+        *cli.RUNNER,
+        "run",
+        str(tmp_path / "n.ipynb"),
+        "--output-dir",
+        str(tmp_path),
+    ]
 
     done = subprocess.run(command, capture_output=True, text=True, env=cli.environment(), check=False)
 
@@ -169,7 +184,11 @@ def test_a_proxy_does_not_stand_between_kernel_and_loopback(tmp_path: Path) -> N
     notebooks.write(tmp_path / "n.ipynb", "import os; print(os.environ['no_proxy'])")
 
     ended = cli.runner(
-        "run", tmp_path / "n.ipynb", "--output-dir", tmp_path, env={"http_proxy": "http://127.0.0.1:9", "no_proxy": "internal"}
+        "run",
+        tmp_path / "n.ipynb",
+        "--output-dir",
+        tmp_path,
+        env={"http_proxy": "http://127.0.0.1:9", "no_proxy": "internal"},
     )
 
     assert ended.code == 0, ended.err

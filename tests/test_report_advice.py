@@ -131,7 +131,7 @@ def samples_of(memory):
 )
 def test_pool_has_a_shape_of_its_own(memory, is_pool):
     """A step to about half of the free memory that stays is a pool; growth, spikes and others are not."""
-    pool = find_pool(made.metrics("a"), samples_of([value * GB for value in memory]))
+    pool = find_pool(made.metrics("a").gpus, samples_of([value * GB for value in memory]))
     assert (pool is not None) is is_pool
 
 

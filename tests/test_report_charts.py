@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import random
 import re
 from datetime import timedelta
@@ -20,6 +19,7 @@ from runner.report import build, timeline
 from runner.report.charts import clock, notebook_chart, time_step
 from runner.report.folder import read_folder
 from runner.report.model import assemble
+from runner.report.panels import scene_of
 from runner.report.samples import envelope, means, read_samples
 
 
@@ -40,7 +40,13 @@ def shown_values(svg: str, series: str) -> list[tuple[float, float]]:
 
 def chart_of(folder, record, **shape) -> str:
     made.leave(folder, record, **shape)
-    return notebook_chart("c", record, read_samples(folder / f"{record.notebook}.samples.csv"))
+    return drawn(folder, record.notebook)
+
+
+def drawn(folder, name) -> str:
+    report = assemble(read_folder(folder, watch=all_dead))
+    scene = scene_of(next(entry for entry in report.entries if entry.name == name))
+    return notebook_chart("c", scene, read_samples(folder / f"{name}.samples.csv"))
 
 
 @pytest.mark.parametrize("spike_at", [0, 1, 4_321, 57_598, 57_599])
@@ -243,6 +249,16 @@ def test_gap_in_the_drivers_figures_is_no_zero(tmp_path):
         fields[2:6] = ["", "", "", ""]
         lines[place] = ",".join(fields)
     path.write_text("\n".join(lines) + "\n")
-    record = dataclasses.replace(made.metrics("a"))
-    values = [value for _, value in shown_values(notebook_chart("c", record, read_samples(path)), "GPU memory")]
+    values = [value for _, value in shown_values(drawn(tmp_path, "a"), "GPU memory")]
     assert min(values) > 0.4
+
+
+def test_lost_run_is_drawn_too(tmp_path):
+    """The samples of a run that left no record are the best evidence there is: they are drawn."""
+    made.leave(tmp_path, made.metrics("a"), with_samples=False)
+    made.running(tmp_path, "gone")
+    made.samples(tmp_path / "gone.samples.csv", seconds=100, host_end=30_500_000_000)
+    svg = drawn(tmp_path, "gone")
+    assert max(value for _, value in shown_values(svg, "Host memory")) == pytest.approx(30.4, abs=0.1)
+    assert "limit, 32.0 GB" in svg
+    assert "Use of GPU and host over time by gone" in build(tmp_path, watch=all_dead).html_path.read_text()

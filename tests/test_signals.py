@@ -72,7 +72,7 @@ def test_a_signal_while_the_gate_waits_is_recorded(tmp_path: Path, simulated_dri
     source = notebooks.write(tmp_path / "n.ipynb", "1")
     options = ["--output-dir", tmp_path / "out", "--min-gpu-memory-gb", "40", "--wait", "5m"]
     process = cli.start("run", source, *options, env=simulated_driver.env)
-    cli.until(lambda: (tmp_path / "out" / "n.running").exists(), "the run's claim")
+    cli.until((tmp_path / "out" / "n.running").exists, "the run's claim")
     time.sleep(1)
     process.terminate()
     process.communicate(timeout=cli.PATIENCE)
@@ -94,7 +94,9 @@ def test_a_killed_runner_leaves_a_valid_notebook_and_is_reported_lost(tmp_path: 
     killed_at = time.time()
     process.wait()
 
-    printed = [line.split()[1] for line in cli.text_of(cli.executed(tmp_path / "out", "n")).splitlines() if "tick" in line]
+    printed = [
+        line.split()[1] for line in cli.text_of(cli.executed(tmp_path / "out", "n")).splitlines() if "tick" in line
+    ]
     assert killed_at - float(printed[-1]) < 5 + 5  # 5 s by contract; as much again for a loaded machine
     report = cli.runner("report", tmp_path / "out", "--fail-on-failure")
     summary = json.loads((tmp_path / "out" / "reports" / "summary.json").read_text())

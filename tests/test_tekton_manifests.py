@@ -22,6 +22,8 @@ ALL = tekton.of_kind(
 OURS = {name: task for name, task in TASKS.items() if "image-build" not in name}
 each_task = pytest.mark.parametrize("task", OURS.values(), ids=OURS)
 each_pipeline = pytest.mark.parametrize("pipeline", PIPELINES.values(), ids=PIPELINES)
+ANALYSES = {name: pipeline for name, pipeline in PIPELINES.items() if name != "image-build-workflow"}
+each_analysis = pytest.mark.parametrize("pipeline", ANALYSES.values(), ids=ANALYSES)
 each_run = pytest.mark.parametrize("run", RUNS.values(), ids=RUNS)
 
 
@@ -210,7 +212,7 @@ def test_pipeline_order_has_no_circle_and_no_loose_end(pipeline):
             assert result in {one["name"] for one in results}
 
 
-@each_pipeline
+@each_analysis
 def test_a_notebook_that_fails_stops_nothing_by_itself(pipeline):
     """The runner decides what follows a failure; Tekton only orders."""
     notebooks = [t for t in pipeline["spec"]["tasks"] if t["taskRef"]["name"] == "gpu-notebook-executor-task"]
@@ -227,7 +229,7 @@ def test_a_notebook_that_fails_stops_nothing_by_itself(pipeline):
         assert stage_0 is None or "onError" not in stage_0, "without notebooks or a sound image nothing may go on"
 
 
-@each_pipeline
+@each_analysis
 def test_the_report_depends_on_nothing(pipeline):
     """Tekton skips a finally task that consumes a result which is not there; then nobody would give the verdict."""
     (report,) = pipeline["spec"]["finally"]

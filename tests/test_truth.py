@@ -109,7 +109,7 @@ def test_an_end_is_told_by_status_exit_code_record_notebook_and_page(name: str, 
 
 
 def test_a_dead_kernel_leaves_no_green_cell_behind(tmp_path: Path) -> None:
-    """papermill's own metadata is repaired: the killed cell failed, those after it are pending."""
+    """Papermill's own metadata is repaired: the killed cell failed, those after it are pending."""
     source = notebooks.write(tmp_path / "n.ipynb", "1", "import os; os.kill(os.getpid(), 9)", "2")
 
     cli.runner("run", source, "--output-dir", tmp_path)
@@ -120,7 +120,7 @@ def test_a_dead_kernel_leaves_no_green_cell_behind(tmp_path: Path) -> None:
 
 
 def test_a_segfault_leaves_its_traceback_in_the_log(tmp_path: Path) -> None:
-    """faulthandler's traceback names the crashing line, in the log and in the metrics."""
+    """Faulthandler's traceback names the crashing line, in the log and in the metrics."""
     source = notebooks.write(tmp_path / "n.ipynb", "import ctypes\nctypes.string_at(0)")
 
     cli.runner("run", source, "--output-dir", tmp_path)
@@ -164,7 +164,7 @@ def test_input_that_is_no_notebook_is_broken_input(name: str, tmp_path: Path) ->
 
 
 def test_an_old_notebook_is_upgraded_and_run(tmp_path: Path) -> None:
-    """nbformat 3 is read like any other."""
+    """Nbformat 3 is read like any other."""
     (tmp_path / "n.ipynb").write_text(
         '{"metadata": {"name": ""}, "nbformat": 3, "nbformat_minor": 0, "worksheets": [{"metadata": {}, "cells": '
         '[{"cell_type": "code", "collapsed": false, "input": ["print(6 * 7)"], "language": "python", '

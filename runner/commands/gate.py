@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`runner gate`: is this machine good enough?"""
+"""`runner gate`: whether this machine is good enough."""
 
 from __future__ import annotations
 

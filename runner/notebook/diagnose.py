@@ -64,7 +64,8 @@ _CRASH = (
     _row(
         r"libuc[spt]\b|\bucp_|[/\\]ucxx?[/\\]|[/\\]ucp[/\\]|UCX +(ERROR|FATAL)",
         Cause.UCX,
-        "frames of UCX may only be its signal handler; if it is UCX itself, set UCX_TLS=tcp and UCX_MEMTYPE_CACHE=n (plan: env)",
+        "frames of UCX may only be its signal handler; if it is UCX itself, set UCX_TLS=tcp and "
+        "UCX_MEMTYPE_CACHE=n (plan: env)",
     ),
 )
 _RAISED = (
@@ -184,7 +185,8 @@ def _raised(evidence: Evidence) -> Diagnosis:
         name = f" {(found[1] or found[2])!r}" if found else ""
         return Diagnosis(
             Cause.MISSING_FILE,
-            f"the input{name} is not there: check the working directory (plan: cwd) and which notebook writes it (plan: needs)",
+            f"the input{name} is not there: check the working directory (plan: cwd) and which notebook writes it "
+            "(plan: needs)",
         )
     behind = "\n".join(_ERROR_LINE.findall(evidence.traceback))
     for signature in _RAISED:

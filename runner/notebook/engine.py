@@ -17,6 +17,7 @@ from typing import Any
 from jupyter_core.utils import run_sync
 from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from papermill.engines import Engine, NotebookExecutionManager
+from papermill.iorw import LocalHandler, papermill_io
 
 from runner.errors import RecordError
 from runner.notebook.execute import Limits, Observer, Session
@@ -32,6 +33,15 @@ def _nothing() -> None:
     """Be the `settle` of a manager whose client does not exist yet."""
 
 
+def _local(output_path: str | None) -> Path | None:
+    """Return the file that papermill would write; None for a store, stdout or no output.
+
+    With ``--cwd`` the process works in the notebook's folder, but outputs are relative to the caller's.
+    """
+    handler = papermill_io.get_handler(output_path)
+    return Path(handler._cwd or "", str(output_path)) if isinstance(handler, LocalHandler) else None  # noqa: SLF001
+
+
 class Manager(NotebookExecutionManager):  # type: ignore[misc]
     """papermill's manager without its two full writes a cell; `Saver` writes when it is time."""
 
@@ -39,8 +49,9 @@ class Manager(NotebookExecutionManager):  # type: ignore[misc]
         super().__init__(nb, output_path=output_path, **options)
         self.saver: Saver | None = None
         self.settle: Callable[[], None] = _nothing
-        if output_path and "://" not in str(output_path):
-            self.saver = Saver(Path(output_path), self._content)
+        path = _local(output_path)
+        if path is not None:
+            self.saver = Saver(path, self._content)
 
     def _content(self) -> bytes:
         self.settle()
@@ -133,7 +144,7 @@ class RunnerEngine(Engine):  # type: ignore[misc]
         )
         try:
             with _signals(stopper):
-                _, verdict = execute(nb_man, session)
+                _facts, verdict = execute(nb_man, session)
         finally:
             kernel.remove_folder()
         with contextlib.suppress(RecordError):

@@ -13,10 +13,10 @@ import contextlib
 import gc
 import signal
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from queue import Empty
-from typing import Any, TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 from nbformat import NotebookNode
@@ -26,7 +26,7 @@ from runner import log
 from runner.errors import RecordError
 from runner.log import utc_now
 from runner.notebook.outputs import Stream
-from runner.notebook.status import CellEvent, Facts
+from runner.notebook.status import CellEvent, Facts, Outcome
 from runner.redact import RedactedStream, Redactor
 from runner.stop import Stop, StopKind, Stopper
 from runner.units import format_seconds
@@ -67,16 +67,16 @@ class Observer:
     """What happens, as it happens. Subclass what you want to hear; every method is quick."""
 
     def cell_started(self, cell: NotebookNode, position: int) -> None:
-        """A cell was sent to the kernel."""
+        """Hear that a cell was sent to the kernel."""
 
     def cell_ended(self, cell: NotebookNode, position: int, event: CellEvent) -> None:
-        """A cell came to its end, whatever kind."""
+        """Hear that a cell came to its end, whatever kind."""
 
     def printed(self, name: str, text: str) -> None:
-        """A cell wrote to stdout or stderr; the text is redacted and whole."""
+        """Hear what a cell wrote to stdout or stderr; the text is redacted and whole."""
 
     def changed(self) -> None:
-        """The notebook has something that is not saved yet."""
+        """Hear that the notebook has something that is not saved yet."""
 
 
 class NotebookClient(PapermillNotebookClient):  # type: ignore[misc]
@@ -102,7 +102,7 @@ class NotebookClient(PapermillNotebookClient):  # type: ignore[misc]
 
     async def _async_poll_kernel_alive(self) -> None:
         """Notice the kernel's death at once, but let its last messages arrive."""
-        while self.kernel.alive:
+        while self.kernel.alive:  # noqa: ASYNC110  (a process has no event to wait for)
             await asyncio.sleep(0.1)
         await asyncio.sleep(0.3)
         if self.task_poll_for_reply is not None:
@@ -309,37 +309,18 @@ class Session:
     async def _cell(self, cell: NotebookNode, position: int) -> CellEvent:
         """Run one cell under its deadline and tell what became of it."""
         assert self.client is not None
-        loop = asyncio.get_running_loop()
         started_at, started = utc_now(), time.monotonic()
         self.nb_man.cell_start(cell, position)
         self.observer.cell_started(cell, position)
-        timer = None
-        if self.limits.cell_seconds:
-            text = f"the cell did not end within {format_seconds(self.limits.cell_seconds)}"
-            timer = loop.call_later(self.limits.cell_seconds, self.stopper.request, StopKind.CELL_TIMEOUT, text)
         self._cell_done.clear()
         self.client.asked_to_exit = False
-        outcome: Any = "ok"
-        name = message = None
-        traceback: tuple[str, ...] = ()
-        try:
-            await self.client.async_execute_cell(cell, position)
-        except CellExecutionError as error:
-            outcome, name, message = "error", error.ename, error.evalue
-        except (DeadKernelError, CellTimeoutError, Empty, RuntimeError) as error:
-            outcome, message = "unfinished", str(error)
-            if self.kernel.alive and self.stopper.stop is None:
-                log.warning("kernel-silent", cell=position, reason=message)
-                self.kernel.signal_group(signal.SIGKILL)
-                await self.kernel.ended(5)
-        finally:
-            self._cell_done.set()
-            if timer:
-                timer.cancel()
+        with self._cell_deadline():
+            outcome, name, message = await self._attempt(cell, position)
+        self._cell_done.set()
         raised = _error_output(cell)
         if raised is not None:
-            name, message, traceback = raised.ename, raised.evalue, tuple(raised.traceback)
-        if outcome == "ok" and self.client.asked_to_exit:
+            name, message = raised.ename, raised.evalue
+        elif outcome == "ok" and self.client.asked_to_exit:
             name, message = "SystemExit", "quit"
         if name == "SystemExit":  # the notebook ends itself, whatever the cell's tags allow
             outcome = "error"
@@ -354,7 +335,7 @@ class Session:
             outcome=outcome,
             error_name=name,
             error_message=self.redactor.text(message) if message else message,
-            traceback=traceback,
+            traceback=tuple(raised.traceback) if raised is not None else (),
         )
         self.events[cell.id] = event
         if outcome != "ok":
@@ -363,6 +344,34 @@ class Session:
         self.observer.cell_ended(cell, position, event)
         self.observer.changed()
         return event
+
+    async def _attempt(self, cell: NotebookNode, position: int) -> tuple[Outcome, str | None, str | None]:
+        """Send the cell to the kernel; return the outcome, and name and message of what was raised."""
+        assert self.client is not None
+        try:
+            await self.client.async_execute_cell(cell, position)
+        except CellExecutionError as error:
+            return "error", error.ename, error.evalue
+        except (DeadKernelError, CellTimeoutError, Empty, RuntimeError) as error:
+            if self.kernel.alive and self.stopper.stop is None:
+                log.warning("kernel-silent", cell=position, reason=str(error))
+                self.kernel.signal_group(signal.SIGKILL)
+                await self.kernel.ended(5)
+            return "unfinished", None, str(error)
+        return "ok", None, None
+
+    @contextlib.contextmanager
+    def _cell_deadline(self) -> Iterator[None]:
+        seconds = self.limits.cell_seconds
+        if not seconds:
+            yield
+            return
+        text = f"the cell did not end within {format_seconds(seconds)}"
+        timer = asyncio.get_running_loop().call_later(seconds, self.stopper.request, StopKind.CELL_TIMEOUT, text)
+        try:
+            yield
+        finally:
+            timer.cancel()
 
     def _begin_end(self, stop: Stop) -> None:
         if self._ending is None:

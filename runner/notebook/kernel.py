@@ -177,7 +177,7 @@ class Kernel:
 
 def _private_folder() -> Path:
     """Return a new folder for this user alone whose path is short enough for sockets."""
-    for parent in (os.environ.get("RUNNER_SOCKET_DIR"), tempfile.gettempdir(), "/tmp", "/dev/shm"):  # noqa: S108
+    for parent in (os.environ.get("RUNNER_SOCKET_DIR"), tempfile.gettempdir(), "/tmp", "/dev/shm"):
         if parent and len(parent) < 60:
             with contextlib.suppress(OSError):
                 return Path(tempfile.mkdtemp(prefix="run-", dir=parent))

@@ -8,8 +8,7 @@ Progress bars that redraw their line with a carriage return leave their last sta
 
 from __future__ import annotations
 
-from typing import Any, TYPE_CHECKING
-
+from typing import TYPE_CHECKING, Any
 
 from runner.units import format_bytes
 

@@ -16,6 +16,9 @@ from runner.records import EXIT_CODES, CellStatus, Status
 from runner.stop import Stop, StopKind
 from runner.units import format_bytes
 
+Outcome = Literal["ok", "error", "unfinished"]
+"""Of a cell that was started: it ended well, it raised, or no reply ever came."""
+
 
 @dataclass(frozen=True, slots=True)
 class CodeCell:
@@ -39,7 +42,7 @@ class CellEvent:
     started_at: str
     started_monotonic: float
     ended_monotonic: float
-    outcome: Literal["ok", "error", "unfinished"]
+    outcome: Outcome
     error_name: str | None = None
     error_message: str | None = None
     traceback: tuple[str, ...] = ()

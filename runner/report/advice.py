@@ -164,9 +164,10 @@ def _on_what(names: Sequence[str], figures: Mapping[str, NotebookSummary], pools
     needs = [need for need in known if need is not None]
     if not totals:
         return ""
-    if len(needs) == len(names) and sum(needs) <= 0.9 * min(totals):
+    single = all(figures[name].gpus == 1 for name in names)
+    if single and len(needs) == len(names) and sum(needs) <= 0.9 * min(totals):
         return f", even on one GPU ({format_bytes(sum(needs))} together of {format_bytes(min(totals))})"
-    return f" on {len(names)} GPUs"
+    return f" on {sum(figures[name].gpus for name in names)} GPUs"
 
 
 def _depth(name: str, needs: Mapping[str, set[str]]) -> int:

@@ -8,21 +8,21 @@ from typing import TYPE_CHECKING
 
 from runner.records import CellStatus
 from runner.report.canvas import Canvas, Look
-from runner.report.samples import envelope, means
+from runner.report.panels import panels_of
 from runner.report.summary import instant
 from runner.units import format_bytes, format_seconds
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
-    from runner.records import Cell, Metrics
-    from runner.report.samples import Floats, Samples
+    from runner.records import Cell
+    from runner.report.panels import Panel, Scene
+    from runner.report.samples import Samples
 
 WIDTH, LEFT, RIGHT = 960.0, 74.0, 14.0
 HEAD, GAP, FOOT = 42.0, 30.0, 24.0
 _INNER = WIDTH - LEFT - RIGHT
 _STEPS = (1.0, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 28800, 43200, 86400)
-_COLOURS = ("#2563c9", "#b45f06", "#17743a", "#6b3fa0", "#b3261e", "#0b7285", "#8a5300", "#5c6773")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,31 +43,7 @@ class Frame:
         return self.bottom + value / self.top * self.height
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Line:
-    """One series of a panel."""
-
-    label: str
-    time: Floats
-    values: Floats
-    classes: str
-    colour: str
-    area: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Panel:
-    """One set of axes: series in one unit, with lines that mark limits."""
-
-    title: str
-    unit: str
-    height: float
-    top: float
-    lines: tuple[_Line, ...]
-    limits: tuple[tuple[float, str], ...] = ()
-
-
-def notebook_chart(key: str, metrics: Metrics, samples: Samples, *, buckets: int = 300) -> str:
+def notebook_chart(key: str, scene: Scene, samples: Samples, *, buckets: int = 300) -> str:
     """Return the SVG of a notebook's samples.
 
     Parameters
@@ -77,11 +53,11 @@ def notebook_chart(key: str, metrics: Metrics, samples: Samples, *, buckets: int
     buckets
         How many stretches of time a series is thinned out to; each keeps its extremes.
     """
-    panels = [panel for panel in _panels(metrics, samples, buckets) if panel.lines]
-    end = max(float(samples.time_seconds[-1]), metrics.wall_seconds, 1e-3)
+    panels = list(panels_of(scene, samples, buckets))
+    end = max(float(samples.time_seconds[-1]), scene.wall_seconds, 1e-3)
     height = HEAD + FOOT + sum(panel.height for panel in panels) + GAP * (len(panels) - 1)
     canvas = Canvas(key, WIDTH, height)
-    _bands(canvas, metrics, end, bottom=FOOT, top=height - HEAD)
+    _bands(canvas, scene, end, bottom=FOOT, top=height - HEAD)
     bottom = height - HEAD + GAP
     for position, panel in enumerate(panels):
         bottom -= panel.height + GAP
@@ -90,67 +66,16 @@ def notebook_chart(key: str, metrics: Metrics, samples: Samples, *, buckets: int
         _draw(canvas, frame, panel)
     _times(canvas, end)
     return canvas.svg(
-        title=f"Use of GPU and host over time by {metrics.notebook}",
+        title=f"Use of GPU and host over time by {scene.name}",
         description=_describe(panels, end),
         data={"seconds": f"{end / _INNER:.9g} {LEFT:g}", "key": key},
     )
 
 
-def _panels(metrics: Metrics, samples: Samples, buckets: int) -> Iterator[_Panel]:
-    uses = {gpu.uuid: gpu for gpu in metrics.gpus}
-    memory, busy = [], []
-    for position, (uuid, gpu) in enumerate(samples.gpus.items()):
-        label = f"GPU {uses[uuid].index}" if uuid in uses and uses[uuid].index is not None else f"GPU {position}"
-        colour, number = _COLOURS[position % 8], position % 8
-        time, values = envelope(gpu.time_seconds, gpu.memory_bytes, buckets)
-        if len(values):
-            memory.append(_Line(label=label, time=time, values=values, classes=f"line s{number}", colour=colour))
-        time, values = means(gpu.time_seconds, gpu.utilization_percent, buckets)
-        if len(values):
-            busy.append(_Line(label=label, time=time, values=values, classes=f"line s{number}", colour=colour))
-    if memory:
-        total = max((gpu.total_bytes or 0 for gpu in metrics.gpus), default=0)
-        asked = (metrics.gate.asked.gpu_memory_gb or 0) * 1e9 if metrics.gate else 0
-        limits = [(total, f"all of it, {format_bytes(total)}"), (asked, f"asked, {asked / 1e9:g} GB")]
-        yield _memory_panel("GPU memory", memory, limits, 120)
-    if busy:
-        lines = tuple(busy) if len(busy) > 1 else (_area(busy[0]),)
-        yield _Panel(title="GPU utilisation", unit="%", height=56, top=100, lines=lines)
-    time, values = envelope(samples.time_seconds, samples.host_memory_bytes, buckets)
-    if len(values):
-        limit = (metrics.host.memory_limit_bytes or 0) if metrics.host else 0
-        host = _Line(label="host", time=time, values=values, classes="line host", colour="#6b3fa0")
-        limits = [(limit, f"limit, {format_bytes(limit)}")]
-        yield _memory_panel("Host memory", [host], limits, 56 if memory else 110)
-    time, values = means(samples.time_seconds, samples.host_cpu_percent, buckets)
-    if not memory and len(values):
-        top = max(100.0, float(values.max()) * 1.1)
-        cpu = _Line(label="host", time=time, values=values, classes="line host", colour="#6b3fa0", area=True)
-        yield _Panel(title="Host CPU", unit="%", height=56, top=top, lines=(cpu,))
-
-
-def _area(line: _Line) -> _Line:
-    return _Line(
-        label=line.label, time=line.time, values=line.values, classes=line.classes, colour=line.colour, area=True
-    )
-
-
-def _memory_panel(title: str, lines: Sequence[_Line], limits: Sequence[tuple[float, str]], height: float) -> _Panel:
-    """Return a panel in GB; a limit far above what was used would flatten the curve and is left out."""
-    peak = max(float(line.values.max()) for line in lines)
-    near = tuple((value / 1e9, text) for value, text in limits if peak * 0.02 < value <= max(peak * 4, 1))
-    top = max([peak / 1e9, *(value for value, _ in near)]) * 1.08 or 1.0
-    in_gb = tuple(
-        _Line(label=line.label, time=line.time, values=line.values / 1e9, classes=line.classes, colour=line.colour)
-        for line in lines
-    )
-    return _Panel(title=title, unit="GB", height=height, top=top, lines=in_gb, limits=near)
-
-
-def _bands(canvas: Canvas, metrics: Metrics, end: float, *, bottom: float, top: float) -> None:
+def _bands(canvas: Canvas, scene: Scene, end: float, *, bottom: float, top: float) -> None:
     """Shade every second cell and the one that went wrong; a cell narrower than a hair is not drawn."""
-    start = instant(metrics.started_at)
-    for cell in metrics.cells:
+    start = instant(scene.started_at)
+    for cell in scene.cells:
         began = instant(cell.started_at)
         if start is None or began is None or cell.wall_seconds is None:
             continue
@@ -175,7 +100,7 @@ def _cell_title(cell: Cell) -> str:
     return " · ".join([*parts, (cell.title or "")[:80]]).rstrip(" ·")
 
 
-def _scale(canvas: Canvas, frame: Frame, panel: _Panel, *, lift: float) -> None:
+def _scale(canvas: Canvas, frame: Frame, panel: Panel, *, lift: float) -> None:
     """Write the title, two or three values of the y axis, and the limits."""
     left, right = LEFT, LEFT + _INNER
     canvas.text(left, frame.y(panel.top) + lift, panel.title, "label", va="bottom", bold=True)
@@ -191,7 +116,7 @@ def _scale(canvas: Canvas, frame: Frame, panel: _Panel, *, lift: float) -> None:
         canvas.text(right, y + (-3 if high else 2), text, "soft", ha="right", va="top" if high else "bottom", size=9)
 
 
-def _draw(canvas: Canvas, frame: Frame, panel: _Panel) -> None:
+def _draw(canvas: Canvas, frame: Frame, panel: Panel) -> None:
     """Draw the series; `data-value` holds the step and the origin that turn y back into a value."""
     scale = f"{panel.top / panel.height:.9g} {canvas.height - frame.bottom:g}"
     for line in panel.lines:
@@ -240,7 +165,7 @@ def _floor_log10(value: float) -> int:
     return math.floor(math.log10(value)) if value > 0 else 0
 
 
-def _describe(panels: Sequence[_Panel], end: float) -> str:
+def _describe(panels: Sequence[Panel], end: float) -> str:
     """Say in words what the picture shows: for each series its peak, when it was, and the mean."""
     said = []
     for panel in panels:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 from markupsafe import Markup
 
 from runner.report.charts import notebook_chart
+from runner.report.panels import scene_of
 from runner.report.pool import Pool, find_pool
 from runner.report.samples import read_samples
 from runner.report.timeline import Row, rows_of
@@ -51,7 +52,7 @@ def draw(report: Report, folder: Path) -> Drawings:
     buckets = max(60, min(300, _POINTS // max(1, len(report.entries))))
     picture = _guarded("the timeline", lambda: draw_timeline(rows), problems)
     for entry in report.entries:
-        if not entry.metrics or "samples" not in entry.files:
+        if "samples" not in entry.files:
             continue
         path = folder / entry.files["samples"]
         samples = _guarded(path.name, partial(read_samples, path), problems)
@@ -59,9 +60,10 @@ def draw(report: Report, folder: Path) -> Drawings:
             continue
         if samples.left_out:
             problems.append(f"{path.name}: {samples.left_out} lines were no samples and are left out")
-        chart = partial(notebook_chart, f"{entry.anchor}-chart", entry.metrics, samples, buckets=buckets)
+        chart = partial(notebook_chart, f"{entry.anchor}-chart", scene_of(entry), samples, buckets=buckets)
         charts[entry.name] = Markup(_guarded(path.name, chart, problems) or "")  # noqa: S704  (our own SVG)
-        pool = _guarded(path.name, partial(find_pool, entry.metrics, samples), problems)
+        gpus = entry.metrics.gpus if entry.metrics else ()
+        pool = _guarded(path.name, partial(find_pool, gpus, samples), problems)
         if pool:
             pools[entry.name] = pool
     svg = Markup(picture or "")  # noqa: S704

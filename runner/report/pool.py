@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from runner.records import Metrics
+    from collections.abc import Iterable
+
+    from runner.records import GpuUse
     from runner.report.samples import Samples
 
 SHARE = (0.46, 0.54)
@@ -36,12 +38,12 @@ class Pool:
         return self.taken_bytes / self.free_bytes
 
 
-def find_pool(metrics: Metrics, samples: Samples) -> Pool | None:
+def find_pool(gpus: Iterable[GpuUse], samples: Samples) -> Pool | None:
     """Return the largest step that looks like a pool; None when there is none."""
     import numpy as np
 
     found: list[Pool] = []
-    for gpu in metrics.gpus:
+    for gpu in gpus:
         series = samples.gpus.get(gpu.uuid)
         if series is None or not gpu.total_bytes or len(series.memory_bytes) <= WITHIN_TICKS:
             continue

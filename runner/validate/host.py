@@ -96,7 +96,7 @@ def _compare(wants: Requirements, disk: Path) -> tuple[Check, ...]:
 
 def shared_memory(*, gpu: bool) -> Check:
     """Check /dev/shm, which UCX, NCCL and Dask workers use; docker gives 64 MB unless told otherwise."""
-    free, name = shm_free_bytes(), "/dev/shm"  # noqa: S108  (the place itself)
+    free, name = shm_free_bytes(), "/dev/shm"
     seen = f"{format_bytes(free)} free" if free is not None else "not there"
     if gpu and (free is None or free < _SHM_BYTES):
         hint = "docker: --shm-size=1g; Kubernetes: an emptyDir with medium Memory at /dev/shm"

@@ -4,7 +4,7 @@
 from rmm.pylibrmm.memory_resource import _initialize
 
 
-def reinitialize(  # noqa: PLR0917  (as in rmm)
+def reinitialize(
     pool_allocator=False,
     managed_memory=False,
     initial_pool_size=None,
