@@ -16,6 +16,7 @@ wheel lie beside this file.
 from __future__ import annotations
 
 import compileall
+import importlib
 import json
 import os
 import py_compile
@@ -40,7 +41,7 @@ def canonical(name: str) -> str:
 
 def installed() -> dict[str, metadata.Distribution]:
     """Return every distribution by its canonical name."""
-    metadata.MetadataPathFinder.invalidate_caches()
+    importlib.invalidate_caches()
     return {canonical(one.metadata["Name"]): one for one in metadata.distributions() if one.metadata["Name"]}
 
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import platform
 import subprocess
@@ -104,5 +105,16 @@ def environment(job: Job, kernel: str, transport: str) -> Environment:
         transport=transport,
         variables=dict(job.env),
         secrets=tuple(job.secrets),
-        parameters=dict(job.parameters),
+        parameters={name: _recordable(value) for name, value in job.parameters.items()},
     )
+
+
+def _recordable(value: Any) -> Any:
+    """Return a parameter's value as JSON has it; what JSON lacks (NaN, dates) becomes text."""
+    if isinstance(value, dict):
+        return {str(key): _recordable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_recordable(item) for item in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    return value if value is None or isinstance(value, str | int) else str(value)

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import re
 import threading
+import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from runner import log
-from runner.errors import RecordError
+from runner.errors import RecordError, RunnerError
 
 if TYPE_CHECKING:
     from runner.redact import Redactor
@@ -82,7 +83,11 @@ class RunLog:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
+        """Close; a fault of our own leaves its traceback first."""
+        if isinstance(error, Exception) and not isinstance(error, RunnerError):
+            self.event("--- fault of runner itself ---")
+            self.printed(self._redactor.text("".join(traceback.format_exception(error))))
         self.close()
 
 

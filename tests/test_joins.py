@@ -45,11 +45,19 @@ def test_the_sample_asked_for_at_the_end_counts():
     assert cell(samples, 0.9, 1.5).peak_gpu_memory_bytes == {"GPU-a": 50}
 
 
-@pytest.mark.parametrize(("start", "end", "expected"), [(1.1, 1.2, 10), (1.8, 1.9, 20), (1.45, 1.55, 20), (7, 8, 20)])
-def test_a_cell_between_two_ticks_has_the_nearest_sample(start, end, expected):
-    """The nearest sample stands for a short cell, the later of two equally near ones."""
+@pytest.mark.parametrize(("start", "end", "expected"), [(1.1, 1.2, 10), (1.8, 1.9, 10), (7, 8, 20), (0.1, 0.2, 10)])
+def test_a_cell_between_two_ticks_has_the_sample_before_it(start, end, expected):
+    """What is sampled after a short cell may be the next cell's doing, so the one before stands for it."""
     samples = sampled(seconds=[1, 2], used=[10, 20])
     assert cell(samples, start, end).peak_gpu_memory_bytes == {"GPU-a": expected}
+
+
+def test_a_sample_in_the_next_cell_is_the_next_cell_s():
+    """However soon after the end of a cell it is taken."""
+    samples = sampled(seconds=[0, 1, 1.505], used=[1, 2, 50])
+    uses = per_cell(samples, [Span(1, 1.502, 1.6), Span(0, 0.9, 1.5)])
+    assert uses[0].peak_gpu_memory_bytes == {"GPU-a": 2}
+    assert uses[1].peak_gpu_memory_bytes == {"GPU-a": 50}
 
 
 def test_utilization_is_weighed_by_time():

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -295,6 +297,43 @@ def test_a_child_of_the_kernel_writes_nothing(run):
         "    get_ipython().events.trigger('post_run_cell', None)\n    os._exit(0)\nos.waitpid(pid, 0)[1]",
     )
     assert figures(record) == [(GB, GB), (GB, GB)]
+
+
+REAL = """
+import ctypes, json, pathlib, sys
+import rmm
+space = {"__name__": "meters"}
+exec(pathlib.Path(sys.argv[1]).read_text(), space)
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.malloc.argtypes, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_size_t], [ctypes.c_void_p]
+host = rmm.mr.CallbackMemoryResource(lambda size, stream: libc.malloc(size), lambda ptr, size, stream: libc.free(ptr))
+meter = space["RmmMeter"](1)
+rmm.mr.set_per_device_resource(0, host)
+assert rmm.mr.get_per_device_resource(0) is host
+top = meter.get(0)
+first = top.allocate(1000)
+top.deallocate(top.allocate(5000), 5000)
+rows = [meter.read()[0]]
+rmm.mr.set_per_device_resource(0, rmm.mr.LimitingResourceAdaptor(host, 10**9))
+meter.get(0).allocate(300)
+rows.append(meter.read()[0])
+top.deallocate(first, 1000)
+del top
+rows += [meter.read()[0], meter.read()[0]]
+assert len(meter.adaptors[0]) == 1
+meter.leave()
+assert type(meter.get(0)) is rmm.mr.LimitingResourceAdaptor
+print(json.dumps([[row["peak"], row["now"]] for row in rows]))
+"""
+
+
+def test_the_real_rmm_is_measured_without_a_gpu():
+    """Its adaptor counts, survives a change of the resource, and is not kept alive by the probe."""
+    pytest.importorskip("rmm")
+    meters = Path(probe.__file__).with_name("meters.py")
+    done = subprocess.run([sys.executable, "-c", REAL, str(meters)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == [[6000, 1000], [1300, 1300], [1300, 300], [300, 300]]
 
 
 ROW = {"event": "end", "since": 1.0, "now": 2.0, "devices": {"0": {"rmm": {"peak": 7, "now": 3, "pool": 9}}}}

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 from click.core import ParameterSource
@@ -15,8 +15,14 @@ from runner.units import duration_seconds
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
+if TYPE_CHECKING:
+    _Seconds = click.ParamType[float]
+    _Pair = click.ParamType[tuple[str, str]]
+else:  # generic since click 8.5, and RAPIDS images bring an older one, which our layer must not replace
+    _Seconds = _Pair = click.ParamType
 
-class Duration(click.ParamType[float]):
+
+class Duration(_Seconds):
     """``90s``, ``15m``, ``2h``; the value is in seconds."""
 
     name = "duration"
@@ -31,7 +37,7 @@ class Duration(click.ParamType[float]):
             self.fail(str(error), param, ctx)
 
 
-class Variable(click.ParamType[tuple[str, str]]):
+class Variable(_Pair):
     """``NAME=VALUE``."""
 
     name = "NAME=VALUE"
@@ -46,7 +52,7 @@ class Variable(click.ParamType[tuple[str, str]]):
         return name, text
 
 
-class Setting(click.ParamType[tuple[str, str]]):
+class Setting(_Pair):
     """``KEY=VALUE`` where the key may hold dashes, as parameters of Tekton do."""
 
     name = "KEY=VALUE"

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What each cell and the whole run used, computed from the samples; pure.
 
-Rules. A peak is the largest sample within the cell, or up to `END_SECONDS` after it, because the
-sample that is asked for at a cell's end is taken a moment later. A cell without any has the
-sample nearest to it, the later of two equally near ones. Utilisation holds from the previous
+Rules. A peak is the largest sample within the cell, or up to `END_SECONDS` after it but before the
+next cell, because the sample that is asked for at a cell's end is taken a moment later. A cell
+without any has the last sample before it. Utilisation holds from the previous
 sample to its own, as drivers report what was since they were last asked; so it is weighed by
 time and samples that were taken extra do not count more. Energy is the difference of the
 device's counter, read off the straight line between the samples around each end of the cell.
@@ -70,7 +70,9 @@ class RunUse:
 
 def per_cell(sampled: Sampled, spans: Iterable[Span]) -> dict[int, CellUse]:
     """Return what each cell used, by its index."""
-    return {span.index: _cell(sampled, span) for span in spans}
+    ordered = sorted(spans, key=lambda span: span.start_seconds)
+    nexts = [*(span.start_seconds for span in ordered[1:]), math.inf]
+    return {span.index: _cell(sampled, span, until) for span, until in zip(ordered, nexts, strict=True)}
 
 
 def per_run(sampled: Sampled, start_seconds: float = 0.0, end_seconds: float = math.inf) -> RunUse:
@@ -83,8 +85,8 @@ def per_run(sampled: Sampled, start_seconds: float = 0.0, end_seconds: float = m
     )
 
 
-def _cell(sampled: Sampled, span: Span) -> CellUse:
-    low, high = _within(sampled.seconds, span)
+def _cell(sampled: Sampled, span: Span, until: float) -> CellUse:
+    low, high = _within(sampled.seconds, span, until)
     utilization = [_mean(sampled.seconds, series.utilization_percent, span) for series in sampled.gpus.values()]
     energy = [_energy(sampled.seconds, series.energy_joules, span) for series in sampled.gpus.values()]
     known = [percent for percent in utilization if percent is not None]
@@ -115,16 +117,15 @@ def _gpu(seconds: Sequence[float], series: GpuSeries, low: int, high: int) -> Gp
     )
 
 
-def _within(seconds: Sequence[float], span: Span) -> tuple[int, int]:
-    """Return the range of the samples that stand for a cell, the nearest one if none lies in it."""
+def _within(seconds: Sequence[float], span: Span, until: float) -> tuple[int, int]:
+    """Return the range of the samples that stand for a cell; ``until`` is when the next one starts."""
     low = bisect_left(seconds, span.start_seconds)
-    high = bisect_right(seconds, span.end_seconds + END_SECONDS)
+    high = bisect_right(seconds, min(span.end_seconds + END_SECONDS, until))
     if low < high or not len(seconds):
         return low, high
-    after = seconds[low] - span.end_seconds if low < len(seconds) else math.inf
-    before = span.start_seconds - seconds[low - 1] if low else math.inf
-    nearest = low if after <= before else low - 1
-    return nearest, nearest + 1
+    # What comes after may already be the next cell's doing.
+    stands_for = max(low - 1, 0)
+    return stands_for, stands_for + 1
 
 
 def _integral(
@@ -146,7 +147,7 @@ def _mean(seconds: Sequence[float], values: array[float], span: Span) -> float |
     total, measured = _integral(seconds, values, span.start_seconds, span.end_seconds)
     if measured:
         return total / measured
-    low, high = _within(seconds, span)
+    low, high = _within(seconds, span, math.inf)
     return _largest(values[low:high])
 
 

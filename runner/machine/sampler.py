@@ -24,8 +24,10 @@ if TYPE_CHECKING:
 
 __all__ = ["CLOSEST_SECONDS", "Latest", "Sampled", "Sampler"]
 
-CLOSEST_SECONDS = 0.1
+CLOSEST_SECONDS = 0.02
 """Samples that are asked for come no closer than this, whatever number of cells asks."""
+PATIENCE_SECONDS = 0.05
+"""How long the end of a cell waits for its sample."""
 _STOP_SECONDS = 5.0
 
 
@@ -74,6 +76,7 @@ class Sampler:
         self._nothing: dict[str, Reading | None] = dict.fromkeys(self._sampled.gpus)
         self._file = SamplesFile(path)
         self._wake = threading.Event()
+        self._ticked = threading.Event()
         self._stopping = threading.Event()
         self._given_up = False
         self._thread = threading.Thread(target=self._run, name="sampler", daemon=True)
@@ -91,14 +94,16 @@ class Sampler:
             self._family.watch(pid)
 
     def sample_now(self) -> None:
-        """Ask for a sample within about a millisecond, as at the end of a cell.
+        """Take a sample, as at the end of a cell, before whatever comes next.
 
-        It only wakes the thread, so that a driver that hangs cannot hold up a notebook. It does
-        nothing when the last sample is younger than a tenth of a second.
+        The thread takes it; it is waited for a moment only, so that a driver that hangs cannot
+        hold up a notebook. Nothing happens when the last sample is younger than `CLOSEST_SECONDS`.
         """
         latest = self.latest
         if latest is None or self._now() - latest.seconds >= CLOSEST_SECONDS:
+            self._ticked.clear()
             self._wake.set()
+            self._ticked.wait(PATIENCE_SECONDS)
 
     def stop(self) -> Sampled:
         """Take a last sample, end the thread and return all samples."""
@@ -132,6 +137,7 @@ class Sampler:
         try:
             while True:
                 self._tick()
+                self._ticked.set()
                 self._wake.clear()  # who asked during the tick has been served by it
                 if self._stopping.is_set():
                     break

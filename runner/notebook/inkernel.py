@@ -137,7 +137,9 @@ class Probe:
             self.uuids[device] = None
             if "cupy" in sys.modules:
                 properties = sys.modules["cupy"].cuda.runtime.getDeviceProperties(device)
-                self.uuids[device] = str(uuid.UUID(bytes=bytes(properties["uuid"])))
+                raw = bytes(properties["uuid"])
+                # cupy ends the text at its first zero byte; without a UUID the device's number tells it.
+                self.uuids[device] = str(uuid.UUID(bytes=raw)) if len(raw) == 16 else None
             elif "cuda.bindings.runtime" in sys.modules:
                 _, properties = sys.modules["cuda.bindings.runtime"].cudaGetDeviceProperties(device)
                 self.uuids[device] = str(uuid.UUID(bytes=bytes(properties.uuid.bytes)))

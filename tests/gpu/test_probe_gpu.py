@@ -252,5 +252,5 @@ def test_running_out_of_memory_is_told_with_its_figures(tmp_path, kind):
     seen = failure["device_memory"]
     assert seen["allocated_bytes"] == allocated
     assert seen["asked_bytes"] is not None
-    assert 0 < seen["free_bytes"] < seen["total_bytes"]
+    assert 0 < seen["free_bytes"] < seen["total_bytes"], seen
     assert (seen["pool_bytes"] is not None) == (kind != "rmm")

@@ -49,6 +49,7 @@ def start(engine, workspace):
 
     yield starter
     for name in names:
+        engine.call("kill", name, check=False)
         engine.call("rm", "--force", name, check=False)
 
 
@@ -104,7 +105,7 @@ def test_sigterm_saves_what_there_is(engine, workspace, start, cpu_image):
     """`docker stop` ends as terminated with notebook and metrics saved, well before the kill."""
     notebooks.write(workspace / "long.ipynb", "print('before')", SLEEP)
     name = start(cpu_image, "run", "long.ipynb")
-    wait_for(lambda: "cell=2" in log_of(engine, name))
+    wait_for(lambda: log_of(engine, name).count("cell-start") == 2)
     engine.call("stop", "--time=60", name)
 
     state = engine.inspect(name)["State"]

@@ -310,8 +310,8 @@ def samples(
             memory = spike
         if not gpus:
             lines.append(f"{at:.3f},,,,,,{host},{cpu}")
-        for index in range(gpus):
-            lines.append(f"{at:.3f},{UUIDS[index]},{memory},{work},{60 + 2.4 * work:.1f},{48 + work // 5},{host},{cpu}")
+        rest = f"{memory},{work},{60 + 2.4 * work:.1f},{48 + work // 5},{host},{cpu}"
+        lines.extend(f"{at:.3f},{uuid},{rest}" for uuid in UUIDS[:gpus])
     path.write_text("\n".join(lines) + "\n")
 
 

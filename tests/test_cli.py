@@ -1,0 +1,395 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command line: helps, options from the environment, usage errors, schemas, and our own faults."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+from support import cli, notebooks
+
+from runner.cli import COMMANDS
+
+SUBCOMMANDS = [*((name,) for name in COMMANDS if name not in {"plan", "cluster"}), *(("plan", name) for name in (
+    "check", "show", "schema", "render"
+))]  # fmt: skip
+
+
+def plan(folder: Path, **changes: Any) -> Path:
+    """Write a plan of two notebooks."""
+    for name in ("01_quality", "02_clusters"):
+        notebooks.write(folder / f"{name}.ipynb", "print('x')")
+    document = {
+        "version": 1,
+        "name": "small",
+        "defaults": {"timeout": "2h"},
+        "notebooks": [
+            {"name": "01_quality", "path": "01_quality.ipynb", "requires": {"gpu_memory_gb": 24}},
+            {"name": "02_clusters", "path": "02_clusters.ipynb", "needs": ["01_quality"], "optional": True},
+        ],
+        **changes,
+    }
+    (folder / "plan.yaml").write_text(yaml.safe_dump(document))
+    return folder / "plan.yaml"
+
+
+def test_the_help_lists_every_command_and_how_to_set_options_by_variables() -> None:
+    """A first look tells what there is, with examples."""
+    ended = cli.runner("--help")
+
+    assert ended.code == 0
+    assert all(f"  {name} " in ended.out for name in COMMANDS)
+    assert "RUNNER_<COMMAND>_<OPTION>" in ended.out
+    assert "runner demo" in ended.out
+
+
+@pytest.mark.parametrize("command", SUBCOMMANDS, ids=" ".join)
+def test_each_help_has_an_example_on_a_line_of_its_own(command: tuple[str, ...]) -> None:
+    """What is shown can be copied."""
+    ended = cli.runner(*command, "--help")
+
+    assert ended.code == 0, ended.err
+    lines = [line.strip() for line in ended.out.splitlines()]
+    assert {"Example:", "Examples:"} & set(lines)
+    assert any(line.startswith(f"runner {' '.join(command)}") for line in lines)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("fly",),
+        ("run",),
+        ("run", "n.ipynb", "--no-such-option"),
+        ("run", "n.ipynb", "--timeout", "soon"),
+        ("run", "n.ipynb", "--timeout", "10"),
+        ("run", "n.ipynb", "--memory-guard", "1.5"),
+        ("run", "n.ipynb", "--min-gpus", "-1"),
+        ("run", "n.ipynb", "--min-gpus", "two"),
+        ("run", "n.ipynb", "--gpu-free-fraction", "0"),
+        ("run", "n.ipynb", "--gpu-visibility", "none"),
+        ("run", "n.ipynb", "--env", "NAME"),
+        ("run", "n.ipynb", "--env", "1X=2"),
+        ("run", "n.ipynb", "-p", "name"),
+        ("run", "n.ipynb", "--parameters-yaml", "[1, 2]"),
+        ("run", "n.ipynb", "--parameters-yaml", "a: [1"),
+        ("run", "n.ipynb", "--output-dir", "n.ipynb"),
+        ("run", "name", "--plan", "no-such-plan.yaml"),
+        ("run-all", "no-such-plan.yaml"),
+        ("plan", "check", "n.ipynb"),
+        ("plan", "schema", "novel"),
+        ("convert",),
+        ("report", "no-such-folder"),
+    ],
+    ids=" ".join,
+)
+def test_a_wrong_call_is_a_usage_error_that_runs_and_writes_nothing(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    """Exit 2, a message on stderr, nothing on stdout, no traceback."""
+    notebooks.write(tmp_path / "n.ipynb", "1")
+
+    ended = cli.runner(*arguments, cwd=tmp_path)
+
+    assert ended.code == 2, ended.err
+    assert ended.err.strip()
+    assert ended.out == ""
+    assert "Traceback" not in ended.err
+    assert [path.name for path in tmp_path.iterdir()] == ["n.ipynb"]
+
+
+def test_an_unknown_name_of_a_plan_is_answered_with_the_nearest(tmp_path: Path) -> None:
+    """A typing error is found in a moment."""
+    ended = cli.runner("run", "01_qualty", "--plan", plan(tmp_path), "--output-dir", tmp_path / "out")
+
+    assert ended.code == 2
+    assert "did you mean '01_quality'" in ended.err
+    assert "02_clusters" in ended.err
+    assert not (tmp_path / "out").exists()
+
+
+SHOW = "import os\nprint('A', os.environ.get('A'), 'B', os.environ.get('B'), 'n', n)"
+
+
+def test_options_come_from_variables_and_the_command_line_wins(tmp_path: Path) -> None:
+    """Texts, numbers, durations, flags, pairs and repeats; what is typed beats the variable."""
+    notebooks.write(tmp_path / "n.ipynb", "n = 1", SHOW)
+    variables = {
+        "RUNNER_RUN_OUTPUT_DIR": str(tmp_path / "out"),
+        "RUNNER_RUN_NAME": "from-variable",
+        "RUNNER_RUN_TIMEOUT": "1h",
+        "RUNNER_RUN_RUN_ID": "run-9",
+        "RUNNER_RUN_ENV": "A=1 B=2",
+        "RUNNER_RUN_PARAMETERS_YAML": "n: 7",
+        "RUNNER_RUN_NO_HTML": "true",
+        "RUNNER_RUN_OPTIONAL": "1",
+        "RUNNER_RUN_MEMORY_GUARD": "0",
+    }
+
+    ended = cli.runner("run", tmp_path / "n.ipynb", "--name", "typed", env=variables)
+
+    assert ended.code == 0, ended.err
+    record = cli.metrics(tmp_path / "out", "typed")
+    assert (record["run_id"], record["optional"], record["outputs"]["html"]) == ("run-9", True, None)
+    assert record["host"]["guard"]["fraction"] == 0
+    assert "A 1 B 2 n 7" in cli.text_of(cli.executed(tmp_path / "out", "typed"))
+
+
+@pytest.mark.parametrize("word", ["false", "0", "no", "off"])
+def test_flags_can_be_switched_off_by_a_variable(tmp_path: Path, word: str) -> None:
+    """A pipeline's boolean parameter is written as it is."""
+    notebooks.write(tmp_path / "n.ipynb", "1")
+    variables = {"RUNNER_RUN_NO_HTML": word, "RUNNER_RUN_OPTIONAL": word}
+
+    ended = cli.runner("run", tmp_path / "n.ipynb", "--output-dir", tmp_path / "out", env=variables)
+
+    assert ended.code == 0, ended.err
+    assert (tmp_path / "out" / "n.html").exists()
+    assert cli.metrics(tmp_path / "out", "n")["optional"] is False
+
+
+def option_variables() -> list[str]:
+    """Return the variables of all options of `runner run`."""
+    from runner.commands.run import command
+
+    return [f"RUNNER_RUN_{param.name.upper()}" for param in command.params if param.name != "notebook"]
+
+
+def test_an_empty_variable_means_not_given(tmp_path: Path) -> None:
+    """A pipeline hands on every parameter, set or not."""
+    notebooks.write(tmp_path / "n.ipynb", "1")
+    variables = dict.fromkeys(option_variables(), "")
+    assert len(variables) > 30
+
+    ended = cli.runner("run", tmp_path / "n.ipynb", cwd=tmp_path, env=variables)
+
+    assert ended.code == 0, ended.err
+    record = cli.metrics(tmp_path / "outputs", "n")
+    assert (record["status"], record["optional"], record["outputs"]["html"]) == ("succeeded", False, "n.html")
+    assert record["host"]["guard"]["fraction"] == 0.97
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("7", 7), ("7.5", 7.5), ("1e3", 1000.0), ("True", True), ("None", None), ("true", "true"), ("07x", "07x"),
+        ("with blanks", "with blanks"), ("", ""), ("'quoted'", "'quoted'"), ("nan", "nan"), ("-inf", "-inf"),
+    ],
+)  # fmt: skip
+def test_parameters_are_typed_as_papermill_types_them(tmp_path: Path, text: str, value: object) -> None:
+    """The notebook gets the value and the record holds it, whatever it is."""
+    notebooks.write(tmp_path / "n.ipynb", "n = 'before'", "print(repr(n))")
+
+    ended = cli.runner("run", tmp_path / "n.ipynb", "--output-dir", tmp_path, "--no-html", "-p", "n", text)
+
+    assert ended.code == 0, ended.err
+    shown = text.removeprefix("+") if text in {"nan", "-inf"} else repr(value)
+    assert shown in cli.text_of(cli.executed(tmp_path, "n"))
+    assert cli.metrics(tmp_path, "n")["status"] == "succeeded"
+
+
+@pytest.mark.parametrize(
+    ("text", "recorded"),
+    [("day: 2026-11-20", "2026-11-20"), ("day: {a: [.nan, 1.5, true]}", {"a": ["nan", 1.5, True]})],
+)
+def test_a_parameter_of_a_kind_that_json_lacks_is_recorded(tmp_path: Path, text: str, recorded: object) -> None:
+    """YAML knows dates and NaN, also within lists; a run is not lost over one, and the record has its text."""
+    notebooks.write(tmp_path / "n.ipynb", "day = None", "print(day)")
+
+    ended = cli.runner("run", tmp_path / "n.ipynb", "--output-dir", tmp_path, "--no-html", "--parameters-yaml", text)
+
+    assert ended.code == 0, ended.err
+    assert cli.metrics(tmp_path, "n")["environment"]["parameters"] == {"day": recorded}
+
+
+def test_plan_check_says_sound_or_what_is_wrong(tmp_path: Path) -> None:
+    """Exit 0 and a word, or exit 2 with file, key path and what is allowed."""
+    path = plan(tmp_path)
+    good = cli.runner("plan", "check", path)
+    assert (good.code, "2 notebooks: sound" in good.out) == (0, True), good.err
+    assert json.loads(cli.runner("plan", "check", path, "--json").out)["problems"] == []
+
+    bad = cli.runner("plan", "check", plan(tmp_path, notebooks=[{"name": "a", "path": "a.ipynb", "colour": "green"}]))
+    assert bad.code == 2
+    assert "notebooks[0].colour: unknown key" in bad.err
+    assert str(path) in bad.err
+
+
+def test_plan_check_compares_with_a_checkout(tmp_path: Path) -> None:
+    """With --checkout a missing notebook is a problem of the plan."""
+    path = plan(tmp_path)
+    assert cli.runner("plan", "check", path, "--checkout", tmp_path).code == 0
+    (tmp_path / "02_clusters.ipynb").unlink()
+
+    ended = cli.runner("plan", "check", path, "--checkout", tmp_path)
+
+    assert ended.code == 9, ended.err
+    assert "02_clusters" in ended.out
+
+
+def test_plan_show_fills_the_defaults_in(tmp_path: Path) -> None:
+    """As text for people and as JSON, which is a plan again."""
+    path = plan(tmp_path)
+    text = cli.runner("plan", "show", path).out
+    assert "01_quality: 01_quality.ipynb  gpu_memory_gb 24" in text
+    assert "optional; needs 01_quality" in text
+    shown = json.loads(cli.runner("plan", "show", path, "--json").out)
+    assert [notebook["timeout"] for notebook in shown["notebooks"]] == [7200, 7200]
+
+
+def schema(document: str) -> dict[str, Any]:
+    ended = cli.runner("plan", "schema", document)
+    assert ended.code == 0, ended.err
+    found = json.loads(ended.out)
+    jsonschema.Draft202012Validator.check_schema(found)
+    return found
+
+
+def test_the_plans_schema_takes_real_plans_and_no_others(tmp_path: Path) -> None:
+    """The demo's plan and ours are valid as they are written; a wrong key is not."""
+    import runner.demo
+
+    validator = jsonschema.Draft202012Validator(schema("plan"))
+    for path in (plan(tmp_path), Path(runner.demo.__file__).parent / "plan.yaml"):
+        validator.validate(yaml.safe_load(path.read_text()))
+    wrong = yaml.safe_load((tmp_path / "plan.yaml").read_text())
+    wrong["notebooks"][0]["colour"] = "green"
+    assert not validator.is_valid(wrong)
+
+
+def test_the_schemas_of_metrics_and_summary_take_real_files(tmp_path: Path) -> None:
+    """What a success, a failure, a refusal and broken input leave is as published."""
+    out = tmp_path / "out"
+    for name, cells in {"good": ("1",), "bad": ("1 / 0",), "dead": ("import os; os._exit(1)",)}.items():
+        notebooks.write(tmp_path / f"{name}.ipynb", *cells)
+        cli.runner("run", tmp_path / f"{name}.ipynb", "--output-dir", out, "--no-html", "--run-id", "r")
+    cli.runner("run", tmp_path / "missing.ipynb", "--output-dir", out, "--run-id", "r")
+    cli.runner(
+        "run", tmp_path / "good.ipynb", "--output-dir", out, "--name", "refused", "--min-gpus", "64", "--run-id", "r"
+    )
+    assert cli.runner("report", out).code == 0
+
+    metrics = jsonschema.Draft202012Validator(schema("metrics"))
+    files = sorted(out.glob("*.metrics.json"))
+    assert [path.name.split(".")[0] for path in files] == ["bad", "dead", "good", "missing", "refused"]
+    for path in files:
+        metrics.validate(json.loads(path.read_text()))
+    jsonschema.Draft202012Validator(schema("summary")).validate(
+        json.loads((out / "reports" / "summary.json").read_text())
+    )
+
+
+def test_the_gate_answers_as_json(tmp_path: Path) -> None:
+    """Exit 0 without a wish; 3 with the reason where there is no driver; stdout is JSON alone."""
+    passed = cli.runner("gate", "--json")
+    assert (passed.code, json.loads(passed.out)["passed"]) == (0, True)
+
+    refused = cli.runner("gate", "--min-gpus", "64", "--json")
+    record = json.loads(refused.out)
+    assert (refused.code, record["passed"], record["asked"]["gpus"]) == (3, False, 64)
+    assert record["reason"]
+    assert "refused: " in cli.runner("gate", "--min-gpus", "64").out
+
+
+def test_convert_takes_files_and_folders_and_says_what_it_could_not(tmp_path: Path) -> None:
+    """All notebooks are tried; the code tells that one of them was none."""
+    notebooks.write(tmp_path / "in" / "a.executed.ipynb", "1")
+    notebooks.write(tmp_path / "in" / "b.ipynb", "2")
+    notebooks.write(tmp_path / "c.ipynb", "3")
+
+    ended = cli.runner("convert", tmp_path / "in", tmp_path / "c.ipynb", "--output-dir", tmp_path / "pages")
+
+    assert ended.code == 0, ended.err
+    pages = sorted((tmp_path / "pages").iterdir())
+    assert [page.name for page in pages] == ["a.html", "b.html", "c.html"]
+    assert ended.out.split() == [str(page) for page in pages]
+
+    (tmp_path / "in" / "broken.ipynb").write_text("{")
+    broken = cli.runner("convert", tmp_path / "in", "--json")
+    assert broken.code == 9
+    answer = json.loads(broken.out)
+    assert len(answer["converted"]) == 2
+    assert [Path(failed["notebook"]).name for failed in answer["failed"]] == ["broken.ipynb"]
+    assert (tmp_path / "in" / "a.html").exists()
+
+
+def test_a_folder_without_notebooks_is_told(tmp_path: Path) -> None:
+    """Nothing to convert is no success."""
+    ended = cli.runner("convert", tmp_path)
+    assert ended.code == 9
+    assert "Traceback" not in ended.err
+
+
+def test_prepare_only_writes_the_notebook_that_would_run(tmp_path: Path) -> None:
+    """Parameters set, the shutdown cell out, nothing run, nothing else written."""
+    notebooks.write(tmp_path / "n.ipynb", "n = 1", "open('ran', 'w')", notebooks.SHUTDOWN)
+
+    ended = cli.runner(
+        "run", tmp_path / "n.ipynb", "--output-dir", tmp_path / "out", "-p", "n", "5", "--prepare-only", "--json"
+    )
+
+    assert ended.code == 0, ended.err
+    answer = json.loads(ended.out)
+    assert sorted(change["rule"] for change in answer["changes"]) == ["drop_cells", "parameter"]
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["n.prepared.ipynb"]
+    assert "n = 5" in (tmp_path / "out" / "n.prepared.ipynb").read_text()
+    assert not (tmp_path / "ran").exists()
+
+
+FAULTY = """
+import sys
+import runner.gate
+def broken(*arguments, **options):
+    raise RuntimeError("the gate fell off its hinges")
+runner.gate.gate = broken
+sys.argv = ["runner", *sys.argv[1:]]
+from runner.cli import main
+main()
+"""
+
+
+def test_a_fault_of_our_own_has_its_code_and_leaves_stdout_alone(tmp_path: Path) -> None:
+    """Exit 70, the traceback on stderr and in the log, and the name is free again."""
+    notebooks.write(tmp_path / "n.ipynb", "1")
+    command = [sys.executable, "-c", FAULTY, "run", str(tmp_path / "n.ipynb"), "--output-dir", str(tmp_path / "out")]
+
+    done = subprocess.run(command, capture_output=True, text=True, env=cli.environment(), check=False)
+
+    assert done.returncode == 70, done.stderr
+    assert done.stdout == ""
+    assert "fell off its hinges" in done.stderr
+    assert "fault of runner itself" in done.stderr
+    assert "fell off its hinges" in (tmp_path / "out" / "n.log").read_text()
+    assert not (tmp_path / "out" / "n.running").exists()
+
+
+def test_on_a_terminal_the_progress_is_shown(tmp_path: Path) -> None:
+    """Who watches sees which cell runs, for how long; the log lines stay readable above."""
+    source = notebooks.write(tmp_path / "n.ipynb", "import time; time.sleep(1.5)")
+    command = [*cli.RUNNER, "run", str(source), "--output-dir", str(tmp_path / "out"), "--no-html"]
+    ours, theirs = pty.openpty()
+    environment = cli.environment({"TERM": "xterm-256color", "COLUMNS": "120"})
+    process = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment)
+    os.close(theirs)
+    shown = b""
+    while True:
+        try:
+            piece = os.read(ours, 65536)
+        except OSError:  # Linux says so when the other side is closed
+            break
+        if not piece:
+            break
+        shown += piece
+    os.close(ours)
+
+    assert process.wait(cli.PATIENCE) == 0, shown
+    text = shown.decode(errors="replace")
+    assert re.search(r"n  cell \d of 1  import time", text)
+    assert "n: succeeded in" in text
+    assert "cell-end nb=n" in text
