@@ -23,12 +23,17 @@ VERSIONS = dict(
     line.split("=", 1) for line in (IMAGES / "versions.env").read_text().splitlines() if line and line[0] not in "# "
 )
 
+# What the runner drives notebooks with: no base has it, and it should be what the tests run with.
+OURS = ("latex2mathml", "nbclient", "nbconvert", "nh3", "papermill", "pycurl", "rocrate")
+
 
 def arguments(name: str) -> list[str]:
     """Return what each lock is resolved for: one Python on Linux, or any that the package supports."""
     if name in {"g1", "g2"}:
         python, date = VERSIONS[f"{name.upper()}_PYTHON"], VERSIONS[f"{name.upper()}_DATE"]
         constraints = ["--constraints", f"rapids-{name}.txt", "--exclude-newer", date]
+        for package in OURS:
+            constraints += ["--exclude-newer-package", f"{package}={VERSIONS['LOCK_DATE']}"]
         return [*constraints, "--python-version", python, "--python-platform", "x86_64-manylinux_2_28"]
     return ["--constraints", "../constraints.txt", "--universal", "--python-version", "3.11"]
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import signal
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from runner import log, provenance
@@ -145,6 +146,7 @@ class Execution:
         assert self.watch is not None
         self.notebook.metadata.setdefault("papermill", {})
         self.manager = engine.Manager(self.notebook, str(self.job.path(EXECUTED_SUFFIX)), progress_bar=False)
+        self.manager.redact = self.recorder.redactor.text
         self.manager.notebook_start()
         observer = Reporter(
             self.job.name,
@@ -281,11 +283,16 @@ class Execution:
             saver.save()
             self.draft.note_outputs(saves=saver.saves, save_seconds=round(saver.seconds, 6))
 
-    def release(self, *, seconds: float | None = None) -> None:
-        """End what is left of the run, prove the release, and join samples with cells."""
+    def release(self, *, seconds_left: Callable[[], float]) -> None:
+        """End what is left of the run, prove the release, and join samples with cells.
+
+        Parameters
+        ----------
+        seconds_left
+            How much time there is, asked again and again: a signal may come meanwhile.
+        """
         assert self.watch is not None
-        options = {} if seconds is None else {"seconds": seconds}
-        release = self.watch.release(cleanup=self.job.options.cleanup_between_notebooks, **options)
+        release = self.watch.release(cleanup=self.job.options.cleanup_between_notebooks, seconds_left=seconds_left)
         self.draft.release = release
         left = [f"{process.name} (pid {process.pid}, {process.ended_by})" for process in release.swept]
         log.info("release", nb=self.job.name, released=release.released, seconds=release.seconds, swept=len(left))
@@ -347,7 +354,7 @@ class Execution:
         from runner.notebook.convert import write_page
 
         page = write_page(
-            self.notebook,
+            self.recorder.redactor.tree(self.notebook),
             self.job.path(".html"),
             name=self.job.name,
             trust=self.job.options.trust_html,

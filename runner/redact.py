@@ -58,13 +58,13 @@ class Redactor:
         return self._pattern.sub(MASK, text) if self._pattern else text
 
     def tree(self, value: Any) -> Any:
-        """Return JSON-like data with all its strings, keys included, redacted."""
+        """Return JSON-like data with its strings redacted; keys are names, which stay."""
         if self._pattern is None:
             return value
         if isinstance(value, str):
             return self.text(value)
         if isinstance(value, Mapping):
-            return {self.tree(key): self.tree(item) for key, item in value.items()}
+            return {key: self.tree(item) for key, item in value.items()}
         if isinstance(value, list | tuple):
             return [self.tree(item) for item in value]
         return value

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import math
 import threading
 import time
 from typing import TYPE_CHECKING
@@ -132,10 +133,9 @@ def _run_notebook(
             execution.execute()
         hurry = _Hurry(stopper)
         recorder.save_notebook(execution)
-        if stopper.stop is not None and stopper.stop.by_signal:
-            recorder.write_early()  # the record is safe before anything that may take its time
+        recorder.write_early()  # the record is safe before anything that may take its time
         with draft.stage("release"):
-            execution.release(seconds=hurry.left(SIGNAL_RECORD_SECONDS))
+            execution.release(seconds_left=lambda: hurry.left(SIGNAL_RECORD_SECONDS))
         with draft.stage("expect"):
             execution.expect()
         recorder.save_notebook(execution)
@@ -160,7 +160,8 @@ def _convert(job: Job, draft: Draft, execution: Execution, hurry: _Hurry) -> Non
 
     thread = threading.Thread(target=work, name="convert", daemon=True)
     thread.start()
-    thread.join(hurry.left(SIGNAL_HTML_SECONDS))
+    while thread.is_alive() and hurry.left(SIGNAL_HTML_SECONDS) > 0:
+        thread.join(0.1)
     if outcome and isinstance(outcome[0], int):
         draft.note_outputs(html=job.path(".html").name, bytes={**draft.outputs.bytes, "html": outcome[0]})
         return
@@ -178,11 +179,11 @@ class _Hurry:
     def __init__(self, stopper: Stopper) -> None:
         self._stopper = stopper
 
-    def left(self, seconds: float) -> float | None:
+    def left(self, seconds: float) -> float:
         stop = self._stopper.stop
         if stop is None or not stop.by_signal:
-            return None
-        return max(0.1, seconds - (time.monotonic() - stop.monotonic))
+            return math.inf
+        return max(0.0, seconds - (time.monotonic() - stop.monotonic))
 
 
 class _Recorder:

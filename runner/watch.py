@@ -8,6 +8,7 @@ what the kernel left behind and proves that its GPUs are free again.
 from __future__ import annotations
 
 import dataclasses
+import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -110,19 +111,26 @@ class Watch:
             self.sampled = self.sampler.stop()
         return self.sampled
 
-    def release(self, *, cleanup: bool, seconds: float = RELEASE_SECONDS) -> Release:
+    def release(self, *, cleanup: bool, seconds_left: Callable[[], float]) -> Release:
         """End what the kernel left behind and prove that the GPUs are free.
 
         Parameters
         ----------
         cleanup
             False leaves the processes alone and only lists them.
-        seconds
-            How long to wait for the memory to come back.
+        seconds_left
+            How much time there is; `RELEASE_SECONDS` are taken at most.
         """
         swept = self.family.sweep(3.0, 2.0) if cleanup else tuple(self._left_alone())
         gpus = self.gpus if self.held else ()
-        release = prove(gpus, self.baseline, deadline_seconds=seconds, swept=swept)
+        started = time.monotonic()
+        while True:
+            elapsed = time.monotonic() - started
+            release = prove(gpus, self.baseline, deadline_seconds=0.5, swept=swept)
+            if release.seconds is not None:
+                release = dataclasses.replace(release, seconds=round(elapsed + release.seconds, 6))
+            if release.released is not False or elapsed > min(RELEASE_SECONDS, seconds_left()):
+                break
         if self.gpus and not self.held:
             reason = "no GPU was asked for, so others may use them too: nothing to prove"
             release = dataclasses.replace(release, released=None, reason=reason)

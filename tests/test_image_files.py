@@ -166,15 +166,15 @@ def test_bytecode_does_not_depend_on_time(tmp_path):
 
 
 def test_tests_that_packages_ship_are_left_out(tmp_path):
-    """A folder `tests` with test files goes, any other stays."""
-    for name in ("pkg/tests/test_a.py", "pkg/tests/__init__.py", "pkg/testing/test_b.py", "pkg/tests_extra/c.py"):
+    """Test files in a folder `tests` go; helpers beside them stay, because numpy imports one of its own."""
+    for name in ("pkg/tests/test_a.py", "pkg/tests/__init__.py", "pkg/tests/_natype.py", "pkg/testing/test_b.py"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("")
     files = [path.relative_to(tmp_path) for path in tmp_path.rglob("*.py")]
     distribution = SimpleNamespace(files=files, locate_file=lambda file: tmp_path / file)
     layer.leave_out_tests([distribution])
     left = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.py")}
-    assert left == {"pkg/testing/test_b.py", "pkg/tests_extra/c.py"}
+    assert left == {"pkg/tests/__init__.py", "pkg/tests/_natype.py", "pkg/testing/test_b.py"}
 
 
 def program(name: str) -> str:

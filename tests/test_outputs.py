@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 import resource
 import subprocess
 import sys
@@ -100,7 +99,7 @@ def test_two_hundred_megabytes_of_print_stay_out_of_memory_and_notebook(tmp_path
     text = cli.text_of(cli.executed(tmp_path, "n"))
     assert "more of this stream: see n.log" in text
     assert text.rstrip().endswith("the end")
-    assert (tmp_path / "n.log").stat().st_size >= 200e6
+    assert (tmp_path / "n.log").stat().st_size >= count // 1000 * 1000 * len(line)
     assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss  # the figure above is not 0 by a missing feature
 
 
@@ -125,7 +124,7 @@ def test_invalid_utf8_is_printed_and_recorded(tmp_path: Path) -> None:
     notebooks.write(
         tmp_path / "n.ipynb",
         "import os, sys\nos.write(1, b'\\xff\\xfe raw\\n'); os.system(\"printf 'sys \\\\377\\\\n'\")",
-        "print('lone \\udc80 surrogate')" if os.environ.get("LONE") else "print('ok')",
+        "print('lone \\udc80 surrogate')",
         "'\\ud83d'",
     )
 

@@ -44,7 +44,7 @@ class FakeGpu:
         self.reads = 0
         self.problem: Exception | None = None
 
-    def read(self) -> FakeReading:
+    def read(self, *, energy=True) -> FakeReading:
         self.reads += 1
         if self.problem is not None:
             raise self.problem
@@ -256,7 +256,7 @@ def test_a_driver_that_hangs_does_not_hold_up_the_end(make, monkeypatch):
     monkeypatch.setattr(sampler_module, "_STOP_SECONDS", 0.1)
     release = threading.Event()
     gpu = FakeGpu("GPU-a")
-    gpu.read = lambda: (release.wait(PATIENCE_SECONDS), FakeReading())[1]
+    gpu.read = lambda **_: (release.wait(PATIENCE_SECONDS), FakeReading())[1]
     sampler = make(gpus=[gpu])
     sampler.start()
     sampler.sample_now()

@@ -167,6 +167,29 @@ def test_a_slow_save_of_before_does_not_replace_the_last_one(tmp_path: Path, mon
     assert (tmp_path / "n.ipynb").read_bytes() == b"last"
 
 
+def test_a_save_that_comes_late_to_the_storage_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its thread starts only after the last save: what it has is old by then."""
+    content = [b"early"]
+    it = Saver(tmp_path / "n.ipynb", lambda: content[0])
+    late: list = []
+
+    async def not_yet(function, *arguments) -> None:
+        late.append((function, arguments))
+        raise asyncio.CancelledError
+
+    monkeypatch.setattr(asyncio, "to_thread", not_yet)
+    it.dirty = True
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(it.save_if_due())
+    assert it.dirty
+    content[0] = b"last"
+    it.save()
+    for function, arguments in late:
+        function(*arguments)
+
+    assert (tmp_path / "n.ipynb").read_bytes() == b"last"
+
+
 def outputs() -> list:
     """Return one output of each kind."""
     return [

@@ -11,6 +11,7 @@ from support import tekton
 from runner.cli import cli
 from runner.plan import parse
 from runner.tekton import names, pipelinerun, render
+from runner.tekton.shape import Shape
 from runner.tekton.sizes import go_duration, needs
 
 RENDERED = sorted(
@@ -59,7 +60,7 @@ def plan():
 
 def test_names_that_meet_are_told_apart(plan):
     """Two notebooks whose names differ only in what a label cannot hold get different tasks."""
-    tasks = render.pipeline(plan, render.Shape(name="x"))["spec"]["tasks"]
+    tasks = render.pipeline(plan, Shape(name="x"))["spec"]["tasks"]
     found = [task["name"] for task in tasks]
     assert len(found) == len(set(found))
     assert all(len(name) <= 50 and name == name.lower() for name in found)
@@ -76,7 +77,7 @@ def test_names_survive_yaml(tmp_path):
 
 def test_a_dataset_is_fetched_once_by_the_first_stage_that_reads_it(plan):
     """d1 belongs to stage 1, d2 to stage 2; the second download runs beside the first stage."""
-    tasks = {task["name"]: task for task in render.pipeline(plan, render.Shape(name="x"))["spec"]["tasks"]}
+    tasks = {task["name"]: task for task in render.pipeline(plan, Shape(name="x"))["spec"]["tasks"]}
     datasets = {
         name: next(p["value"] for p in task["params"] if p["name"] == "datasets")
         for name, task in tasks.items()
@@ -90,7 +91,7 @@ def test_a_dataset_is_fetched_once_by_the_first_stage_that_reads_it(plan):
 
 def test_a_part_of_a_plan_takes_needs_from_any_run(plan):
     """With --only a need that is left out may be met by an earlier run, and the report speaks of that part only."""
-    pipeline = render.pipeline(plan, render.Shape(name="x", only=("a-b",)))
+    pipeline = render.pipeline(plan, Shape(name="x", only=("a-b",)))
     notebook = next(t for t in pipeline["spec"]["tasks"] if t["taskRef"]["name"] == names.EXECUTOR_TASK)
     assert {"name": "needs-of-any-run", "value": "true"} in notebook["params"]
     report = pipeline["spec"]["finally"][0]
@@ -99,7 +100,7 @@ def test_a_part_of_a_plan_takes_needs_from_any_run(plan):
 
 def test_a_notebook_without_a_deadline_gets_one(plan):
     """Tekton's timeout can only be longer than ours if there is one."""
-    pipeline = render.pipeline(plan, render.Shape(name="x"))
+    pipeline = render.pipeline(plan, Shape(name="x"))
     timeouts = {
         next(p["value"] for p in task["params"] if p["name"] == "notebook-name"): {
             p["name"]: p["value"] for p in task["params"]
@@ -117,7 +118,7 @@ def test_sizes_are_the_plans(plan):
     assert needs(first).min_gpu_memory_mib == 21744
     assert needs(second).resources() == {"cpu": "0.5", "memory": "2Gi", "nvidia.com/gpu": "0"}
     assert needs(first).resources("nvidia.com/mig-1g.10gb")["nvidia.com/gpu"] == "0"
-    run = pipelinerun.pipeline_run(plan, render.Shape(name="x"), pipelinerun.RunShape(generate_name="x-"))
+    run = pipelinerun.pipeline_run(plan, Shape(name="x"), pipelinerun.RunShape(generate_name="x-"))
     assert run["metadata"]["labels"]["rapids-notebook-runner/plan"].isascii()
 
 

@@ -11,6 +11,7 @@ from support.local_tekton import LocalTekton
 
 from runner.plan import parse
 from runner.tekton import render
+from runner.tekton.shape import Shape
 
 pytestmark = pytest.mark.slow
 
@@ -47,7 +48,7 @@ def repository(tmp_path):
 def story(repository, tmp_path, first, **params):
     folder, data = repository
     text = PLAN.format(first=first, data=f"file://{data}")
-    pipeline = render.pipeline(parse(text, "test"), render.Shape(name="story"))
+    pipeline = render.pipeline(parse(text, "test"), Shape(name="story"))
     given = {"repository-url": f"file://{folder}", **params}
     return LocalTekton(tmp_path / "cluster", pipeline, text, **given)
 

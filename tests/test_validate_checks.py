@@ -7,6 +7,7 @@ import os
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -113,6 +114,17 @@ def test_a_module_that_breaks_on_import_is_named(monkeypatch, tmp_path, how):
     assert checks["import yaml"].status == "pass"
     without = {check.name: check for check in packages.checks(env, {"bad_module": ["nb"]}, gpu=False)}
     assert without["import bad_module"].status == "warn"
+
+
+@pytest.mark.parametrize("name", [path.stem for path in Path(cuda.__file__).parent.glob("[a-z]*.py")])
+def test_no_module_of_ours_hides_a_library_from_the_probes(monkeypatch, tmp_path, name):
+    """A library called `cuda` is imported, and not our module of that name."""
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "__init__.py").write_text("import os\nos.write(2, b'the library')\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    findings = probes.run(sys.executable, "probe_imports.py", ["60", name], seconds=60)
+    assert name in packages.environment(findings).imported
+    assert findings.last_words.endswith("the library")
 
 
 def test_an_import_without_end_does_not_hold_us(monkeypatch, tmp_path):

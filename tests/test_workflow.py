@@ -242,6 +242,7 @@ def test_a_signal_ends_the_notebook_and_still_gives_the_report(tmp_path: Path, n
     assert process.returncode == code, err
     assert ran(path) == ["a", "b"]
     assert told(path) == {"a": "succeeded", "b": "terminated", "c": "not-run"}
+    assert "notebook nb=c" not in err
     assert "begun" in cli.text_of(cli.executed(tmp_path / "out", "b"))
     assert "report: " in out
     assert ">c<" in page(path)

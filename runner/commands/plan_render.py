@@ -93,15 +93,16 @@ def command(plan: Path, what: Literal["both", "pipeline", "run"], **given: Any) 
 
 def shapes(plan_name: str, given: dict[str, Any]) -> tuple[Any, Any]:
     """Return the shapes of Pipeline and run for what was given; names are made from the plan's where none is."""
-    from runner.tekton import names, pipelinerun, render
+    from runner.tekton import names, pipelinerun
+    from runner.tekton.shape import IMAGE, Shape
 
     label = names.task_names("plan", [plan_name])[plan_name].removeprefix("plan-")
-    shape = render.Shape(
+    shape = Shape(
         name=given["pipeline_name"] or f"{label}-workflow",
         order=given["order"],
         source=given["source"],
         only=given["only"],
-        image=given["image"] or render.IMAGE,
+        image=given["image"] or IMAGE,
         plan_config_map=given["plan_configmap"] or names.PLAN_CONFIG_MAP,
         repository_url=given["repository_url"],
         revision=given["revision"],

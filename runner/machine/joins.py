@@ -152,10 +152,12 @@ def _mean(seconds: Sequence[float], values: array[float], span: Span) -> float |
 
 
 def _energy(seconds: Sequence[float], counter: Sequence[float], span: Span) -> float | None:
-    if len(seconds) < 2 or span.end_seconds <= seconds[0] or span.start_seconds >= seconds[-1]:
+    known = [(when, value) for when, value in zip(seconds, counter, strict=True) if not math.isnan(value)]
+    if len(known) < 2 or span.end_seconds <= known[0][0] or span.start_seconds >= known[-1][0]:
         return None
-    used = _at(seconds, counter, span.end_seconds) - _at(seconds, counter, span.start_seconds)
-    return used if used >= 0 else None  # NaN is not; a counter that went back tells nothing
+    times, values = zip(*known, strict=True)
+    used = _at(times, values, span.end_seconds) - _at(times, values, span.start_seconds)
+    return used if used >= 0 else None  # a counter that went back tells nothing
 
 
 def _at(seconds: Sequence[float], values: Sequence[float], when: float) -> float:

@@ -56,7 +56,7 @@ class Gpu(Protocol):
     def uuid(self) -> str:
         """Full UUID."""
 
-    def read(self) -> Reading:
+    def read(self, *, energy: bool = ...) -> Reading:
         """Return what it says now; raises when the GPU is lost."""
 
 

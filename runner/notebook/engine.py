@@ -49,13 +49,16 @@ class Manager(NotebookExecutionManager):  # type: ignore[misc]
         super().__init__(nb, output_path=output_path, **options)
         self.saver: Saver | None = None
         self.settle: Callable[[], None] = _nothing
+        self.redact: Callable[[str], str] = str
+        """Applied to the whole document: secrets may stand in sources and in the state of widgets."""
         path = _local(output_path)
         if path is not None:
             self.saver = Saver(path, self._content)
 
     def _content(self) -> bytes:
         self.settle()
-        return notebook_bytes(self.nb)
+        content = notebook_bytes(self.nb)
+        return content if self.redact is str else self.redact(content.decode()).encode()
 
     def save(self, **_: Any) -> None:
         """Note that there is something to save."""

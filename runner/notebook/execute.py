@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from queue import Empty
 from typing import TYPE_CHECKING, Any
 
-from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+from nbclient.exceptions import CellExecutionComplete, CellExecutionError, CellTimeoutError, DeadKernelError
 from nbformat import NotebookNode
 from papermill.clientwrap import PapermillNotebookClient
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 INTERRUPT_GRACE_SECONDS = 2.0
 PIECE_CHARS = 1_000_000
 COLLECT_CHARS = 32_000_000
-IOPUB_SECONDS = 120.0
+IOPUB_SECONDS = 120
 # nbclient's own 4 s raise on a 50 MB image; a kernel that is alive is worth waiting for.
 
 # Runs in the kernel before it ends. A courtesy to allocators with their own exit hooks; only the
@@ -110,7 +110,15 @@ class NotebookClient(PapermillNotebookClient):  # type: ignore[misc]
 
     def process_message(self, msg: dict[str, Any], cell: NotebookNode, cell_index: int) -> NotebookNode | None:
         """Handle one message of the kernel as nbclient does, and tell the observer."""
-        output = super(PapermillNotebookClient, self).process_message(msg, cell, cell_index)
+        if self.redactor and msg["msg_type"].startswith("comm"):
+            msg = {**msg, "content": self.redactor.tree(msg["content"])}
+        try:
+            output = super(PapermillNotebookClient, self).process_message(msg, cell, cell_index)
+        except CellExecutionComplete:
+            raise
+        except Exception as error:  # noqa: BLE001  (nbclient trusts what widgets send; a notebook must not end by that)
+            log.warning("message-ignored", type=msg["msg_type"], reason=repr(error))
+            return None
         if msg["msg_type"] != "status":
             self.observer.changed()
         return output
@@ -413,7 +421,7 @@ class Session:
 
     async def _end_kernel(self) -> None:
         quick = self.stopper.stop is not None
-        await self.kernel.shut_down(grace_seconds=1.0 if quick else 10.0)
+        await self.kernel.shut_down(grace_seconds=1.0 if quick else 3.0)
 
     def _close(self) -> None:
         if self.client is not None:

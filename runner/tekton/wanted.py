@@ -59,10 +59,11 @@ def _from_file(wanted: Wanted) -> dict[str, Any]:
 def _from_plan(wanted: Wanted, path: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     from runner.plan import load
     from runner.tekton import pipelinerun, render
+    from runner.tekton.shape import Shape
 
     plan = load(path)
     label = pipelinerun.plan_label(plan)
-    shape = render.Shape(
+    shape = Shape(
         name=f"{label}-workflow",
         plan_config_map=f"{label}-plan",
         repository_url=wanted.repository_url,

@@ -72,6 +72,20 @@ def test_the_demo_is_green_in_a_locked_up_container(engine, workspace, start, cp
     assert metrics(workspace, "01_quality_and_pca")["environment"]["image"] == "localhost/runner-test/cpu:test"
 
 
+@pytest.mark.slow
+def test_the_oldest_generation_runs_the_demo(engine, debian, workspace, start, tmp_path):
+    """Its packages are of 2025, as its base is: the runner works with them, not just with today's."""
+    dockerfile = tmp_path / "Dockerfile"
+    dockerfile.write_text("ARG BASE_IMAGE=\nFROM ${BASE_IMAGE}\nUSER 0\nRUN python3 -m venv /opt/conda\n")
+    engine.build(f"{engines.RAPIDS}-bare", debian, dockerfile=dockerfile)
+    engine.build(f"{engines.GPU}-g1", f"{engines.RAPIDS}-bare", "--target=gpu", "--build-arg=GENERATION=g1")
+    name = start(f"{engines.GPU}-g1", "demo", options=("--user=54321",))
+    code = engine.call("wait", name, seconds=900).stdout.strip()
+    log = log_of(engine, name)
+    assert code == "0", log[-3000:]
+    assert "level=warning" not in log
+
+
 def test_any_uid_runs_a_notebook_with_the_python_of_rapids(engine, workspace, start, gpu_image):
     """A uid that is in no group sees /opt/conda, which RAPIDS closes, and writes its outputs."""
     notebooks.write(workspace / "where.ipynb", "import sys\nassert sys.prefix == '/opt/conda', sys.prefix")

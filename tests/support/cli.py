@@ -30,8 +30,11 @@ class Ended:
 
 
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Return our environment without options of a surrounding run."""
-    inherited = {key: value for key, value in os.environ.items() if not key.startswith("RUNNER_")}
+    """Return our environment without options of a surrounding run.
+
+    Without pytest's variables too: in their presence ipykernel does not capture what processes print.
+    """
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith(("RUNNER_", "PYTEST_"))}
     return {**inherited, **(extra or {})}
 
 
