@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from runner import log
-from runner.notebook.execute import Observer
+from runner.notebook.client import Observer
 from runner.units import format_bytes, format_seconds
 
 if TYPE_CHECKING:

@@ -204,3 +204,32 @@ def test_widgets_and_progress_bars_leave_one_line(tmp_path: Path) -> None:
     cli.runner("run", tmp_path / "n.ipynb", "--output-dir", tmp_path)
 
     assert cli.text_of(cli.executed(tmp_path, "n")).strip() == "99.9 %"
+
+
+def test_a_secret_in_the_source_is_masked_too(tmp_path: Path) -> None:
+    """Whoever wrote the token into a cell finds it in none of the files we write, though the cell ran with it."""
+    notebooks.write(tmp_path / "n.ipynb", f"s = {SECRET!r}\nprint(len(s))")
+
+    ended = cli.runner(
+        "run", tmp_path / "n.ipynb", "--output-dir", tmp_path / "out", "--secret-env", "TOKEN", env={"TOKEN": SECRET}
+    )
+
+    assert ended.code == 0, ended.err
+    assert str(len(SECRET)) in cli.text_of(cli.executed(tmp_path / "out", "n"))
+    for path in (tmp_path / "out").iterdir():
+        assert "hunter2" not in path.read_text(errors="replace"), path
+
+
+def test_a_widget_that_talks_nonsense_does_not_end_the_run(tmp_path: Path) -> None:
+    """A message that nbclient cannot make sense of is left out, and the log says so."""
+    notebooks.write(
+        tmp_path / "n.ipynb",
+        "from comm import create_comm\nc = create_comm(target_name='jupyter.widget', data={'state': {}})",
+        "print('after')",
+    )
+
+    ended = cli.runner("run", tmp_path / "n.ipynb", "--output-dir", tmp_path)
+
+    assert ended.code == 0, ended.err
+    assert "message-ignored" in ended.err
+    assert "after" in cli.text_of(cli.executed(tmp_path, "n"))

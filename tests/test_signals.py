@@ -120,3 +120,18 @@ def test_the_kernel_ends_when_its_runner_is_killed(tmp_path: Path) -> None:
         return Path(f"/proc/{kernel}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
 
     cli.until(gone, "the kernel's end")
+
+
+def test_a_signal_while_children_are_swept_finds_the_record_written(tmp_path: Path) -> None:
+    """The record is on the disk before the sweep of stubborn children, which takes its time."""
+    stubborn = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(300)"
+    start = f"import subprocess, sys\nsubprocess.Popen([sys.executable, '-c', {stubborn!r}], start_new_session=True)\nimport time; time.sleep(1)"
+    source = notebooks.write(tmp_path / "n.ipynb", start)
+    process = cli.start("run", source, "--output-dir", tmp_path / "out")
+    cli.until((tmp_path / "out" / "n.metrics.json").exists, "the early record")
+    process.terminate()
+    process.communicate(timeout=cli.PATIENCE)
+
+    record = cli.metrics(tmp_path / "out", "n")
+    assert record["status"] == "succeeded"
+    assert [found["ended_by"] for found in record["release"]["swept"]] == ["SIGKILL"]

@@ -20,7 +20,8 @@ from papermill.engines import Engine, NotebookExecutionManager
 from papermill.iorw import LocalHandler, papermill_io
 
 from runner.errors import RecordError
-from runner.notebook.execute import Limits, Observer, Session
+from runner.notebook.client import Observer
+from runner.notebook.execute import Limits, Session
 from runner.notebook.kernel import Kernel
 from runner.notebook.marks import code_cells, mark
 from runner.notebook.save import Saver, notebook_bytes

@@ -8,6 +8,7 @@ Where no registry can be reached a Debian base is made with debootstrap.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -22,9 +23,9 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 DOCKERFILE = ROOT / "images" / "Dockerfile"
 BASE = "localhost/runner-test/debian"
-RAPIDS = "localhost/runner-test/rapids"
-CPU = "localhost/runner-test/cpu"
-GPU = "localhost/runner-test/gpu"
+# Two checkouts on one machine do not share what is built from them.
+_OURS = f"localhost/runner-test/{hashlib.sha256(str(ROOT).encode()).hexdigest()[:8]}"
+RAPIDS, CPU, GPU = f"{_OURS}-rapids", f"{_OURS}-cpu", f"{_OURS}-gpu"
 HARDENED = ("--read-only", "--cap-drop=ALL", "--security-opt=no-new-privileges", "--network=none")
 _CONTAINERS_CONF = """\
 [containers]
