@@ -103,7 +103,7 @@ class Execution:
         self.draft.preparation = (*self.staging.changes(moved), *prepared.changes)
         self.notebook = prepared.notebook
         for change in self.draft.preparation:
-            log.info("prepared", nb=job.name, rule=change.rule, cell=change.cell_index, detail=change.detail)
+            log.info("prepared", nb=job.name, rule=change.rule, cell=_number(change.cell_index), detail=change.detail)
 
     def execute(self) -> None:
         """Run the cells; afterwards the kernel is gone and the verdict stands."""
@@ -372,3 +372,8 @@ class Execution:
         if self.kernel is not None:
             self.kernel.signal_group(signal.SIGKILL)
             self.kernel.remove_folder()
+
+
+def _number(index: int | None) -> int | None:
+    """Return a cell's number as people count: what is shown starts at 1, indices in records at 0."""
+    return None if index is None else index + 1

@@ -37,7 +37,7 @@ def prepare_only(job: Job, *, as_json: bool) -> int:
         click.echo(json.dumps({"notebook": str(path), "changes": changes}, indent=1, ensure_ascii=False))
         return 0
     for change in prepared.changes:
-        where = f"cell {change.cell_index}: " if change.cell_index is not None else ""
+        where = f"cell {change.cell_index + 1}: " if change.cell_index is not None else ""
         click.echo(f"{where}{change.rule}: {change.detail}")
     click.echo(f"{len(prepared.changes)} changes, written to {path}")
     return 0

@@ -99,4 +99,4 @@ def title_of(source: str, limit: int = 80) -> str | None:
 
 
 def _place(index: int | None) -> int | str:
-    return "inserted" if index is None else index
+    return "inserted" if index is None else index + 1

@@ -48,7 +48,7 @@ def values(metrics: Metrics, metrics_path: Path) -> dict[str, str]:
         "reason": line(metrics.reason, _REASON_BYTES),
         "wall-seconds": f"{metrics.wall_seconds:.1f}",
         "peak-gpu-memory-gb": f"{max(peaks) / 1e9:.2f}" if peaks else "",
-        "failed-cell": "" if cell is None else str(cell),
+        "failed-cell": "" if cell is None else str(cell + 1),
         "metrics-path": line(str(metrics_path), 300, keep_end=True),
     }
 

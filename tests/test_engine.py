@@ -89,7 +89,7 @@ def test_the_command_fails_where_a_kernel_dies(tmp_path: Path) -> None:
     ended = command(source, tmp_path / "out.ipynb")
 
     assert ended.code == 138  # papermill's own code for a dead kernel
-    assert "the kernel died in cell 1 by SIGKILL" in ended.err
+    assert "the kernel died in cell 2 by SIGKILL" in ended.err
     notebook = left(tmp_path / "out.ipynb")
     assert "first" in cli.text_of(notebook)
     assert states(notebook) == [("completed", False), ("failed", True), ("pending", None)]
@@ -104,7 +104,7 @@ def test_a_cell_that_takes_too_long_is_a_timeout(tmp_path: Path) -> None:
     ended = command(source, tmp_path / "out.ipynb", "--execution-timeout", "1")
 
     assert ended.code == 1
-    assert "did not end within 1.0s in cell 1" in ended.err
+    assert "did not end within 1.0s in cell 2" in ended.err
     notebook = left(tmp_path / "out.ipynb")
     assert states(notebook) == [("completed", False), ("failed", True), ("pending", None)]
     assert notebook.metadata.runner.status == "timed-out"
@@ -154,7 +154,7 @@ def test_a_kernel_that_exits_is_a_failure(tmp_path: Path) -> None:
     ended = command(source, tmp_path / "out.ipynb")
 
     assert ended.code == 138
-    assert "exited by itself in cell 0 with code 0" in ended.err
+    assert "exited by itself in cell 1 with code 0" in ended.err
     assert left(tmp_path / "out.ipynb").metadata.runner.status == "incomplete"
 
 

@@ -60,6 +60,11 @@ def test_a_sample_in_the_next_cell_is_the_next_cell_s():
     assert uses[1].peak_gpu_memory_bytes == {"GPU-a": 50}
 
 
+def test_a_run_without_cells_has_none():
+    """A kernel that never answered leaves samples and no cells."""
+    assert per_cell(sampled(seconds=[0, 1], used=[1, 2]), []) == {}
+
+
 def test_utilization_is_weighed_by_time():
     """Samples taken extra at the end of cells do not count more than regular ones."""
     samples = sampled(seconds=[0, 1, 1.1, 1.2, 2.2], percent=[0, 100, 0, 0, 50])

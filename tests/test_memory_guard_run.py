@@ -72,7 +72,7 @@ def test_a_kernel_that_fills_the_container_is_ended_first(tmp_path: Path, limite
     assert ended.code == 5, ended.err
     record = cli.metrics(tmp_path / "out", "n")
     assert record["status"] == "kernel-died"
-    assert "the memory guard ended the kernel in cell 1" in record["reason"]
+    assert "the memory guard ended the kernel in cell 2" in record["reason"]
     assert (record["failure"]["cause"], record["failure"]["signal"]) == ("host-memory", "SIGKILL")
     assert "requires.memory_gb" in record["failure"]["hint"]
     assert [cell["status"] for cell in record["cells"]] == ["succeeded", "interrupted", "not-run"]
@@ -115,7 +115,7 @@ def test_without_the_guard_the_host_ends_the_kernel_and_that_is_told(tmp_path: P
 
     assert ended.code == 5, ended.err
     record = cli.metrics(tmp_path / "out", "n")
-    assert "killed by the host's OOM killer in cell 1" in record["reason"]
+    assert "killed by the host's OOM killer in cell 2" in record["reason"]
     assert (record["failure"]["cause"], record["failure"]["signal"]) == ("host-memory", "SIGKILL")
     assert record["host"]["oom_kills"] >= 1
     assert "switched off" in record["host"]["guard"]["unavailable"]["peak_unreclaimable_bytes"]

@@ -53,7 +53,7 @@ def test_a_failure_names_its_cell_and_the_largest_peak_counts() -> None:
         gpus=(gpu(None), gpu(8_589_934_592), gpu(24_000_000_000)),
     )
     found = values(failed, PATH)
-    assert (found["status"], found["failed-cell"], found["peak-gpu-memory-gb"]) == ("failed", "0", "24.00")
+    assert (found["status"], found["failed-cell"], found["peak-gpu-memory-gb"]) == ("failed", "1", "24.00")
     assert values(dataclasses.replace(METRICS, gpus=(gpu(None),)), PATH)["peak-gpu-memory-gb"] == ""
 
 

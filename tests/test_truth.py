@@ -31,7 +31,7 @@ CASES = {
     "all-well": Case(("1 + 1", "print('x')"), "succeeded", 0, (OK, OK), reason="all cells ran"),
     "cell-raises": Case(
         ("1", "raise ValueError('no such gene')", "2"),
-        "failed", 1, (OK, FAILED, NOT_RUN), 1, "exception", None, "ValueError in cell 1: no such gene",
+        "failed", 1, (OK, FAILED, NOT_RUN), 1, "exception", None, "ValueError in cell 2: no such gene",
     ),
     "allowed-exception": Case(
         (notebooks.code("1 / 0", tags=["raises-exception"]), "2"), "succeeded", 0, (OK, OK)
@@ -39,7 +39,7 @@ CASES = {
     "blank-cells": Case(("1", "  \n", "raise OSError('x')", ""), "failed", 1, (OK, OK, FAILED, NOT_RUN), 2, "exception"),
     "kernel-killed": Case(
         ("1", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "2"),
-        "kernel-died", 5, (OK, INTERRUPTED, NOT_RUN), 1, "killed", "SIGKILL", "the kernel died in cell 1 by SIGKILL",
+        "kernel-died", 5, (OK, INTERRUPTED, NOT_RUN), 1, "killed", "SIGKILL", "the kernel died in cell 2 by SIGKILL",
     ),
     "segfault": Case(
         ("import ctypes; ctypes.string_at(0)",), "kernel-died", 5, (INTERRUPTED,), 0, "segfault", "SIGSEGV", "by SIGSEGV"
@@ -48,7 +48,7 @@ CASES = {
         ("import os; os._exit(3)", "2"), "incomplete", 6, (INTERRUPTED, NOT_RUN), 0, None, None, "with code 3"
     ),
     "sys-exit-in-the-middle": Case(
-        ("import sys; sys.exit(0)", "2"), "incomplete", 6, (FAILED, NOT_RUN), 0, None, None, "in cell 0 by SystemExit(0)"
+        ("import sys; sys.exit(0)", "2"), "incomplete", 6, (FAILED, NOT_RUN), 0, None, None, "in cell 1 by SystemExit(0)"
     ),
     "sys-exit-in-the-last-cell": Case(("1", "raise SystemExit(4)"), "incomplete", 6, (OK, FAILED), 1, reason="SystemExit(4)"),
     "sys-exit-where-exceptions-are-allowed": Case(
@@ -57,7 +57,7 @@ CASES = {
     "quit-in-the-middle": Case(("quit()", "2"), "incomplete", 6, (FAILED, NOT_RUN), 0, reason="SystemExit(quit)"),
     "cell-deadline": Case(
         ("1", "import time; time.sleep(60)", "2"),
-        "timed-out", 4, (OK, INTERRUPTED, NOT_RUN), 1, None, None, "the cell did not end within 1.0s in cell 1",
+        "timed-out", 4, (OK, INTERRUPTED, NOT_RUN), 1, None, None, "the cell did not end within 1.0s in cell 2",
         ("--cell-timeout", "1s"),
     ),
     "notebook-deadline": Case(

@@ -71,8 +71,8 @@ class RunUse:
 def per_cell(sampled: Sampled, spans: Iterable[Span]) -> dict[int, CellUse]:
     """Return what each cell used, by its index."""
     ordered = sorted(spans, key=lambda span: span.start_seconds)
-    nexts = [*(span.start_seconds for span in ordered[1:]), math.inf]
-    return {span.index: _cell(sampled, span, until) for span, until in zip(ordered, nexts, strict=True)}
+    nexts = (*(span.start_seconds for span in ordered[1:]), math.inf)
+    return {span.index: _cell(sampled, span, until) for span, until in zip(ordered, nexts, strict=False)}
 
 
 def per_run(sampled: Sampled, start_seconds: float = 0.0, end_seconds: float = math.inf) -> RunUse:

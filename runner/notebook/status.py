@@ -216,7 +216,7 @@ def signal_name(returncode: int | None) -> str | None:
 def _where(cell: CodeCell | None) -> str:
     if cell is None:
         return ""
-    return f" in cell {cell.index}" if cell.index is not None else " in an inserted cell"
+    return f" in cell {cell.index + 1}" if cell.index is not None else " in an inserted cell"
 
 
 def _short(message: str | None, limit: int = 300) -> str:
