@@ -41,7 +41,7 @@ demo: $(VENV)/.installed-demo ## Run three notebooks on real single-cell data, w
 
 # What a machine lacks (a C compiler, Chromium, a GPU) skips its tests; pytest says which and why.
 TESTS ?= tests
-test: $(VENV)/.installed-demo,test ## Run the tests that need no GPU, no container engine and no cluster
+test: $(VENV)/.installed-demo,test,s3,hf ## Run the tests that need no GPU, no container engine and no cluster
 	$(BIN)/python -m pytest -n 2 -m 'not gpu and not image and not cluster' $(TESTS)
 
 # The files of the repository, also where its owner is somebody else (a container's mount).

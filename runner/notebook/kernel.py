@@ -99,7 +99,7 @@ class Kernel:
         context = zmq.asyncio.Context()
         context.setsockopt(zmq.RCVHWM, WAITING_MESSAGES)
         client = self.manager.client(context=context)
-        client.start_channels()
+        client.start_channels(hb=False)  # whether it lives is asked of its process
         client.allow_stdin = False
         return client
 
