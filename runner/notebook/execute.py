@@ -285,8 +285,10 @@ class Session:
         await _matching(kc.shell_channel, {asked}, 5.0)
 
     async def _end_kernel(self) -> None:
-        quick = self.stopper.stop is not None
-        await self.kernel.shut_down(grace_seconds=1.0 if quick else 3.0)
+        # ipykernel sometimes hangs while it closes. Workers and GPUs may need their time to end well;
+        # without them there is nothing to wait for.
+        patient = self.stopper.stop is None and (self.courtesy or self.kernel.has_children)
+        await self.kernel.shut_down(grace_seconds=3.0 if patient else 1.0)
 
     def _close(self) -> None:
         if self.client is not None:

@@ -128,6 +128,14 @@ class Kernel:
         """Whether the process still runs."""
         return self._process is not None and self._process.poll() is None
 
+    @property
+    def has_children(self) -> bool:
+        """Whether processes that the kernel started are still there."""
+        try:
+            return bool(Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().strip())
+        except OSError:
+            return True  # not to be seen here, so better be patient
+
     def signal_group(self, number: int) -> None:
         """Send a signal to the kernel and the children in its process group."""
         if self.pid is None or not self.alive:
