@@ -175,8 +175,7 @@ class Execution:
         self._judge(self.facts, self.verdict)
 
     def _show_memory(self, latest: Latest) -> None:
-        known = [used for used in latest.gpu_used_bytes.values() if used is not None]
-        self.progress.memory(sum(known) if known else None, latest.host_bytes)
+        self.progress.memory(latest.gpu_total_bytes, latest.host_bytes)
 
     def _on_breach(self, used_bytes: int) -> None:
         """Kill first, explain later: called by the guard with the container nearly full."""

@@ -11,7 +11,7 @@ from runner.units import format_bytes, format_seconds
 
 if TYPE_CHECKING:
     from runner.inflight import Claim
-    from runner.machine.sampler import Latest, Sampler
+    from runner.machine.sampler import Sampler
     from runner.notebook.save import Saver
     from runner.notebook.status import CellEvent
     from runner.progress import Progress
@@ -60,7 +60,7 @@ class Reporter(Observer):
         """Say how the cell ended and what the run takes."""
         self._sampler.sample_now()
         latest = self._sampler.latest
-        gpu = total_bytes(latest) if latest else None
+        gpu = latest.gpu_total_bytes if latest else None
         log.info(
             "cell-end",
             nb=self._name,
@@ -81,12 +81,6 @@ class Reporter(Observer):
         """Note that there is something to save."""
         if self._saver is not None:
             self._saver.dirty = True
-
-
-def total_bytes(latest: Latest) -> int | None:
-    """Return the GPU memory in use over all GPUs of the run; None where nothing is known."""
-    known = [used for used in latest.gpu_used_bytes.values() if used is not None]
-    return sum(known) if known else None
 
 
 def title_of(source: str, limit: int = 80) -> str | None:

@@ -13,6 +13,7 @@ import contextlib
 import dataclasses
 import json
 import math
+import os
 import threading
 import time
 from typing import TYPE_CHECKING
@@ -112,7 +113,7 @@ def _gate(job: Job, stopper: Stopper) -> GateDecision:
 
     return gate(
         job.asked,
-        environ=_environ(),
+        environ=os.environ,
         wait_seconds=job.options.wait,
         disk_path=job.cwd,
         owner=job.name,
@@ -256,9 +257,3 @@ class _Recorder:
 
 def _redacted(metrics: Metrics, redactor: Redactor) -> Metrics:
     return dataclasses.replace(metrics, reason=redactor.text(metrics.reason))
-
-
-def _environ() -> dict[str, str]:
-    import os
-
-    return dict(os.environ)

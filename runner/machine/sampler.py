@@ -40,6 +40,12 @@ class Latest(NamedTuple):
     gpu_used_bytes: dict[str, int | None]
     host_bytes: int | None
 
+    @property
+    def gpu_total_bytes(self) -> int | None:
+        """Memory in use over all GPUs of the run; None where nothing is known."""
+        known = [used for used in self.gpu_used_bytes.values() if used is not None]
+        return sum(known) if known else None
+
 
 class Sampler:
     """The thread that takes the samples.

@@ -214,11 +214,6 @@ def _tail(path: Path, limit: int = 20_000) -> str:
         return ""
 
 
-def default_kernel() -> str:
-    """Return the kernel for notebooks that name none."""
-    return "python3"
-
-
 def runs_here(name: str) -> bool:
     """Tell whether a kernel is this very Python, so that our package versions are its versions."""
     try:
