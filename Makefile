@@ -25,10 +25,11 @@ $(BIN)/python:
 	@$(PYTHON) -m venv --clear $(VENV) || { rm -rf $(VENV); \
 	  echo "$(PYTHON) cannot make a virtual environment; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 2; }
 
-# The build back end first and from the constraints too: an isolated build would take any version of it.
+# The build back ends, ours and that of the sources among our dependencies, first and from the constraints too: an
+# isolated build would take any version of them.
 $(VENV)/.installed-%: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "installing $* into $(VENV)"
-	@$(PIP) install --constraint constraints.txt hatchling editables
+	@$(PIP) install --constraint constraints.txt hatchling editables setuptools
 	@$(PIP) install --constraint constraints.txt --no-build-isolation --editable '.[$*]'
 	@touch $@
 
