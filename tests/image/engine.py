@@ -27,6 +27,17 @@ BASE = "localhost/runner-test/debian"
 _OURS = f"localhost/runner-test/{hashlib.sha256(str(ROOT).encode()).hexdigest()[:8]}"
 RAPIDS, CPU, GPU = f"{_OURS}-rapids", f"{_OURS}-cpu", f"{_OURS}-gpu"
 HARDENED = ("--read-only", "--cap-drop=ALL", "--security-opt=no-new-privileges", "--network=none")
+# What of a machine's pip configuration tells how an index is reached; a constraint, say, is the machine's own matter.
+_REACHING = {
+    "index-url",
+    "extra-index-url",
+    "find-links",
+    "trusted-host",
+    "proxy",
+    "cert",
+    "client-cert",
+    "default-timeout",
+}
 _CONTAINERS_CONF = """\
 [containers]
 default_ulimits = ["nofile=4096:16384", "nproc=4096:8192"]
@@ -129,7 +140,9 @@ def _index_options(folder: Path, program: str) -> tuple[tuple[str, ...], tuple[s
     settings: dict[str, str] = {}
     for line in sorted(listed.splitlines(), reverse=True):  # the environment (":env:") comes last and wins
         key, _, value = line.partition("=")
-        settings[key.rpartition(".")[2]] = value.strip("'")
+        setting = key.rpartition(".")[2]
+        if setting in _REACHING:
+            settings[setting] = value.strip("'")
     configuration = folder / "pip.conf"
     configuration.write_text("[global]\n" + "".join(f"{key} = {value}\n" for key, value in settings.items()))
     options = ["--network=host", f"--secret=id=pipconf,src={configuration}"]
