@@ -24,8 +24,8 @@ def debian(engine: engines.Engine) -> str:
 
 @pytest.fixture(scope="session")
 def cpu_image(engine: engines.Engine, debian: str) -> str:
-    """Give the cpu image, built from this checkout."""
-    engine.build(engines.CPU, debian, "--target=cpu", "--build-arg=IMAGE=localhost/runner-test/cpu:test")
+    """Give the cpu image, built from this checkout and without layers of another day, which hold that day's packages."""
+    engine.build(engines.CPU, debian, *engines.CPU_OPTIONS)
     return engines.CPU
 
 

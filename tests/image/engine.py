@@ -26,6 +26,7 @@ BASE = "localhost/runner-test/debian"
 # Two checkouts on one machine do not share what is built from them.
 _OURS = f"localhost/runner-test/{hashlib.sha256(str(ROOT).encode()).hexdigest()[:8]}"
 RAPIDS, CPU, GPU = f"{_OURS}-rapids", f"{_OURS}-cpu", f"{_OURS}-gpu"
+CPU_OPTIONS = ("--no-cache", "--target=cpu", "--build-arg=IMAGE=localhost/runner-test/cpu:test")
 HARDENED = ("--read-only", "--cap-drop=ALL", "--security-opt=no-new-privileges", "--network=none")
 # What of a machine's pip configuration tells how an index is reached; a constraint, say, is the machine's own matter.
 _REACHING = {
