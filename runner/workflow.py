@@ -19,8 +19,8 @@ from types import FrameType
 
 from runner import files, log
 from runner.errors import RunnerError
-from runner.job import checkout_of
 from runner.plan import Plan, load
+from runner.run.job import checkout_of
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runner.allocation import NO_LIBRARY, NOT_TOLD, NOTHING, Device, account, overhead_bytes, with_need
 from runner.machine.joins import Span
 from runner.need import CARDS_GB, MARGIN_FRACTION, need_bytes, smallest_card_gb
 from runner.notebook.probe import Allocation, Allocations
 from runner.records import GpuUse
+from runner.run.allocation import NO_LIBRARY, NOT_TOLD, NOTHING, Device, account, overhead_bytes, with_need
 
 GB = 10**9
 FIRST = "GPU-00000000-0000-4000-8000-00000000000a"

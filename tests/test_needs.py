@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from runner.needs import Ended, ended, passed, reason_to_skip
 from runner.records import Status
+from runner.run.needs import Ended, ended, passed, reason_to_skip
 
 THIS, OTHER = "run-2", "run-1"
 

@@ -13,8 +13,8 @@ from support import notebooks
 
 from runner.errors import PlanError
 from runner.plan import load, parse
-from runner.plancheck import check_plan
-from runner.sharing import shared_products, shared_with
+from runner.plan.check import check_plan
+from runner.plan.sharing import shared_products, shared_with
 
 MINIMAL = {"version": 1, "name": "p", "notebooks": [{"name": "a", "path": "a.ipynb"}]}
 

@@ -16,8 +16,8 @@ from support import notebooks
 from runner.notebook.document import read_notebook
 from runner.notebook.prepare import prepare
 from runner.plan import Notebook, Plan, load
-from runner.plancheck import check_plan
-from runner.sharing import shared_products
+from runner.plan.check import check_plan
+from runner.plan.sharing import shared_products
 
 CONFIGS = Path(__file__).parents[1] / "tekton" / "configs"
 SEVEN = [

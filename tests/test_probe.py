@@ -16,9 +16,9 @@ import pytest
 from simdriver import Device
 from support import cli, notebooks
 
-from runner import probing
-from runner.allocation import NO_LIBRARY, NOT_TOLD
 from runner.notebook import probe
+from runner.run import probing
+from runner.run.allocation import NO_LIBRARY, NOT_TOLD
 
 STANDINS = Path(__file__).with_name("standins")
 GPU = "GPU-00000000-0000-4000-8000-00000000000a"

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from runner import log
 from runner.redact import MASK, Redactor
-from runner.runlog import RunLog
+from runner.run.runlog import RunLog
 
 SECRET = "hunter2-ÄÖ/+\"'\\ <&> \n end"
 # Of few letters, so that secrets begin like each other and like what stands between them.

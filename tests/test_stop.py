@@ -95,7 +95,7 @@ INTERRUPTED_LOG = """
 import os, pathlib, signal, sys
 from runner import log
 from runner.redact import Redactor
-from runner.runlog import RunLog
+from runner.run.runlog import RunLog
 from runner.stop import Stopper
 
 class Stream:

@@ -29,8 +29,8 @@ def command(notebooks: tuple[Path, ...], output_dir: Path | None, trust_html: bo
     import json
 
     from runner.errors import BrokenInputError
-    from runner.job import EXECUTED_SUFFIX
     from runner.notebook.convert import convert, find_notebooks
+    from runner.run.job import EXECUTED_SUFFIX
 
     done, failed = [], []
     for notebook in find_notebooks(notebooks):

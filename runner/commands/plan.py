@@ -11,7 +11,7 @@ import click
 from runner.commands import options, plan_render
 
 if TYPE_CHECKING:
-    from runner.plancheck import Problem
+    from runner.plan.check import Problem
 
 
 @click.group("plan")
@@ -43,7 +43,7 @@ def check(plan: Path, checkout: Path | None, as_json: bool) -> int:
     loaded = load(plan)
     problems: list[Problem] = []
     if checkout is not None:
-        from runner.plancheck import check_plan
+        from runner.plan.check import check_plan
 
         problems = check_plan(loaded, checkout)
     errors = [problem for problem in problems if problem.severity == "error"]

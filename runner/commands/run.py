@@ -36,16 +36,16 @@ def command(**given: Any) -> int:
       runner run notebook.ipynb --min-gpu-memory-gb 24 --timeout 2h
       runner run 02_extended --plan plan.yaml -p n_top_genes 2000
     """
-    from runner.job import resolve
+    from runner.run.job import resolve
 
     as_json = given.pop("as_json")
     job = resolve(make_options(given))
     if job.options.prepare_only:
-        from runner.preparation import prepare_only
+        from runner.run.preparation import prepare_only
 
         return prepare_only(job, as_json=as_json)
-    from runner.progress import for_terminal
-    from runner.run import run
+    from runner.run.lifecycle import run
+    from runner.run.progress import for_terminal
     from runner.stop import Stopper
 
     with for_terminal() as progress:
@@ -62,7 +62,7 @@ def command(**given: Any) -> int:
 
 def make_options(given: dict[str, Any]) -> Any:
     """Return the options record for what click parsed."""
-    from runner.job import Options
+    from runner.run.job import Options
 
     values = dict(given)
     yaml_text = values.pop("parameters_yaml", None)

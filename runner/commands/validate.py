@@ -60,8 +60,8 @@ def command(as_json: bool, **given: Any) -> int:
 
 def _asked(given: dict[str, Any]) -> Any:
     """Return the question that these options ask."""
-    from runner.job import checkout_of, wanted
     from runner.plan import load
+    from runner.run.job import checkout_of, wanted
     from runner.validate.result import Asked
 
     plan = load(given["plan"]) if given["plan"] else None

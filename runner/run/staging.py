@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 from runner import log
 from runner.data.serve import Served, serving
 from runner.notebook import products
+from runner.plan.sharing import shared_with
 from runner.records import Change
-from runner.sharing import shared_with
 
 if TYPE_CHECKING:
-    from runner.job import Job
+    from runner.run.job import Job
 
 
 class Staging:

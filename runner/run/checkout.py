@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from runner.errors import BrokenInputError
 
 if TYPE_CHECKING:
-    from runner.job import Job
+    from runner.run.job import Job
 
 
 def check_source(job: Job) -> None:

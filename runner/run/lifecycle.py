@@ -18,21 +18,22 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from runner import attempts, files, log, needs, results
-from runner.checkout import check_source
-from runner.draft import Draft
+from runner import attempts, files, log, results
 from runner.errors import BrokenInputError, RecordError, RefusedError
 from runner.inflight import Claim
-from runner.job import EXECUTED_SUFFIX, Job
 from runner.records import Metrics, Status
 from runner.redact import Redactor
-from runner.runlog import RunLog
+from runner.run import needs
+from runner.run.checkout import check_source
+from runner.run.draft import Draft
+from runner.run.job import EXECUTED_SUFFIX, Job
+from runner.run.runlog import RunLog
 from runner.stop import StoppedError, Stopper
 
 if TYPE_CHECKING:
-    from runner.execution import Execution
     from runner.gate import GateDecision
-    from runner.progress import Progress
+    from runner.run.execution import Execution
+    from runner.run.progress import Progress
 
 SIGNAL_RECORD_SECONDS = 8.0
 """After a signal, notebook and metrics are on the disk within this time."""
@@ -124,7 +125,7 @@ def _gate(job: Job, stopper: Stopper) -> GateDecision:
 def _run_notebook(
     job: Job, draft: Draft, decision: GateDecision, stopper: Stopper, recorder: _Recorder, progress: Progress
 ) -> None:
-    from runner.execution import Execution
+    from runner.run.execution import Execution
 
     execution = Execution(job, draft, decision, stopper, recorder, progress)
     try:

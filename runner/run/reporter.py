@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from runner.machine.sampler import Sampler
     from runner.notebook.save import Saver
     from runner.notebook.status import CellEvent
-    from runner.progress import Progress
-    from runner.runlog import RunLog
+    from runner.run.progress import Progress
+    from runner.run.runlog import RunLog
 
 
 class Reporter(Observer):

@@ -12,14 +12,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from runner.allocation import Account, Device, account, overhead_bytes, with_need
 from runner.machine.cuda_processes import CudaProcesses
 from runner.notebook import device_memory, probe
 from runner.records import AllocatorProbe, Cause, Cell, DeviceShortage, Failure, GpuUse
+from runner.run.allocation import Account, Device, account, overhead_bytes, with_need
 
 if TYPE_CHECKING:
     from runner.machine.joins import Span
-    from runner.watch import Watch
+    from runner.run.watch import Watch
 
 OFF = "the allocator probe was switched off (--allocator-probe off)"
 NOT_STARTED = "the allocator probe runs in IPython kernels only, and this kernel did not start it"

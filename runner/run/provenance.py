@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from runner.records import Environment, Source
 
 if TYPE_CHECKING:
-    from runner.job import Job
+    from runner.run.job import Job
 
 
 class Provenance:

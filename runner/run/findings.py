@@ -11,8 +11,8 @@ from runner.machine.joins import CellUse, Span
 from runner.notebook.diagnose import Evidence, diagnose
 from runner.notebook.outputs import is_figure, output_bytes
 from runner.records import Cell, CellStatus, Failure, Status
-from runner.reporter import title_of
-from runner.runlog import without_colours
+from runner.run.reporter import title_of
+from runner.run.runlog import without_colours
 from runner.stop import StopKind
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from runner.notebook.prepare import prepare
 from runner.notebook.save import notebook_bytes
 
 if TYPE_CHECKING:
-    from runner.job import Job
+    from runner.run.job import Job
 
 
 def prepare_only(job: Job, *, as_json: bool) -> int:

@@ -16,8 +16,8 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from runner.errors import PlanError, UsageError
 from runner.files import check_name
-from runner.plangraph import check_graph
-from runner.plantext import document_of, with_defaults
+from runner.plan.graph import check_graph
+from runner.plan.text import document_of, with_defaults
 from runner.records import Requirements
 from runner.units import duration_seconds
 

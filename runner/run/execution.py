@@ -12,24 +12,25 @@ import signal
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from runner import log, provenance
+from runner import log
 from runner.errors import BrokenInputError
 from runner.gate import GateDecision, visibility_env
-from runner.job import EXECUTED_SUFFIX, Job
-from runner.probing import Probing
 from runner.records import Failure, Status
-from runner.staging import Staging
+from runner.run import provenance
+from runner.run.job import EXECUTED_SUFFIX, Job
+from runner.run.probing import Probing
+from runner.run.staging import Staging
+from runner.run.watch import Watch
 from runner.stop import StopKind, Stopper
 from runner.units import format_bytes
-from runner.watch import Watch
 
 if TYPE_CHECKING:
-    from runner.draft import Draft
     from runner.machine.sampler import Latest
     from runner.notebook.engine import Manager
     from runner.notebook.kernel import Kernel
     from runner.notebook.status import Facts, Verdict
-    from runner.progress import Progress
+    from runner.run.draft import Draft
+    from runner.run.progress import Progress
 
 _LOOPBACK = "127.0.0.1,localhost"
 
@@ -140,7 +141,7 @@ class Execution:
 
         from runner.notebook import engine
         from runner.notebook.execute import Limits, Session
-        from runner.reporter import Reporter
+        from runner.run.reporter import Reporter
 
         assert self.kernel is not None
         assert self.watch is not None
@@ -213,7 +214,7 @@ class Execution:
 
     def _judge(self, facts: Facts, verdict: Verdict) -> None:
         """Record status, cells and failure, and mark the notebook."""
-        from runner import findings
+        from runner.run import findings
 
         self.draft.end(verdict.status, verdict.reason, verdict.exit_code)
         self.draft.failure = self._failure(facts, verdict)
@@ -222,8 +223,8 @@ class Execution:
         self._mark()
 
     def _failure(self, facts: Facts, verdict: Verdict) -> Failure | None:
-        from runner import findings
         from runner.machine.host import shm_free_bytes
+        from runner.run import findings
 
         failure = findings.failure(
             self.notebook,
@@ -302,7 +303,7 @@ class Execution:
         self._join()
 
     def _join(self) -> None:
-        from runner import findings
+        from runner.run import findings
 
         assert self.watch is not None
         assert self.facts is not None

@@ -32,7 +32,7 @@ from runner.records import (
 )
 
 if TYPE_CHECKING:
-    from runner.job import Job
+    from runner.run.job import Job
 
 
 @dataclass(slots=True)
