@@ -4,17 +4,23 @@
 from __future__ import annotations
 
 import base64
+import contextlib
+import fcntl
 import hashlib
 import json
 import os
+import pty
 import random
 import re
 import shutil
 import signal
+import struct
 import subprocess
 import sys
+import termios
 import threading
 import time
+from dataclasses import asdict, replace
 from email.utils import formatdate
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,8 +31,9 @@ from support.server import Reply, serving
 from runner import log
 from runner.data import fetch as fetch_stage
 from runner.data.locate import locate, shown
+from runner.data.patience import Limits, Patience
 from runner.data.report import Lines
-from runner.data.transfer import Limits
+from runner.data.version import Version
 from runner.errors import BrokenInputError, NetworkError, PlanError, RefusedError, UsageError
 from runner.plan import Plan, parse
 
@@ -219,6 +226,61 @@ def test_a_server_that_is_not_there_is_a_network_error(tmp_path):
         fetch(tmp_path, "http://127.0.0.1:9/data.bin")
 
 
+def cut_off() -> None:
+    raise ConnectionResetError
+
+
+def test_several_streams_that_fail_at_once_are_one_fault(tmp_path, server):
+    """All connections of a server that goes away for a moment end together; that is one try and not eight."""
+    reply = Reply(content=CONTENT)
+    reply.before = lambda: cut_off() if 2 <= len(server.requests) <= 6 else None
+    url = server.add("/data.bin", reply)
+    lines = []
+    stop = log.add_sink(lines.append)
+    assert fetch(tmp_path, url, connections=5, limits=replace(QUICK, attempts=3)).path.read_bytes() == CONTENT
+    stop()
+    assert 1 <= sum("fetch-retry" in line for line in lines) <= 2
+
+
+def test_a_server_that_serves_one_connection_is_content_with_one(tmp_path, server):
+    """However many were wanted; being told so is no reason to give up."""
+    reply = Reply(content=CONTENT, at_once=1, headers={"Retry-After": "0"}, bytes_per_second=32 * MB)
+    url = server.add("/data.bin", reply)
+    assert fetch(tmp_path, url, connections=16, limits=replace(QUICK, attempts=2)).path.read_bytes() == CONTENT
+
+
+def test_faults_are_counted_by_rounds():
+    """A round is what was asked for between two pauses; progress begins the count anew, waiting does not."""
+    now = [0.0]
+    patience = Patience(Limits(attempts=3, backoff_seconds=1), clock=lambda: now[0])
+    assert patience.fault(0, 0, retry_after=None)
+    assert not any(patience.fault(0, 0, retry_after=None) for _ in range(20))
+    assert 0.8 <= patience.pause_seconds <= 1.2
+    assert patience.fault(1, 0, retry_after=7, counts=False)
+    assert patience.pause_seconds == 7
+    assert not patience.fault(1, 0, retry_after=9)
+    assert patience.pause_seconds == 9
+    now[0] = 9
+    assert patience.pause_seconds == 0
+    assert patience.fault(2, 0, retry_after=None)
+    assert (patience.faults, patience.exhausted) == (2, False)
+    assert patience.fault(3, MB, retry_after=None)
+    assert (patience.faults, patience.exhausted) == (1, False)
+    for number in (4, 5):
+        patience.fault(number, MB, retry_after=None)
+    assert patience.exhausted
+
+
+def test_restarts_are_counted_whatever_comes_between_them():
+    """A server that never has the same file twice is given up."""
+    patience = Patience(Limits(attempts=3, backoff_seconds=1))
+    for there in (MB, 5 * MB, 9 * MB):
+        assert not patience.exhausted
+        patience.fault(patience.round, there, retry_after=None)
+        patience.restart()
+    assert patience.exhausted
+
+
 # What cannot pass
 
 
@@ -373,12 +435,103 @@ def test_a_continued_download_that_does_not_verify_is_begun_anew(tmp_path, serve
     staged.mkdir(parents=True)
     url = server.add("/data.bin", Reply(content=CONTENT))
     (staged / "data.bin.part").write_bytes(b"\0" * MB)
-    identity = {"url": url, "total": len(CONTENT), "etag": '"v1"'}
-    (staged / "data.bin.journal").write_text(json.dumps({"identity": identity, "boot": "", "done": [[0, MB]]}))
+    version = asdict(Version.of(url, len(CONTENT), {"etag": '"v1"'}))
+    (staged / "data.bin.journal").write_text(json.dumps({"version": version, "boot": "", "done": [[0, MB]]}))
     assert fetch(tmp_path, url, sha256=sha256(CONTENT)).path.read_bytes() == CONTENT
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"done": [[0, 5]]}', '{"done": "x", "identity": {}, "boot": ""}'])
+@pytest.mark.parametrize("pinned", [True, False])
+def test_a_server_that_names_each_answer_anew_is_asked_a_few_times(tmp_path, server, pinned):
+    """As nodes behind a load balancer do: then a checksum tells, or the file comes in one answer."""
+    reply = Reply(content=CONTENT)
+    reply.before = lambda: setattr(reply, "etag", f'"{len(server.requests)}"')
+    fields = {"sha256": sha256(CONTENT)} if pinned else {}
+    assert fetch(tmp_path, server.add("/data.bin", reply), **fields).path.read_bytes() == CONTENT
+    assert len(server.requests) < 25
+    assert ("range" in server.requests[-1][2]) is pinned
+
+
+def test_a_server_that_has_another_size_each_time_is_given_up(tmp_path, server):
+    """With a checksum as well: parts of files of two sizes never make the wanted one."""
+    reply = Reply(content=CONTENT)
+    reply.before = lambda: setattr(reply, "content", reply.content[:-1])
+    url = server.add("/data.bin", reply)
+    with pytest.raises(NetworkError, match=r"the file changed on the server: total was .*, begun anew 4 times"):
+        fetch(tmp_path, url, sha256=sha256(CONTENT))
+    assert len(server.requests) < 40
+
+
+def test_a_range_that_makes_no_sense_is_asked_for_a_few_times(tmp_path, server):
+    """A size that is not told, a range that is not the one, and one that holds nothing."""
+    for said in ("bytes 0-99/*", "bytes 5-104/1000", "bytes 0-99/50", "bytes 0-99/1000"):
+        reply = Reply(content=CONTENT[:100], content_range=said)
+        with pytest.raises(NetworkError, match=r"times"):
+            fetch(tmp_path, server.add("/data.bin", reply))
+    assert len(server.requests) < 40
+
+
+def test_a_file_that_shrinks_while_it_comes_in_one_answer_is_the_later_one(tmp_path, server):
+    """The size of the first answer says nothing about the second, when nothing is continued."""
+    reply = Reply(content=CONTENT, ranges=False, cut_after=[MB])
+    url = server.add("/data.bin", reply)
+    reply.before = lambda: setattr(reply, "content", CONTENT[: 3 * MB]) if len(server.requests) > 1 else None
+    assert fetch(tmp_path, url).path.read_bytes() == CONTENT[: 3 * MB]
+    assert len(server.requests) == 2
+
+
+def half_fetched(tmp_path, server, reply, **fields) -> str:
+    """Leave a download that stopped in the middle and return its URL."""
+    reply.cut_after = [3 * MB] * 50
+    reply.before = lambda: reply.statuses.append(500) if len(server.requests) > 2 else None
+    url = server.add("/data.bin", reply)
+    with pytest.raises(NetworkError):
+        fetch(tmp_path, url, connections=1, **fields)
+    server.requests.clear()
+    return url
+
+
+@pytest.mark.parametrize(
+    ("then", "now"),
+    [
+        ({"Last-Modified": formatdate(1e9, usegmt=True)}, {"Last-Modified": formatdate(1.1e9, usegmt=True)}),
+        ({"ETag": 'W/"a"'}, {"ETag": 'W/"b"'}),
+        ({}, {}),
+    ],
+)
+@pytest.mark.parametrize("pinned", [True, False])
+def test_versions_are_told_apart_by_whatever_names_them(tmp_path, server, then, now, pinned):
+    """By date and by a weak ETag as well; where nothing names them, nothing is continued."""
+    newer = bytes(reversed(CONTENT))
+    fields = {"sha256": sha256(newer)} if pinned else {}
+    url = half_fetched(tmp_path, server, Reply(content=CONTENT, etag=None, headers=then), **fields)
+    server.add("/data.bin", Reply(content=newer, etag=None, headers=now))
+    assert fetch(tmp_path, url, **fields).path.read_bytes() == newer
+
+
+def test_a_version_that_is_named_is_continued(tmp_path, server):
+    """By a date alone, and by an ETag that a proxy made weak on the way."""
+    date = {"Last-Modified": formatdate(1e9, usegmt=True)}
+    url = half_fetched(tmp_path, server, Reply(content=CONTENT, etag='"a"', headers=date))
+    server.add("/data.bin", Reply(content=CONTENT, etag='W/"a"', headers=date))
+    assert fetch(tmp_path, url).path.read_bytes() == CONTENT
+    assert not server.ranges[0].startswith("bytes=0-")
+
+
+def test_on_a_slow_link_a_kill_costs_little(tmp_path, server):
+    """What came in the first second is on the disk and in the record soon."""
+    reply = Reply(content=CONTENT, bytes_per_second=100_000)
+    child = start_child(tmp_path, server.add("/data.bin", reply))
+    journal = tmp_path / "cache" / ".staged" / "sub" / "data.bin.journal"
+    wait_for(lambda: journal.exists() or child.poll() is not None)
+    child.kill()
+    child.communicate()
+    spans = json.loads(journal.read_text())["done"]
+    assert 0 < sum(end - start for start, end in spans) < MB
+    part = (journal.parent / "data.bin.part").read_bytes()
+    assert all(part[start:end] == CONTENT[start:end] for start, end in spans)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"done": [[0, 5]]}', '{"done": "x", "version": {}, "boot": ""}'])
 def test_a_damaged_journal_is_no_obstacle(tmp_path, server, text):
     """The download begins anew."""
     staged = tmp_path / ".staged" / "sub"
@@ -399,6 +552,59 @@ def test_two_fetches_at_once_do_it_once(tmp_path, server):
 
 
 # The cache
+
+
+class Killed(BaseException):
+    """Nothing that is done afterwards has an effect."""
+
+
+def killed_at(step: int, monkeypatch) -> None:
+    """Let this process do no more to files from its so manieth step on."""
+    left = [step]
+
+    def counted(function):
+        def stepping(*arguments, **options):
+            if threading.current_thread() is threading.main_thread():
+                left[0] -= 1
+                if left[0] <= 0:
+                    raise Killed
+            return function(*arguments, **options)
+
+        return stepping
+
+    for name in ("fsync", "replace", "unlink"):
+        monkeypatch.setattr(os, name, counted(getattr(os, name)))
+
+
+@pytest.mark.parametrize("pinned", [True, False])
+@pytest.mark.parametrize("scheme", ["http", "file"])
+def test_a_kill_while_a_file_takes_the_place_of_another_leaves_one_of_them(
+    tmp_path, server, monkeypatch, pinned, scheme
+):
+    """After any step: the old file with its record or the new one with its own, and both plans work."""
+    contents = {"old": b"old", "new": b"newer"}
+    urls, checksums = {}, {}
+    for name, content in contents.items():
+        (tmp_path / name).write_bytes(content)
+        urls[name] = server.add(f"/{name}", Reply(content=content))
+        if scheme == "file":
+            urls[name] = f"file://{tmp_path}/{name}"
+        checksums[name] = {"sha256": sha256(content)} if pinned else {}
+    for step in range(1, 30):
+        cache = tmp_path / f"cache{step}"
+        fetch(cache, urls["old"], **checksums["old"])
+        with monkeypatch.context() as patch, contextlib.suppress(Killed):
+            killed_at(step, patch)
+            fetch(cache, urls["new"], **checksums["new"])
+            break
+        there = (cache / "sub" / "data.bin").read_bytes()
+        name = "old" if there == contents["old"] else "new"
+        assert there == contents[name]
+        assert not fetch(cache, urls[name], **checksums[name], offline=True).fetched
+        for name in ("new", "old", "new"):
+            assert fetch(cache, urls[name], **checksums[name]).path.read_bytes() == contents[name]
+        assert {path for path in left(cache) if not path.startswith(".")} == {"data.bin", "data.bin.json"}
+    assert 5 < step < 29
 
 
 def test_a_staged_file_that_changed_is_broken_input(tmp_path, server):
@@ -469,6 +675,23 @@ def test_local_files_are_copied_and_verified(tmp_path):
         fetch(tmp_path / "c2", f"file://{tmp_path}")
     with pytest.raises(BrokenInputError, match="names the host 'server'"):
         fetch(tmp_path / "c2", "file://server/share")
+
+
+def test_a_local_file_that_cannot_be_read_is_broken_input(tmp_path):
+    """The source is named and not the cache."""
+    (tmp_path / "file").write_bytes(b"x")
+    os.mkfifo(tmp_path / "pipe")
+    for source, reason in {
+        "/proc/self/mem": "Input/output error",
+        f"{tmp_path}/file/below": "Not a directory",
+        f"{tmp_path}/pipe": "Is no regular file",
+    }.items():
+        with pytest.raises(BrokenInputError, match=f"{source} cannot be copied: {reason}"):
+            fetch(tmp_path / "cache", f"file://{source}")
+    if os.getuid():
+        (tmp_path / "file").chmod(0)
+        with pytest.raises(BrokenInputError, match="file cannot be copied: Permission denied"):
+            fetch(tmp_path / "cache", f"file://{tmp_path}/file")
 
 
 @pytest.mark.parametrize(
@@ -601,6 +824,75 @@ def test_user_and_password_of_a_url_are_used_and_not_shown(tmp_path, server):
     assert "pass-word" not in str(caught.value)
     assert lines
     assert not any("pass-word" in line for line in lines)
+
+
+def test_what_a_url_carries_is_nowhere_written(tmp_path, server, monkeypatch):
+    """A token in the query is neither in the log, nor in the records, nor in the errors."""
+    lines = []
+    stop = log.add_sink(lines.append)
+    path = "/data.bin?token=s3cret"
+    reply = Reply(content=CONTENT, etag='"v1"')
+    reply.before = lambda: setattr(reply, "etag", f'"{len(server.requests)}"')
+    fetch(tmp_path, server.add(path, reply))
+    half_fetched(tmp_path / "half", server, Reply(content=CONTENT))
+    other = server.add("/data.bin?token=s3cret2", Reply(content=CONTENT))
+    monkeypatch.setattr("runner.data.partial.Partial.finish", cut_off)
+    with pytest.raises((NetworkError, TypeError)):
+        fetch(tmp_path / "half", other)
+    stop()
+    assert any("fetch-restart" in line and "the file changed" in line for line in lines)
+    written = [path for path in tmp_path.rglob("*") if path.suffix in {".json", ".journal"}]
+    assert {path.suffix for path in written} == {".json", ".journal"}
+    for text in (*lines, *(path.read_text() for path in written)):
+        assert "s3cret" not in text
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "url", "sent"),
+    [
+        (None, "https://huggingface.co/o/n/resolve/main/f", True),
+        (None, "https://HuggingFace.co:443/o/n/resolve/main/f", True),
+        (None, "http://huggingface.co/o/n/resolve/main/f", False),
+        (None, "https://huggingface.co:8443/f", False),
+        (None, "https://huggingface.co.evil.org/f", False),
+        (None, "https://evil.org/huggingface.co", False),
+        (None, "https://cdn.huggingface.co/f", False),
+        ("https://hub.example.org", "https://hub.example.org/f", True),
+        ("https://hub.example.org", "https://huggingface.co/f", False),
+        ("http://hub.example.org", "http://hub.example.org/f", False),
+        ("http://127.0.0.1:80", "http://127.0.0.1/f", True),
+    ],
+)
+def test_the_token_of_the_hub_goes_to_the_hub_alone(monkeypatch, endpoint, url, sent):
+    """To the very host, and never in the clear, except on this machine."""
+    monkeypatch.setenv("HF_TOKEN", "secret")
+    if endpoint:
+        monkeypatch.setenv("HF_ENDPOINT", endpoint)
+    assert ("Authorization" in locate(url).headers) is sent
+
+
+def test_progress_on_a_terminal_is_a_bar(tmp_path, server):
+    """With name, bytes and speed; what is logged meanwhile stays readable, the answer is on stdout."""
+    url = server.add("/data.bin", Reply(content=CONTENT, bytes_per_second=4 * MB, statuses=[500]))
+    path = tmp_path / "plan.yaml"
+    path.write_text(plan(dataset={"url": url, "path": "data.bin"}).model_dump_json(by_alias=True))
+    master, terminal = pty.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 120, 0, 0))
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "TERM": "xterm", "COLUMNS": "120"}
+    command = [sys.executable, "-m", "runner", "fetch", str(path), "--cache", str(tmp_path / "c"), "--connections", "2"]
+    child = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=terminal, text=True)
+    os.close(terminal)
+    shown_there = b""
+    with contextlib.suppress(OSError):  # the end of a terminal
+        while data := os.read(master, 65536):
+            shown_there += data
+    os.close(master)
+    answer = child.communicate()[0]
+    assert child.returncode == 0
+    assert f"sha256={sha256(CONTENT)}" in answer
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown_there.decode())
+    assert re.search(r"dataset .*━.* \d+\.\d/12\.6 MB .*B/s", text), text
+    assert re.search(r"Z fetch-retry level=warning .*500", text), text
 
 
 def test_progress_is_told_in_lines(tmp_path, server):

@@ -4,8 +4,11 @@
     CACHE/PATH                     the file, whole and verified
     CACHE/.staged/PATH.json        its size, time and hashes when it was verified
     CACHE/.staged/PATH.part        a download under way, with .journal and .lock beside it
+    CACHE/.staged/PATH.next        the record of a part that is about to be the file
 
 A file is hashed once; later its size and time tell whether it is still the one that was hashed.
+File and record cannot be replaced in one step, so the file chooses between the two records: a
+kill in the middle leaves the old file with its record or the new one with its own.
 """
 
 from __future__ import annotations
@@ -14,11 +17,12 @@ import hashlib
 import json
 import os
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runner import files
+from runner.data.locate import fingerprint, shown
 from runner.errors import BrokenInputError
 from runner.units import format_bytes
 
@@ -46,13 +50,26 @@ class Staged:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Known:
-    """What is recorded of a staged file."""
+    """What is recorded of a staged file; its URL without what must not be read there."""
 
     url: str
+    url_sha256: str
     bytes: int
     modified_ns: int
     sha256: str
     md5: str | None = None
+
+    @classmethod
+    def of(cls, url: str, size: int, sha256: str, md5: str | None, *, modified_ns: int = 0) -> Known:
+        """Return the record of a file that came from ``url``."""
+        return cls(
+            url=shown(url),
+            url_sha256=fingerprint(url),
+            bytes=size,
+            modified_ns=modified_ns,
+            sha256=sha256,
+            md5=md5,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +78,7 @@ class Place:
 
     file: Path
     record: Path
+    next_record: Path
     part: Path
     journal: Path
     lock: Path
@@ -69,9 +87,8 @@ class Place:
     def of(cls, cache: Path, path: str) -> Place:
         """Return the place of the dataset whose path in the plan is ``path``."""
         beside = cache / ".staged" / path
-        return cls(
-            cache / path, *(beside.with_name(beside.name + end) for end in (".json", ".part", ".journal", ".lock"))
-        )
+        ends = (".json", ".next", ".part", ".journal", ".lock")
+        return cls(cache / path, *(beside.with_name(beside.name + end) for end in ends))
 
 
 def lookup(name: str, dataset: Dataset, cache: Path) -> Staged | None:
@@ -85,7 +102,7 @@ def lookup(name: str, dataset: Dataset, cache: Path) -> Staged | None:
     place = Place.of(cache, dataset.path)
     if not place.file.is_file():
         return None
-    known = _known(place.record)
+    known = _known(place)
     if known is not None and verified_by(dataset) == "md5" and known.md5 is None:
         known = None  # hashed before the plan asked for this checksum
     if known is not None and not _same_file(known, place.file):
@@ -99,7 +116,7 @@ def lookup(name: str, dataset: Dataset, cache: Path) -> Staged | None:
                 hint="delete that file and fetch it",
             )
         remember(place, known)
-    elif mismatch(dataset, known) or (verified_by(dataset) is None and known.url != dataset.url):
+    elif mismatch(dataset, known) or (verified_by(dataset) is None and known.url_sha256 != fingerprint(dataset.url)):
         return None
     return staged(name, dataset, place, known)
 
@@ -135,10 +152,60 @@ def mismatch(dataset: Dataset, known: Known) -> str | None:
 
 def remember(place: Place, known: Known) -> None:
     """Record what was found out about a file."""
-    files.write(place.record, json.dumps(asdict(known), indent=1) + "\n")
+    files.write(place.record, _text(known))
 
 
-def _known(record: Path) -> Known | None:
+def _text(known: Known) -> str:
+    return json.dumps(asdict(known), indent=1) + "\n"
+
+
+def publish(place: Place, known: Known) -> Known:
+    """Give a verified part its name, and its record with it.
+
+    A kill after any step leaves a file that one of the two records describes.
+    """
+    known = replace(known, modified_ns=place.part.stat().st_mtime_ns)
+    _settle(place)
+    files.write(place.next_record, _text(known))
+    place.part.replace(place.file)
+    _sync_folder(place.file.parent)
+    place.next_record.replace(place.record)
+    place.journal.unlink(missing_ok=True)
+    return known
+
+
+def _settle(place: Place) -> None:
+    """Finish what a killed `publish` began: the record of the next file is about to be another's."""
+    following = _read(place.next_record)
+    if following is not None and place.file.is_file() and _same_file(following, place.file):
+        place.next_record.replace(place.record)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the new name of a file last, before the next step builds on it."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _known(place: Place) -> Known | None:
+    """Return the record that describes the file; the last one there is if none does any more."""
+    while True:
+        records = _records(place)
+        for known in records:
+            if _same_file(known, place.file):
+                return known
+        if records == _records(place):  # else somebody publishes at this moment
+            return records[0] if records else None
+
+
+def _records(place: Place) -> list[Known]:
+    return [known for path in (place.record, place.next_record) if (known := _read(path)) is not None]
+
+
+def _read(record: Path) -> Known | None:
     try:
         document = json.loads(record.read_text(encoding="utf-8"))
         return Known(**document)
@@ -159,7 +226,7 @@ def _verified_again(name: str, place: Place, known: Known) -> Known:
     sha256, md5 = hashes(place.file, with_md5=known.md5 is not None)
     if sha256 != known.sha256:
         raise _changed(name, place.file, f"sha256 {known.sha256[:12]}… then, {sha256[:12]}… now")
-    again = Known(url=known.url, bytes=size, modified_ns=place.file.stat().st_mtime_ns, sha256=sha256, md5=md5)
+    again = replace(known, bytes=size, modified_ns=place.file.stat().st_mtime_ns, sha256=sha256, md5=md5)
     remember(place, again)
     return again
 
@@ -174,7 +241,7 @@ def _changed(name: str, path: Path, how: str) -> BrokenInputError:
 def _measured(dataset: Dataset, place: Place) -> Known:
     status = place.file.stat()
     sha256, md5 = hashes(place.file, with_md5=dataset.md5 is not None)
-    return Known(url=dataset.url, bytes=status.st_size, modified_ns=status.st_mtime_ns, sha256=sha256, md5=md5)
+    return Known.of(dataset.url, status.st_size, sha256, md5, modified_ns=status.st_mtime_ns)
 
 
 def hashes(path: Path, *, with_md5: bool, read: Callable[[int], None] | None = None) -> tuple[str, str | None]:

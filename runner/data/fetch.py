@@ -8,11 +8,13 @@ have to, for whom there is room, and whether what came is what the plan says.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
+import errno
 import os
 import shutil
+import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -22,8 +24,9 @@ from runner.data.cache import Known, Place, Staged
 from runner.data.locate import local_path, locate, shown
 from runner.data.locks import locked
 from runner.data.partial import Partial
+from runner.data.patience import Limits
 from runner.data.report import Progress, Silent, Watcher
-from runner.data.transfer import Limits, Transfer
+from runner.data.transfer import Transfer
 from runner.errors import BrokenInputError, PlanError, RecordError, RefusedError
 from runner.units import format_bytes
 
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
     from runner.plan import Dataset, Plan
 
 CONNECTIONS = 8
+_BLOCK_BYTES = 4 << 20
 
 
 def fetch(
@@ -123,6 +127,13 @@ def _check_room(folder: Path, needed: int, what: str) -> None:
         )
 
 
+def _opened(source: Path) -> FileIO:
+    mode = source.stat().st_mode
+    if not stat.S_ISREG(mode):  # a pipe would be waited for
+        raise OSError(errno.EINVAL, "Is a directory" if stat.S_ISDIR(mode) else "Is no regular file")
+    return source.open("rb", buffering=0)
+
+
 @dataclass(frozen=True, slots=True)
 class _Fetcher:
     """Brings one dataset into its place."""
@@ -156,7 +167,7 @@ class _Fetcher:
             known, resumed = self._transferred(progress)
             wrong = staging.mismatch(self.dataset, known)
             if not wrong:
-                return self._publish(known)
+                return staging.publish(self.place, known)
             self.place.part.unlink()
             self.place.journal.unlink(missing_ok=True)
             if not resumed:
@@ -176,7 +187,7 @@ class _Fetcher:
             log.info("fetch-continues", dataset=self.name, bytes=partial.bytes())
         transfer = Transfer(
             location=locate(self.dataset.url),
-            identity=self.dataset.url,
+            source=self.dataset.url,
             partial=partial,
             connections=self.connections,
             limits=self.limits,
@@ -190,7 +201,7 @@ class _Fetcher:
             os.fsync(partial.handle)
         finally:
             partial.close()
-        return Known(url=self.dataset.url, bytes=size, modified_ns=0, sha256=sha256, md5=md5), resumed
+        return Known.of(self.dataset.url, size, sha256, md5), resumed
 
     def _admit(self, total: int | None, there: int) -> None:
         """Refuse what cannot be the file, or does not fit, before the first byte."""
@@ -205,31 +216,31 @@ class _Fetcher:
     def _copy(self, source: Path) -> Known:
         """Copy a `file://` dataset; the copy is verified, not the original."""
         part = self.place.part
-        try:
-            _check_room(part.parent, source.stat().st_size, f"dataset {self.name!r}")
-            with source.open("rb") as reading, part.open("wb") as writing:
-                shutil.copyfileobj(reading, writing, 4 << 20)
-                writing.flush()
-                os.fsync(writing.fileno())
-        except (FileNotFoundError, IsADirectoryError) as error:
-            raise BrokenInputError(
-                f"dataset {self.name!r}: {source} cannot be copied: {error.strerror}", hint="give the path of a file"
-            ) from error
+        with part.open("wb") as writing:
+            for block in self._blocks(source):
+                writing.write(block)
+            writing.flush()
+            os.fsync(writing.fileno())
         sha256, md5 = staging.hashes(part, with_md5=self.dataset.md5 is not None)
-        known = Known(url=self.dataset.url, bytes=part.stat().st_size, modified_ns=0, sha256=sha256, md5=md5)
+        known = Known.of(self.dataset.url, part.stat().st_size, sha256, md5)
         wrong = staging.mismatch(self.dataset, known)
         if wrong:
             part.unlink()
             self._refuse(str(source), wrong)
-        return self._publish(known)
+        return staging.publish(self.place, known)
 
-    def _publish(self, known: Known) -> Known:
-        """Give a verified file its name; its record is written first, so that it never lacks one."""
-        known = dataclasses.replace(known, modified_ns=self.place.part.stat().st_mtime_ns)
-        staging.remember(self.place, known)
-        self.place.part.replace(self.place.file)
-        self.place.journal.unlink(missing_ok=True)
-        return known
+    def _blocks(self, source: Path) -> Iterator[bytes]:
+        """Read a local file; what goes wrong here is a fault of the source and not of the cache."""
+        try:
+            with _opened(source) as reading:
+                _check_room(self.place.part.parent, os.fstat(reading.fileno()).st_size, f"dataset {self.name!r}")
+                while block := reading.read(_BLOCK_BYTES):
+                    yield block
+        except OSError as error:
+            raise BrokenInputError(
+                f"dataset {self.name!r}: {source} cannot be copied: {error.strerror}",
+                hint="give the path of a file that can be read",
+            ) from error
 
     def _refuse(self, source: str, wrong: str) -> NoReturn:
         raise BrokenInputError(

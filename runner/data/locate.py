@@ -8,6 +8,7 @@ retrying are written once, in `runner.data.transfer`.
 
 from __future__ import annotations
 
+import hashlib
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +19,8 @@ from runner.errors import BrokenInputError, UsageError
 from runner.plan import SCHEMES
 
 _SIGNED_SECONDS = 12 * 3600
-_HF_HOST = "huggingface.co"
+_HF_ENDPOINT = "https://huggingface.co"
+_THIS_MACHINE = {"127.0.0.1", "::1", "localhost"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +47,7 @@ def locate(url: str) -> Location:
     if parts.scheme in {"http", "https"}:
         if not parts.hostname:
             _refuse(url, "has no host")
-        return _hugging_face(url) if parts.hostname == _hf_host() else Location(url=url)
+        return _hugging_face(url)
     if parts.scheme == "s3":
         return _s3(url)
     if parts.scheme == "hf":
@@ -76,11 +78,25 @@ def shown(url: str) -> str:
     return urlunsplit((parts.scheme, host, parts.path, "", "")) + ("?…" if parts.query else "")
 
 
-def _hf_host() -> str:
-    return urlsplit(os.environ.get("HF_ENDPOINT", f"https://{_HF_HOST}")).hostname or _HF_HOST
+def fingerprint(url: str) -> str:
+    """Return what tells one URL from another and gives none of it away; user and password do not count."""
+    parts = urlsplit(url)
+    named = urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, parts.query, ""))
+    return hashlib.sha256(named.encode(errors="surrogateescape")).hexdigest()
+
+
+def _origin(url: str) -> tuple[str, str | None, int | None]:
+    parts = urlsplit(url)
+    return parts.scheme, parts.hostname, parts.port or {"http": 80, "https": 443}.get(parts.scheme)
 
 
 def _hugging_face(url: str) -> Location:
+    """Give the hub its token, and nobody else: the same host without TLS could be anybody."""
+    endpoint, asked = _origin(os.environ.get("HF_ENDPOINT") or _HF_ENDPOINT), _origin(url)
+    if asked[1] != endpoint[1]:
+        return Location(url=url)
+    if asked != endpoint or not (asked[0] == "https" or asked[1] in _THIS_MACHINE):
+        return Location(url=url, credential="an https:// URL of the hub, with HF_TOKEN")
     token = os.environ.get("HF_TOKEN", "").strip()
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     return Location(url=url, headers=headers, credential="HF_TOKEN", has_credential=bool(token))
@@ -91,7 +107,9 @@ def _hf(url: str) -> Location:
     try:
         from huggingface_hub import hf_hub_url
     except ModuleNotFoundError as error:
-        raise UsageError(f"{url}: huggingface_hub is not installed", hint="pip install the extra `hf`") from error
+        raise UsageError(
+            f"{shown(url)}: huggingface_hub is not installed", hint="pip install the extra `hf`"
+        ) from error
     path = url.removeprefix("hf://").strip("/")
     kind, _slash, rest = path.partition("/")
     kinds = {"datasets": "dataset", "spaces": "space"}
@@ -122,7 +140,7 @@ def _s3(url: str) -> Location:
         from botocore.config import Config
         from botocore.exceptions import BotoCoreError
     except ModuleNotFoundError as error:
-        raise UsageError(f"{url}: boto3 is not installed", hint="pip install the extra `s3`") from error
+        raise UsageError(f"{shown(url)}: boto3 is not installed", hint="pip install the extra `s3`") from error
     try:
         session = boto3.Session()
         signed = session.get_credentials() is not None

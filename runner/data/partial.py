@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A download under way: the file, the record of what of it is there, and its hash so far.
 
-A thread writes the record once a second. It claims only bytes that were handed to the system,
+A thread writes the record four times a second while bytes arrive. It claims only bytes that were handed to the system,
 so a kill at any moment leaves it true; after a crash of the machine it may claim too much, and
 is believed only where a checksum will tell (syncing each second would slow the download by a
 third). Another thread hashes what is complete from the start while the rest still arrives:
@@ -15,14 +15,15 @@ import hashlib
 import json
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from runner import log
 from runner.data.ranges import Range, covered, frontier, merged
+from runner.data.version import Version
 
-_SAVE_EVERY_SECONDS = 1.0
+_SAVE_EVERY_SECONDS = 0.25
 _CHUNK_BYTES = 4 << 20
 _SYNC_FILE_RANGE_WRITE = 2
 
@@ -37,31 +38,36 @@ class Partial:
 
     Attributes
     ----------
-    identity
-        What the bytes belong to (URL, size, ETag); bytes of another identity are thrown away.
+    version
+        What the bytes belong to; bytes of another version are thrown away.
     """
 
     def __init__(self, part: Path, journal: Path, *, with_md5: bool, will_verify: bool) -> None:
-        self.part, self._journal, self._will_verify = part, journal, will_verify
+        self.part, self._journal, self.will_verify = part, journal, will_verify
         part.parent.mkdir(parents=True, exist_ok=True)
         self.handle = os.open(part, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        self.identity: dict[str, Any] = {}
+        self.version: Version | None = None
         self._done: list[Range] = []
         self._active: dict[int, Range] = {}
         self._lock = threading.Lock()
+        self._saving = threading.Lock()
+        self._saved: tuple[Version | None, list[Range]] = (None, [])
         self._stopping = threading.Event()
         self._digest = _Digest(self, with_md5=with_md5)
         self._load()
 
     def _load(self) -> None:
-        """Take up what an earlier download left, if its record can be read."""
+        """Take up what an earlier download left, if its record can be read and what it claims be trusted."""
         try:
             document = json.loads(self._journal.read_text(encoding="utf-8"))
             size = os.fstat(self.handle).st_size
-            if self._will_verify or document["boot"] == _boot():
+            version = Version(**document["version"])
+            if self.will_verify or (version.named and document["boot"] == _boot()):
                 self._done = merged((int(start), min(int(end), size)) for start, end in document["done"])
-                self.identity = dict(document["identity"])
+                self.version = version
         except (OSError, ValueError, KeyError, TypeError):
+            self._done = []
+        if not self._done:
             self.forget()
 
     @property
@@ -91,12 +97,13 @@ class Partial:
 
     def forget(self) -> None:
         """Throw everything away: it is of another file, or cannot be continued."""
-        with self._lock:
-            self._done, self._active, self.identity = [], {}, {}
-        os.ftruncate(self.handle, 0)
+        with self._saving:
+            with self._lock:
+                self._done, self._active, self.version = [], {}, None
+            self._saved = (None, [])
+            os.ftruncate(self.handle, 0)
+            self._journal.unlink(missing_ok=True)
         self._digest.restart()
-        with contextlib.suppress(FileNotFoundError):
-            self._journal.unlink()
 
     @contextlib.contextmanager
     def kept(self) -> Iterator[None]:
@@ -122,28 +129,25 @@ class Partial:
         """Close the file; the record stays for the next try."""
         os.close(self.handle)
 
-    def remove(self) -> None:
-        """Delete file and record."""
-        for path in (self.part, self._journal):
-            with contextlib.suppress(FileNotFoundError):
-                path.unlink()
-
     def _save_often(self) -> None:
         while not self._stopping.wait(_SAVE_EVERY_SECONDS):
             self._save()
         self._save()
 
     def _save(self) -> None:
-        done = self.ranges()
-        if not self.identity or not done:
-            return
-        try:
-            draft = self._journal.with_name(self._journal.name + ".new")
-            document = {"identity": self.identity, "boot": _boot(), "done": done}
-            draft.write_text(json.dumps(document), encoding="utf-8")
-            draft.replace(self._journal)
-        except OSError as error:  # the download goes on; only its resuming suffers
-            log.warning("fetch-journal", path=self._journal, reason=error)
+        with self._saving:
+            state = (self.version, self.ranges())
+            version, done = state
+            if version is None or not done or state == self._saved:
+                return
+            try:
+                draft = self._journal.with_name(self._journal.name + ".new")
+                document = {"version": asdict(version), "boot": _boot(), "done": done}
+                draft.write_text(json.dumps(document), encoding="utf-8")
+                draft.replace(self._journal)
+                self._saved = state
+            except OSError as error:  # the download goes on; only its resuming suffers
+                log.warning("fetch-journal", path=self._journal, reason=error)
 
     @property
     def stopping(self) -> threading.Event:
@@ -187,19 +191,22 @@ class _Digest:
     def follow(self) -> None:
         """Hash behind the download until it stops."""
         while not self._partial.stopping.is_set():
-            if not self._advance(frontier(self._partial.ranges()), whole_chunks=True):
+            if not self._advance(lambda: frontier(self._partial.ranges()), whole_chunks=True):
                 self._partial.stopping.wait(0.02)
 
     def finish(self) -> tuple[str, str | None]:
         end = os.fstat(self._partial.handle).st_size
-        while self._advance(end, whole_chunks=False):
+        while self._advance(lambda: end, whole_chunks=False):
             pass
         return self._sha256.hexdigest(), self._md5.hexdigest() if self._md5 else None
 
-    def _advance(self, end: int, *, whole_chunks: bool) -> bool:
-        """Hash one chunk before ``end``; return whether there was one."""
+    def _advance(self, end: Callable[[], int], *, whole_chunks: bool) -> bool:
+        """Hash one chunk before ``end``; return whether there was one.
+
+        The end is asked for under the lock, so that none of a file that was thrown away is used.
+        """
         with self._lock:
-            wanted = min(end - self._position, _CHUNK_BYTES)
+            wanted = min(end() - self._position, _CHUNK_BYTES)
             if wanted <= 0 or (whole_chunks and wanted < _CHUNK_BYTES):
                 return False
             count = os.preadv(self._partial.handle, [self._buffer[:wanted]], self._position)

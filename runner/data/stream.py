@@ -3,39 +3,24 @@
 
 from __future__ import annotations
 
-import email.utils
 import os
 import re
 import time
 from typing import TYPE_CHECKING, Any
 
+from runner.data import faults
+from runner.data.faults import Changed, Fault, NotInParts, Restart
 from runner.data.locate import shown
-from runner.errors import BrokenInputError, NetworkError, RunnerError
+from runner.data.version import Version
+from runner.errors import BrokenInputError, RecordError, RunnerError
 
 if TYPE_CHECKING:
     from runner.data.transfer import Transfer
 
 _BUFFER_BYTES = 1 << 20
+_LONGEST_HELD_SECONDS = 0.25
 _CONTENT_RANGE = re.compile(r"bytes\s+(?:(\d+)-(\d+)|\*)/(\d+|\*)")
-_PASSING = {408, 425, 429, 500, 502, 503, 504, 507, 509, 520, 521, 522, 523, 524, 529}
 _USER_AGENT = "rapids-notebook-runner"
-
-
-class Fault(Exception):  # noqa: N818  (no failure yet: it may pass)
-    """Something that can pass: the same request may succeed later."""
-
-    def __init__(self, message: str, *, retry_after: float | None = None, too_many: bool = False) -> None:
-        super().__init__(message)
-        self.retry_after = retry_after
-        self.too_many = too_many
-
-
-class Changed(Exception):  # noqa: N818
-    """The server has another file now than the one that was begun."""
-
-
-class RangesIgnored(Exception):  # noqa: N818
-    """The server answers a range with the whole file."""
 
 
 class Stream:
@@ -45,13 +30,14 @@ class Stream:
         self._transfer = transfer
         self.number, self.start, self.end = number, start, end
         self.position = start
-        self.outdated = False
+        self.round = transfer.patience.round
         self._status = 0
         self._headers: dict[str, str] = {}
         self._accepted = False
         self._problem: Exception | None = None
         self._held = memoryview(bytearray(_BUFFER_BYTES))
         self._filled = 0
+        self._held_since = 0.0
         self.curl = self._request()
 
     def close(self) -> None:
@@ -101,7 +87,7 @@ class Stream:
         elif not text and self._status in {200, 206}:
             try:
                 self._accept()
-            except (RunnerError, Fault, Changed, RangesIgnored) as problem:
+            except (RunnerError, Fault, Restart) as problem:
                 self._problem = problem
                 return 0
         return None
@@ -109,19 +95,26 @@ class Stream:
     def _body(self, data: bytes) -> int | None:
         if not self._accepted:
             return None  # the text of an error
-        if self.outdated:
+        if self._problem is not None:
             return 0
         if self.end is not None and self.position + len(data) > self.end:
             self._problem = Fault("sends more than it announced")
             return 0
-        if self._filled + len(data) > len(self._held) and not self._write():
+        if self._filled + len(data) > len(self._held) and not self.flush():
             return 0
+        if not self._filled:
+            self._held_since = time.monotonic()
         self._held[self._filled : self._filled + len(data)] = data
         self._filled += len(data)
         self.position += len(data)
         return None
 
-    def _write(self) -> bool:
+    def flush_in_time(self) -> None:
+        """Write what is held for long: on a slow link a kill would cost what took minutes to come."""
+        if self._filled and time.monotonic() - self._held_since >= _LONGEST_HELD_SECONDS:
+            self.flush()
+
+    def flush(self) -> bool:
         """Write what is held; libcurl hands over 16 KiB at a time, too little for a write each."""
         if not self._filled:
             return True
@@ -141,35 +134,47 @@ class Stream:
         """Judge the headers of an answer that brings bytes."""
         transfer = self._transfer
         length = self._headers.get("content-length", "")
+        total: int | None
         if self._status == 206 or "content-range" in self._headers:  # some servers say 200 with a range
-            match = _CONTENT_RANGE.fullmatch(self._headers.get("content-range", ""))
-            if not match or match[1] is None or int(match[1]) != self.start or match[3] == "*":
-                raise RangesIgnored(f"answers with the range {self._headers.get('content-range')!r}")
-            total: int | None = int(match[3])
-            self.end = min(int(match[2]) + 1, self.end or int(match[2]) + 1)
+            self.end, total = self._range()
         elif transfer.whole or (self._is_first() and length != str(self.end)):
             transfer.whole = True
             total = self.end = int(length) if length.isdigit() else None
         else:
-            raise RangesIgnored("answers a range without saying which")
+            raise NotInParts("answers a range without saying which")
         self._identify(total)
         self._accepted = True
+
+    def _range(self) -> tuple[int, int]:
+        """Return the end of the range that comes, and the size of the file."""
+        text = self._headers.get("content-range")
+        match = _CONTENT_RANGE.fullmatch(text or "")
+        if match and match[1] is not None and match[3] != "*":
+            start, end, total = int(match[1]), int(match[2]) + 1, int(match[3])
+            if self._transfer.whole:
+                if (start, end) == (0, total):
+                    return end, total
+            elif self.start == start < end <= total:
+                return min(end, self.end or end), total
+        raise NotInParts(f"answers with the range {text!r}")
 
     def _is_first(self) -> bool:
         """Tell whether nothing is there yet, so that the whole file may as well come at once."""
         return self.start == 0 and self._transfer.total is None and not self._transfer.partial.resumed
 
     def _identify(self, total: int | None) -> None:
-        """Compare size and ETag with what was begun, or begin."""
+        """Compare the version with the one that was begun, or begin."""
         transfer, partial = self._transfer, self._transfer.partial
-        etag = self._headers.get("etag", "")
-        identity = {"url": transfer.identity, "total": total, "etag": "" if etag.startswith("W/") else etag}
-        if partial.identity and partial.identity != identity:
-            raise Changed(f"the file changed on the server: {partial.identity} then, {identity} now")
+        now = Version.of(transfer.source, total, self._headers)
+        if partial.version and (difference := transfer.difference(partial.version, now)):
+            raise Changed(f"the file changed on the server: {difference}")
+        one_answer = transfer.whole or (self.start, self.end) == (0, total)
+        if not (one_answer or now.named or partial.will_verify):
+            raise NotInParts("names no version, and the plan has no checksum: parts of two files could be mixed")
         if transfer.total is None:
             _check_kind(transfer, self._headers)
             transfer.admit(total)
-            partial.identity = identity
+            partial.version = now
             transfer.total = total
 
     def verdict(self, code: int, message: str) -> None:
@@ -177,37 +182,37 @@ class Stream:
 
         Raises
         ------
-        Fault, Changed, RangesIgnored
+        Fault, Restart
             Worth another try.
         BrokenInputError, NetworkError
             Not worth one.
         """
-        if self.outdated:
-            return
-        self._write()
+        transfer = self._transfer
+        self.flush()
         if self._problem is not None:
             raise self._problem
         if code != 0:
-            raise _curl_fault(code, message, self._transfer)
+            raise faults.of_libcurl(code, message, transfer.location)
         if self._status == 416:
             self._beyond_the_end()
         elif self._status not in {200, 206}:
-            raise _status_fault(self._status, self._headers, self._transfer)
-        elif self._transfer.whole and self._transfer.total is None:
-            self._transfer.total = self.position
-        elif self.end is not None and self.position < self.end:
+            raise faults.of_status(self._status, self._headers, transfer.location, transfer.source)
+        elif transfer.whole and transfer.total is None:
+            transfer.admit(self.position)
+            transfer.total = self.position
+        elif self.end is not None and (self.position < self.end or self.position == self.start != transfer.total):
             raise Fault(f"ended after {self.position - self.start} of {self.end - self.start} bytes")
 
     def _beyond_the_end(self) -> None:
         """Take a refused range: an empty file has no first byte, another file may be shorter."""
         match = _CONTENT_RANGE.fullmatch(self._headers.get("content-range", ""))
-        if match and match[3] == "0" and not self._transfer.partial.resumed:
+        if match and match[3] == "0" and self._is_first():
             self._transfer.admit(0)
             self._transfer.total = 0
-        elif self._transfer.partial.identity:
+        elif self._transfer.partial.version:
             raise Changed("the server has fewer bytes than were begun")
         else:
-            raise RangesIgnored("refuses the range")
+            raise NotInParts("refuses the range")
 
 
 def _authorities() -> str:
@@ -220,62 +225,15 @@ def _authorities() -> str:
 
 def _check_kind(transfer: Transfer, headers: dict[str, str]) -> None:
     kind = headers.get("content-type", "")
-    path = transfer.identity.partition("?")[0]
+    path = transfer.source.partition("?")[0]
     if kind.startswith("text/html") and not path.endswith((".html", ".htm")):
         raise BrokenInputError(
-            f"{shown(transfer.identity)} is a web page ({kind}), not a file", hint="give the URL of the file itself"
+            f"{shown(transfer.source)} is a web page ({kind}), not a file", hint="give the URL of the file itself"
         )
 
 
 def _cannot_write(transfer: Transfer, error: OSError) -> RunnerError:
-    from runner.errors import RecordError
-
     return RecordError(
         f"cannot write {transfer.partial.part}: {error.strerror}",
         hint="free space and run the same command again; it continues where it stopped",
     )
-
-
-def _status_fault(status: int, headers: dict[str, str], transfer: Transfer) -> Exception:
-    where = shown(transfer.location.url)
-    if status in _PASSING:
-        retry_after = _retry_after(headers.get("retry-after", ""))
-        return Fault(f"answered {status}", retry_after=retry_after, too_many=status in {429, 503})
-    if status in {202, 204}:
-        return Fault(f"answered {status} with nothing")
-    unsigned = not transfer.location.has_credential and transfer.identity.startswith("s3:")
-    if status in {401, 403} or (status == 400 and unsigned):
-        credential = transfer.location.credential
-        done = "is set and was refused" if transfer.location.has_credential else "is not set"
-        return BrokenInputError(
-            f"{where} answered {status}: access needs {credential}, which {done}",
-            hint=f"set {credential}, and accept the data's terms on its page if it has any",
-        )
-    return BrokenInputError(f"{where} answered {status}", hint="correct the URL in the plan")
-
-
-def _retry_after(text: str) -> float | None:
-    """Return the seconds that a Retry-After header asks for: a number, or a date."""
-    if text.isdigit():
-        return float(text)
-    try:
-        return max(0.0, email.utils.parsedate_to_datetime(text).timestamp() - time.time())
-    except (TypeError, ValueError):
-        return None
-
-
-def _curl_fault(code: int, message: str, transfer: Transfer) -> Exception:
-    import pycurl
-
-    where = shown(transfer.location.url)
-    untrusted = {
-        pycurl.E_PEER_FAILED_VERIFICATION,
-        pycurl.E_SSL_CACERT_BADFILE,
-        pycurl.E_SSL_CERTPROBLEM,
-        pycurl.E_SSL_ISSUER_ERROR,
-    }
-    if code in untrusted:
-        return NetworkError(f"{where}: {message}", hint="SSL_CERT_FILE names the authorities to trust")
-    if code in {pycurl.E_TOO_MANY_REDIRECTS, pycurl.E_URL_MALFORMAT, pycurl.E_UNSUPPORTED_PROTOCOL}:
-        return BrokenInputError(f"{where}: {message}", hint="correct the URL in the plan")
-    return Fault(message or f"libcurl error {code}")

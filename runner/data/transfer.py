@@ -12,37 +12,28 @@ module only says which range comes next and judges what came of it.
 
 from __future__ import annotations
 
-import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from runner import log
+from runner.data.faults import Changed, Fault, NotInParts, Restart
 from runner.data.locate import Location, shown
+from runner.data.patience import Limits, Patience
 from runner.data.ranges import covered, gaps
-from runner.data.stream import Changed, Fault, RangesIgnored, Stream
+from runner.data.stream import Stream
 from runner.errors import NetworkError
 from runner.units import format_seconds
 
 if TYPE_CHECKING:
     from runner.data.partial import Partial
+    from runner.data.version import Version
 
 _SMALLEST_RANGE = 2 << 20
 _LARGEST_RANGE = 64 << 20
-_PROGRESS_BYTES = 256 << 10
-"""So much between two faults, and the count of faults starts anew."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """When to give up."""
-
-    attempts: int = 6
-    backoff_seconds: float = 1.0
-    longest_wait_seconds: float = 120.0
-    connect_seconds: float = 30.0
-    stall_seconds: float = 30.0
+_CHANGES_BELIEVED = 2
+"""A file that changed so often changes with each answer: every node behind a load balancer names it anew."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -51,15 +42,17 @@ class Transfer:
 
     Parameters
     ----------
+    source
+        The URL in the plan, which stays the same when ``location`` is signed anew.
     admit
-        Called once with the size (None when the server does not say) before a byte is written;
-        raises when the file is too large for the disk or not the one that is wanted.
+        Called with the size before a byte is written (None when the server does not say, then again
+        at the end); raises when the file is too large for the disk or not the one that is wanted.
     progress
         Called often with the bytes that are there and the size.
     """
 
     location: Location
-    identity: str
+    source: str
     partial: Partial
     connections: int
     limits: Limits
@@ -67,13 +60,16 @@ class Transfer:
     progress: Callable[[int, int | None], None]
     total: int | None = None
     whole: bool = False
-    """The server ignores ranges: one connection, from the start."""
+    """The file comes in one answer: one connection, from the start."""
+    patience: Patience = field(init=False)
+    _multi: Any = field(init=False)
     _streams: dict[int, Stream] = field(default_factory=dict)
     _next: int = 0
-    _faults: int = 0
-    _bytes_at_fault: int = 0
-    _not_before: float = 0.0
+    _changes: int = 0
     _complete: bool = False
+
+    def __post_init__(self) -> None:
+        self.patience = Patience(self.limits)
 
     def run(self) -> int:
         """Download what is missing and return the size of the file.
@@ -87,33 +83,50 @@ class Transfer:
         """
         import pycurl
 
-        multi: Any = pycurl.CurlMulti()
-        multi.setopt(pycurl.M_MAX_HOST_CONNECTIONS, self.connections)
-        try:
-            with self.partial.kept():
+        self._multi = pycurl.CurlMulti()
+        self._multi.setopt(pycurl.M_MAX_HOST_CONNECTIONS, self.connections)
+        with self.partial.kept():
+            try:
                 while not self._complete:
-                    self._start_streams(multi)
-                    self._wait(multi)
-                    self._collect(multi)
+                    self._start_streams()
+                    self._wait()
+                    self._collect()
                     self.progress(self.partial.bytes(), self.total)
-        finally:
-            for stream in self._streams.values():
-                multi.remove_handle(stream.curl)
-                stream.close()
-            multi.close()
+            finally:
+                self._drop_streams()  # before the last record is written, which counts what they held
+                self._multi.close()
         assert self.total is not None
         return self.total
 
-    def _start_streams(self, multi: Any) -> None:
+    def difference(self, then: Version, now: Version) -> str:
+        """Say how two answers differ that are to be parts of one file.
+
+        Names of versions that change with each answer tell nothing; they are ignored where a
+        checksum will tell.
+        """
+        if self._changes >= _CHANGES_BELIEVED and self.partial.will_verify:
+            then, now = then.unnamed(), now.unnamed()
+        return then.difference(now)
+
+    def _start_streams(self) -> None:
         """Give every free connection a missing range; the first one also asks for the size."""
-        while time.monotonic() >= self._not_before and len(self._streams) < self._allowed():
+        while not self.patience.pause_seconds and len(self._streams) < self._allowed():
             span = self._next_range()
             if span is None:
                 return
             stream = Stream(self, self._next, *span)
             self._streams[self._next] = stream
             self._next += 1
-            multi.add_handle(stream.curl)
+            self._multi.add_handle(stream.curl)
+
+    def _drop_streams(self) -> None:
+        """End all requests, keeping what came."""
+        while self._streams:
+            number, stream = self._streams.popitem()
+            self._multi.remove_handle(stream.curl)
+            stream.flush()
+            self.partial.close_stream(number)
+            stream.close()
 
     def _allowed(self) -> int:
         return 1 if self.total is None or self.whole else self.connections
@@ -124,7 +137,7 @@ class Transfer:
             return (0, None)
         there = self.partial.ranges()
         if self.total is None:
-            known = self.partial.identity.get("total")
+            known = self.partial.version.total if self.partial.version else None
             first = gaps(there, known)[:1] if known else []
             start = first[0][0] if first else 0
             return (start, start + _SMALLEST_RANGE)
@@ -137,26 +150,30 @@ class Transfer:
         start, end = missing[0]
         return (start, end if end - start < size + _SMALLEST_RANGE else start + size)
 
-    def _wait(self, multi: Any) -> None:
-        pause = self._not_before - time.monotonic()
-        if not self._streams and pause > 0:
-            time.sleep(min(pause, 0.2))
+    def _wait(self) -> None:
+        """Let bytes arrive, for a tenth of a second at most."""
+        if not self._streams:
+            time.sleep(min(self.patience.pause_seconds, 0.1))
             return
-        multi.perform()  # first: a request that was just added has no socket to wait for yet
-        multi.select(0.1)
-        multi.perform()
+        self._multi.perform()  # first: a request that was just added has no socket to wait for yet
+        if self._multi.select(0.1) < 0:
+            time.sleep(0.01)  # no socket at all while a name is looked up
+        self._multi.perform()
+        for stream in self._streams.values():
+            stream.flush_in_time()
 
-    def _collect(self, multi: Any) -> None:
+    def _collect(self) -> None:
         """Judge the streams that ended."""
         import pycurl
 
-        _queued, done, failed = multi.info_read()
+        _queued, done, failed = self._multi.info_read()
         ended = [(curl, pycurl.E_OK, "") for curl in done] + list(failed)
         for curl, code, message in ended:
-            number = next(key for key, stream in self._streams.items() if stream.curl is curl)
-            stream = self._streams.pop(number)
-            multi.remove_handle(curl)
-            self._judge(stream, code, message)
+            stream = next((stream for stream in self._streams.values() if stream.curl is curl), None)
+            if stream is not None:  # not ended together with one that made all begin anew
+                del self._streams[stream.number]
+                self._multi.remove_handle(curl)
+                self._judge(stream, code, message)
         if not self._streams and self.total is not None and not gaps(self.partial.ranges(), self.total):
             self._complete = True
 
@@ -164,37 +181,57 @@ class Transfer:
         try:
             stream.verdict(code, message)
         except Fault as fault:
-            self._fault(fault)
-        except (Changed, RangesIgnored) as reason:
+            self._fault(stream, fault)
+        except Restart as reason:
             self._restart(reason)
         finally:
             self.partial.close_stream(stream.number)
             if self.whole and self.total != covered(self.partial.ranges()):
-                self.partial.forget()  # without ranges there is nothing to continue from
+                self._forget()  # without ranges there is nothing to continue from
             stream.close()
 
-    def _restart(self, reason: Changed | RangesIgnored) -> None:
-        """Begin at the first byte: what is there belongs to another file, or cannot be continued."""
-        log.warning("fetch-restart", url=shown(self.location.url), reason=reason, thrown_away=self.partial.bytes())
-        self.whole = self.whole or isinstance(reason, RangesIgnored)
+    def _forget(self) -> None:
+        """Know nothing of the file any more: the next answer may be of another one."""
         self.total = None
         self.partial.forget()
-        for other in self._streams.values():
-            other.outdated = True
 
-    def _fault(self, fault: Fault) -> None:
-        """Wait longer after each fault in a row, as long as the server asks, and give up at last."""
-        there = self.partial.bytes()
-        self._faults = 1 if abs(there - self._bytes_at_fault) >= _PROGRESS_BYTES else self._faults + 1
-        self._bytes_at_fault = there
-        if self._faults >= self.limits.attempts:
+    def _restart(self, reason: Restart) -> None:
+        """Begin at the first byte: what is there belongs to another file, or cannot be continued.
+
+        Where versions cannot be told apart, neither by name nor by a checksum, the file comes in
+        one answer, which is of one version.
+        """
+        self._drop_streams()
+        self._changes += isinstance(reason, Changed)
+        unsettled = self._changes >= _CHANGES_BELIEVED and not self.partial.will_verify
+        self.whole = self.whole or isinstance(reason, NotInParts) or unsettled
+        thrown_away = self.partial.bytes()
+        self._forget()
+        self.patience.restart()
+        self._give_up_if_exhausted(f"{reason}, begun anew {self.patience.restarts} times")
+        log.warning("fetch-restart", url=shown(self.location.url), reason=reason, thrown_away=thrown_away)
+
+    def _fault(self, stream: Stream, fault: Fault) -> None:
+        """Wait longer after each round of faults, as long as the server asks, and give up at last.
+
+        A server with too many connections gets fewer; that is no reason to give up.
+        """
+        together = min(len(self._streams) + 1, self.connections)
+        crowded = fault.too_many and together > 1
+        first = self.patience.fault(
+            stream.round, self.partial.bytes(), retry_after=fault.retry_after, counts=not crowded
+        )
+        if not first:
+            return
+        if crowded:
+            self.connections = together // 2
+        self._give_up_if_exhausted(f"{fault}, {self.patience.faults} times in a row")
+        pause = format_seconds(self.patience.pause_seconds)
+        log.warning("fetch-retry", url=shown(self.location.url), reason=fault, again_in=pause)
+
+    def _give_up_if_exhausted(self, what: str) -> None:
+        if self.patience.exhausted:
             raise NetworkError(
-                f"{shown(self.location.url)}: {fault}, {self._faults} times in a row",
+                f"{shown(self.location.url)}: {what}",
                 hint="run the same command again later; it continues where it stopped",
             )
-        pause = self.limits.backoff_seconds * 2 ** (self._faults - 1) * random.uniform(0.8, 1.2)  # noqa: S311
-        pause = min(max(pause, fault.retry_after or 0.0), self.limits.longest_wait_seconds)
-        if fault.too_many and self.connections > 1:
-            self.connections = max(1, self.connections // 2)
-        self._not_before = max(self._not_before, time.monotonic() + pause)
-        log.warning("fetch-retry", url=shown(self.location.url), reason=fault, again_in=format_seconds(pause))

@@ -24,6 +24,8 @@ class Reply:
     range_status: int = 206
     """200 is wrong for a range, and there are servers that say it."""
     says_range: bool = True
+    content_range: str | None = None
+    """What every answer says, with the whole content."""
     etag: str | None = '"v1"'
     statuses: list[int] = field(default_factory=list)
     headers: dict[str, str] = field(default_factory=dict)
@@ -37,8 +39,11 @@ class Reply:
     bytes_per_second: float | None = None
     token: str | None = None
     """The only Authorization that is let in; others get 401."""
+    at_once: int | None = None
+    """Only so many requests are answered at a time; others get 429 with ``headers``."""
     before: Callable[[], None] | None = None
-    """Called at each request."""
+    """Called at each request; if it raises ConnectionError, the connection ends without an answer."""
+    serving: int = 0
 
 
 class Server:
@@ -113,7 +118,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self._empty(404, {})
             return
         if reply.before:
-            reply.before()
+            try:
+                reply.before()
+            except ConnectionError:
+                self.close_connection = True
+                return
         if reply.token is not None and headers.get("authorization") != reply.token:
             self._empty(401, {})
             return
@@ -122,7 +131,17 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if status:
             self._empty(status, reply.headers)
             return
-        self._serve(reply, headers.get("range"))
+        with owner.lock:
+            reply.serving += 1
+            crowded = reply.at_once is not None and reply.serving > reply.at_once
+        try:
+            if crowded:
+                self._empty(429, reply.headers)
+            else:
+                self._serve(reply, headers.get("range"))
+        finally:
+            with owner.lock:
+                reply.serving -= 1
 
     def _empty(self, status, headers):
         self.send_response(status)
@@ -135,7 +154,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         total = len(reply.content)
         match = re.fullmatch(r"bytes=(\d+)-(\d*)", wanted or "")
         start, end = 0, total
-        if match and reply.ranges:
+        if reply.content_range:
+            self.send_response(206)
+            self.send_header("Content-Range", reply.content_range)
+        elif match and reply.ranges:
             start, end = int(match[1]), min(int(match[2] or total) + 1, total)
             if start >= total:
                 self._empty(416, {"Content-Range": f"bytes */{total}"})
