@@ -85,24 +85,37 @@ def test_a_missing_folder_is_named(check):
 
 
 def test_a_file_of_yesterday_does_not_pass(check, tmp_path):
-    """Written before the run started is not written by it; a folder counts as its newest file."""
+    """Put there before the run started is not written by it; a folder counts as its newest file."""
     (tmp_path / "old").mkdir()
     for path in (tmp_path / "out.csv", tmp_path / "old" / "part"):
         path.write_text("x")
-        os.utime(path, (time.time() - 3600, time.time() - 3600))
-    found = check("out.csv", "old")
+    tomorrow = time.time() + 86400
+    found = check("out.csv", "old", started=tomorrow)
     assert [item.met for item in found] == [False, False]
+    assert re.search(r"written 1d|written 24h|written 23h", found[0].seen), found[0].seen
     assert "before the run started" in found[0].seen
     (tmp_path / "old" / "new").write_text("x")
-    assert check("old")[0].met
+    os.utime(tmp_path / "old" / "new", (tomorrow, tomorrow))
+    assert check("old", started=tomorrow)[0].met
+
+
+def test_a_file_unpacked_by_the_run_passes_whatever_its_date(check, tmp_path):
+    """What tar and wget write keeps the date of its origin."""
+    (tmp_path / "tree").mkdir()
+    for path in (tmp_path / "out.csv", tmp_path / "tree" / "part"):
+        path.write_text("x")
+        os.utime(path, (1_000_000_000, 1_000_000_000))
+    assert [item.met for item in check("out.csv", "tree")] == [True, True]
 
 
 def test_a_pattern_stands_for_its_newest_match(check, tmp_path):
     """One file of the run suffices, whatever lies beside it."""
-    for name, age in (("a-1.csv", 3600), ("a-2.csv", 0)):
+    started = time.time() + 3600
+    for name, moment in (("a-1.csv", started + 1), ("a-2.csv", started - 1800)):
         (tmp_path / name).write_text(name)
-        os.utime(tmp_path / name, (time.time() - age, time.time() - age))
-    assert check("a-*.csv")[0].met
+        os.utime(tmp_path / name, (moment, moment))
+    assert check("a-*.csv", started=started)[0].met
+    assert not check("a-2*.csv", started=started)[0].met
     assert not check("b-*.csv")[0].met
 
 
@@ -231,12 +244,42 @@ def test_drift_names_cells_whose_results_are_gone(check, tmp_path):
     executed = read_notebook(notebooks.write(tmp_path / "executed.ipynb", *now))
     found = check(source=source, executed=executed)
     assert [(item.target, item.seen, item.severity, item.met) for item in found] == [
-        ("cell 0", "no image", "warning", False),
-        ("cell 3", "no image and no text result", "warning", False),
+        ("cell 1", "no image", "warning", False),
+        ("cell 4", "no image and no text result", "warning", False),
     ]
     assert {item.severity for item in check(source=source, executed=executed, drift="error")} == {"error"}
     assert check(source=source, executed=executed, drift="off") == ()
     assert [item.met for item in check(source=source, executed=source)] == [True]
+
+
+def shown(**data: str) -> dict:
+    """Return what `display` leaves: its forms by MIME type, with `_` for the slash."""
+    bundle = {mime.replace("_", "/", 1): text for mime, text in data.items()}
+    return {"output_type": "display_data", "metadata": {}, "data": bundle}
+
+
+TABLE = shown(text_html="<table></table>", text_plain="   a")
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "seen"),
+    [
+        (TABLE, None, "no text result"),
+        (shown(text_plain="AnnData object"), None, "no text result"),
+        (shown(text_markdown="**5**"), notebooks.image(), "no text result"),
+        (TABLE, notebooks.result("   a"), None),
+        (notebooks.result("5"), shown(text_plain="5"), None),
+        (shown(), None, None),
+        (shown(text_plain="0%", **{"application_vnd.jupyter.widget-view+json": "{}"}), None, None),
+    ],
+)
+def test_what_a_cell_displays_is_a_result(check, tmp_path, before, now, seen):
+    """Tables and text of `display` as well as the last value; no progress bar, and the way it is shown may change."""
+    kept = notebooks.code("1", cell_id="kept", outputs=[notebooks.result("1")])
+    made = [notebooks.write(tmp_path / f"{name}.ipynb", notebooks.code("x", cell_id="a", outputs=outputs), kept)
+            for name, outputs in (("source", [before]), ("executed", [now] if now else []))]  # fmt: skip
+    source, executed = (read_notebook(path) for path in made)
+    assert [item.seen for item in check(source=source, executed=executed) if not item.met] == ([seen] if seen else [])
 
 
 def test_a_dropped_cell_has_not_drifted(check, tmp_path):

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 _CLOCK_SLACK_SECONDS = 2.0
 """File systems round times, and a server's clock is not ours."""
+_WIDGET = "application/vnd.jupyter.widget-view+json"
 _WALKED_FILES = 20_000
 """Files of a folder (a zarr has one a chunk) that are looked at."""
 
@@ -124,11 +125,21 @@ def _size(target: Path) -> int:
 
 
 def _written_at(target: Path) -> float:
-    return max((file.stat().st_mtime for file in _files(target)), default=target.stat().st_mtime)
+    """Return when a file, or the newest in a folder, came to be what it is.
+
+    What was unpacked or downloaded keeps the date of its origin; when it was put there tells the
+    change of its entry, which nobody can set back.
+    """
+    return max((_changed_at(file) for file in _files(target)), default=_changed_at(target))
+
+
+def _changed_at(file: Path) -> float:
+    status = file.stat()
+    return max(status.st_mtime, status.st_ctime)
 
 
 def _drift(source_nb: NotebookNode, executed_nb: NotebookNode, *, is_error: bool) -> list[Expectation]:
-    """Name the cells whose saved outputs had an image or a text result that is gone now."""
+    """Name the cells whose saved outputs had an image or another result that is gone now."""
     executed = {cell.get("id"): cell for cell in executed_nb.cells if cell.cell_type == "code"}
     saved = [(cell, _results(cell)) for cell in source_nb.cells if cell.cell_type == "code"]
     if not any(results for _cell, results in saved):
@@ -143,7 +154,7 @@ def _drift(source_nb: NotebookNode, executed_nb: NotebookNode, *, is_error: bool
             found.append(
                 Expectation(
                     kind="drift",
-                    target=f"cell {index}",
+                    target=f"cell {index + 1}",
                     met=False,
                     seen=f"no {' and no '.join(gone)}",
                     needed=f"{' and '.join(gone)}, as in the source's saved outputs",
@@ -156,14 +167,14 @@ def _drift(source_nb: NotebookNode, executed_nb: NotebookNode, *, is_error: bool
 
 
 def _results(cell: NotebookNode) -> set[str]:
-    """Return the kinds of result that a cell shows: an image, a text result."""
+    """Return the kinds of result that a cell shows: images, and whatever else it evaluates to or displays.
+
+    Widgets do not count: most are progress bars, which come and go with what is installed.
+    """
     kinds = set()
     for output in cell.get("outputs", []):
         data = output.get("data")
-        if not isinstance(data, dict):
+        if not isinstance(data, dict) or not data or _WIDGET in data:
             continue
-        if any(mime.startswith("image/") for mime in data):
-            kinds.add("image")
-        elif output.get("output_type") == "execute_result":
-            kinds.add("text result")
+        kinds.add("image" if any(mime.startswith("image/") for mime in data) else "text result")
     return kinds
