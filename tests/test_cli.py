@@ -243,6 +243,24 @@ def test_plan_show_fills_the_defaults_in(tmp_path: Path) -> None:
     assert [notebook["timeout"] for notebook in shown["notebooks"]] == [7200, 7200]
 
 
+def test_plan_check_and_show_list_what_notebooks_share(tmp_path: Path) -> None:
+    """Products and datasets with the notebooks, as text; in the JSON of the check as mappings."""
+    both = [
+        {"name": name, "path": f"{name}.ipynb", "datasets": ["census"], "products": [product]}
+        for name, product in (("01_quality", "h5/dli_*.h5ad"), ("02_clusters", "h5/*_census.h5ad"))
+    ]
+    path = plan(tmp_path, notebooks=both, datasets={"census": {"url": "https://x.org/a.h5ad", "path": "a.h5ad"}})
+
+    for command in ("check", "show"):
+        out = cli.runner("plan", command, path).out.splitlines()
+        assert "shared product h5/*_census.h5ad: 01_quality, 02_clusters" in out
+        assert "shared dataset census: 01_quality, 02_clusters" in out
+    names = ["01_quality", "02_clusters"]
+    shared = json.loads(cli.runner("plan", "check", path, "--json").out)["shared"]
+    assert shared == {"products": {"h5/*_census.h5ad": names}, "datasets": {"census": names}}
+    assert "shared" not in json.loads(cli.runner("plan", "show", path, "--json").out)
+
+
 def schema(document: str) -> dict[str, Any]:
     ended = cli.runner("plan", "schema", document)
     assert ended.code == 0, ended.err

@@ -6,15 +6,18 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+from fnmatch import fnmatchcase
 
 import pytest
 import yaml
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 from support import notebooks
 
 from runner.errors import PlanError
 from runner.plan import load, parse
 from runner.plan.check import check_plan
-from runner.plan.sharing import shared_products, shared_with
+from runner.plan.sharing import overlap, shared_datasets, shared_products, shared_with
 
 MINIMAL = {"version": 1, "name": "p", "notebooks": [{"name": "a", "path": "a.ipynb"}]}
 
@@ -73,6 +76,8 @@ DATASET = {"url": "https://x.org/a", "path": "a"}
         (changed(*NB, "prepare", value=[{"replace": {"find": "x"}}]), r"prepare\[0\].replace.with: is required"),
         (changed(*NB, "prepare", value=[{"drop_cells": {"containing": []}}]), r"drop_cells.containing"),
         (changed(*NB, "prepare", value=[{"insert": {"source": "x"}}]), "exactly one of before, after"),
+        (changed(*NB, "products", value=["h5/**.h5ad"]), r"notebooks\[0\].products\[0\]: .*`\*\*` stands for folders"),
+        (changed(*NB, "expect", value={"files": ["a**"]}), r"expect.files\[0\]: .*`\*\*` stands for folders"),
         (changed(*NB, "expect", value={"drift": "maybe"}), r"expect.drift: .*'off', 'warn' or 'error'"),
         (
             changed("datasets", "d", value={"url": "ftp://x/a", "path": "a"}),
@@ -161,6 +166,76 @@ def test_notebooks_that_share_a_file_are_listed():
     assert shared_products(plan) == {"h5/*.h5ad": ("a", "b", "e"), "zarr/y.zarr": ("c", "d")}
     assert shared_with(plan, "b") == {"h5/*.h5ad": ("a", "e")}
     assert shared_with(plan, "f") == {}
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "meet"),
+    [
+        ("h5/dli_*.h5ad", "h5/*_census.h5ad", True),
+        ("h5/dli_*.h5ad", "h5/*_census.zarr", False),
+        ("h5/a?c", "h5/ab*", True),
+        ("h5/a?c", "h5/ab", False),
+        ("h5/[ab]x", "h5/ax", True),
+        ("h5/[ab]x", "h5/cx", False),
+        ("h5/[!]a]x", "h5/bx", True),
+        ("h5/[]a]x", "h5/]x", True),
+        ("h5/[]x", "h5/[]x", True),
+        ("h5/[a-c]*", "h5/?1", True),
+        ("h5/[ab]", "h5/[bc]", True),
+        ("**/*.h5ad", "h5/x/y.h5ad", True),
+        ("**/*.h5ad", "h5/x/y.zarr/**", True),
+        ("a/**/z/x.csv", "a/b/c/z/*.csv", True),
+        ("a/**/z", "b/**", False),
+        ("*", "h5/x.h5ad", True),
+        ("h5/*", "h5/x/y", True),
+        ("h5/x.h5ad/*", "h5/*.h5ad", True),
+        ("h5/x/*", "h5/*.h5ad/y", False),
+        (".", "h5", True),
+        ("./h5", "h5//x", True),
+        ("h5/H", "h5/h", False),
+        ("a" * 600, "a?" * 300, True),
+        ("x*" * 300, "*x" * 300, True),
+    ],
+)
+def test_patterns_meet_when_one_file_can_match_both(one, other, meet):
+    """Also as a file in a folder that the other names; in doubt they meet."""
+    assert overlap(one, other) is meet
+    assert overlap(other, one) is meet
+
+
+names = st.text("ab.", min_size=1, max_size=3)
+patterns = st.lists(st.text("ab.*?[]!", min_size=1, max_size=4) | st.just("**"), min_size=1, max_size=3).map("/".join)
+
+
+@settings(max_examples=300, deadline=None)
+@given(one=patterns, other=patterns, path=st.lists(names, min_size=1, max_size=3))
+def test_no_two_patterns_that_match_one_file_are_held_apart(one, other, path):
+    """Whatever glob finds for both, and whatever lies in a folder that it finds."""
+    assume(not any("**" in part and part != "**" for part in (one + "/" + other).split("/")))
+
+    def matches(pattern: str) -> bool:
+        return any(matched(pattern.split("/"), path[:length]) for length in range(1, len(path) + 1))
+
+    if matches(one) and matches(other):
+        assert overlap(one, other)
+
+
+def matched(pattern: list[str], path: list[str]) -> bool:
+    """Tell whether a pattern of names matches a path whole, as glob does."""
+    if not pattern:
+        return not path
+    if pattern[0] == ".":
+        return matched(pattern[1:], path)
+    if pattern[0] == "**" and (matched(pattern[1:], path) or (bool(path) and matched(pattern, path[1:]))):
+        return True
+    return bool(path) and fnmatchcase(path[0], pattern[0]) and matched(pattern[1:], path[1:])
+
+
+def test_shared_datasets_are_listed_with_their_readers():
+    """In the plan's order; one that a single notebook reads is left out."""
+    data = {name: {**DATASET, "path": name} for name in ("one", "two")}
+    plan = plan_of({"name": "a", "datasets": ["one", "two"]}, {"name": "b", "datasets": ["one"]}, "c", datasets=data)
+    assert shared_datasets(plan) == {"one": ("a", "b")}
 
 
 # Against a checkout

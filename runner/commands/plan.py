@@ -11,6 +11,7 @@ import click
 from runner.commands import options, plan_render
 
 if TYPE_CHECKING:
+    from runner.plan import Plan
     from runner.plan.check import Problem
 
 
@@ -28,6 +29,8 @@ command.add_command(plan_render.command)
 @options.as_json
 def check(plan: Path, checkout: Path | None, as_json: bool) -> int:
     """Check PLAN; with --checkout also every rule, parameter, dataset URL and path against the notebooks.
+
+    Files that several notebooks share are listed with them.
 
     Exit code: 0 sound, 2 no plan, 9 it does not fit the checkout.
 
@@ -49,10 +52,11 @@ def check(plan: Path, checkout: Path | None, as_json: bool) -> int:
     errors = [problem for problem in problems if problem.severity == "error"]
     if as_json:
         found = [dataclasses.asdict(problem) for problem in problems]
-        click.echo(json.dumps({"plan": loaded.name, "notebooks": len(loaded.notebooks), "problems": found}, indent=1))
+        counts = {"plan": loaded.name, "notebooks": len(loaded.notebooks)}
+        click.echo(json.dumps({**counts, "problems": found, "shared": _shared(loaded)}, indent=1))
     else:
-        for problem in problems:
-            click.echo(str(problem))
+        for line in [*map(str, problems), *_shared_lines(loaded)]:
+            click.echo(line)
         against = f" against {checkout}" if checkout else ""
         verdict = f"{len(errors)} errors, {len(problems) - len(errors)} warnings" if problems else "sound"
         click.echo(f"{plan}: {loaded.name}, {len(loaded.notebooks)} notebooks: {verdict}{against}")
@@ -63,7 +67,7 @@ def check(plan: Path, checkout: Path | None, as_json: bool) -> int:
 @click.argument("plan", type=options.FILE)
 @options.as_json
 def show(plan: Path, as_json: bool) -> None:
-    """Show PLAN with its defaults filled in.
+    """Show PLAN with its defaults filled in, and which notebooks share files.
 
     \b
     Example:
@@ -81,6 +85,21 @@ def show(plan: Path, as_json: bool) -> None:
         facts += [f"{key} {value:g}" for key, value in requires.items()]
         facts += [f"needs {', '.join(notebook.needs)}" if notebook.needs else ""]
         click.echo(f"{notebook.name}: {notebook.path}  {'; '.join(filter(None, facts))}".rstrip())
+    for line in _shared_lines(loaded):
+        click.echo(line)
+
+
+def _shared(plan: Plan) -> dict[str, dict[str, tuple[str, ...]]]:
+    """Return the files that several notebooks use: products, which they make in turns, and datasets."""
+    from runner.plan.sharing import shared_datasets, shared_products
+
+    return {"products": shared_products(plan), "datasets": shared_datasets(plan)}
+
+
+def _shared_lines(plan: Plan) -> list[str]:
+    shared = _shared(plan)
+    products = [f"shared product {name}: {', '.join(users)}" for name, users in shared["products"].items()]
+    return products + [f"shared dataset {name}: {', '.join(users)}" for name, users in shared["datasets"].items()]
 
 
 @command.command("schema")

@@ -35,6 +35,12 @@ def _inside(path: str) -> str:
     return path
 
 
+def _pattern(path: str) -> str:
+    if any("**" in part and part != "**" for part in PurePosixPath(path).parts):
+        raise ValueError(f"{path!r} is no pattern; `**` stands for folders, alone between two slashes")
+    return path
+
+
 def _seconds(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, str):
         raise ValueError(f"{value!r} is no duration; write it like 90s, 15m, 2h")  # noqa: TRY004
@@ -78,6 +84,7 @@ def _stageable(path: str) -> str:
 
 
 RelativePath = Annotated[str, AfterValidator(_inside)]
+PathPattern = Annotated[RelativePath, AfterValidator(_pattern)]
 Duration = Annotated[float, BeforeValidator(_seconds)]
 Name = Annotated[str, AfterValidator(_name)]
 EnvValue = Annotated[str, BeforeValidator(_text)]
@@ -145,7 +152,7 @@ class Rule(_Strict):
 class Expect(_Strict):
     """What a successful run leaves."""
 
-    files: list[RelativePath] = []
+    files: list[PathPattern] = []
     min_figures: Annotated[int, Field(ge=0)] | None = None
     drift: Literal["off", "warn", "error"] = "warn"
 
@@ -184,7 +191,7 @@ class Notebook(_Strict):
     env: Environment = {}
     prepare: list[Rule] = []
     datasets: list[str] = []
-    products: list[RelativePath] = []
+    products: list[PathPattern] = []
     expect: Expect = Expect()
     timeout: Duration | None = None
     cell_timeout: Duration | None = None

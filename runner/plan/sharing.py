@@ -1,14 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Notebooks of a plan that share a file: they must not make it at the same time."""
+"""Notebooks of a plan that share a file: they must not make it at the same time.
+
+Whether two patterns may name one file is decided without looking at the disk, where the file
+is still to be made. In doubt they share it: a lock too many costs time, one too few a file.
+"""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from fnmatch import fnmatchcase
+from functools import cache
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from runner.plan import Plan
+
+_TOKEN = re.compile(r"\*+|\?|\[!?+\]?+[^\]]*+\]|.", re.DOTALL)
+"""What `fnmatch` reads one by one: any text, any character, one of a set, itself."""
+_LOOKED_AT = 256
+"""Parts of a path, or of a name, beyond which no file is looked for: names end at 255 bytes."""
 
 
 def shared_products(plan: Plan) -> dict[str, tuple[str, ...]]:
@@ -19,7 +31,7 @@ def shared_products(plan: Plan) -> dict[str, tuple[str, ...]]:
     groups: list[tuple[set[str], list[str]]] = []
     for notebook in plan.notebooks:
         for pattern in notebook.products:
-            overlapping = [group for group in groups if any(_overlap(pattern, other) for other in group[0])]
+            overlapping = [group for group in groups if any(overlap(pattern, other) for other in group[0])]
             patterns, names = {pattern}, [notebook.name]
             for group in overlapping:
                 patterns |= group[0]
@@ -27,6 +39,12 @@ def shared_products(plan: Plan) -> dict[str, tuple[str, ...]]:
                 groups.remove(group)
             groups.append((patterns, list(dict.fromkeys(names))))
     return {min(patterns): tuple(names) for patterns, names in groups if len(names) > 1}
+
+
+def shared_datasets(plan: Plan) -> dict[str, tuple[str, ...]]:
+    """Return which notebooks read each dataset that more than one of them reads."""
+    readers = {name: tuple(nb.name for nb in plan.notebooks if name in nb.datasets) for name in plan.datasets}
+    return {name: names for name, names in readers.items() if len(names) > 1}
 
 
 def shared_with(plan: Plan, name: str) -> dict[str, tuple[str, ...]]:
@@ -38,13 +56,43 @@ def shared_with(plan: Plan, name: str) -> dict[str, tuple[str, ...]]:
     }
 
 
-def _overlap(one: str, other: str) -> bool:
-    """Tell whether two patterns may name one file: the same, one matches the other, or lies inside it."""
-    first, second = PurePosixPath(one), PurePosixPath(other)
-    return (
-        first == second
-        or fnmatchcase(one, other)
-        or fnmatchcase(other, one)
-        or first in second.parents
-        or second in first.parents
-    )
+def overlap(one: str, other: str) -> bool:
+    """Tell whether two patterns may name one file, or a folder of one the file of the other."""
+    return _paths_meet(PurePosixPath(one).parts, PurePosixPath(other).parts)
+
+
+def _paths_meet(one: Sequence[str], other: Sequence[str]) -> bool:
+    @cache
+    def meet(i: int, j: int) -> bool:
+        if i == len(one) or j == len(other) or i + j > _LOOKED_AT:
+            return True  # what is matched this far is a folder of the rest, or the same
+        if one[i] == "**" or other[j] == "**":
+            return meet(i + 1, j) or meet(i, j + 1)
+        return _names_meet(one[i], other[j]) and meet(i + 1, j + 1)
+
+    return meet(0, 0)
+
+
+def _names_meet(one: str, other: str) -> bool:
+    """Tell whether one name may match two patterns of a name."""
+    first, second = _TOKEN.findall(one), _TOKEN.findall(other)
+
+    @cache
+    def meet(i: int, j: int) -> bool:
+        if i + j > 2 * _LOOKED_AT:
+            return True
+        if i < len(first) and first[i].startswith("*"):
+            return meet(i + 1, j) or (j < len(second) and meet(i, j + 1))
+        if j < len(second) and second[j].startswith("*"):
+            return meet(i, j + 1) or (i < len(first) and meet(i + 1, j))
+        if i == len(first) or j == len(second):
+            return i == len(first) and j == len(second)
+        return _characters_meet(first[i], second[j]) and meet(i + 1, j + 1)
+
+    return meet(0, 0)
+
+
+def _characters_meet(one: str, other: str) -> bool:
+    if len(one) > 1 and len(other) > 1:
+        return True  # two sets: not looked into
+    return one == "?" or other == "?" or fnmatchcase(one, other) or fnmatchcase(other, one)
