@@ -261,6 +261,17 @@ def test_plan_check_and_show_list_what_notebooks_share(tmp_path: Path) -> None:
     assert "shared" not in json.loads(cli.runner("plan", "show", path, "--json").out)
 
 
+def test_plan_check_refuses_products_that_hold_the_notebooks_or_the_plan(tmp_path: Path) -> None:
+    """Before a run would refuse them."""
+    wide = [{"name": "01_quality", "path": "01_quality.ipynb", "products": ["*.yaml", "*.ipynb"]}]
+
+    ended = cli.runner("plan", "check", plan(tmp_path, notebooks=wide), "--checkout", tmp_path)
+
+    assert ended.code == 9, ended.err
+    assert "the pattern '*.yaml' matches plan.yaml: the plan would be moved away" in ended.out
+    assert "the pattern '*.ipynb' matches 01_quality.ipynb: the notebook 01_quality.ipynb would be moved" in ended.out
+
+
 def schema(document: str) -> dict[str, Any]:
     ended = cli.runner("plan", "schema", document)
     assert ended.code == 0, ended.err

@@ -298,14 +298,14 @@ def test_every_problem_is_listed_at_once(checkout):
         "warning: datasets.e: no notebook uses 'e'",
         "warning: datasets.e: has no checksum",
         r"error: notebooks\[0\].cwd: .*notebok is no folder",
-        r"error: notebooks\[0\].products: notebooks/a.ipynb is a file of the repository",
+        r"error: notebooks\[0\].products: the pattern 'notebooks/\*.ipynb' matches .*: the notebook notebooks/a.ipynb",
         r"warning: notebooks\[0\].expect.files: out.csv is expected but no product",
         r"error: notebooks\[0\].prepare\[0\]: .*nearest text: 'cluster\(devices=\[0, 1\]\)'",
         r"error: notebooks\[0\].prepare\[1\]: .*matched no cell",
         r"error: notebooks\[0\].parameters.n_tops: ",
         r"error: notebooks\[0\].datasets.data: .*stands in no cell",
         r"error: notebooks\[0\].prepare: an inserted cell is no Python",
-        r"error: notebooks\[0\].prepare: code cell 2 after the rules is no Python",
+        r"error: notebooks\[0\].prepare: code cell 3 after the rules is no Python",
     ]
     for pattern, text in zip(expected, found, strict=True):
         assert re.match(pattern, text), (pattern, found)
@@ -330,4 +330,32 @@ def test_a_product_that_the_repository_tracks_is_a_problem(checkout):
     subprocess.run(["git", "add", "notebooks/nets"], cwd=checkout, check=True)
     found = problems(checkout, {"products": ["notebooks/*.parquet", "notebooks/nets"]})
     assert len(found) == 1
-    assert "notebooks/nets is a file of the repository" in found[0]
+    assert "matches notebooks/nets: notebooks/nets/net.parquet, a file of the repository, would be moved" in found[0]
+    assert problems(checkout, {"expect": {"files": ["notebooks/nets/net.parquet"]}}) == []
+
+
+@pytest.mark.parametrize("pattern", ["notebooks", "notebooks/**", "**/*", "*", "conf/*"])
+def test_a_product_that_holds_a_source_is_a_problem_without_git(checkout, monkeypatch, pattern):
+    """The plan's notebooks and the plan itself are known without a repository; each such pattern is named."""
+    monkeypatch.setenv("PATH", "")
+    (checkout / "conf").mkdir()
+    (checkout / "conf" / "plan.yaml").touch()
+    plan = plan_of({"name": "a", "products": [pattern, "h5/*.h5ad"]}, "b")
+    found = [problem for problem in check_plan(plan, checkout, checkout / "conf" / "plan.yaml") if problem.hint]
+    assert [problem.where for problem in found if problem.where.endswith("products")]
+    assert {repr(pattern) in problem.message for problem in found if problem.where.endswith("products")} == {True}
+
+
+@pytest.mark.skipif(not shutil.which("git"), reason="no git on PATH")
+def test_a_repository_that_cannot_be_read_is_said(checkout, capsys, monkeypatch):
+    """Its files are not known then; the plan's notebooks still are."""
+    (checkout / ".git").mkdir()
+    (checkout / ".git" / "index").write_text("damaged")
+    assert "repository-not-read" not in capsys.readouterr().err
+    found = problems(checkout, {"products": ["notebooks/*"]})
+    assert any("the notebook notebooks/a.ipynb" in text for text in found)
+    assert problems(checkout, {"products": ["made/*", "notebooks/h5"]}) == []
+    (checkout / "made").mkdir()
+    (checkout / "made" / "x").touch()
+    assert problems(checkout, {"products": ["made/*"]}) == []
+    assert "repository-not-read" in capsys.readouterr().err

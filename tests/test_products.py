@@ -5,16 +5,19 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from runner.errors import BrokenInputError
-from runner.notebook import products
-from runner.plan import Rule
+from runner.notebook import makers, products
+from runner.plan import Rule, parse
+from runner.plan.sources import Sources
 
 PATTERNS = ["notebooks/h5/*.h5ad"]
 
@@ -26,18 +29,25 @@ def world(tmp_path):
 
 
 class World:
+    """01 and 03 are in the plan, whose products are shared; every run is of one of them."""
+
     def __init__(self, folder: Path) -> None:
         self.checkout, self.outputs = folder / "checkout", folder / "outputs"
         (self.checkout / "notebooks" / "h5").mkdir(parents=True)
         self.outputs.mkdir()
         for name in ("01", "03"):
-            (self.checkout / "notebooks" / f"{name}.ipynb").write_text(name)
+            (self.checkout / "notebooks" / f"{name}.ipynb").write_text(f"{name} sets n")
+        entries = [{"name": name, "path": f"notebooks/{name}.ipynb", "products": PATTERNS} for name in ("01", "03")]
+        self.plan = parse(yaml.safe_dump({"version": 1, "name": "p", "notebooks": entries}), "plan.yaml")
+        self.standing: dict[str, makers.Fingerprint] = {}
 
-    def run(self, name="01", **parameters) -> products.Run:
+    def run(self, name="01", **parameters) -> makers.Run:
         source = f"notebooks/{name}.ipynb"
         digest = hashlib.sha256((self.checkout / source).read_bytes()).hexdigest()
-        identity = products.identity(digest, parameters, [])
-        return products.Run(name=name, source=source, source_sha256=digest, identity=identity)
+        identity = makers.identity(digest, parameters, [])
+        others = [entry for entry in self.plan.notebooks if entry.name != name]
+        takes = frozenset(makers.identity_now(entry, self.checkout, {}) for entry in others)
+        return makers.Run(name=name, source=source, source_sha256=digest, identity=identity, takes=takes)
 
     def write(self, path: str, content: str = "data") -> Path:
         target = self.checkout / path
@@ -46,10 +56,15 @@ class World:
         return target
 
     def set_aside(self, run, patterns=PATTERNS):
-        return products.set_aside(patterns, checkout=self.checkout, output_dir=self.outputs, run=run)
+        sources = Sources.of(self.plan, self.checkout)
+        judged = products.set_aside(patterns, checkout=self.checkout, output_dir=self.outputs, run=run, sources=sources)
+        self.standing = dict(judged.standing)
+        return judged.moved
 
     def record(self, run, patterns=PATTERNS):
-        return products.record(patterns, checkout=self.checkout, output_dir=self.outputs, run=run)
+        return products.record(
+            patterns, checkout=self.checkout, output_dir=self.outputs, run=run, standing=self.standing
+        )
 
 
 def test_a_leftover_is_moved_and_listed(world):
@@ -81,7 +96,7 @@ def test_other_parameters_rules_or_source_do_not(world):
     world.write("notebooks/01.ipynb", "changed")
     assert len(world.set_aside(world.run())) == 1
     rule = Rule(replace={"find": "a", "with": "b"})
-    assert products.identity("x", {}, []) != products.identity("x", {}, [rule])
+    assert makers.identity("x", {}, []) != makers.identity("x", {}, [rule])
 
 
 def test_a_file_written_since_it_was_recorded_does_not(world):
@@ -99,6 +114,64 @@ def test_notebooks_share_what_one_of_them_finished(world):
     assert world.set_aside(world.run("03")) == ()
     world.write("notebooks/01.ipynb", "changed")
     assert len(world.set_aside(world.run("03"))) == 1
+
+
+def test_who_only_found_a_file_does_not_vouch_for_it(world):
+    """01 made it with n=5 and 03 took it: with n=9 it is not what 01 makes."""
+    world.write("notebooks/h5/census.h5ad", "filtered with 5")
+    world.plan = with_parameters(world.plan, "01", n=5)
+    world.record(world.run("01", n=5))
+    assert world.set_aside(world.run("03")) == ()
+    world.record(world.run("03"))
+    world.plan = with_parameters(world.plan, "01", n=9)
+    assert len(world.set_aside(world.run("01", n=9))) == 1
+
+
+def test_a_stale_record_of_another_does_not_outdo_the_fresh_one(world):
+    """03 made it once and 01 anew: it stands for both, again and again."""
+    world.write("notebooks/h5/census.h5ad", "by 03")
+    world.record(world.run("03"))
+    world.write("notebooks/h5/census.h5ad", "by 01 and longer")
+    world.set_aside(world.run("01"))
+    world.write("notebooks/h5/census.h5ad", "by 01, once more")
+    world.record(world.run("01"))
+    for name in ("01", "03", "01"):
+        assert world.set_aside(world.run(name)) == ()
+        world.record(world.run(name))
+
+
+def test_a_file_of_other_parameters_is_not_taken_from_a_sharer_either(world):
+    """The plan now says n=9 for 03, whose file is of n=5: it is neither 01's nor 03's."""
+    world.write("notebooks/h5/census.h5ad")
+    world.plan = with_parameters(world.plan, "03", n=5)
+    world.record(world.run("03", n=5))
+    assert world.set_aside(world.run("01")) == ()
+    world.plan = with_parameters(world.plan, "03", n=9)
+    assert len(world.set_aside(world.run("01"))) == 1
+
+
+def test_a_parameter_of_the_command_line_counts_where_its_name_stands(world):
+    """One that another notebook does not know changes nothing of its products."""
+    entry = world.plan.notebook("01")
+    plain = makers.identity_now(entry, world.checkout, {})
+    assert makers.identity_now(entry, world.checkout, {"n": 1}) != plain
+    assert makers.identity_now(entry, world.checkout, {"unknown": 1}) == plain
+    (world.checkout / entry.path).unlink()
+    assert makers.identity_now(entry, world.checkout, {}) is None
+
+
+def test_any_parameter_of_yaml_has_an_identity(world):
+    """Keys of several kinds, dates and NaN; the order in which they are written does not count."""
+    value = yaml.safe_load("{1: a, b: {2: .nan, c: [2026-01-01]}}")
+    turned = yaml.safe_load("{b: {c: [2026-01-01], 2: .nan}, 1: a}")
+    assert makers.identity("x", {"n": value}, []) == makers.identity("x", {"n": turned}, [])
+    assert makers.identity("x", {"n": value}, []) != makers.identity("x", {"n": {**value, "1": "a"}}, [])
+
+
+def with_parameters(plan, name, **parameters):
+    """Return the plan with the parameters of one notebook replaced."""
+    changed = [nb.model_copy(update={"parameters": parameters}) if nb.name == name else nb for nb in plan.notebooks]
+    return plan.model_copy(update={"notebooks": changed})
 
 
 def test_folders_count_as_a_whole(world):
@@ -125,15 +198,71 @@ def test_patterns_that_reach_far_do_not_find_what_was_set_aside(world):
     )
 
 
-def test_the_notebook_is_no_product(world):
-    """A pattern that wide is refused before anything moves."""
-    world.write("notebooks/h5/a.h5ad")
-    with pytest.raises(BrokenInputError, match=r"include the notebook notebooks/01\.ipynb itself"):
-        world.set_aside(world.run(), ["notebooks/h5/*", "notebooks/*.ipynb"])
-    assert (world.checkout / "notebooks/h5/a.h5ad").exists()
+@pytest.mark.parametrize(
+    ("pattern", "found"),
+    [
+        ("notebooks", "notebooks"),
+        ("notebooks/**", "notebooks"),
+        ("notebooks/*", "notebooks/01.ipynb"),
+        ("notebooks/03.ipynb", "notebooks/03.ipynb"),
+        ("*", "notebooks"),
+        ("**/*", "notebooks"),
+        (".", "."),
+        ("link/0*", "link/01.ipynb"),
+    ],
+)
+def test_a_pattern_that_reaches_a_notebook_is_refused(world, pattern, found):
+    """Also one of the plan's other notebooks, through a folder or a link; nothing moves, the pattern is named."""
+    kept = world.write("notebooks/h5/a.h5ad")
+    (world.checkout / "link").symlink_to("notebooks")
+    with pytest.raises(BrokenInputError) as caught:
+        world.set_aside(world.run(), [*PATTERNS, pattern])
+    assert f"the pattern {pattern!r} matches {found}: the notebook notebooks/0" in str(caught.value)
+    assert kept.exists()
+    assert not (world.checkout / ".set-aside").exists()
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"products": 3}', '{"notebook": "01"}'])
+def test_what_a_run_needs_where_it_is_is_refused(world):
+    """The plan, the output folder within the checkout, and the link over which a notebook is reached."""
+    (world.checkout / "link").symlink_to("notebooks")
+    world.write("conf/plan.yaml")
+    world.write("outputs/01.running")
+    world.write("outputs/made.csv")
+    used = {Path("conf/plan.yaml"): "the plan", Path("outputs/01.running"): "the output folder", Path("link/x"): "x"}
+    sources = Sources(world.checkout, used)
+    for pattern in ("conf", "outputs/*", "link"):
+        assert [clash.pattern for clash in products.clashes([pattern], world.checkout, sources)] == [pattern]
+    assert list(products.clashes(["outputs/*.csv"], world.checkout, sources)) == []
+
+
+@pytest.mark.skipif(not shutil.which("git"), reason="no git on PATH")
+def test_a_pattern_that_reaches_a_file_of_the_repository_is_refused(world):
+    """Its own files stand in git's index; a file beside them is a product."""
+    world.write("notebooks/nets/net.parquet")
+    world.write("notebooks/made.parquet")
+    subprocess.run(["git", "init", "-q"], cwd=world.checkout, check=True)
+    subprocess.run(["git", "add", "notebooks/nets"], cwd=world.checkout, check=True)
+    message = "'notebooks/n.*' matches notebooks/nets: notebooks/nets/net.parquet, a file of the repository"
+    with pytest.raises(BrokenInputError, match=message):
+        world.set_aside(world.run(), ["notebooks/n*"])
+    assert world.set_aside(world.run(), ["notebooks/*.parquet"]) == (".set-aside/01/1/notebooks/made.parquet",)
+
+
+LOOK = '{"files": 1, "bytes": 4, "modified_ns": [1]}'
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        '{"products": 3}',
+        '{"notebook": "01"}',
+        '{"schema_version": 2, "products": {"notebooks/h5/a.h5ad": [3]}}',
+        f'{{"schema_version": 2, "products": {{"notebooks/h5/a.h5ad": [{{"fingerprint": {LOOK}}}]}}}}',
+    ],
+)
 def test_a_damaged_record_vouches_for_nothing(world, text):
     """The product is moved, the run goes on."""
     world.write("notebooks/h5/a.h5ad")

@@ -48,7 +48,7 @@ def check(plan: Path, checkout: Path | None, as_json: bool) -> int:
     if checkout is not None:
         from runner.plan.check import check_plan
 
-        problems = check_plan(loaded, checkout)
+        problems = check_plan(loaded, checkout, plan)
     errors = [problem for problem in problems if problem.severity == "error"]
     if as_json:
         found = [dataclasses.asdict(problem) for problem in problems]

@@ -2,54 +2,52 @@
 """Files that a notebook makes in the checkout, and whether one found there may be taken for data.
 
 The notebooks skip work when its result exists: a file that a killed run left half written would
-pass for the whole one. So a product that is found before a run stands only if a run that
-succeeded recorded it just as it is now: one of the same source and parameters, or one of
-another notebook that shares the file and whose source is unchanged. Anything else is moved to
-`.set-aside/NAME/N/` in the checkout, where no pattern finds it and nothing is lost.
-
-The record is `.NAME.products.json` in the output folder.
+pass for the whole one. So a product that is found before a run stands only if it is as a run
+that succeeded made it, from the same source and parameters (see `runner.notebook.makers`).
+Anything else is moved to `.set-aside/NAME/N/` in the checkout, where no pattern finds it and
+nothing is lost. Sources are never moved: a pattern that reaches one is refused.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
-import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from runner import files, log
+from runner import log
 from runner.data.locks import locked
 from runner.errors import BrokenInputError, RecordError
+from runner.notebook import makers
 
 if TYPE_CHECKING:
-    from runner.plan import Rule
+    from runner.notebook.makers import Fingerprint, Run
+    from runner.plan.sources import Sources
 
 ASIDE = ".set-aside"
 _PATTERN = frozenset("*?[")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Run:
-    """Whose products these are.
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """What became of the products that were there before a run."""
 
-    ``source`` is the notebook's path in the checkout. ``identity`` is the same for two runs that
-    should make the same products, see `identity`.
-    """
-
-    name: str
-    source: str
-    source_sha256: str
-    identity: str
+    moved: tuple[str, ...]
+    standing: Mapping[str, Fingerprint]
 
 
-def identity(source_sha256: str, parameters: Mapping[str, Any], rules: Iterable[Rule]) -> str:
-    """Return what two runs must share for one to take the other's products: source, parameters, rules."""
-    parts = [source_sha256, dict(parameters), [rule.model_dump(mode="json") for rule in rules]]
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+@dataclass(frozen=True, slots=True)
+class Clash:
+    """A pattern of products that reaches what is no product."""
+
+    pattern: str
+    path: Path
+    what: str
+
+    def __str__(self) -> str:
+        return f"the pattern {self.pattern!r} matches {self.path}: {self.what} would be moved away"
 
 
 def find(patterns: Sequence[str], checkout: Path) -> list[Path]:
@@ -58,58 +56,70 @@ def find(patterns: Sequence[str], checkout: Path) -> list[Path]:
     for pattern in patterns:
         matches = checkout.glob(pattern) if _PATTERN & set(pattern) else [checkout / pattern]
         found |= {match.relative_to(checkout) for match in matches if match.exists() or match.is_symlink()}
-    kept = {path for path in found if path.parts and path.parts[0] not in {ASIDE, ".git"}}
+    kept = {path for path in found if path.parts[:1] not in {(ASIDE,), (".git",)}}
     return sorted(path for path in kept if not any(parent in kept for parent in path.parents))
 
 
-def set_aside(patterns: Sequence[str], *, checkout: Path, output_dir: Path, run: Run) -> tuple[str, ...]:
-    """Move every product that may not be taken for data, and return where each went.
+def clashes(patterns: Sequence[str], checkout: Path, sources: Sources) -> Iterator[Clash]:
+    """Yield every pattern that matches a source, or a folder with one in it."""
+    for pattern in patterns:
+        for path in find([pattern], checkout):
+            what = sources.within(path)
+            if what:
+                yield Clash(pattern, path, what)
+
+
+def set_aside(patterns: Sequence[str], *, checkout: Path, output_dir: Path, run: Run, sources: Sources) -> Judged:
+    """Move every product that may not be taken for data.
 
     Raises
     ------
     BrokenInputError
-        A pattern matches the notebook itself.
+        A pattern matches a source; nothing was moved.
     RecordError
         A product cannot be moved.
     """
-    found = find(patterns, checkout)
-    if Path(run.source) in found:
+    clash = next(clashes(patterns, checkout, sources), None)
+    if clash:
         raise BrokenInputError(
-            f"notebook {run.name!r}: its products include the notebook {run.source} itself",
-            hint="write a narrower pattern under `products`",
+            f"notebook {run.name!r}: {clash}", hint="write a narrower pattern under `products`, such as out/*.h5ad"
         )
-    trusted = _trusted(checkout, output_dir, run)
-    moved = []
-    for path in found:
-        if trusted.get(str(path)) == _fingerprint(checkout / path):
+    vouched = makers.vouched(output_dir, run)
+    moved, standing = [], {}
+    for path in find(patterns, checkout):
+        look = makers.fingerprint(checkout / path)
+        if look in vouched.get(str(path), ()):
+            standing[str(path)] = look
             continue
         target = _moved(checkout, path, run.name)
         moved.append(str(target.relative_to(checkout)))
-        log.warning("product-set-aside", nb=run.name, product=path, to=moved[-1], reason="no succeeded run recorded it")
-    return tuple(moved)
+        reason = "no succeeded run of this source and these parameters made it so"
+        log.warning("product-set-aside", nb=run.name, product=path, to=moved[-1], reason=reason)
+    return Judged(tuple(moved), standing)
 
 
-def record(patterns: Sequence[str], *, checkout: Path, output_dir: Path, run: Run) -> tuple[str, ...]:
-    """Record the products that a run which succeeded leaves, and return their paths."""
-    prints = {str(path): _fingerprint(checkout / path) for path in find(patterns, checkout)}
-    document = {
-        "schema_version": 1,
-        "notebook": run.name,
-        "source": run.source,
-        "source_sha256": run.source_sha256,
-        "identity": run.identity,
-        "products": prints,
-    }
-    files.write(_record_path(output_dir, run.name), json.dumps(document, indent=1) + "\n")
-    return tuple(prints)
+def record(
+    patterns: Sequence[str], *, checkout: Path, output_dir: Path, run: Run, standing: Mapping[str, Fingerprint]
+) -> tuple[str, ...]:
+    """Record which products a run made that succeeded, and return the paths of all that are there.
+
+    Parameters
+    ----------
+    standing
+        Products that were there and good before it, which it may have found only.
+    """
+    now = {str(path): makers.fingerprint(checkout / path) for path in find(patterns, checkout)}
+    makers.remember(output_dir, run, now, standing)
+    return tuple(now)
 
 
 def are_complete(patterns: Sequence[str], *, checkout: Path, output_dir: Path, run: Run) -> bool:
     """Tell whether every pattern has products and all of them may be taken for data."""
-    trusted = _trusted(checkout, output_dir, run)
+    vouched = makers.vouched(output_dir, run)
     each = [find([pattern], checkout) for pattern in patterns]
     return all(
-        paths and all(trusted.get(str(path)) == _fingerprint(checkout / path) for path in paths) for paths in each
+        paths and all(makers.fingerprint(checkout / path) in vouched.get(str(path), ()) for path in paths)
+        for paths in each
     )
 
 
@@ -136,59 +146,6 @@ def exclusive(shared: Sequence[str], *, checkout: Path, warm: bool, name: str) -
             except OSError as error:
                 log.warning("lock-unsupported", path=lock, reason=error.strerror)
         yield
-
-
-def _record_path(output_dir: Path, name: str) -> Path:
-    return output_dir / f".{name}.products.json"
-
-
-def _trusted(checkout: Path, output_dir: Path, run: Run) -> dict[str, Any]:
-    """Return path and fingerprint of every product that a succeeded run vouches for."""
-    vouched: dict[str, Any] = {}
-    for path in sorted(output_dir.glob(".*.products.json")):
-        document = _read(path)
-        own = document.get("notebook") == run.name
-        if document.get("identity") == run.identity if own else _source_unchanged(checkout, document):
-            vouched |= document["products"]
-    return vouched
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return document if isinstance(document, dict) and isinstance(document.get("products"), dict) else {}
-
-
-def _source_unchanged(checkout: Path, document: dict[str, Any]) -> bool:
-    """Tell whether the notebook that made the products is still the same."""
-    source = document.get("source")
-    if not isinstance(source, str):
-        return False
-    try:
-        digest = hashlib.sha256((checkout / source).read_bytes()).hexdigest()
-    except OSError:
-        return False
-    return digest == document.get("source_sha256")
-
-
-def _fingerprint(path: Path) -> dict[str, int]:
-    """Return what changes when a file or anything in a folder is written: number, sizes and newest time."""
-    count = size = newest = 0
-    for file in _files(path):
-        status = file.lstat()
-        count, size, newest = count + 1, size + status.st_size, max(newest, status.st_mtime_ns)
-    return {"files": count, "bytes": size, "modified_ns": newest}
-
-
-def _files(path: Path) -> Iterator[Path]:
-    if path.is_symlink() or not path.is_dir():
-        yield path
-        return
-    for folder, _folders, names in os.walk(path):
-        for name in names:
-            yield Path(folder, name)
 
 
 def _moved(checkout: Path, path: Path, name: str) -> Path:

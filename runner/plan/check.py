@@ -8,7 +8,6 @@ rules at once, and they are to be seen together.
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from runner.errors import BrokenInputError
 from runner.notebook import cellsource, document, prepare, products, urls
 from runner.notebook import parameters as parameter_values
 from runner.notebook import rules as plan_rules
+from runner.plan.sources import Sources
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
@@ -40,12 +40,18 @@ class Problem:
         return f"{self.severity}: {self.where}: {self.message}{hint}"
 
 
-def check_plan(plan: Plan, checkout: Path) -> list[Problem]:
-    """Return everything that is wrong with a plan for a checkout, in the plan's order."""
+def check_plan(plan: Plan, checkout: Path, plan_file: Path | None = None) -> list[Problem]:
+    """Return everything that is wrong with a plan for a checkout, in the plan's order.
+
+    Parameters
+    ----------
+    plan_file
+        Where the plan was read from, which no product may be.
+    """
     problems = list(_datasets(plan))
-    tracked = _tracked(checkout)
+    sources = Sources.of(plan, checkout, {plan_file.absolute(): "the plan"} if plan_file else None)
     for position, notebook in enumerate(plan.notebooks):
-        problems += _notebook(plan, notebook, f"notebooks[{position}]", checkout, tracked)
+        problems += _notebook(plan, notebook, f"notebooks[{position}]", checkout, sources)
     return problems
 
 
@@ -62,8 +68,8 @@ def _datasets(plan: Plan) -> Iterator[Problem]:
             )
 
 
-def _notebook(plan: Plan, notebook: Notebook, where: str, checkout: Path, tracked: set[str]) -> list[Problem]:
-    found = list(_paths(notebook, where, checkout, tracked))
+def _notebook(plan: Plan, notebook: Notebook, where: str, checkout: Path, sources: Sources) -> list[Problem]:
+    found = list(_paths(notebook, where, checkout, sources))
     try:
         source = document.read_notebook(checkout / notebook.path)
     except BrokenInputError as error:
@@ -90,18 +96,15 @@ def _notebook(plan: Plan, notebook: Notebook, where: str, checkout: Path, tracke
     return [*found, *_broken_cells(source, draft, where)]
 
 
-def _paths(notebook: Notebook, where: str, checkout: Path, tracked: set[str]) -> Iterator[Problem]:
+def _paths(notebook: Notebook, where: str, checkout: Path, sources: Sources) -> Iterator[Problem]:
     if notebook.cwd is not None and not (checkout / notebook.cwd).is_dir():
         yield Problem(where=f"{where}.cwd", message=f"{checkout / notebook.cwd} is no folder")
-    matched = [str(path) for path in products.find(notebook.products, checkout)]
-    for path in matched:
-        inside = {name for name in tracked if name == path or name.startswith(f"{path}/")}
-        if path == notebook.path or inside:
-            message = f"{path} is a file of the repository, and a leftover product would be moved away"
-            yield Problem(where=f"{where}.products", message=message, hint="write a narrower pattern")
+    for clash in products.clashes(notebook.products, checkout, sources):
+        yield Problem(where=f"{where}.products", message=str(clash), hint="write a narrower pattern")
     for file in notebook.expect.files:
         folders = [Path(file), *Path(file).parents]
-        if not any(folder.match(pattern) for folder in folders for pattern in notebook.products):
+        is_product = any(folder.match(pattern) for folder in folders for pattern in notebook.products)
+        if not is_product and sources.within(Path(file)) is None:
             yield Problem(
                 where=f"{where}.expect.files",
                 message=f"{file} is expected but no product: a leftover of it is not moved away",
@@ -117,19 +120,5 @@ def _broken_cells(source: NotebookNode, draft: NotebookNode, where: str) -> Iter
         was_python = cell.id not in before or cellsource.parse(before[cell.id]) is not None
         if was_python and before.get(cell.id) != cell.source and cellsource.parse(cell.source) is None:
             index = cell.metadata.runner.get("index")
-            what = "an inserted cell" if index is None else f"code cell {index} after the rules"
+            what = "an inserted cell" if index is None else f"code cell {index + 1} after the rules"
             yield Problem(where=f"{where}.prepare", message=f"{what} is no Python", hint="check `with` and `source`")
-
-
-def _tracked(checkout: Path) -> set[str]:
-    """Return the repository's own files; none when this is no repository or there is no git."""
-    try:
-        listing = subprocess.run(
-            ["git", "-C", str(checkout), "ls-files", "-z"],  # noqa: S607  (git of the PATH is meant)
-            capture_output=True,
-            check=True,
-            timeout=60,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return set()
-    return {name for name in listing.stdout.decode("utf-8", "replace").split("\0") if name}

@@ -4,13 +4,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from contextlib import ExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from runner import log
 from runner.data.serve import Served, serving
-from runner.notebook import products
+from runner.notebook import makers, products
 from runner.plan.sharing import shared_with
+from runner.plan.sources import Sources
 from runner.records import Change
 
 if TYPE_CHECKING:
@@ -36,12 +38,14 @@ class Staging:
     def __init__(self, job: Job, source_sha256: str) -> None:
         self._job = job
         self._stack = ExitStack()
-        self._run = products.Run(
+        self._run = makers.Run(
             name=job.name,
             source=job.source_label,
             source_sha256=source_sha256,
-            identity=products.identity(source_sha256, job.parameters, job.rules),
+            identity=makers.identity(source_sha256, job.parameters, job.rules),
+            takes=_identities_of_sharers(job),
         )
+        self._standing: Mapping[str, makers.Fingerprint] = {}
         self.served: Served = self._stack.enter_context(
             serving(
                 job.plan,
@@ -62,17 +66,19 @@ class Staging:
         warm = products.are_complete(job.products, run=self._run, **where)
         shared = list(shared_with(job.plan, job.entry.name if job.entry else job.name))
         self._stack.enter_context(products.exclusive(shared, checkout=job.checkout, warm=warm, name=job.name))
-        moved = products.set_aside(job.products, run=self._run, **where)
-        for path in moved:
-            log.warning("product-set-aside", nb=job.name, moved_to=path, reason="no succeeded run vouches for it")
-        return moved
+        sources = Sources.of(job.plan, job.checkout, _in_use(job))
+        judged = products.set_aside(job.products, run=self._run, sources=sources, **where)
+        self._standing = judged.standing
+        return judged.moved
 
     def record_products(self) -> tuple[str, ...]:
         """Record what the successful run made."""
         job = self._job
         if not job.products:
             return ()
-        return products.record(job.products, checkout=job.checkout, output_dir=job.output_dir, run=self._run)
+        return products.record(
+            job.products, checkout=job.checkout, output_dir=job.output_dir, run=self._run, standing=self._standing
+        )
 
     def changes(self, moved: tuple[str, ...]) -> tuple[Change, ...]:
         """Return what was done around the notebook."""
@@ -82,3 +88,22 @@ class Staging:
     def close(self) -> None:
         """Stop serving and free the locks."""
         self._stack.close()
+
+
+def _identities_of_sharers(job: Job) -> frozenset[str]:
+    """Return what the notebooks that share files with this one would make them from now."""
+    if job.plan is None or job.entry is None:
+        return frozenset()
+    names = {name for others in shared_with(job.plan, job.entry.name).values() for name in others}
+    found = (makers.identity_now(job.plan.notebook(name), job.checkout, job.options.parameters) for name in names)
+    return frozenset(known for known in found if known)
+
+
+def _in_use(job: Job) -> dict[Path, str]:
+    """Return the paths that a run needs where they are, and what each is."""
+    named = {job.cwd: "the working folder", job.path(".running"): "the output folder", job.path(".log"): "the log"}
+    if job.options.plan is not None:
+        named[job.options.plan.absolute()] = "the plan"
+    if job.plan is not None and job.cache is not None:
+        named |= {job.cache / data.path: f"the staged dataset {name}" for name, data in job.plan.datasets.items()}
+    return named
