@@ -187,6 +187,37 @@ def test_an_unknown_repository_says_so(tmp_path):
         clone("file:///nowhere/at/all", tmp_path / "clone")
 
 
+@pytest.mark.parametrize("depth", [None, 1])
+def test_a_wrong_url_does_not_claim_the_folder(tmp_path, upstream, depth):
+    """A typo is corrected by the right URL, and nothing of another repository is left then."""
+    folder = tmp_path / "clone"
+    with pytest.raises(BrokenInputError, match="git fetch for"):
+        clone(upstream.url + "o", folder, depth=depth)
+    assert clone(upstream.url, folder, depth=depth).commit == upstream.first
+    other = Upstream(tmp_path / "other")
+    other.git("tag", "v1")
+    with pytest.raises(BrokenInputError, match="git fetch for"):
+        clone(other.url, tmp_path / "second", revision="nope")
+    assert clone(upstream.url, tmp_path / "second").commit == upstream.first
+    with pytest.raises(BrokenInputError, match="git fetch for"):
+        clone(upstream.url, tmp_path / "second", revision="v1")
+
+
+def test_what_somebody_has_in_the_folder_is_not_claimed(tmp_path, upstream):
+    """A repository that is not ours, or has files already, keeps its URL."""
+    folder = tmp_path / "mine"
+    subprocess.run(["git", "init", "-q", folder], check=True)
+    subprocess.run(["git", "remote", "add", "origin", "https://ada:s3cret@example.org/o/r"], cwd=folder, check=True)
+    with pytest.raises(BrokenInputError, match=r"is a clone of https://example\.org/o/r, not of"):
+        clone(upstream.url, folder)
+    with pytest.raises(BrokenInputError, match="git fetch for"):
+        clone(upstream.url + "o", tmp_path / "clone")
+    (tmp_path / "clone" / "file").write_text("mine")
+    with pytest.raises(BrokenInputError, match="is a clone of"):
+        clone(upstream.url, tmp_path / "clone")
+    assert (tmp_path / "clone" / "file").read_text() == "mine"
+
+
 # Hostile values
 
 
@@ -290,6 +321,131 @@ def test_hooks_and_templates_do_not_run(tmp_path, upstream, monkeypatch):
     shutil.copytree(hooks, folder / ".git" / "hooks", dirs_exist_ok=True)
     clone(upstream.url, folder, revision=upstream.first)
     assert not trace.exists()
+
+
+def planted(folder: Path, trace: Path) -> str:
+    """Put programs and other addresses into the configuration that a git may use; return the former one."""
+    path = folder / "config"
+    program = f'"touch {trace}; false"'
+    before = path.read_text()
+    included = folder / "included"
+    included.write_text(f"[core]\n sshCommand = {program}\n")
+    path.write_text(
+        before
+        + f"""
+[core]
+    fsmonitor = {program}
+    hooksPath = {folder}
+    sshCommand = {program}
+    gitProxy = {program}
+    alternateRefsCommand = {program}
+    worktree = {trace.parent}
+[filter "x"]
+    clean = {program}
+    smudge = {program}
+    process = {program}
+    required
+[credential]
+    helper = !{program}
+[url "{trace.parent}/nowhere"]
+    insteadOf = file://
+[include]
+    path = {included}
+[remote "origin"]
+    uploadpack = {program}
+    fetch = +refs/heads/*:refs/heads/*
+    vcs = x
+[http "https://ada:s3cret@example.org"]
+    proxy = http://127.0.0.1:9
+[extensions]
+    worktreeConfig = true
+"""
+    )
+    (folder / "config.worktree").write_text(f"[core]\n worktree = {trace.parent}\n")
+    return before
+
+
+def test_a_clone_does_not_do_what_somebody_wrote_into_its_configuration(tmp_path, upstream):
+    """Programs and addresses in it go; what was there is kept beside it and told without secrets."""
+    upstream.commit("attributes", **{".gitattributes": "* filter=x\n"})
+    folder, trace = tmp_path / "clone", tmp_path / "ran"
+    clone(upstream.url, folder)
+    before = planted(folder / ".git", trace)
+    second = upstream.commit("second", **{"nb.ipynb": "2"})
+    lines = []
+    stop = log.add_sink(lines.append)
+    assert clone(upstream.url, folder).commit == second == head(folder)
+    stop()
+    assert not trace.exists()
+    assert (folder / ".git" / "config").read_text().split() == before.split()
+    assert "insteadOf" in (folder / ".git" / "config.before").read_text()
+    (told,) = [line for line in lines if "clone-config" in line]
+    assert "filter.\\u2026.smudge" in told
+    assert "s3cret" not in told
+
+
+def test_what_is_harmless_in_a_configuration_stays(tmp_path, upstream):
+    """Name, address and branches of whoever works there; a clone by hand is as good as one of ours."""
+    folder = tmp_path / "clone"
+    subprocess.run(["git", "clone", "-q", upstream.url, folder], check=True)
+    for entry in (("user.name", 'Ada "L" #1'), ("user.email", "ada@example.org")):
+        subprocess.run(["git", "config", *entry], cwd=folder, check=True)
+    before = (folder / ".git" / "config").read_bytes()
+    assert clone(upstream.url, folder).updated
+    assert (folder / ".git" / "config").read_bytes() == before
+    subprocess.run(["git", "config", "alias.x", "!sh"], cwd=folder, check=True)
+    clone(upstream.url, folder)
+    for entry in ("user.name", 'Ada "L" #1'), ("branch.main.merge", "refs/heads/main"), ("alias.x", ""):
+        done = subprocess.run(["git", "config", entry[0]], cwd=folder, capture_output=True, text=True, check=False)
+        assert done.stdout.strip() == entry[1]
+
+
+def test_a_second_url_cannot_hide_behind_the_first(tmp_path, upstream):
+    """Git fetches from the first of several, and shows the last."""
+    folder = tmp_path / "clone"
+    clone(upstream.url, folder)
+    path = folder / ".git" / "config"
+    path.write_text(f'[remote "origin"]\n url = file:///elsewhere\n{path.read_text()}')
+    with pytest.raises(BrokenInputError, match="is a clone of file:///elsewhere, not of"):
+        clone(upstream.url, folder)
+
+
+def test_a_repository_that_lies_elsewhere_is_refused(tmp_path, upstream):
+    """Through a link, or by the file that leads a worktree to its repository."""
+    folder, other = tmp_path / "clone", tmp_path / "other"
+    clone(upstream.url, folder)
+    clone(upstream.url, other)
+    (folder / ".git" / "commondir").write_text(str(other / ".git"))
+    with pytest.raises(BrokenInputError, match="is a worktree or submodule"):
+        clone(upstream.url, folder)
+    shutil.rmtree(folder / ".git")
+    (folder / ".git").symlink_to(other / ".git")
+    with pytest.raises(BrokenInputError, match="is a worktree or submodule"):
+        clone(upstream.url, folder)
+
+
+def test_a_submodule_does_not_do_what_somebody_wrote_into_its_configuration(tmp_path, upstream, monkeypatch):
+    """Nor is another repository taken for it."""
+    monkeypatch.setattr("runner.data.submodules._PROTOCOLS", "file")
+    inner = Upstream(tmp_path / "inner")
+    inner.commit("attributes", **{".gitattributes": "* filter=x\n"})
+    upstream.git("submodule", "add", "-q", inner.url, "inner")
+    upstream.commit("with submodule")
+    folder, trace = tmp_path / "clone", tmp_path / "ran"
+    for _ in range(2):
+        clone(upstream.url, folder, submodules=True)
+        assert not list(folder.rglob("config.before"))
+    planted(folder / ".git" / "modules" / "inner", trace)
+    second = inner.commit("second", **{"nb.ipynb": "2"})
+    subprocess.run(["git", "pull", "-q"], cwd=upstream.folder / "inner", check=True)
+    upstream.commit("newer submodule")
+    clone(upstream.url, folder, submodules=True)
+    assert (head(folder / "inner"), (folder / "inner" / "nb.ipynb").read_text()) == (second, "2")
+    assert not trace.exists()
+    (folder / "inner" / ".git").unlink()
+    shutil.copytree(folder / ".git" / "modules" / "inner", folder / "inner" / ".git")
+    with pytest.raises(BrokenInputError, match="inner is no submodule of this clone"):
+        clone(upstream.url, folder, submodules=True)
 
 
 def test_submodules_come_only_when_asked_and_not_from_this_machine(tmp_path, upstream):

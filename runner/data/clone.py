@@ -17,14 +17,15 @@ from pathlib import Path
 from typing import TypeVar
 
 from runner import files, log
-from runner.data import git
+from runner.data import git, gitconfig
 from runner.data.locks import locked
+from runner.data.submodules import update as update_submodules
 from runner.errors import BrokenInputError, NetworkError
 
 Result = TypeVar("Result")
 
 _ATTEMPTS = 3
-_SUBMODULE_PROTOCOLS = "https:ssh"
+_LOCK = "runner.lock"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,17 +79,18 @@ def clone(
     git.check_revision(revision)
     has_lfs = shutil.which("git-lfs") is not None
     folder.mkdir(parents=True, exist_ok=True)
-    repository = _Clone(folder, git.Git(folder, source, lfs=has_lfs), source)
+    commands = git.Git(folder, source, lfs=has_lfs)
+    repository = _Clone(folder, commands, source)
     _check_folder(folder)
     (folder / ".git").mkdir(exist_ok=True)
-    with locked(folder / ".git" / "runner.lock", waiting=lambda: log.info("clone-waits", folder=folder)):
+    with locked(folder / ".git" / _LOCK, waiting=lambda: log.info("clone-waits", folder=folder)):
         updated = repository.prepare()
         log.info("clone", url=source.url, revision=revision, folder=folder)
         commit = _retried(lambda: repository.fetch(revision, depth), backoff_seconds)
         repository.check_unchanged()
         _retried(lambda: repository.checkout(commit), backoff_seconds)
         if submodules:
-            _retried(lambda: repository.submodules(depth, allowed_hosts), backoff_seconds)
+            _retried(lambda: update_submodules(commands, folder, depth, allowed_hosts), backoff_seconds)
         uses_lfs = repository.uses_lfs()
         if uses_lfs and not has_lfs:
             log.warning("clone-without-lfs", folder=folder, hint="install git-lfs; its files are pointers now")
@@ -101,7 +103,7 @@ def clone(
             lfs=uses_lfs and has_lfs,
             cloned_at=log.utc_now(),
         )
-        files.write(folder / ".git" / "runner-clone.json", json.dumps(asdict(cloned), indent=1) + "\n")
+        repository.record(cloned)
     log.info("cloned", url=source.url, commit=commit)
     return cloned
 
@@ -111,36 +113,62 @@ class _Clone:
 
     def __init__(self, folder: Path, repository: git.Git, source: git.Remote) -> None:
         self._folder, self._git, self._source = folder, repository, source
-        self._unfinished = folder / ".git" / "runner-checkout"
+        self._dot_git = folder / ".git"
+        self._record = self._dot_git / "runner-clone.json"
+        self._unfinished = self._dot_git / "runner-checkout"
         """Exists while files are being written: what differs then is nobody's work."""
 
     def prepare(self) -> bool:
         """Make the folder a repository of this remote; return whether it was one already."""
-        exists = (self._folder / ".git" / "HEAD").exists()
+        self._remove_stale_locks()
+        entries = gitconfig.cut_down(self._git, self._dot_git / "config")
+        urls = [value for key, value in entries if key == "remote.origin.url"]
+        other = next((url for url in urls if url != self._source.url), None)
+        if other is not None and self._never_succeeded():
+            log.info("clone-begins-anew", folder=self._folder, before=git.shown(other))
+            self._clear()
+            entries, other = [], None
+        if other is not None:
+            raise BrokenInputError(
+                f"{self._folder} is a clone of {git.shown(other)}, not of {self._source.url}",
+                hint="give another folder",
+            )
+        exists = (self._dot_git / "HEAD").exists()
         if not exists:
             self._unfinished.touch()
             self._git.run("init", "--quiet", "--template=", "--initial-branch=main")
+        for entry in (("remote.origin.url", self._source.url), ("remote.origin.fetch", gitconfig.REFSPEC)):
+            if entry not in entries:
+                self._git.run("config", "--local", *entry)
+        return exists and self._has_commit()
+
+    def _remove_stale_locks(self) -> None:
+        """Remove what a git left that was killed together with its runner, whose lock we have now."""
         for stale in ("index.lock", "shallow.lock", "HEAD.lock", "config.lock"):
-            path = self._folder / ".git" / stale
+            path = self._dot_git / stale
             if self._unfinished.exists() and path.exists():
                 log.warning("clone-stale-lock", path=path)
                 path.unlink()
-        known = self._configured("remote.origin.url")
-        if known is None:
-            self._git.run("config", "--local", "remote.origin.url", self._source.url)
-            self._git.run("config", "--local", "remote.origin.fetch", "+refs/heads/*:refs/remotes/origin/*")
-        elif known != self._source.url:
-            raise BrokenInputError(
-                f"{self._folder} is a clone of {git.remote(known).url}, not of {self._source.url}",
-                hint="give another folder",
-            )
-        return exists and self._git.succeeds("rev-parse", "--quiet", "--verify", "HEAD^{commit}")
 
-    def _configured(self, key: str) -> str | None:
-        try:
-            return self._git.run("config", "--local", "--get", key).strip()
-        except BrokenInputError:
-            return None
+    def _never_succeeded(self) -> bool:
+        """Tell whether all that is here is an attempt of ours that brought nothing, as one with a wrong URL."""
+        alone = [path.name for path in self._folder.iterdir()] == [".git"]
+        return alone and self._unfinished.exists() and not self._record.exists() and not self._has_commit()
+
+    def _clear(self) -> None:
+        """Throw away what was fetched from another URL: its tags could be taken for this one's."""
+        for path in self._dot_git.iterdir():
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            elif path.name not in {_LOCK, self._unfinished.name}:
+                path.unlink()
+
+    def _has_commit(self) -> bool:
+        return self._git.succeeds("rev-parse", "--quiet", "--verify", "HEAD^{commit}")
+
+    def record(self, cloned: Cloned) -> None:
+        """Write down what is here now."""
+        files.write(self._record, json.dumps(asdict(cloned), indent=1) + "\n")
 
     def fetch(self, revision: str, depth: int | None) -> str:
         """Fetch a revision and return its commit."""
@@ -152,7 +180,7 @@ class _Clone:
                 if not _is_hex(revision):
                     raise
                 log.info("clone-deepens", revision=revision, reason=error.message.splitlines()[-1])
-        shallow = ["--unshallow"] if (self._folder / ".git" / "shallow").exists() else []
+        shallow = ["--unshallow"] if (self._dot_git / "shallow").exists() else []
         self._git.run("fetch", "--quiet", "--tags", "--force", "--prune", *shallow, "--", "origin")
         if revision == "HEAD":
             self._git.run("fetch", "--quiet", "--", "origin", "HEAD")
@@ -168,7 +196,7 @@ class _Clone:
 
     def check_unchanged(self) -> None:
         """Refuse to touch tracked files that somebody changed."""
-        if self._unfinished.exists() or not self._git.succeeds("rev-parse", "--quiet", "--verify", "HEAD^{commit}"):
+        if self._unfinished.exists() or not self._has_commit():
             return
         changed = self._git.run("status", "--porcelain", "--untracked-files=no", "--ignore-submodules=all").splitlines()
         if changed:
@@ -191,19 +219,6 @@ class _Clone:
             raise
         self._unfinished.unlink()
 
-    def submodules(self, depth: int | None, allowed_hosts: Sequence[str]) -> None:
-        """Fetch what `.gitmodules` names, after checking each of its URLs."""
-        if not (self._folder / ".gitmodules").is_file():
-            return
-        listed = self._git.run("config", "--file", ".gitmodules", "--get-regexp", r"^submodule\..*\.url$")
-        for line in listed.splitlines():
-            url = line.partition(" ")[2]
-            if not url.startswith(("./", "../")):
-                git.remote(url, allowed_hosts)
-        shallow = [f"--depth={depth}"] if depth is not None else []
-        arguments = ["submodule", "update", "--init", "--checkout", "--force", *shallow]
-        self._git.run(*arguments, protocols=_SUBMODULE_PROTOCOLS)
-
     def uses_lfs(self) -> bool:
         """Tell whether the commit keeps files in Git LFS."""
         return self._git.succeeds("grep", "--quiet", "filter=lfs", "HEAD", "--", ":(glob)**/.gitattributes")
@@ -212,7 +227,7 @@ class _Clone:
 def _check_folder(folder: Path) -> None:
     if not (folder / ".git").exists() and any(folder.iterdir()):
         raise BrokenInputError(f"{folder} is not empty and no clone", hint="give an empty or a new folder")
-    if (folder / ".git").is_file():
+    if (folder / ".git").is_file() or (folder / ".git").is_symlink() or (folder / ".git" / "commondir").exists():
         raise BrokenInputError(f"{folder} is a worktree or submodule of another clone", hint="give another folder")
 
 

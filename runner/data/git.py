@@ -224,6 +224,10 @@ def _hint(said: str) -> str:
     return "check URL and revision"
 
 
+def shown(url: str) -> str:
+    """Return any URL without user and password."""
+    return re.sub(r"//[^/]*@", "//", url)
+
+
 def _refuse(url: str, what: str) -> NoReturn:
-    shown = re.sub(r"//[^/@]*@", "//", url)
-    raise UsageError(f"{shown!r} {what}", hint="give https://, ssh:// or file:///")
+    raise UsageError(f"{shown(url)!r} {what}", hint="give https://, ssh:// or file:///")
