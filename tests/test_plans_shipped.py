@@ -7,11 +7,15 @@ The notebooks themselves belong to others; here stand only the lines that the ru
 from __future__ import annotations
 
 import ast
+import re
+import shlex
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
 import yaml
-from support import notebooks
+from support import cli, notebooks
 
 from runner.notebook.document import read_notebook
 from runner.notebook.prepare import prepare
@@ -214,3 +218,34 @@ def test_no_path_of_another_machine_is_left(tmp_path):
     source = prepared(plan, tmp_path, "07")
     assert "/data/nvcell" not in source
     assert "[0,1]" not in source
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("git"), reason="no git on PATH")
+def test_the_readmes_plan_runs_somebody_elses_repository(tmp_path):
+    """Its plan and its commands, word for word but for the address and the GPU."""
+    readme = (CONFIGS.parents[1] / "README.md").read_text().split("## Your own notebooks")[1].split("\n## ")[0]
+    plan, commands = re.findall(r"```\w+\n(.*?)```", readme, re.DOTALL)
+    plan, removed = re.subn(r"\n    requires: .*", "", plan)
+    assert removed == 1
+    (tmp_path / "plan.yaml").write_text(plan)
+    repository = tmp_path / "upstream"
+    cells = ["n_clusters = 8", "open('clusters.csv', 'w').write(f'n {n_clusters}')", FIGURE, notebooks.SHUTDOWN, ""]
+    notebooks.write(repository / "analysis" / "clusters.ipynb", *cells)
+    git = ["git", "-C", str(repository), "-c", "user.name=x", "-c", "user.email=x@example.org"]
+    for arguments in (["init", "-q"], ["add", "."], ["commit", "-qm", "x"], ["tag", "v1.2"]):
+        subprocess.run([*git, *arguments], check=True)
+
+    for line in commands.strip().splitlines():
+        _runner, *words = shlex.split(line, comments=True)
+        words = [repository.as_uri() if word.startswith("https://") else word for word in words]
+        ended = cli.runner(*words, cwd=tmp_path)
+        assert ended.code == 0, ended.err + ended.out
+
+    assert (tmp_path / "theirs" / "analysis" / "clusters.csv").read_text() == "n 12"
+    assert cli.metrics(tmp_path / "outputs", "clusters")["status"] == "succeeded"
+
+
+FIGURE = f"""import base64
+from IPython.display import Image
+Image(base64.b64decode("{notebooks.PNG}"))"""
