@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from support import cli, notebooks
 
 from runner.errors import BrokenInputError
 from runner.notebook import makers, products
@@ -281,6 +282,25 @@ def test_completeness_needs_every_pattern(world):
     assert not products.are_complete(patterns, **places)
     world.record(world.run(), patterns)
     assert products.are_complete(patterns, **places)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "what"), [("b.*", "the notebook b.ipynb"), ("p*.yaml", "the plan"), ("o/*", "the ")]
+)
+def test_a_run_refuses_products_that_reach_what_it_needs(tmp_path, pattern, what):
+    """Broken input before the kernel starts, with pattern and file; everything is where it was."""
+    for name in ("a", "b"):
+        notebooks.write(tmp_path / f"{name}.ipynb", "1")
+    entries = [{"name": "b", "path": "b.ipynb"}, {"name": "a", "path": "a.ipynb", "products": [pattern]}]
+    (tmp_path / "plan.yaml").write_text(yaml.safe_dump({"version": 1, "name": "p", "notebooks": entries}))
+
+    ended = cli.runner("run", "a", "--plan", "plan.yaml", "--output-dir", "o", "--no-html", cwd=tmp_path)
+
+    record = cli.metrics(tmp_path / "o", "a")
+    assert (ended.code, record["status"]) == (9, "broken-input"), ended.err
+    assert f"the pattern {pattern!r} matches " in record["reason"]
+    assert f": {what}" in record["reason"]
+    assert {path.name for path in tmp_path.iterdir()} == {"a.ipynb", "b.ipynb", "plan.yaml", "o"}
 
 
 WRITER = """
