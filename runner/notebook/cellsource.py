@@ -10,6 +10,7 @@ longer to import than a notebook takes to prepare.
 from __future__ import annotations
 
 import ast
+import functools
 import io
 import re
 import tokenize
@@ -19,7 +20,6 @@ from dataclasses import dataclass
 _PYTHON_CELL_MAGICS = re.compile(rb"(?:\s*%%(?:time|capture|prun|debug)\b[^\r\n]*(?:\r\n|\r|\n|$))*")
 """Cell magics at the top that run their body as Python in the notebook's own namespace."""
 _MAGIC_LINE = re.compile(rb"\s*(?:%(?!%)|!|\?)|.*\?\s*$|\s*[\w.,\s\[\]'\"]+=\s*[%!]")
-_LINE = re.compile(rb"\s*[%!?]|.*\?\s*$|\s*[\w.,\s\[\]'\"]+=\s*[%!]")
 _LINE = re.compile(rb"[^\r\n]*(?:\r\n|\r|\n|$)")
 
 
@@ -47,6 +47,11 @@ class CellSource:
         start, end = self.span(node)
         return self.data[start:end].decode()
 
+    @property
+    def has_magics(self) -> bool:
+        """Tell whether there is more in the cell than its tree shows."""
+        return self.plain != self.data
+
     def comments(self) -> list[tuple[int, int]]:
         """Return where the comments are in ``data``."""
         spans = []
@@ -57,8 +62,12 @@ class CellSource:
         return spans
 
 
+@functools.lru_cache(maxsize=256)
 def parse(source: str) -> CellSource | None:
-    """Return the cell as Python, or None when it is not: another language, or a syntax error."""
+    """Return the cell as Python, or None when it is not: another language, or a syntax error.
+
+    Each step of preparation asks again; cells that did not change meanwhile are remembered.
+    """
     try:
         data = source.encode()
     except UnicodeEncodeError:
@@ -79,7 +88,7 @@ def edited(data: bytes, edits: list[tuple[int, int, str]]) -> str:
     """Return the text with each (start, end, new) put in; the spans do not overlap."""
     for start, end, new in sorted(edits, reverse=True):
         data = data[:start] + new.encode("utf-8", "backslashreplace") + data[end:]
-    return data.decode()
+    return data.decode("utf-8", "surrogatepass")
 
 
 def _tree(lines: list[bytes]) -> ast.Module | None:

@@ -16,6 +16,8 @@ from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell
 
 from runner.errors import BrokenInputError
+from runner.notebook import shutdown
+from runner.notebook.cellsource import edited, parse
 from runner.plan import SHUTDOWN_CELL, DropCells, Insert, Replace, Rule
 from runner.records import Change
 
@@ -44,10 +46,26 @@ def apply(notebook: NotebookNode, rules: Sequence[Rule], name: str) -> Iterator[
 
 
 def drop_shutdown(notebook: NotebookNode) -> Iterator[Change]:
-    """Drop the cell that shuts the kernel down; notebooks without one are left as they are."""
+    """Drop the cell that shuts the kernel down; notebooks without one are left as they are.
+
+    The cell is judged by its code: words in a comment or a text shut nothing down. A cell that
+    does more than that runs, with `None and` before the call, so that only the call does not.
+    """
     for cell in source_cells(notebook):
-        if all(text in cell.source for text in SHUTDOWN_CELL):
-            yield _mark_dropped(cell, "shuts its own kernel down")
+        parsed = parse(cell.source) if all(text in cell.source for text in SHUTDOWN_CELL) else None
+        ends = shutdown.calls(parsed) if parsed else []
+        if parsed is None or not ends:
+            continue
+        if shutdown.does_nothing_else(parsed, ends):
+            yield mark_dropped(cell, "shuts its own kernel down")
+            continue
+        edits = []
+        for start, end in (parsed.span(call) for call in ends):
+            edits += [(start, start, "(None and "), (end, end, ")")]
+        cell.source = edited(parsed.data, edits)
+        old = parsed.text(ends[0])
+        detail = "kept from running: shuts its own kernel down"
+        yield change("replace", detail, cell, times=len(ends), old=old, new=f"(None and {old})")
 
 
 def source_cells(notebook: NotebookNode, *, dropped: bool = False) -> list[NotebookNode]:
@@ -96,10 +114,11 @@ def _drop(notebook: NotebookNode, rule: DropCells, where: str) -> Iterator[Chang
         _refuse(notebook, f"{where}: drop_cells containing {texts} matched {_cells(len(found))}, not {needed}", missing)
     for cell in found:
         if "dropped" not in cell.metadata.runner:
-            yield _mark_dropped(cell, f"contains {texts}")
+            yield mark_dropped(cell, f"contains {texts}")
 
 
-def _mark_dropped(cell: NotebookNode, reason: str) -> Change:
+def mark_dropped(cell: NotebookNode, reason: str) -> Change:
+    """Take a cell out of the run; it stays visible with the reason."""
     cell.metadata.runner.dropped = reason
     return change("drop_cells", f"dropped: {reason}", cell, old=cell.source, new=None)
 
