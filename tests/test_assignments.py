@@ -38,6 +38,9 @@ def rewrite(source: str, name: str, value: object) -> tuple[str, list[str]]:
         ("n = 'é'; m = 'ü'", "n = 7; m = 'ü'", ["'é'"]),
         ("m = 'é'; n = 'ü'", "m = 'é'; n = 7", ["'ü'"]),
         ("n = await f()", "n = 7", ["await f()"]),
+        ("n = [n for n in r]", "n = 7", ["[n for n in r]"]),
+        ("n = {n: m for n, m in r}", "n = 7", ["{n: m for n, m in r}"]),
+        ("n = lambda n: n + 1", "n = 7", ["lambda n: n + 1"]),
         ("n = 1\r\nm = 2\r\nn = 3", "n = 7\r\nm = 2\r\nn = 7", ["1", "3"]),
     ],
 )
@@ -57,6 +60,10 @@ def test_the_value_is_replaced_where_it_stands(source, expected, old):
         ("n, *rest = 1, 2, 3", "n, *rest = 1, 2, 3; n = 7"),
         ("if x: a, n = f()", "if x: a, n = f(); n = 7"),
         ("a, n = f();", "a, n = f(); n = 7;"),
+        ("n = (k := 3) * 2", "n = (k := 3) * 2; n = 7"),
+        ("n: int = f(k := 3)  # both", "n: int = f(k := 3); n = 7  # both"),
+        ("n, m = (k := 3), 6", "n, m = (k := 3), 6; n = 7"),
+        ("n = [(k := y) for y in z]", "n = [(k := y) for y in z]; n = 7"),
     ],
 )
 def test_a_shared_value_stays_for_the_other_names(source, expected):
@@ -70,6 +77,9 @@ def test_a_shared_value_stays_for_the_other_names(source, expected):
         ("n += 1", "derived"),
         ("n = n * 2", "derived"),
         ("n = f(lambda: n)", "derived"),
+        ("n = [n for n in n]", "derived"),
+        ("n = lambda m=n: m", "derived"),
+        ("n = (  # a comment\n    await f(n))", "derived"),
         ("n, m = n + m, n", "derived"),
         ("for i in range(3):\n    n = i", "loop"),
         ("while x:\n    n = 1", "loop"),
@@ -162,6 +172,11 @@ EXPRESSIONS = st.sampled_from(
         "-1",
         "m + 1",
         "(yield_)",
+        "(k := 3) * 2",
+        "f((m := 1), n)",
+        "[(k := i) for i in y]",
+        "[n for n in y]",
+        "lambda data: data",
     ]
 )
 
@@ -208,6 +223,12 @@ def test_the_rewritten_source_parses_and_nothing_but_the_named_assignment_change
     values = [place.value for place in assignments(after) if place.name == name and place.kind == "value"]
     assert all(_tree_of(text) == _tree_of(literal(value)) for text in values)
     assert _without(cell.tree, name) == _without(after.tree, name)
+    assert _bound_on_the_way(cell.tree) == _bound_on_the_way(after.tree)
+
+
+def _bound_on_the_way(tree: ast.Module) -> list[str]:
+    """Return the names that expressions bind, which no later cell must miss."""
+    return [node.target.id for node in ast.walk(tree) if isinstance(node, ast.NamedExpr)]
 
 
 def _tree_of(expression: str) -> str:
@@ -228,7 +249,7 @@ def _without(tree: ast.Module, name: str) -> str:
             target = node.targets[0]
             if len(node.targets) == 1 and isinstance(target, ast.Name) and target.id == name:
                 if any(isinstance(part, ast.Name) and part.id == name for part in ast.walk(node.value)):
-                    return node
+                    return node if name not in _own_names(node.value) else None
                 return None
             if len(node.targets) == 1 and isinstance(target, ast.Tuple) and isinstance(node.value, ast.Tuple):
                 for position, part in enumerate(target.elts):
@@ -241,3 +262,10 @@ def _without(tree: ast.Module, name: str) -> str:
 
     copied = ast.parse(ast.unparse(tree))
     return ast.dump(Blank().visit(copied))
+
+
+def _own_names(value: ast.expr) -> list[str]:
+    """Return the names that comprehensions and lambdas have for themselves."""
+    inner = [part for part in ast.walk(value) if isinstance(part, ast.comprehension | ast.arguments)]
+    nodes = [node for part in inner for node in ast.walk(getattr(part, "target", part))]
+    return [getattr(node, "id", getattr(node, "arg", "")) for node in nodes]

@@ -6,10 +6,11 @@ is changed where it stands. What counts, and what is left alone:
 
 - `n = 5`, `n: int = 5`, and an element of `n, m = 5, 6` get the new value in place, also below
   `if`, `with` and `try`; a name that is assigned in several places gets it in each.
-- Where the value is not the name's alone (`n = m = 5`, `n, m = f()`) a statement is added:
-  `n, m = f(); n = 7`. So nothing but the named variable changes.
+- Where the value is not the name's alone (`n = m = 5`, `n, m = f()`), or binds another name on
+  the way (`n = (k := 3) * 2`), a statement is added: `n, m = f(); n = 7`. So nothing but the
+  named variable changes.
 - An assignment that derives from the name itself (`n += 1`, `n = n * 2`) stays: it is what the
-  notebook does with the value.
+  notebook does with the value. A name of a comprehension's or a lambda's own is another one.
 - Loops, functions, classes, imports and magics assign while they run; they stay.
 """
 
@@ -17,6 +18,7 @@ from __future__ import annotations
 
 import ast
 import math
+import symtable
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -62,11 +64,8 @@ def rewritten(cell: CellSource, name: str, new: str) -> tuple[str, list[str]]:
 
 
 def reads(cell: CellSource, name: str) -> bool:
-    """Tell whether the cell uses the name's value anywhere."""
-    return any(
-        isinstance(node, ast.Name) and node.id == name and isinstance(node.ctx, ast.Load)
-        for node in ast.walk(cell.tree)
-    )
+    """Tell whether the cell uses the name's value anywhere: the notebook's, not a function's own of that name."""
+    return _mentions(cell.tree, name) and _reads(cell.plain.decode(), "exec", name)
 
 
 def literal(value: Any) -> str:
@@ -139,21 +138,48 @@ def _paired(
 
 def _unpaired(cell: CellSource, target: ast.expr, statement: ast.Assign, *, loop: bool) -> Iterator[Assignment]:
     """Name what a target binds when no part of the value is that name's alone."""
-    _start, end = cell.span(statement)
     for node in ast.walk(target):
         if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-            kind = _kind(node.id, statement.value, "shared", loop=loop)
-            yield Assignment(node.id, kind, end, end, node.lineno, cell.text(statement.value))
+            yield _place(cell, node.id, statement.value, statement, loop=loop, alone=False)
 
 
 def _place(
-    cell: CellSource, name: str, value: ast.expr, statement: ast.Assign | ast.AnnAssign, *, loop: bool
+    cell: CellSource,
+    name: str,
+    value: ast.expr,
+    statement: ast.Assign | ast.AnnAssign,
+    *,
+    loop: bool,
+    alone: bool = True,
 ) -> Assignment:
+    text = cell.text(value)
     start, end = cell.span(value)
-    return Assignment(name, _kind(name, value, "value", loop=loop), start, end, statement.lineno, cell.text(value))
+    kind: Kind = "loop" if loop else "value"
+    if _mentions(value, name) and _reads(f"({text}\n)", "eval", name):
+        kind = "derived"
+    elif not loop and (not alone or any(isinstance(node, ast.NamedExpr) for node in ast.walk(value))):
+        kind = "shared"
+        start = end = cell.span(statement)[1]
+    return Assignment(name, kind, start, end, statement.lineno, text)
 
 
-def _kind(name: str, value: ast.expr, otherwise: Kind, *, loop: bool) -> Kind:
-    if any(isinstance(node, ast.Name) and node.id == name for node in ast.walk(value)):
-        return "derived"
-    return "loop" if loop else otherwise
+def _mentions(tree: ast.AST, name: str) -> bool:
+    return any(isinstance(node, ast.Name) and node.id == name for node in ast.walk(tree))
+
+
+def _reads(source: str, mode: str, name: str) -> bool:
+    """Tell whether code reads a name of the namespace that it runs in."""
+    try:
+        tables = [symtable.symtable(source, "<cell>", mode)]
+    except (SyntaxError, ValueError, RecursionError):
+        return True  # the safe answer where nobody can tell
+    while tables:
+        table = tables.pop()
+        tables += table.get_children()
+        is_outer = table.get_type() == "module"
+        if any(
+            symbol.get_name() == name and symbol.is_referenced() and (is_outer or symbol.is_global())
+            for symbol in table.get_symbols()
+        ):
+            return True
+    return False

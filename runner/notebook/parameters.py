@@ -2,9 +2,11 @@
 """Parameters that have an effect, with a `parameters` cell and without.
 
 With the tag, a cell written by papermill follows it: for the names that the tagged cell assigns,
-and for those that nothing assigns but something reads. Any other name is changed where the
-notebook assigns it at top level (see `runner.notebook.assignments`). A value that would change
-nothing is an error.
+and for those that nothing assigns but something reads. Wherever else the notebook assigns the
+name at top level, the value is changed in place (see `runner.notebook.assignments`): an
+assignment further down would silently win over the injected one. So the rule is one for all
+notebooks: a parameter is what every assignment of it gives. A value that would change nothing is
+an error.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from runner.errors import BrokenInputError
 from runner.notebook.assignments import assignments, literal, reads, rewritten
 from runner.notebook.cellsource import CellSource, parse
-from runner.notebook.rules import add_cell, change, running_cells, shown, source_cells
+from runner.notebook.rules import add_cell, change, mark_dropped, running_cells, shown, source_cells
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
@@ -46,14 +48,19 @@ def apply(notebook: NotebookNode, parameters: Mapping[str, Any], name: str) -> I
             )
     tagged = _tagged(notebook)
     in_python = _language(notebook).lower() == "python"
+    if tagged is not None:
+        yield from _drop_earlier(notebook)
     cells = [(cell, parse(cell.source)) for cell in running_cells(notebook)] if in_python else []
     injected = {key for key in parameters if tagged is not None and _is_injected(key, tagged, cells)}
     if tagged is not None and injected:
         yield _inject(notebook, tagged, {key: parameters[key] for key in parameters if key in injected})
-    for parameter in (key for key in parameters if key not in injected):
-        if not in_python:
+    for parameter, value in parameters.items():
+        if not in_python and parameter not in injected:
             _refuse_language(notebook, parameter, name)
-        yield from _rewrite(notebook, parameter, parameters[parameter], name)
+        changes = list(_rewrite(notebook, parameter, value, tagged if parameter in injected else None))
+        if not changes and parameter not in injected:
+            _refuse(notebook, parameter, name)
+        yield from changes
 
 
 def _tagged(notebook: NotebookNode) -> NotebookNode | None:
@@ -79,8 +86,15 @@ def _is_injected(key: str, tagged: NotebookNode, cells: list[tuple[NotebookNode,
     return not assigned and any(reads(parsed, key) for parsed in others)
 
 
+def _drop_earlier(notebook: NotebookNode) -> Iterator[Change]:
+    """Drop what papermill injected when the source was made, as papermill does."""
+    for cell in source_cells(notebook):
+        if "injected-parameters" in cell.metadata.get("tags", []):
+            yield mark_dropped(cell, "parameters of an earlier run")
+
+
 def _inject(notebook: NotebookNode, tagged: NotebookNode, parameters: dict[str, Any]) -> Change:
-    """Add a cell written by papermill behind the tagged one; one of an earlier run is dropped."""
+    """Add a cell written by papermill behind the tagged one."""
     from papermill.exceptions import PapermillException
     from papermill.translators import translate_parameters
 
@@ -91,25 +105,24 @@ def _inject(notebook: NotebookNode, tagged: NotebookNode, parameters: dict[str, 
         raise BrokenInputError(
             f"papermill cannot write parameters for the kernel {kernel!r}: {error}", hint="set the values in the plan"
         ) from error
-    for old in source_cells(notebook):
-        if "injected-parameters" in old.metadata.get("tags", []):
-            old.metadata.runner.dropped = "parameters of an earlier run"
     added = add_cell(notebook, source, tagged, "after", f"injected: {', '.join(parameters)}")
     cell = next(cell for cell in notebook.cells if cell.id == added.cell_id)
     cell.metadata.tags = ["injected-parameters"]
     return dataclasses.replace(added, rule="parameter", old=tagged.source)
 
 
-def _rewrite(notebook: NotebookNode, parameter: str, value: Any, name: str) -> Iterator[Change]:
+def _rewrite(notebook: NotebookNode, parameter: str, value: Any, tagged: NotebookNode | None) -> Iterator[Change]:
+    """Change the assignments of a name; behind ``tagged`` only, where that is injected into."""
     new = literal(value)
-    found = False
-    for cell in source_cells(notebook):
+    cells = source_cells(notebook)
+    if tagged is not None:
+        cells = cells[next(place for place, cell in enumerate(cells) if cell is tagged) + 1 :]
+    for cell in cells:
         parsed = parse(cell.source)
         if parsed is None:
             continue
         source, olds = rewritten(parsed, parameter, new)
         if olds:
-            found = True
             cell.source = source
             old = "; ".join(olds)
             yield change(
@@ -120,8 +133,6 @@ def _rewrite(notebook: NotebookNode, parameter: str, value: Any, name: str) -> I
                 old=old,
                 new=new,
             )
-    if not found:
-        _refuse(notebook, parameter, name)
 
 
 def _refuse(notebook: NotebookNode, parameter: str, name: str) -> NoReturn:
