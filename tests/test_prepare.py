@@ -64,7 +64,7 @@ def replace(find, new, times=1) -> Rule:
         (b'{"nbformat": 4, "cells": []}', "no code cells: nothing to run"),
         (b'{"nbformat": 4, "cells": [{"cell_type": "markdown", "source": "x"}]}', "nothing to run"),
         (b'{"nbformat": 3, "worksheets": [{"cells": [{"cell_type": "code"}]}]}', "cannot be converted"),
-        (b"[" * 200_000, "nested too deeply|no JSON"),
+        (b"[" * 200_000, "nested|no JSON"),
     ],
 )
 def test_a_file_that_is_no_notebook_is_told_apart(tmp_path, content, message):
@@ -144,6 +144,59 @@ def test_the_shutdown_cell_is_dropped_and_stays_visible(notebook):
     assert cell.source == notebooks.SHUTDOWN
     assert cell.metadata.runner.dropped == "shuts its own kernel down"
     assert sources(prepared) == ["1", "'IPython.Application.instance()'", ""]
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        "# IPython.Application.instance().kernel.do_shutdown(True)\nopen('out', 'w').write('work')",
+        '"""IPython.Application.instance().kernel.do_shutdown(True)"""\nwork()',
+        "print('IPython.Application.instance().kernel.do_shutdown(True)')",
+        "%%bash\necho 'IPython.Application.instance().kernel.do_shutdown(True)'",
+    ],
+)
+def test_words_about_a_shutdown_drop_nothing(notebook, cell):
+    """In a comment, a docstring, a text or another language they shut nothing down."""
+    assert prepare(notebook(cell)).changes == ()
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        notebooks.SHUTDOWN + "  # frees the GPU\n",
+        "from IPython import Application\n" + notebooks.SHUTDOWN + ";",
+        "import IPython\napp = IPython.Application.instance()\napp.kernel.do_shutdown(True)",
+        "'free the GPU'\n" + notebooks.SHUTDOWN,
+    ],
+)
+def test_a_cell_that_only_shuts_down_is_dropped(notebook, cell):
+    """With its imports and however the kernel is looked up."""
+    assert sources(prepare(notebook("1", cell))) == ["1"]
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        "import IPython\ngot.append(1)\nIPython.Application.instance().kernel.do_shutdown(True)\n",
+        "import IPython\nif True: IPython.Application.instance().kernel.do_shutdown(True); got.append(1)",
+        "import IPython\ndone = IPython.Application.instance().kernel.do_shutdown(True)\ngot.append(1)",
+    ],
+)
+def test_work_beside_the_shutdown_is_done(notebook, cell):
+    """Such a cell runs, but for the call; source and change show that it was kept from running."""
+    prepared = prepare(notebook(cell))
+    got: list[int] = []
+    exec(sources(prepared)[0], {"got": got})
+    assert got == [1]
+    call = "IPython.Application.instance().kernel.do_shutdown(True)"
+    assert sources(prepared) == [cell.replace(call, f"(None and {call})")]
+    assert [(c.rule, c.old, c.new) for c in prepared.changes] == [("replace", call, f"(None and {call})")]
+    assert prepare(prepared.notebook).changes == ()
+
+
+def test_a_magic_beside_the_shutdown_is_work_too(notebook):
+    """The tree does not show it, and it runs all the same."""
+    assert sources(prepare(notebook("!echo done\n" + notebooks.SHUTDOWN)))[0].startswith("!echo done\n")
 
 
 def test_a_notebook_without_shutdown_cell_needs_none(notebook):
@@ -255,7 +308,7 @@ def test_without_a_parameters_cell_the_assignment_is_changed(notebook):
         (["for n_top in x: pass\nfor i in x:\n    n_top = i"], "only in a loop"),
         (["n_top += 1"], "only from its own value"),
         (["%%bash\nn_top=5", "n_top = ("], "2 cells are no Python"),
-        ([notebooks.SHUTDOWN + "\nn_top = 1"], "no cell assigns"),
+        (["import IPython\nn_top = IPython.Application.instance()\nn_top.kernel.do_shutdown(True)"], "no cell assigns"),
     ],
 )
 def test_a_parameter_that_changes_nothing_is_an_error(notebook, cells, message):
@@ -283,6 +336,29 @@ def test_with_a_parameters_cell_values_are_injected_behind_it(notebook):
     assert [change.detail for change in prepared.changes] == ["injected: n, k", "m = 3 -> None"]
 
 
+def test_a_later_assignment_does_not_undo_an_injected_parameter(notebook):
+    """It gets the value too and is told; what comes before the tagged cell or derives from the name stays."""
+    tagged = notebooks.code("n = 5", cell_id="p", tags=["parameters"])
+    cells = ["n = 1", tagged, "n = 10", "n += 1\nif x:\n    n = 3", "print(n)"]
+    prepared = prepare(notebook(*cells), parameters={"n": 7})
+    assert sources(prepared) == [
+        "n = 1",
+        "n = 5",
+        "# Parameters\nn = 7\n",
+        "n = 7",
+        "n += 1\nif x:\n    n = 7",
+        "print(n)",
+    ]
+    assert [change.detail for change in prepared.changes] == ["injected: n", "n = 10 -> 7", "n = 3 -> 7"]
+
+
+def test_a_function_with_an_argument_of_that_name_reads_no_parameter(notebook):
+    """Its argument is another variable, so the injected value would have no effect."""
+    cells = [notebooks.code("n = 1", tags=["parameters"]), "def f(k):\n    return k\n[k for k in x]"]
+    with pytest.raises(BrokenInputError, match="parameter 'k'"):
+        prepare(notebook(*cells), parameters={"k": 1})
+
+
 def test_a_parameter_nobody_reads_is_an_error_with_a_parameters_cell_too(notebook):
     """Papermill would inject it without effect."""
     with pytest.raises(BrokenInputError, match="parameter 'typo'"):
@@ -294,6 +370,16 @@ def test_parameters_of_an_earlier_papermill_run_are_dropped(notebook):
     cells = [notebooks.code("n = 1", tags=["parameters"]), notebooks.code("n = 5", tags=["injected-parameters"]), "n"]
     prepared = prepare(notebook(*cells), parameters={"n": 2})
     assert sources(prepared) == ["n = 1", "# Parameters\nn = 2\n", "n"]
+    assert [change.rule for change in prepared.changes] == ["drop_cells", "parameter"]
+
+
+def test_an_earlier_value_of_a_name_that_only_is_read_does_not_count_as_its_assignment(notebook):
+    """What papermill once injected is dropped first, then names are judged."""
+    old = notebooks.code("n = 5\nk = 3", tags=["injected-parameters"])
+    prepared = prepare(
+        notebook(notebooks.code("n = 1", tags=["parameters"]), old, "n + k"), parameters={"n": 2, "k": 4}
+    )
+    assert sources(prepared) == ["n = 1", "# Parameters\nn = 2\nk = 4\n", "n + k"]
 
 
 def test_other_languages_need_a_parameters_cell(notebook):
@@ -316,6 +402,8 @@ def test_other_languages_need_a_parameters_cell(notebook):
         f"!wget {URL} -O x",
         f"%%bash\ncurl {URL}; echo",
         f"f('{URL}', '{URL}')",
+        f"get('--url={URL}', 'simplecache::{URL}', 'wget -q\\t{URL}')",
+        f"x = '{URL}'  # \ud800",
     ],
 )
 def test_urls_are_replaced_as_they_stand(notebook, cell):
@@ -341,13 +429,89 @@ def test_urls_put_together_from_constants_are_found(notebook, cells):
         compile(source, "cell", "exec")
 
 
+DOWNLOADS = [
+    ('url = ("https://data.example.org/raw/"\n       "dli_census.h5ad")', 'f"wget -q {url} -O {output}"'),
+    ("url = 'https://data.example.org' + '/raw/' + 'dli_census.h5ad'", 'f"wget -q {url} -O {output}"'),
+    ("b, n = 1, 2\nhost = 'https://data.example.org/raw'", 'f"wget -q {host}/dli_census.h5ad -O {output}"'),
+    ("base = 'https://data.example.org'\nurl: str = f'{base}/raw/dli_census.h5ad'", 'f"wget -q {url!s} -O {output}"'),
+    ("b = 'https://data.example.org'", "f'wget -q {b}/{\"raw\"}/dli_census.h5ad' f' -O {output}'"),
+    ("b = 'https://data.example.org'", "f'''wget -q {b + '/raw/dli_census.h5ad'} -O {output}'''"),
+    ("names = {'b': 1}", "f\"wget -q {'https://data.example.org' + '/raw/dli_census.h5ad'} -O {output}\""),
+    (f"url = '{URL}'", 'f"wget -q {url} -O {output}"'),
+    (f"print('source: {URL}')\nb = 'https://data.example.org/raw/'", 'f"wget -q {b}dli_census.h5ad -O {output}"'),
+]
+
+
+@pytest.mark.parametrize(("before", "command"), DOWNLOADS)
+@pytest.mark.parametrize("local", ["http://127.0.0.1:1/x", URL])
+def test_the_command_around_a_url_stays_whole(notebook, before, command, local):
+    """The rewritten cells run, and the shell gets the mirror's URL with all that stood around it."""
+    output = 'import os\noutput = os.path.join(".", "got.bin")'
+    prepared = prepare(notebook(f"{before}\n{output}", f"system({command})"), replacements={URL: local})
+    got: list[str] = []
+    exec("\n".join(sources(prepared)), {"system": got.append})
+    assert got == [f"wget -q {local} -O ./got.bin"]
+
+
+def test_a_name_keeps_its_use_where_its_value_is_rewritten(notebook):
+    """One change at the assignment is enough; what uses the name stays as the author wrote it."""
+    cells = ['url = ("https://data.example.org"\n  "/raw/dli_census.h5ad")', 'os.system(f"wget {url} -O {output}")']
+    prepared = prepare(notebook(*cells), replacements={URL: "LOCAL"})
+    assert sources(prepared) == ["url = ('LOCAL')", cells[1]]
+    assert [change.times for change in prepared.changes] == [1]
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        "{x!r:>{10}}",
+        "{d['a']}",
+        '{d["a"]}',
+        "{{x}}",
+        "é\\n\\'\\\"",
+        "{x=}",
+        "{ {1: 2}[1] }",
+        "{(lambda: x)()}",
+        "{f'{x}'}",
+    ],
+)
+def test_an_f_string_that_is_written_anew_says_the_same(notebook, part):
+    """Conversions, formats, quotes, braces and escapes of the parts that stay are kept."""
+    cells = ["b = 'https://data.example.org/raw'", f"got = f'''{part} {{b}}/dli_census.h5ad {part}'''"]
+    scopes: list[dict[str, object]] = [{"x": 7, "d": {"a": "'"}}, {"x": 7, "d": {"a": "'"}}]
+    exec("\n".join(cells), scopes[0])
+    exec("\n".join(sources(prepare(notebook(*cells), replacements={URL: "LOCAL"}))), scopes[1])
+    assert scopes[1]["got"] == str(scopes[0]["got"]).replace(URL, "LOCAL")
+
+
+def test_a_url_in_a_message_does_not_hide_the_download(notebook):
+    """What is printed is rewritten, and what the code puts together is as well."""
+    cells = [f"print('source: {URL}')", "base = 'https://data.example.org'", "get(f'{base}/raw/dli_census.h5ad')"]
+    prepared = prepare(notebook(*cells), replacements={URL: "LOCAL"})
+    assert sources(prepared) == ["print('source: LOCAL')", cells[1], "get('LOCAL')"]
+    assert [change.cell_index for change in prepared.changes] == [0, 2]
+
+
+def test_a_long_sum_of_texts_is_read(notebook):
+    """A tree that is deeper than the interpreter's stack is no reason to give up."""
+    cell = "x = " + " + ".join(["y", *["'a'"] * 990]) + "\nget('https://data.example.org' + '/raw/dli_census.h5ad')"
+    assert sources(prepare(notebook(cell), replacements={URL: "LOCAL"}))[0].endswith("get('LOCAL')")
+
+
 @pytest.mark.parametrize(
     "cells",
     [
         [f"url = '{URL}.gz'"],
         [f"url = '{URL}?download=1'"],
         [f"# url = '{URL}'"],
-        [notebooks.SHUTDOWN + f"\nurl = '{URL}'"],
+        [f"'{URL}'\n" + notebooks.SHUTDOWN],
+        [f"url = 'https://doi.org/{URL}'"],
+        [f"url = 'https://proxy.example.org?url={URL}'"],
+        [f"get(f'{{proxy}}{URL}')"],
+        [f"get(f'{URL}{{suffix}}')"],
+        ["b = 'https://data.example.org'", "get(f'{b}/raw/dli_census.h5ad{suffix}')"],
+        ["b = 'https://data.example.org'", "get(f'{proxy}{b}/raw/dli_census.h5ad')"],
+        ["b = 'https://data.example.org'", "import settings as b", "get(f'{b}/raw/dli_census.h5ad')"],
         ["for name in names:\n    url = f'https://data.example.org/raw/{name}.h5ad'"],
         ["b = 'https://data.example.org'", "b = 'https://other.example.org'", "u = f'{b}/raw/dli_census.h5ad'"],
     ],

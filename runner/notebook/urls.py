@@ -2,20 +2,25 @@
 """Point the URLs of staged datasets in a notebook at the mirror that serves them.
 
 The notebook's own download code then runs unchanged: what it does after downloading, and only
-when it downloads, is part of the analysis. A URL is found as text, so that literals, f-strings
-and `!wget` lines are alike; one that the source puts together from constants is found by
-putting these together.
+when it downloads, is part of the analysis. A URL is found twice:
+
+- as text, so that literals, f-strings, `!wget` lines and cells of another language are alike;
+- as the value of an expression of constants (`runner.notebook.texts`), since the text that
+  stands in a docstring or a message need not be what the code downloads.
+
+Where the URL is rewritten as a name's value, the uses of that name stay as they are.
 """
 
 from __future__ import annotations
 
-import ast
 import re
+import secrets
 from collections.abc import Collection, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from runner.errors import BrokenInputError
-from runner.notebook.cellsource import CellSource, edited, parse
+from runner.notebook import texts
+from runner.notebook.cellsource import edited, parse
 from runner.notebook.rules import change, nearest, running_cells, shown
 
 if TYPE_CHECKING:
@@ -23,8 +28,15 @@ if TYPE_CHECKING:
 
     from runner.records import Change
 
-_ENDS = r"(?![\w\-/?&=%#~+@]|[.:]\w)"
+_ENDS = r"(?![\w\-/?&=%#~+@{]|[.:]\w)"
 """What may follow a URL: anything that would not make it a longer one."""
+_WORD_BEFORE = re.compile(r"(?:\\[nrtfv])?([^\s\"'`<>()\[\],;|\\]*)\Z")
+"""What a URL is joined to on its left; an escape such as ``\\n`` is no part of it."""
+_LONGER = re.compile(r"://|\?|[\w/&%#~+@.}]\Z")
+"""A word that makes a URL behind it a part of another: `https://doi.org/`, `proxy?url=`; `--url=` does not."""
+_LOOKED_BACK = 400
+_MARK = f"dataset-{secrets.token_hex(16)}"
+"""Stands for the URL until all of it is found: what is already rewritten is not found again."""
 
 
 def apply(
@@ -39,96 +51,65 @@ def apply(
     """
     # Longest first: the text of one URL may begin another's.
     for url in sorted(replacements, key=len, reverse=True):
-        changes = list(_as_text(notebook, url, replacements[url]))
-        changes = changes or list(_put_together(notebook, url, replacements[url]))
-        if not changes and url not in placed:
+        cells = running_cells(notebook)
+        marked = [_mark_text(cell, url) for cell in cells]
+        marked = [sum(times) for times in zip(marked, _mark_values(cells, url), strict=True)]
+        if not any(marked) and url not in placed:
             _refuse(notebook, url, name)
-        yield from changes
-
-
-def _as_text(notebook: NotebookNode, url: str, local: str) -> Iterator[Change]:
-    """Replace the URL as it stands, but not in comments: what is commented out downloads nothing."""
-    pattern = re.compile(re.escape(url.encode()) + _ENDS.encode())
-    for cell in running_cells(notebook):
-        if url not in cell.source:
-            continue
-        parsed = parse(cell.source)
-        comments = parsed.comments() if parsed else []
-        data = cell.source.encode("utf-8", "surrogatepass")
-        spans = [match.span() for match in pattern.finditer(data)]
-        edits = [(*span, local) for span in spans if not any(a <= span[0] < b for a, b in comments)]
-        if edits:
-            cell.source = edited(data, edits)
-            yield change("dataset", f"{shown(url)} from the cache", cell, times=len(edits), old=url, new=local)
-
-
-def _put_together(notebook: NotebookNode, url: str, local: str) -> Iterator[Change]:
-    """Replace expressions of constants that make up the URL."""
-    pattern = re.compile(re.escape(url) + _ENDS)
-    parsed = [(cell, source) for cell in running_cells(notebook) if (source := parse(cell.source))]
-    constants = _constants([source for _cell, source in parsed])
-    for cell, source in parsed:
-        edits: list[tuple[int, int, str]] = []
-        for node, text in _strings(source.tree, constants):
-            new, times = pattern.subn(lambda _match: local, text)
+        for cell, times in zip(cells, marked, strict=True):
             if times:
-                edits.append((*source.span(node), repr(new)))
-        if edits:
+                local = replacements[url]
+                cell.source = cell.source.replace(_MARK, local)
+                yield change("dataset", f"{shown(url)} from the cache", cell, times=times, old=url, new=local)
+
+
+def _mark_text(cell: NotebookNode, url: str) -> int:
+    """Mark the URL as it stands, but not in comments: what is commented out downloads nothing."""
+    source: str = cell.source
+    if url not in source:
+        return 0
+    parsed = parse(source)
+    comments = parsed.comments() if parsed else []
+    spans = [tuple(len(_bytes(source[:place])) for place in span) for span in _places(source, url)]
+    edits = [(start, end, _MARK) for start, end in spans if not any(a <= start < b for a, b in comments)]
+    cell.source = edited(_bytes(source), edits)
+    return len(edits)
+
+
+def _mark_values(cells: list[NotebookNode], url: str) -> list[int]:
+    """Mark the URL in the expressions whose value has it; return how many they are in each cell."""
+
+    def swap(text: str) -> str:
+        for start, end in reversed(_places(text, url)):
+            text = text[:start] + _MARK + text[end:]
+        return text
+
+    sources = [parse(cell.source) for cell in cells]
+    known = texts.constants([source for source in sources if source], swap)
+    found = []
+    for cell, source in zip(cells, sources, strict=True):
+        edits = list(texts.edits(source, known, swap)) if source else []
+        if source and edits:
             cell.source = edited(source.data, edits)
-            yield change("dataset", f"{shown(url)} from the cache", cell, times=len(edits), old=url, new=local)
+        found.append(len(edits))
+    return found
 
 
-def _constants(sources: list[CellSource]) -> dict[str, str]:
-    """Return the names that are bound once in the whole notebook, to a text."""
-    bound: dict[str, int] = {}
-    values: dict[str, ast.expr] = {}
-    for source in sources:
-        for node in ast.walk(source.tree):
-            if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load):
-                bound[node.id] = bound.get(node.id, 0) + 1
-            elif isinstance(node, ast.arg):
-                bound[node.arg] = bound.get(node.arg, 0) + 1
-        for statement in source.tree.body:
-            if isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name):
-                values[statement.targets[0].id] = statement.value
-    texts: dict[str, str] = {}
-    for name, value in values.items():
-        text = _folded(value, texts)
-        if bound[name] == 1 and text is not None:
-            texts[name] = text
-    return texts
+def _places(text: str, url: str) -> list[tuple[int, int]]:
+    """Return where the URL stands by itself, not as a part of a longer one."""
+    if url not in text:
+        return []
+    spans = (match.span() for match in re.finditer(re.escape(url) + _ENDS, text))
+    return [(start, end) for start, end in spans if not _is_joined(text[max(0, start - _LOOKED_BACK) : start])]
 
 
-def _strings(tree: ast.AST, constants: Mapping[str, str]) -> Iterator[tuple[ast.expr, str]]:
-    """Yield the outermost expressions that are a known text, without plain names."""
-    for child in ast.iter_child_nodes(tree):
-        if isinstance(child, ast.expr) and not isinstance(child, ast.Name):
-            text = _folded(child, constants)
-            if text is not None:
-                yield child, text
-                continue
-        yield from _strings(child, constants)
+def _is_joined(before: str) -> bool:
+    word = _WORD_BEFORE.search(before)
+    return word is not None and _LONGER.search(word.group(1)) is not None
 
 
-def _folded(node: ast.expr, constants: Mapping[str, str]) -> str | None:
-    """Return the text of an expression of constants, or None."""
-    if isinstance(node, ast.Constant):
-        return node.value if isinstance(node.value, str) else None
-    if isinstance(node, ast.Name):
-        return constants.get(node.id)
-    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
-        left, right = _folded(node.left, constants), _folded(node.right, constants)
-        return left + right if left is not None and right is not None else None
-    if isinstance(node, ast.JoinedStr):
-        return _joined([_folded(part, constants) for part in node.values])
-    if isinstance(node, ast.FormattedValue) and node.conversion == -1 and node.format_spec is None:
-        return _folded(node.value, constants)
-    return None
-
-
-def _joined(parts: list[str | None]) -> str | None:
-    known = [part for part in parts if part is not None]
-    return "".join(known) if len(known) == len(parts) else None
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")
 
 
 def _refuse(notebook: NotebookNode, url: str, name: str) -> None:
