@@ -27,7 +27,14 @@ BASE = "localhost/runner-test/debian"
 _OURS = f"localhost/runner-test/{hashlib.sha256(str(ROOT).encode()).hexdigest()[:8]}"
 RAPIDS, CPU, GPU = f"{_OURS}-rapids", f"{_OURS}-cpu", f"{_OURS}-gpu"
 CPU_OPTIONS = ("--no-cache", "--target=cpu", "--build-arg=IMAGE=localhost/runner-test/cpu:test")
-HARDENED = ("--read-only", "--cap-drop=ALL", "--security-opt=no-new-privileges", "--network=none")
+# podman puts a tmpfs on /tmp of a read-only container by itself, docker does not.
+HARDENED = (
+    "--read-only",
+    "--tmpfs=/tmp:rw,exec,mode=1777",
+    "--cap-drop=ALL",
+    "--security-opt=no-new-privileges",
+    "--network=none",
+)
 # What of a machine's pip configuration tells how an index is reached; a constraint, say, is the machine's own matter.
 _REACHING = {
     "index-url",
