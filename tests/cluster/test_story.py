@@ -17,6 +17,7 @@ import uuid
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "tekton" / "scripts" / "run-complete-analysis.sh"
@@ -83,8 +84,12 @@ def place():
         pytest.skip("no cluster, or no Tekton on it")
     name = f"runner-test-{uuid.uuid4().hex[:8]}"
     found = Place(name)
+    flags = kubectl("get", "configmap", "feature-flags", "-n", "tekton-pipelines", "-o", "json", check=False) or "{}"
     try:
-        found.launch("install", "--create-namespace", "--image", IMAGE)
+        kubectl("create", "namespace", name)
+        if json.loads(flags).get("data", {}).get("set-security-context") == "true":
+            kubectl("label", "namespace", name, "pod-security.kubernetes.io/enforce=restricted")
+        found.launch("install", "--image", IMAGE)
         yield found
     finally:
         found.launch("uninstall", "--delete-volumes", code=None)
@@ -108,7 +113,7 @@ notebooks:
 
 
 @contextlib.contextmanager
-def planned(place, tmp_path, *, first, **params):
+def planned(place, tmp_path, *, first, timeouts=None, **params):
     """Start a run of a plan on the demo's notebooks whose first one does something of its own."""
     text = PLAN.format(first=first)
     path = tmp_path / "plan.yaml"
@@ -124,7 +129,9 @@ def planned(place, tmp_path, *, first, **params):
     pipeline, run = rendered.split("\n---\n")
     kubectl("-n", place.name, "apply", "-f", "-", stdin=pipeline)
     made = tmp_path / "run.yaml"
-    made.write_text(run)
+    document = yaml.safe_load(run)
+    document["spec"]["timeouts"] = {**document["spec"]["timeouts"], **(timeouts or {})}
+    made.write_text(yaml.safe_dump(document))
     yield place.launch("run", str(made), "--no-wait").strip()
 
 
@@ -244,6 +251,53 @@ def test_a_cancelled_run_leaves_notebook_metrics_and_a_whole_report(place, tmp_p
     assert notebooks["first"]["status"] == "terminated"
     assert {"first", "second", "third", "giant"} == set(notebooks)
     assert (tmp_path / "out" / "first.executed.ipynb").exists()
+
+
+def test_a_run_out_of_time_leaves_notebook_metrics_and_a_whole_report(place, tmp_path):
+    """`timeouts.tasks` of the PipelineRun ends the notebook as a cancel does."""
+    limits = {"tasks": "3m0s", "pipeline": "20m0s", "finally": "17m0s"}
+    with planned(place, tmp_path, first="import time; time.sleep(1200)", timeouts=limits) as name:
+        place.launch("monitor", name, code=1)
+    verdict, notebooks = place.summary(name, tmp_path / "out")
+    assert verdict == "failed"
+    assert notebooks["first"]["status"] == "terminated"
+    assert notebooks["second"]["status"] in {"not-run", "skipped"}
+    assert (tmp_path / "out" / "first.executed.ipynb").exists()
+
+
+def test_a_repeated_notebook_keeps_the_outputs_of_before(place, tmp_path):
+    """A TaskRun of the same notebook on the same volume moves the earlier files to attempts/ first."""
+    with planned(place, tmp_path, first="print(1)") as name:
+        place.launch("monitor", name, code=0)
+    [done] = place.get("taskruns", "-l", f"tekton.dev/pipelineRun={name},tekton.dev/pipelineTask=notebook-first")[
+        "items"
+    ]
+    again = {
+        "apiVersion": "tekton.dev/v1",
+        "kind": "TaskRun",
+        "metadata": {"generateName": "again-"},
+        "spec": {
+            key: done["spec"][key] for key in ("params", "taskRef", "workspaces", "podTemplate", "stepSpecs", "serviceAccountName") if key in done["spec"]
+        },
+    }  # fmt: skip
+    made = json.loads(kubectl("-n", place.name, "create", "-o", "json", "-f", "-", stdin=json.dumps(again)))
+    until(lambda: place.get("taskrun", made["metadata"]["name"]).get("status", {}).get("completionTime"), "its end")
+    _, notebooks = place.summary(name, tmp_path / "out")
+    assert notebooks["first"]["status"] == "succeeded"
+    earlier = tmp_path / "out" / "attempts" / "first" / "1"
+    assert json.loads((earlier / "first.metrics.json").read_text())["status"] == "succeeded"
+    assert (earlier / "first.executed.ipynb").exists()
+
+
+def test_the_weekly_job_starts_a_run_with_its_own_account(place):
+    """The suspended CronJob, started by hand: a PipelineRun of the seven notebooks appears, and is cancelled here."""
+    before = {run["metadata"]["name"] for run in place.get("pipelineruns")["items"]}
+    kubectl("-n", place.name, "create", "job", "weekly-now", "--from=cronjob/weekly-analysis")
+    name = until(
+        lambda: {run["metadata"]["name"] for run in place.get("pipelineruns")["items"]} - before, "the weekly run"
+    ).pop()
+    assert name.startswith("complete-analysis-")
+    place.launch("cancel", name)
 
 
 def test_a_notebook_on_an_empty_volume_names_the_clone_step(place):
