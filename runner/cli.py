@@ -7,13 +7,17 @@ an empty variable means not given.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import os
 import sys
+import traceback
 
 import click
 
 from runner import __version__
-from runner.errors import RunnerError
+from runner.commands.answer import lose_stdout
+from runner.errors import RecordError, RunnerError
 
 # Name, what it does in one line. The module runner.commands.<name> holds it and is imported when used.
 COMMANDS = {
@@ -73,30 +77,59 @@ def cli() -> None:
 
 def main() -> None:
     """Run the command line and exit with its documented code."""
-    sys.exit(_exit_code())
+    _open_standard_streams()
+    code = _exit_code()
+    lose_stdout()
+    sys.exit(code)
 
 
 def _exit_code() -> int:
     try:
         return int(cli.main(prog_name="runner", standalone_mode=False) or 0)
     except click.ClickException as error:
-        error.show()
+        with contextlib.suppress(OSError):
+            error.show()
         return error.exit_code
     except click.Abort:
         return 130
     except RunnerError as error:
-        click.echo(f"runner: {error.message}", err=True)
-        if error.hint:
-            click.echo(f"  what to do: {error.hint}", err=True)
+        _tell(f"runner: {error.message}", f"  what to do: {error.hint}" if error.hint else "")
         return error.exit_code
     except KeyboardInterrupt:
         return 130
-    except Exception:  # noqa: BLE001  (the last line of defence: our own fault, told as such)
-        import traceback
-
-        traceback.print_exc()
-        click.echo("runner: this is a fault of runner itself; please report it with the lines above", err=True)
+    except Exception as error:  # noqa: BLE001  (the last line of defence: our own fault, told as such)
+        if isinstance(error, OSError) and _while_printing(error):
+            _tell(f"runner: the answer cannot be printed: {error.strerror or error}")
+            return RecordError.exit_code
+        _tell(traceback.format_exc(), "runner: this is a fault of runner itself; please report it with the lines above")
         return 70
+
+
+def _while_printing(error: BaseException) -> bool:
+    """Tell whether an error came from printing with click."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return frames[-1].f_globals.get("__name__") == "click.utils"
+
+
+def _tell(*lines: str) -> None:
+    """Say it on stderr, if anybody can be reached there: the exit code tells it as well."""
+    with contextlib.suppress(OSError):
+        click.echo("\n".join(line.rstrip("\n") for line in lines if line), err=True)
+
+
+def _open_standard_streams() -> None:
+    """Put the null device where we were started with a closed stdin, stdout or stderr.
+
+    Python then has None as the stream, and the next file that is opened gets its number: whatever
+    a library writes to stderr would end in that file.
+    """
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest free number is this one
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115, PTH123  (as long as we live)
 
 
 if __name__ == "__main__":

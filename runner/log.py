@@ -72,7 +72,10 @@ def _emit(text: str) -> None:
     with _lock:
         for sink in _sinks:
             sink(text)
-        # Nobody reads stderr any more, or a signal came in the middle of a print (RuntimeError: reentrant
-        # call); the file of the run still has the line.
-        with contextlib.suppress(BrokenPipeError, ValueError, RuntimeError):
-            print(text, file=_stream or sys.stderr, flush=True)
+        stream = _stream or sys.stderr
+        # Nobody reads stderr any more, the disk behind it is full, its terminal is gone (all OSError), it is
+        # closed (ValueError, None), or a signal came in the middle of a print (RuntimeError: reentrant call).
+        # The file of the run still has the line.
+        with contextlib.suppress(OSError, ValueError, RuntimeError):
+            if stream is not None:  # to print, None means stdout
+                print(text, file=stream, flush=True)

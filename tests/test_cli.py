@@ -9,15 +9,20 @@ import pty
 import re
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
+import click
 import jsonschema
 import pytest
 import yaml
 from support import cli, notebooks
 
 from runner.cli import COMMANDS
+from runner.commands import options
+from runner.run import progress
+from runner.run.job import Options, resolve
 
 SUBCOMMANDS = [*((name,) for name in COMMANDS if name not in {"plan", "cluster"}), *(("plan", name) for name in (
     "check", "show", "schema", "render"
@@ -75,6 +80,10 @@ def test_each_help_has_an_example_on_a_line_of_its_own(command: tuple[str, ...])
         ("run", "n.ipynb", "--min-gpus", "-1"),
         ("run", "n.ipynb", "--min-gpus", "two"),
         ("run", "n.ipynb", "--gpu-free-fraction", "0"),
+        ("run", "n.ipynb", "--memory-guard", "nan"),
+        ("run", "n.ipynb", "--gpu-free-fraction", "nan"),
+        ("run", "n.ipynb", "--min-gpu-memory-gb", "inf"),
+        ("run", "n.ipynb", "--timeout", f"{'9' * 400}h"),
         ("run", "n.ipynb", "--gpu-visibility", "none"),
         ("run", "n.ipynb", "--env", "NAME"),
         ("run", "n.ipynb", "--env", "1X=2"),
@@ -422,3 +431,114 @@ def test_on_a_terminal_the_progress_is_shown(tmp_path: Path) -> None:
     assert re.search(r"n  cell \d of 1  import time", text)
     assert "n: succeeded in" in text
     assert "cell-end nb=n" in text
+
+
+@pytest.mark.parametrize("text", ["nan", "inf", "-inf", "1e999", "NaN"])
+def test_a_number_is_a_finite_one(text: str) -> None:
+    """`nan` is below no limit and above none, and would stop the run after its last cell."""
+    with pytest.raises(click.BadParameter):
+        options.Number(0).convert(text, None, None)
+    assert options.Number(0).convert("1e9", None, None) == 1e9
+
+
+def test_no_deadline_on_the_command_line_beats_the_plans(tmp_path: Path) -> None:
+    """0s is how one run does without the deadline that its plan sets."""
+    job = resolve(
+        Options(notebook="01_quality", plan=plan(tmp_path), timeout=options.Duration().convert("0s", None, None))
+    )
+
+    assert job.notebook_seconds == 0
+    assert resolve(Options(notebook="01_quality", plan=plan(tmp_path))).notebook_seconds == 7200
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give the folder of a notebook that succeeds."""
+    folder = tmp_path_factory.mktemp("small")
+    notebooks.write(folder / "n.ipynb", "print('first')", "print('second')")
+    return folder
+
+
+@pytest.mark.parametrize("redirected", ["2>/dev/full", ">/dev/full", "2>&-", "<&- >&- 2>&-"])
+def test_a_stream_that_cannot_be_written_changes_nothing(small: Path, tmp_path: Path, redirected: str) -> None:
+    """With a full disk behind stdout or stderr, or one of them closed, the run ends as it ended and leaves its record."""
+    command = [*cli.RUNNER, "run", str(small / "n.ipynb"), "--output-dir", str(tmp_path), "--no-html"]
+
+    done = subprocess.run(
+        ["sh", "-c", f'exec "$@" {redirected}', "sh", *command],
+        capture_output=True,
+        text=True,
+        env=cli.environment(),
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert [cell["status"] for cell in cli.metrics(tmp_path, "n")["cells"]] == ["succeeded"] * 2
+    assert "second" in cli.text_of(cli.executed(tmp_path, "n"))
+    assert "Traceback" not in done.stderr + (tmp_path / "n.log").read_text()
+    assert "start nb=n" not in done.stdout
+
+
+def test_a_reader_that_leaves_does_not_change_the_exit_code(small: Path, tmp_path: Path) -> None:
+    """`runner run ... | true` ends with the notebook's code."""
+    ours, theirs = os.pipe()
+    os.close(ours)
+    command = [*cli.RUNNER, "run", str(small / "n.ipynb"), "--output-dir", str(tmp_path), "--no-html"]
+
+    done = subprocess.run(command, stdout=theirs, stderr=subprocess.PIPE, text=True, env=cli.environment(), check=False)
+    os.close(theirs)
+
+    assert done.returncode == 0, done.stderr
+    assert 'reason="Broken pipe"' in done.stderr
+
+
+def test_an_answer_that_cannot_be_printed_is_no_fault_of_ours() -> None:
+    """Where the answer is all there is, its loss is told with the code of a record that cannot be written."""
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [*cli.RUNNER, "plan", "schema"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=cli.environment(),
+            check=False,
+        )
+
+    assert done.returncode == 74
+    assert done.stderr == "runner: the answer cannot be printed: No space left on device\n"
+
+
+def test_the_exit_code_is_right_where_nobody_can_be_told() -> None:
+    """A usage error, and a fault of our own, keep their codes with a full stderr."""
+    with Path("/dev/full").open("w") as full:
+        for command, code in ((cli.RUNNER, 2), ([sys.executable, "-c", FAULTY], 70)):
+            done = subprocess.run(
+                [*command, "run", "none.ipynb", "--timeout", "soon"] if code == 2 else [*command, "gate"],
+                stdout=subprocess.DEVNULL,
+                stderr=full,
+                env=cli.environment(),
+                check=False,
+            )
+            assert done.returncode == code
+
+
+def test_a_signal_in_the_middle_of_a_change_of_cells_does_not_stop_the_display(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What is shown can be drawn while the next cell is being noted: a handler that logs waits for the drawing."""
+    shown = progress.LiveProgress()
+    drawn: list[object] = []
+
+    def monotonic() -> float:
+        if not drawn:
+            drawn.append(None)  # not again from within the drawing
+            drawing = threading.Thread(target=lambda: drawn.append(shown._render()), daemon=True)
+            drawing.start()
+            drawing.join(10)
+        return 1.0
+
+    monkeypatch.setattr(progress.time, "monotonic", monotonic)
+
+    shown.cell("n", 0, 1, "x")
+
+    assert len(drawn) == 2

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from runner.commands import options
+from runner.commands.answer import answer
 
 
 @click.command("convert")
@@ -18,7 +19,8 @@ from runner.commands import options
 def command(notebooks: tuple[Path, ...], output_dir: Path | None, trust_html: bool, as_json: bool) -> int:
     """Convert NOTEBOOKS, files or folders of them, to pages that need no network.
 
-    All are tried; exit code 9 when one could not be converted.
+    All are tried. Exit code: 0, else that of the first that could not be converted: 9 when it is no
+    notebook, 74 when its page cannot be written.
 
     \b
     Examples:
@@ -27,24 +29,43 @@ def command(notebooks: tuple[Path, ...], output_dir: Path | None, trust_html: bo
     """
     import dataclasses
     import json
+    import traceback
 
-    from runner.errors import BrokenInputError
+    from runner.errors import RunnerError
     from runner.notebook.convert import convert, find_notebooks
     from runner.run.job import EXECUTED_SUFFIX
 
-    done, failed = [], []
-    for notebook in find_notebooks(notebooks):
-        stem = notebook.name.removesuffix(EXECUTED_SUFFIX).removesuffix(".ipynb")
-        html = (output_dir or notebook.parent) / f"{stem}.html"
+    done: dict[Path, dict[str, object]] = {}
+    failed: dict[Path, tuple[str, int]] = {}
+
+    def fail(path: Path, error: Exception) -> None:
+        if not isinstance(error, RunnerError):
+            click.echo("".join(traceback.format_exception(error)), err=True, nl=False)
+        reason = str(error) if isinstance(error, RunnerError) else f"{type(error).__name__}: {error}"
+        click.echo(f"runner: {path}: {reason}", err=True)
+        failed[path] = (reason, getattr(error, "exit_code", RunnerError.exit_code))
+
+    for path in notebooks:
         try:
-            page = convert(notebook, html, trust=trust_html)
-        except BrokenInputError as error:
-            failed.append({"notebook": str(notebook), "reason": str(error)})
-            click.echo(f"runner: {notebook}: {error}", err=True)
+            found = find_notebooks([path])
+        except RunnerError as error:
+            fail(path, error)
             continue
-        done.append(dataclasses.asdict(page))
-        if not as_json:
-            click.echo(str(html))
+        for notebook in found:
+            if notebook in done or notebook in failed:
+                continue
+            stem = notebook.name.removesuffix(EXECUTED_SUFFIX).removesuffix(".ipynb")
+            html = (output_dir or notebook.parent) / f"{stem}.html"
+            try:
+                done[notebook] = dataclasses.asdict(convert(notebook, html, trust=trust_html))
+            except Exception as error:  # noqa: BLE001  (one notebook must not cost the others their pages)
+                fail(notebook, error)
+                continue
+            if not as_json:
+                answer(str(html))
     if as_json:
-        click.echo(json.dumps({"converted": done, "failed": failed}, indent=1, default=str, ensure_ascii=False))
-    return BrokenInputError.exit_code if failed else 0
+        problems = [{"notebook": str(path), "reason": reason} for path, (reason, _) in failed.items()]
+        answer(
+            json.dumps({"converted": [*done.values()], "failed": problems}, indent=1, default=str, ensure_ascii=False)
+        )
+    return next((code for _, code in failed.values()), 0)

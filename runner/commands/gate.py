@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from runner.commands import options
+from runner.commands.answer import answer
 
 
 @click.command("gate")
@@ -32,11 +33,11 @@ def command(as_json: bool, wait: float, **given: Any) -> int:
     with gate(asked, environ=os.environ, wait_seconds=wait, disk_path=Path.cwd(), owner="runner gate") as decision:
         record = decision.record
     if as_json:
-        click.echo(to_json(record), nl=False)
+        answer(to_json(record))
         return 0 if record.passed else 3
     for gpu in record.gpus:
-        click.echo(f"{'good' if gpu.good else 'no  '} {gpu.index}: {gpu.name} {gpu.uuid}: {gpu.reason}")
+        answer(f"{'good' if gpu.good else 'no  '} {gpu.index}: {gpu.name} {gpu.uuid}: {gpu.reason}")
     for check in record.checks:
-        click.echo(f"{check.status:4} {check.name}: {check.seen}{f', {check.needed} needed' if check.needed else ''}")
-    click.echo(f"gate: {'passed' if record.passed else 'refused'}: {record.reason}")
+        answer(f"{check.status:4} {check.name}: {check.seen}{f', {check.needed} needed' if check.needed else ''}")
+    answer(f"gate: {'passed' if record.passed else 'refused'}: {record.reason}")
     return 0 if record.passed else 3

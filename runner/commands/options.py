@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -22,6 +23,17 @@ else:  # generic since click 8.5, and RAPIDS images bring an older one, which ou
     _Seconds = _Pair = click.ParamType
 
 
+class Number(click.FloatRange):
+    """A number within limits. ``nan`` is below and above none of them, and ``inf`` no quantity of anything."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Return a finite number."""
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is no finite number", param, ctx)
+        return number
+
+
 class Duration(_Seconds):
     """``90s``, ``15m``, ``2h``; the value is in seconds."""
 
@@ -32,9 +44,12 @@ class Duration(_Seconds):
         if isinstance(value, int | float):
             return float(value)
         try:
-            return duration_seconds(value)
+            seconds = duration_seconds(value)
         except UsageError as error:
             self.fail(str(error), param, ctx)
+        if not math.isfinite(seconds):
+            self.fail(f"{value!r} is too long", param, ctx)
+        return seconds
 
 
 class Variable(_Pair):
@@ -86,12 +101,12 @@ gate_options = (
     ),
     click.option(
         "--min-gpu-memory-gb",
-        type=click.FloatRange(0),
+        type=Number(0),
         help="Memory each GPU must have free, in decimal GB as GPUs are sold.",
     ),
     click.option(
         "--gpu-free-fraction",
-        type=click.FloatRange(0, 1, min_open=True),
+        type=Number(0, 1, min_open=True),
         default=0.95,
         show_default=True,
         help="Share of that memory that must be free: cards report a little less than they are sold as.",
@@ -113,11 +128,15 @@ run_options = (
         show_default=True,
         help="Whether the kernel sees the chosen GPUs only, or what we see.",
     ),
-    click.option("--timeout", type=Duration(), help="Deadline of the notebook; the gate's wait does not count."),
-    click.option("--cell-timeout", type=Duration(), help="Deadline of each cell."),
+    click.option(
+        "--timeout",
+        type=Duration(),
+        help="Deadline of the notebook, without the gate's wait; 0s is none, whatever the plan says.",
+    ),
+    click.option("--cell-timeout", type=Duration(), help="Deadline of each cell; 0s is none."),
     click.option(
         "--memory-guard",
-        type=click.FloatRange(0, 1),
+        type=Number(0, 1),
         default=0.97,
         show_default=True,
         help="Share of the container's memory at which the kernel is ended before the host ends all of us; 0 is off.",
@@ -155,7 +174,7 @@ run_options = (
         "--secret-env",
         metavar="NAME",
         multiple=True,
-        help="Variable of our environment whose value is kept out of every file. Repeatable.",
+        help="Variable of our environment whose value (4 characters or more) is kept out of every file. Repeatable.",
     ),
     click.option("--trust-html", is_flag=True, help="Keep scripts of outputs in the HTML."),
     click.option("--no-html", is_flag=True, help="Write no HTML."),

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from runner.commands import options
+from runner.commands.answer import answer
 
 
 @click.command("run")
@@ -51,12 +52,12 @@ def command(**given: Any) -> int:
     with for_terminal() as progress:
         metrics = run(job, Stopper(), progress)
     if as_json:
-        click.echo(job.path(".metrics.json").read_text(), nl=False)
+        answer(job.path(".metrics.json").read_text())
     else:
         from runner.units import format_seconds
 
-        click.echo(f"{metrics.notebook}: {metrics.status.value} in {format_seconds(metrics.wall_seconds)}", nl=False)
-        click.echo("" if metrics.exit_code == 0 else f" ({job.path('.metrics.json')})")
+        where = "" if metrics.exit_code == 0 else f" ({job.path('.metrics.json')})"
+        answer(f"{metrics.notebook}: {metrics.status.value} in {format_seconds(metrics.wall_seconds)}{where}")
     return metrics.exit_code
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from runner.commands import options
+from runner.commands.answer import answer
 from runner.commands.run import command as run_command
 
 
@@ -51,5 +52,5 @@ def command(
         run_id=run_id,
         run_arguments=shared,
     )
-    click.echo(result.summary_path.read_text() if as_json and result.summary_path else result.text)
+    answer(result.summary_path.read_text() if as_json and result.summary_path else result.text)
     return result.exit_code

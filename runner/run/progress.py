@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
-import threading
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Self
@@ -40,9 +40,10 @@ class LiveProgress(Progress):
         from rich.live import Live
 
         self._console = Console(stderr=True)
-        self._lock = threading.Lock()
-        self._text = ""
-        self._cell_started = self._started = time.monotonic()
+        self._started = time.monotonic()
+        # Taken and replaced whole, without a lock: a signal handler logs above the line from the middle of
+        # `cell`, and waits for a refresh that would wait for what `cell` holds.
+        self._cell = ("", self._started)
         self._memory = ""
         self._live = Live(
             console=self._console,
@@ -54,9 +55,8 @@ class LiveProgress(Progress):
 
     def cell(self, name: str, index: int | None, count: int, title: str | None) -> None:
         """Show the cell."""
-        with self._lock:
-            self._text = f"{name}  cell {'+' if index is None else index + 1} of {count}  {title or ''}"
-            self._cell_started = time.monotonic()
+        text = f"{name}  cell {'+' if index is None else index + 1} of {count}  {title or ''}"
+        self._cell = (text, time.monotonic())
 
     def memory(self, gpu_bytes: int | None, host_bytes: int | None) -> None:
         """Show the memory."""
@@ -68,12 +68,12 @@ class LiveProgress(Progress):
         from rich.text import Text
 
         now = time.monotonic()
-        with self._lock:
-            line = Text(no_wrap=True, overflow="ellipsis")
-            line.append(f"{format_seconds(now - self._started)} ", style="dim")
-            line.append(f"{self._text}  ")
-            line.append(f"{format_seconds(now - self._cell_started)}  ", style="bold")
-            line.append(self._memory, style="cyan")
+        cell, since = self._cell
+        line = Text(no_wrap=True, overflow="ellipsis")
+        line.append(f"{format_seconds(now - self._started)} ", style="dim")
+        line.append(f"{cell}  ")
+        line.append(f"{format_seconds(now - since)}  ", style="bold")
+        line.append(self._memory, style="cyan")
         return Spinner("dots", text=line)
 
     def __enter__(self) -> Self:
@@ -83,7 +83,8 @@ class LiveProgress(Progress):
 
     def __exit__(self, *_: object) -> None:
         log.show_on(None)
-        self._live.stop()
+        with contextlib.suppress(OSError):  # the terminal is gone; the run is not
+            self._live.stop()
 
 
 class _Above:
@@ -103,4 +104,5 @@ class _Above:
 
 def for_terminal() -> Progress:
     """Return live progress when a person watches, else the quiet one."""
-    return LiveProgress() if sys.stderr.isatty() else Progress()
+    watched = sys.stderr is not None and sys.stderr.isatty()
+    return LiveProgress() if watched else Progress()
