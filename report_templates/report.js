@@ -46,6 +46,7 @@
   }
 
   function makeFilterable() {
+    const none = document.getElementById("none-fits");
     const find = document.getElementById("find");
     const status = document.getElementById("status");
     const shown = document.getElementById("shown");
@@ -53,16 +54,25 @@
       const text = find.value.trim().toLowerCase();
       let count = 0;
       for (const row of table.tBodies[0].rows) {
-        const fits = row.textContent.toLowerCase().includes(text)
+        const said = `${row.cells[0].querySelector("a").textContent} ${row.dataset.status}`;
+        const fits = said.toLowerCase().includes(text)
           && (!status.value || row.dataset.status === status.value);
         row.hidden = !fits;
         count += fits;
       }
       const all = table.tBodies[0].rows.length;
-      shown.textContent = count === all ? `${all} notebooks` : `${count} of ${all} notebooks`;
+      const noun = all === 1 ? "notebook" : "notebooks";
+      shown.textContent = count === all ? `${all} ${noun}` : `${count} of ${all} ${noun}`;
+      none.hidden = count > 0;
+      table.parentElement.hidden = count === 0;
     };
     find.addEventListener("input", filter);
     status.addEventListener("change", filter);
+    document.getElementById("show-all").addEventListener("click", () => {
+      find.value = status.value = "";
+      filter();
+      find.focus();
+    });
     filter();
     document.querySelector(".tools").hidden = false;
   }
@@ -165,8 +175,10 @@
   }
 
   for (const svg of document.querySelectorAll("svg[data-seconds]")) makeReadable(svg);
-  makeSortable();
-  makeFilterable();
+  if (table) {
+    makeSortable();
+    makeFilterable();
+  }
   window.addEventListener("hashchange", unfold);
   unfold();
 })();

@@ -15,6 +15,7 @@ from runner.report.advice import advise
 from runner.report.drawings import draw
 from runner.report.folder import read_folder
 from runner.report.model import assemble
+from runner.report.order import depths, direct
 from runner.report.pool import find_pool
 from runner.report.samples import GpuSamples, Samples
 from runner.report.summary import summarize
@@ -155,6 +156,33 @@ def test_notebooks_that_overlapped_or_need_each_other_are_not(tmp_path):
     assert "one stage" not in advice_on(tmp_path, made.plan_of("a", "b", "c", needs={"b": ["a"], "c": ["a"]}))
     assert "one stage" not in advice_on(tmp_path, made.plan_of("a", "b", "c", needs={"b": ["a"], "c": ["b"]}))
     assert "one stage" not in advice_on(tmp_path)
+
+
+def test_plan_in_which_each_needs_all_before_is_advised_on(tmp_path):
+    """A plan with more paths through its needs than could ever be walked is reported like any other."""
+    names = [f"nb_{place:02d}" for place in range(60)]
+    for place, name in enumerate(names):
+        start = made.START + timedelta(seconds=250 * place)
+        made.leave(tmp_path, made.metrics(name, start=start, cells=1, gpus=0), with_samples=False)
+    plan = made.plan_of(*names, needs={name: names[:place] for place, name in enumerate(names)})
+    assert "one stage" not in advice_on(tmp_path, plan)
+
+
+def test_depth_and_direct_needs_follow_from_one_pass():
+    """How deep a notebook stands, and which of its needs another one implies, is right for any plan."""
+    needs = {"d": ["a", "b", "c"], "a": [], "b": ["a"], "c": ["a"], "e": ["d", "a"], "f": ["elsewhere"]}
+    assert depths(needs) == {"a": 0, "b": 1, "c": 1, "d": 2, "e": 3, "f": 1, "elsewhere": 0}
+    assert direct(needs) == {
+        "a": (),
+        "b": ("a",),
+        "c": ("a",),
+        "d": ("b", "c"),
+        "e": ("d",),
+        "f": ("elsewhere",),
+        "elsewhere": (),
+    }
+    chain = {str(place): [str(place - 1)] for place in range(1, 5000)}
+    assert depths(chain)["4999"] == 4999
 
 
 @pytest.mark.parametrize(("earlier", "named"), [((9, 9), True), ((9, 4), False), ((None, 9), False), ((), False)])

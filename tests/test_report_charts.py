@@ -108,6 +108,41 @@ def test_lines_that_are_no_samples_are_counted_and_left_out(tmp_path):
     assert list(samples.gpus) == [made.UUIDS[0]]
 
 
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        (["garbage", "x,y,z,,,,,"], "a.samples.csv: nothing is drawn of it, as none of its 2 lines is a sample"),
+        (["nan,,,,,,1,2"], "a.samples.csv: nothing is drawn of it, as none of its 1 line is a sample"),
+    ],
+)
+def test_file_of_bad_lines_only_is_told_in_a_sentence(tmp_path, lines, said):
+    """A samples file without one sample is named as such, and by no exception."""
+    made.leave(tmp_path, made.metrics("a"))
+    (tmp_path / "a.samples.csv").write_text("\n".join([made.HEADER, *lines, ""]))
+    assert build(tmp_path, watch=all_dead).problems == (said,)
+
+
+def test_samples_without_figures_draw_nothing(tmp_path):
+    """Times alone make no chart, and no empty axes."""
+    made.leave(tmp_path, made.metrics("a"))
+    (tmp_path / "a.samples.csv").write_text(f"{made.HEADER}\n0.5,,,,,,,\n1.0,,,,,,,\n")
+    result = build(tmp_path, watch=all_dead)
+    assert result.problems == ("a.samples.csv: nothing is drawn of it, as its samples hold no figures",)
+    assert "notebook-1-chart" not in result.html_path.read_text()
+
+
+@pytest.mark.parametrize(
+    ("bad", "said"),
+    [(1, "1 line was no sample and is left out"), (2, "2 lines were no samples and are left out")],
+)
+def test_lines_left_out_are_counted_in_words(tmp_path, bad, said):
+    """One line is one line."""
+    made.leave(tmp_path, made.metrics("a", wall=10.0))
+    with (tmp_path / "a.samples.csv").open("a") as stream:
+        stream.write("x\n" * bad)
+    assert build(tmp_path, watch=all_dead).problems == (f"a.samples.csv: {said}",)
+
+
 @pytest.mark.parametrize("content", ["", "\n", made.HEADER, f"{made.HEADER}\n", "a,b\n1,2\n", "\x00\x01\x02\n"])
 def test_file_without_samples_draws_nothing_and_fails_nothing(tmp_path, content):
     """An empty or foreign samples file leaves a report without that chart."""
@@ -262,3 +297,109 @@ def test_lost_run_is_drawn_too(tmp_path):
     assert max(value for _, value in shown_values(svg, "Host memory")) == pytest.approx(30.4, abs=0.1)
     assert "limit, 32.0 GB" in svg
     assert "Use of GPU and host over time by gone" in build(tmp_path, watch=all_dead).html_path.read_text()
+
+
+def groups(svg, kind):
+    return [e for e in ET.fromstring(svg).iter() if e.attrib.get("class", "").split()[:1] == [kind]]
+
+
+def texts_of(svg):
+    return ["".join(e.itertext()) for e in ET.fromstring(svg).iter() if e.tag.endswith("text")]
+
+
+def test_lines_of_several_gpus_have_a_key(tmp_path):
+    """Each GPU has a key in the picture and a pattern of its own, so that paper tells them apart."""
+    svg = chart_of(tmp_path, made.metrics("a", gpus=8))
+    assert [t for t in texts_of(svg) if t.startswith("#")] == [f"#{index}" for index in range(8)]
+    dashes = {
+        line.attrib["data-series"]: line.find(".//{*}path").attrib.get("stroke-dasharray")
+        for line in groups(svg, "line")
+        if line.attrib.get("data-series", "").startswith("GPU memory")
+    }
+    assert len(set(dashes.values())) == 8
+    alone = tmp_path / "alone"
+    assert not [t for t in texts_of(chart_of(alone, made.metrics("a"))) if t.startswith("#")]
+
+
+def test_names_of_limits_stand_beside_the_title_and_off_the_curve(tmp_path):
+    """A limit is named where no curve runs and where a narrow screen still shows it."""
+    svg = chart_of(tmp_path, made.metrics("a"), host_end=31_900_000_000)
+    texts = {"".join(e.itertext()): e for e in ET.fromstring(svg).iter() if e.tag.endswith("text")}
+    tops = {}
+    for title, name in (("Host memory", "limit, 32.0 GB"), ("GPU memory", "asked, 15 GB")):
+        at = (
+            {word: re.findall(r"-?[\d.]+", texts[word].attrib["transform"]) for word in (title, name)}
+            if ("transform" in texts[title].attrib)
+            else {word: [texts[word].attrib["x"], texts[word].attrib["y"]] for word in (title, name)}
+        )
+        assert float(at[name][0]) < 400
+        assert float(at[name][1]) == pytest.approx(float(at[title][1]), abs=2)
+        tops[title] = float(at[name][1])
+    path = next(g for g in groups(svg, "line") if g.attrib.get("data-series") == "Host memory").find(".//{*}path")
+    ys = [float(n) for n in re.findall(r"-?[\d.]+", path.attrib["d"])[1::2]]
+    assert min(ys) > tops["Host memory"]
+
+
+def test_numbers_above_the_bands_are_called_cells(tmp_path):
+    """The row of numbers says what it counts."""
+    assert "cell" in texts_of(chart_of(tmp_path, made.metrics("a")))
+
+
+def test_saved_cells_of_a_lost_run_are_bands(tmp_path):
+    """The last saved notebook tells when cells ran; the one it was in when last heard of reaches to the end."""
+    made.running(tmp_path, "gone", cell_index=3)
+    made.samples(tmp_path / "gone.samples.csv", seconds=60)
+    made.executed_notebook(tmp_path / "gone.executed.ipynb", done=3)
+    titles = [band[0].text for band in groups(drawn(tmp_path, "gone"), "band")]
+    assert titles == [
+        "cell 1 · succeeded · 10s · import scanpy as sc",
+        "cell 2 · succeeded · 10s · rmm.reinitialize(managed_memory=False, pool_allocator=True)",
+        "cell 3 · succeeded · 10s · adata = sc.read('h5/dli_census.h5ad')",
+        "cell 4 · interrupted · rsc.pp.calculate_qc_metrics(adata, qc_vars=['MT'])",
+    ]
+    made.running(tmp_path, "gone", cell_index=5)
+    assert len(groups(drawn(tmp_path, "gone"), "band")) == 3, "what came after the save is not known"
+
+
+def test_notebook_that_never_started_draws_no_line(tmp_path):
+    """A need is drawn to where a notebook started, and to nowhere else."""
+    made.leave(tmp_path, made.metrics("a"), with_samples=False)
+    assert groups(timeline.draw(rows_of(tmp_path, made.plan_of("a", "b", needs={"b": ["a"]}))), "need") == []
+
+
+def test_need_that_another_need_implies_is_not_drawn(tmp_path):
+    """Of three in a row the third one's need of the first goes without saying."""
+    for position, name in enumerate("abc"):
+        start = made.START + timedelta(seconds=250 * position)
+        made.leave(tmp_path, made.metrics(name, start=start), with_samples=False)
+    svg = timeline.draw(rows_of(tmp_path, made.plan_of("a", "b", "c", needs={"b": ["a"], "c": ["a", "b"]})))
+    assert [need[0].text for need in groups(svg, "need")] == ["b needs a", "c needs b"]
+
+
+def test_cut_name_tells_its_whole_on_hover(tmp_path):
+    """A name too long for the picture is cut there and whole in its title."""
+    name = "02_scRNA_analysis_extended_with_an_awfully_long_name"
+    made.leave(tmp_path, made.metrics(name), with_samples=False)
+    svg = timeline.draw(rows_of(tmp_path))
+    [group] = groups(svg, "name")
+    assert group[0].text == name
+    assert "".join(group[1].itertext()).endswith("…")
+
+
+@pytest.mark.parametrize(("count", "times"), [(12, 1), (13, 2)])
+def test_tall_timeline_has_its_axis_twice(tmp_path, count, times):
+    """Beyond a dozen rows time stands above them too."""
+    made.leave(tmp_path, made.metrics("nb_00", wall=60.0), with_samples=False)
+    plan = made.plan_of(*(f"nb_{place:02d}" for place in range(count)))
+    assert texts_of(timeline.draw(rows_of(tmp_path, plan))).count("30s") == times
+
+
+def test_legend_explains_what_the_timeline_shows(tmp_path):
+    """The legend has the kinds of bars that are there, by their statuses, and no others."""
+    made.leave(tmp_path, made.metrics("a"), with_samples=False)
+    legend = timeline.legend_of(rows_of(tmp_path))
+    assert legend == timeline.Legend(bars=(("good", "succeeded"),), gate=False, wait=False, need=False)
+    every = timeline.legend_of(rows_of(tmp_path / "every", made.every_status(tmp_path / "every")))
+    assert dict(every.bars)["bad"] == "failed, refused, kernel-died, broken-input"
+    assert dict(every.bars)["odd"] == "lost"
+    assert (every.gate, every.wait, every.need) == (True, True, True)

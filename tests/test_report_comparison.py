@@ -7,6 +7,7 @@ import json
 from datetime import timedelta
 
 import pytest
+from support import cli
 from support import records as made
 
 from runner.records import Status
@@ -37,6 +38,39 @@ def test_slower_notebook_is_a_regression(tmp_path):
     assert result.ok() is True
     assert result.ok(fail_on_regression=True) is False
     assert json.loads(result.summary_path.read_text())["regressions"][0]["notebook"] == "a"
+
+
+def test_figure_that_was_nothing_before_is_a_regression_wherever_it_is_told(tmp_path):
+    """What grew from 0 is worse on the page and for machines alike, though nothing is a multiple of 0."""
+    before = run_of(tmp_path / "1", wall=0.0)
+    built(before)
+    result = built(run_of(tmp_path / "2", wall=400.0, day=1), baselines=[before])
+    figures = {r.figure: r for r in result.regressions}
+    assert (figures["wall_seconds"].before, figures["wall_seconds"].ratio) == (0.0, None)
+    assert result.ok(fail_on_regression=True) is False
+    assert "<span>worse</span>" in result.html_path.read_text()
+    again = built(tmp_path / "2", baselines=[result.summary_path])
+    assert again.problems == (), "a summary with such a regression is a baseline as any other"
+
+
+@pytest.mark.parametrize(("options", "code"), [((), 0), (("--fail-on-regression",), 1)])
+def test_command_fails_on_a_regression_when_asked(tmp_path, options, code):
+    """`--fail-on-regression` turns what got worse into exit code 1; without it the report just says so."""
+    before = run_of(tmp_path / "1")
+    cli.runner("report", before)
+    ended = cli.runner("report", run_of(tmp_path / "2", wall=900.0, day=1), "--baseline", before, "--json", *options)
+    assert ended.code == code, ended.err
+    assert [r["figure"] for r in json.loads(ended.out)["regressions"]][:1] == ["wall_seconds"]
+
+
+def test_command_passes_where_nothing_got_worse(tmp_path):
+    """With a baseline that is no better, or a higher threshold, `--fail-on-regression` ends with 0."""
+    before, now = run_of(tmp_path / "1"), run_of(tmp_path / "2", wall=300.0, day=1)
+    cli.runner("report", before)
+    asked = ("report", now, "--baseline", before, "--fail-on-regression")
+    assert cli.runner(*asked).code == 1
+    assert cli.runner(*asked, "--regression-threshold", "0.5").code == 0
+    assert cli.runner("report", now, "--baseline", now / "reports" / "summary.json", "--fail-on-regression").code == 0
 
 
 @pytest.mark.parametrize(

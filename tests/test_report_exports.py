@@ -24,6 +24,7 @@ from markdown_it import MarkdownIt
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from prometheus_client.parser import text_string_to_metric_families as plain_families
 from rocrate.rocrate import ROCrate
+from support import cli
 from support import records as made
 
 from runner.records import Failure, Status
@@ -270,6 +271,21 @@ def test_figures_are_pushed_as_one_group_a_plan(tmp_path):
     assert path.startswith("/prefix/metrics/job/notebook_runner/plan@base64/")
     assert authorization == "Basic bWU6cy9jcmV0"
     assert body == beside(result, "metrics.prom").read_bytes()
+
+
+def test_command_pushes_what_it_writes(tmp_path):
+    """`--pushgateway` sends the figures that stand in `metrics.prom`; a gateway that refuses fails nothing."""
+    made.leave(tmp_path, made.metrics("a"), with_samples=False)
+    with gateway() as (address, seen):
+        ended = cli.runner("report", tmp_path, "--pushgateway", f"http://{address}")
+    assert ended.code == 0, ended.err
+    [(method, path, _, body)] = seen
+    assert (method, path) == ("PUT", "/metrics/job/notebook_runner/plan@base64/=")
+    assert body == (tmp_path / "reports" / "metrics.prom").read_bytes()
+    with gateway(answer=400) as (address, _):
+        ended = cli.runner("report", tmp_path, env={"RUNNER_REPORT_PUSHGATEWAY": f"http://{address}"})
+    assert ended.code == 0
+    assert "400 no thanks" in ended.err
 
 
 def test_refused_push_is_a_problem_that_hides_the_password(tmp_path):

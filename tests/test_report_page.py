@@ -12,6 +12,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
+from support import pages
 from support import records as made
 
 from runner.records import Change, Failure, Status
@@ -235,3 +236,99 @@ def test_allocated_memory_stands_beside_the_drivers(tmp_path):
 def test_control_characters_are_seen_and_do_nothing(given, shown):
     """Escape sequences go, other invisible characters become visible."""
     assert text.plain(given) == shown
+
+
+def test_gpus_of_one_kind_are_one_fact(tmp_path):
+    """Eight cards of a kind are said once, with their UUIDs folded; release and table call them by number."""
+    made.leave(tmp_path, made.metrics("a", gpus=8), with_samples=False)
+    made.leave(tmp_path, made.metrics("b", gpus=2), with_samples=False)
+    page = pages.Page(page_of(tmp_path))
+    facts = page.by_id("facts").text
+    assert facts.count("NVIDIA L4") == 1
+    assert "8 \N{MULTIPLICATION SIGN} NVIDIA L4, 24.2 GB, driver 570.86.15, CUDA 12.8" in " ".join(facts.split())
+    folded = page.one("details", having="uuids").text
+    assert all(uuid in folded for uuid in made.UUIDS)
+    section = page.by_id("notebook-1").text
+    assert not [uuid for uuid in made.UUIDS if uuid in section]
+    assert "#7: 455.1 MB before, 455.1 MB after" in section
+
+
+def test_cards_that_differ_are_told_apart(tmp_path):
+    """Another driver or another card is another fact."""
+    made.leave(tmp_path, made.metrics("a"), with_samples=False)
+    other = dataclasses.replace(made.gpu_use(1), name="NVIDIA A100")
+    made.leave(tmp_path, dataclasses.replace(made.metrics("b"), gpus=(other,)), with_samples=False)
+    page = pages.Page(page_of(tmp_path))
+    assert len(page.all("details", having="uuids")) == 2
+
+
+def test_energy_column_has_one_unit(tmp_path):
+    """Energies of one table can be compared without reckoning."""
+    for name, wall in (("a", 3.0), ("b", 240.0), ("c", 10_800.0)):
+        made.leave(tmp_path, made.metrics(name, wall=wall), with_samples=False)
+    rows = [e for e in pages.Page(page_of(tmp_path)).all("td") if e.attributes.get("data-label") == "Energy"]
+    assert [row.text for row in rows] == ["<0.001 kWh", "0.009 kWh", "0.420 kWh"]
+
+
+def test_utilisation_has_one_name(tmp_path):
+    """The mean utilisation is not called busy, which is a share of the time held."""
+    made.leave(tmp_path, made.metrics("a"), with_samples=False)
+    heads = {e.text for e in pages.Page(page_of(tmp_path)).all("th")}
+    assert "GPU utilisation" in heads
+    assert "GPU busy" not in heads
+
+
+def test_names_break_between_words(tmp_path):
+    """Names in tables may break behind separators."""
+    made.leave(tmp_path, made.metrics("08_unexpected_results"), with_samples=False)
+    page = page_of(tmp_path)
+    assert "<bdi>08_<wbr>unexpected_<wbr>results</bdi>" in page
+
+
+def test_dash_stands_once_where_nothing_is_known(tmp_path):
+    """What was neither asked nor there is one dash, as everywhere."""
+    made.leave(tmp_path, made.metrics("a"), with_samples=False)
+    cells = pages.Page(page_of(tmp_path, plan=made.plan_of("a", "b"))).all("td")
+    assert [e.text for e in cells if e.attributes.get("data-label") == "asked / total"] == [
+        "15 GB / 24.2 GB",
+        "\N{EN DASH} not measured",
+    ]
+
+
+def dead_links(page):
+    ids = {e.attributes["id"] for e in page.elements if e.attributes.get("id")}
+    links = [e.attributes["href"] for e in page.all("a")]
+    return [link for link in links if link.startswith("#") and link[1:] not in ids]
+
+
+def test_empty_folder_says_what_to_do(tmp_path):
+    """Without a record there is no verdict to cross out and no empty table, but what to do next."""
+    page = pages.Page(page_of(tmp_path))
+    assert "verdict-none" in page.one("h1").classes
+    assert "runner run NOTEBOOK --output-dir" in page.by_id("verdict").text
+    assert not page.all("table")
+    assert not page.all("input")
+    assert dead_links(page) == []
+
+
+def test_plan_that_has_not_run_blames_nobody(tmp_path):
+    """Where nothing of a plan has run the page says so, and names no first failure and no missing GPU."""
+    page = pages.Page(page_of(tmp_path, plan=made.plan_of("a", "b")))
+    assert page.one("h1").text.strip() == "None of 2 notebooks has run yet"
+    assert "First to go wrong" not in page.text
+    assert "none was used" not in page.text
+    assert "runner run-all PLAN" in page.by_id("verdict").text
+    assert not [e for e in page.all("details", having="notebook") if "open" in e.attributes]
+    assert dead_links(page) == []
+
+
+def test_counts_agree_with_their_nouns(tmp_path):
+    """One of a kind is singular wherever it is counted."""
+    record = made.metrics("a", wall=0.4, cells=1, gpus=0, versions={"scanpy": "1.11.5"})
+    host = dataclasses.replace(record.host, cpus=1.0, oom_kills=1)
+    sampler = dataclasses.replace(record.sampler, ticks=1)
+    made.leave(tmp_path, dataclasses.replace(record, host=host, sampler=sampler), with_samples=False)
+    text = " ".join(pages.Page(page_of(tmp_path)).text.split())
+    for said in ("1 package version", "1 CPU,", "1 kill for memory", "every 0.5 s, 1 time,"):
+        assert said in text
+    assert not re.findall(r"\b1 (?:cells|times|kills|CPUs|package versions|notebooks|lines)\b", text)

@@ -9,6 +9,7 @@ import threading
 from datetime import timedelta
 
 import pytest
+from support import pages
 from support import records as made
 
 from runner.errors import UsageError
@@ -161,8 +162,42 @@ def test_dead_run_is_lost_and_says_how_far_it_came(tmp_path):
     gone = entry(report, "gone")
     assert gone.status is Status.LOST
     assert report.verdict == "failed"
-    for part in ("in cell 9 of 16", "with 7 cells done", "95% of the limit", "probably killed for memory"):
+    assert "last heard of in cell 9 of 16, 1m40s after its start; the notebook was last saved at 2026" in gone.reason
+    for part in ("with 7 cells done", "95% of the limit", "probably killed for memory"):
         assert part in gone.reason
+
+
+def test_figures_of_a_lost_run_are_those_of_its_samples(tmp_path):
+    """Wall time and peaks of a run without a record are taken from its samples, and marked as at least that."""
+    made.leave(tmp_path, made.metrics("first"), with_samples=False)
+    made.running(tmp_path, "gone")
+    made.samples(tmp_path / "gone.samples.csv", seconds=100, gpus=2, peak=13_000_000_000, host_end=30_500_000_000)
+    made.running(tmp_path, "silent")
+    result = build(tmp_path, watch=all_dead)
+    found = {nb["name"]: nb for nb in summary_of(result)["notebooks"]}
+    gone = found["gone"]
+    assert (gone["wall_seconds"], gone["gpus"], gone["from_samples"]) == (99.5, 2, True)
+    assert gone["peak_gpu_memory_bytes"] == 13_000_000_000
+    assert 30_300_000_000 < gone["peak_host_memory_bytes"] <= 30_500_000_000
+    assert gone["host_memory_limit_bytes"] == 32_000_000_000
+    assert 0 < gone["gpu_utilization_mean_percent"] < 100
+    assert gone["gpu_energy_joules"] is None
+    assert (found["silent"]["wall_seconds"], found["silent"]["from_samples"]) == (None, False)
+    assert found["first"]["from_samples"] is False
+    page = pages.Page(result.html_path.read_text())
+    table = next(row.text for row in page.all("tr") if row.attributes.get("data-status") == "lost")
+    assert "\N{GREATER-THAN OR EQUAL TO} at least 1m40s" in " ".join(table.split())
+    assert page.by_id("timeline").text.count("\N{GREATER-THAN OR EQUAL TO} ") == 4, "of both, in picture and table"
+
+
+@pytest.mark.parametrize(
+    ("done", "said"), [(1, "with 1 cell done"), (2, "with 2 cells done"), (0, "with 0 cells done")]
+)
+def test_one_cell_is_one_cell(tmp_path, done, said):
+    """Counts and their nouns agree."""
+    made.running(tmp_path, "gone")
+    made.executed_notebook(tmp_path / "gone.executed.ipynb", done=done)
+    assert said in entry(report_on(tmp_path), "gone").reason
 
 
 def test_lost_run_with_room_in_memory_is_not_called_out_of_memory(tmp_path):
@@ -302,6 +337,15 @@ def test_every_status_is_told(tmp_path):
     assert result.problems == ()
 
 
+def test_nothing_went_wrong_where_nothing_ran(tmp_path):
+    """A plan of which nothing has run has no first failure: its first notebook is not to blame."""
+    report = report_on(tmp_path, plan=made.plan_of("a", "b"))
+    assert report.first_failure is None
+    assert report.verdict == "failed"
+    (tmp_path / "b.metrics.json").write_text("{")
+    assert report_on(tmp_path, plan=made.plan_of("a", "b")).first_failure is not None
+
+
 def test_earlier_runs_of_a_notebook_are_counted(tmp_path):
     """Records in attempts/ are read, oldest first; what is broken there is passed over."""
     made.leave(tmp_path, made.metrics("a"), with_samples=False)
@@ -336,7 +380,7 @@ def test_cause_and_hint_reach_the_verdict(tmp_path):
     plan = made.every_status(tmp_path)
     page = build(tmp_path, plan=plan, watch=all_dead).html_path.read_text()
     verdict = page[page.index('id="verdict"') : page.index('id="facts"')]
-    assert "03_failed" in verdict
+    assert "03_failed" in verdict.replace("<wbr>", "")
     assert "device-memory" in verdict
     assert "take fewer rows" in verdict
 

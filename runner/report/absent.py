@@ -5,6 +5,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from runner.report.text import moment
+from runner.units import format_count, format_seconds
+
 if TYPE_CHECKING:
     from runner.report.model import Flight, Found
 
@@ -18,11 +21,13 @@ def lost(flight: Flight) -> str:
     if flight.cell_index is not None:
         at.append(f"in cell {flight.cell_index + 1}" + (f" of {flight.cell_count}" if flight.cell_count else ""))
     if flight.last_sample:
-        at.append(f"{flight.last_sample.time_seconds:.0f} s after its start")
-    saved = f"; the notebook was last saved at {flight.last_save_at}" if flight.last_save_at else "; nothing was saved"
+        at.append(f"{format_seconds(flight.last_sample.time_seconds)} after its start")
+    saved = "; nothing was saved"
+    if flight.last_save_at:
+        saved = f"; the notebook was last saved at {moment(flight.last_save_at)}"
     if flight.last_save_at and flight.cells_saved is not None:
-        saved += f" with {flight.cells_saved} cells done"
-    where = " ".join(at) or "at an unknown point"
+        saved += f" with {format_count(flight.cells_saved, 'cell')} done"
+    where = ", ".join(at) or "at an unknown point"
     return f"its process on {flight.host or 'an unknown host'} is gone, last heard of {where}{saved}; {_guess(flight)}"
 
 

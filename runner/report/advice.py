@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from runner.need import smallest_card_gb
 from runner.records import Status
-from runner.units import format_bytes, format_seconds
+from runner.report.order import depths
+from runner.units import format_bytes, format_count, format_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -132,10 +133,11 @@ def _shared_stages(
     needs = {row.entry.name: set(row.entry.needs) for row in rows}
     if not any(needs.values()):
         return  # without needs in the plan nothing is known about the order
+    depth = depths(needs)
     levels: dict[int, list[Row]] = {}
     for row in rows:
         if row.start is not None and row.entry.status is Status.SUCCEEDED:
-            levels.setdefault(_depth(row.entry.name, needs), []).append(row)
+            levels.setdefault(depth[row.entry.name], []).append(row)
     for level in levels.values():
         apart = sorted(level, key=lambda row: row.start or 0)
         serial = all((b.start or 0) >= (a.end or 0) for a, b in itertools.pairwise(apart))
@@ -167,9 +169,4 @@ def _on_what(names: Sequence[str], figures: Mapping[str, NotebookSummary], pools
     single = all(figures[name].gpus == 1 for name in names)
     if single and len(needs) == len(names) and sum(needs) <= 0.9 * min(totals):
         return f", even on one GPU ({format_bytes(sum(needs))} together of {format_bytes(min(totals))})"
-    return f" on {sum(figures[name].gpus for name in names)} GPUs"
-
-
-def _depth(name: str, needs: Mapping[str, set[str]]) -> int:
-    """Return how many notebooks must run before this one, at least; the plan has no circles."""
-    return max((1 + _depth(need, needs) for need in needs.get(name, ())), default=0)
+    return f" on {format_count(sum(figures[name].gpus for name in names), 'GPU')}"

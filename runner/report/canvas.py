@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from runner.report.samples import Floats
 
     Numbers = Sequence[float] | Floats
-    Dashes = tuple[float, float]
+    Dashes = tuple[float, ...]
     Side = Any
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -123,15 +123,24 @@ class Canvas:
         self._add(Circle((x, y), radius, facecolor=look.colour, edgecolor="none"), look)
 
     def text(
-        self, x: float, y: float, text: str, classes: str, *, size: int = 11, bold: bool = False, **place: Side
+        self,
+        x: float,
+        y: float,
+        text: str,
+        classes: str,
+        *,
+        size: int = 11,
+        bold: bool = False,
+        title: str | None = None,
+        **place: Side,
     ) -> None:
-        """Write text; ``ha`` and ``va`` say which of its sides the point is at."""
+        """Write text; ``ha`` and ``va`` say which of its sides the point is at, ``title`` shows on hover."""
         from matplotlib import rc_context
         from matplotlib.text import Text
 
         with rc_context(_SETTINGS):
             written = Text(x, y, plain(text), size=size, weight="bold" if bold else "normal", parse_math=False, **place)
-        self._add(written, Look(classes=classes, order=4))
+        self._add(written, Look(classes=classes, order=4, title=title))
 
     def svg(self, *, title: str, description: str, data: Mapping[str, str] | None = None) -> str:
         """Return the picture as one `svg` element with a name and a description."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from runner.records import CellStatus
 from runner.report.canvas import Canvas, Look
 from runner.report.panels import panels_of
+from runner.report.samples import SamplesError
 from runner.report.summary import instant
 from runner.units import format_bytes, format_seconds
 
@@ -16,11 +17,17 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from runner.records import Cell
-    from runner.report.panels import Panel, Scene
+    from runner.report.panels import Line, Panel, Scene
     from runner.report.samples import Samples
 
 WIDTH, LEFT, RIGHT = 960.0, 74.0, 14.0
-HEAD, GAP, FOOT = 42.0, 30.0, 24.0
+HEAD, GAP, FOOT, LEGEND = 42.0, 30.0, 24.0, 18.0
+_LETTER = 7.4
+"""Width of a bold letter of a title, in pixels."""
+_SWATCH = 26.0
+_MOST_KEYS = 17
+"""So many keys fit beside each other; what has none tells its name on hover."""
+LIMIT_DASHES: tuple[tuple[float, ...], ...] = ((5, 3), (2, 2))
 _INNER = WIDTH - LEFT - RIGHT
 _STEPS = (1.0, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 28800, 43200, 86400)
 
@@ -52,13 +59,22 @@ def notebook_chart(key: str, scene: Scene, samples: Samples, *, buckets: int = 3
         Unique on the page.
     buckets
         How many stretches of time a series is thinned out to; each keeps its extremes.
+
+    Raises
+    ------
+    SamplesError
+        The samples hold no figures.
     """
     panels = list(panels_of(scene, samples, buckets))
+    if not panels:
+        raise SamplesError(f"{scene.name}.samples.csv: nothing is drawn of it, as its samples hold no figures")
     end = max(float(samples.time_seconds[-1]), scene.wall_seconds, 1e-3)
-    height = HEAD + FOOT + sum(panel.height for panel in panels) + GAP * (len(panels) - 1)
-    canvas = Canvas(key, WIDTH, height)
-    _bands(canvas, scene, end, bottom=FOOT, top=height - HEAD)
-    bottom = height - HEAD + GAP
+    many = [line for line in panels[0].lines if len(panels[0].lines) > 1]
+    top = FOOT + sum(panel.height for panel in panels) + GAP * (len(panels) - 1)
+    canvas = Canvas(key, WIDTH, top + HEAD + (LEGEND if many else 0))
+    _bands(canvas, scene, end, bottom=FOOT, top=top)
+    _legend(canvas, many, y=top + HEAD + LEGEND / 2 - 4)
+    bottom = top + GAP
     for position, panel in enumerate(panels):
         bottom -= panel.height + GAP
         frame = Frame(bottom=bottom, height=panel.height, end=end, top=panel.top)
@@ -73,47 +89,74 @@ def notebook_chart(key: str, scene: Scene, samples: Samples, *, buckets: int = 3
 
 
 def _bands(canvas: Canvas, scene: Scene, end: float, *, bottom: float, top: float) -> None:
-    """Shade every second cell and the one that went wrong; a cell narrower than a hair is not drawn."""
+    """Shade every second cell and the one that went wrong; a cell narrower than a hair is not drawn.
+
+    A cell that was interrupted without a time of its own reaches to the end.
+    """
     start = instant(scene.started_at)
+    numbered = False
     for cell in scene.cells:
         began = instant(cell.started_at)
-        if start is None or began is None or cell.wall_seconds is None:
+        ran = end if cell.wall_seconds is None and cell.status is CellStatus.INTERRUPTED else cell.wall_seconds
+        if start is None or began is None or ran is None:
             continue
-        left, length = began - start, min(cell.wall_seconds, end - (began - start))
+        left, length = began - start, min(ran, end - (began - start))
         x, width = LEFT + left / end * _INNER, length / end * _INNER
         if width < 0.7:
             continue
         bad = cell.status in {CellStatus.FAILED, CellStatus.INTERRUPTED}
         classes = f"band{' bad' if bad else ' odd' if cell.index % 2 else ''}"
-        colour = "#f6d5d2" if bad else ("#f3f5f8", "#e6eaf0")[cell.index % 2]
+        colour = "#f6d5d2" if bad else ("#f4f6f9", "#dfe6ef")[cell.index % 2]
         look = Look(classes=classes, colour=colour, order=0, title=_cell_title(cell))
         canvas.box(x, bottom, width, top - bottom, look)
         if width > 20:
             canvas.text(x + width / 2, top + 2, str(cell.index + 1), "soft", ha="center", va="bottom", size=9)
+            numbered = True
+    if numbered:
+        canvas.text(LEFT - 6, top + 2, "cell", "soft", ha="right", va="bottom", size=9)
 
 
 def _cell_title(cell: Cell) -> str:
     peak = max((value for value in cell.peak_gpu_memory_bytes.values() if value is not None), default=None)
-    parts = [f"cell {cell.index + 1}", cell.status.value, format_seconds(cell.wall_seconds or 0)]
+    parts = [f"cell {cell.index + 1}", cell.status.value]
+    if cell.wall_seconds is not None:
+        parts.append(format_seconds(cell.wall_seconds))
     if peak is not None:
         parts.append(f"GPU peak {format_bytes(peak)}")
     return " · ".join([*parts, (cell.title or "")[:80]]).rstrip(" ·")
 
 
 def _scale(canvas: Canvas, frame: Frame, panel: Panel, *, lift: float) -> None:
-    """Write the title, two or three values of the y axis, and the limits."""
-    left, right = LEFT, LEFT + _INNER
-    canvas.text(left, frame.y(panel.top) + lift, panel.title, "label", va="bottom", bold=True)
+    """Write the title, two or three values of the y axis, and the limits with their names.
+
+    The names of limits stand behind the title: beside their lines a curve would run through them,
+    and on a narrow screen they would lie outside of what is seen.
+    """
+    left, right, above = LEFT, LEFT + _INNER, frame.y(panel.top) + lift
+    canvas.text(left, above, panel.title, "label", va="bottom", bold=True)
+    at = left + _LETTER * len(panel.title) + 14
+    for (_, text), dashes in zip(panel.limits, LIMIT_DASHES, strict=False):
+        canvas.line([at, at + _SWATCH], [above + 5, above + 5], Look(classes="limit"), dashes=dashes)
+        canvas.text(at + _SWATCH + 5, above, text, "soft", va="bottom", size=10)
+        at += _SWATCH + 24 + 5.6 * len(text)
     step = _nice(panel.top / 3)
     for count in range(int(panel.top / step) + 1):
         y = frame.y(count * step)
         canvas.line([left, right], [y, y], Look(classes="grid", colour="#c5ccd6", order=1), width=0.6)
         canvas.text(left - 6, y, f"{count * step:g} {panel.unit}", "soft", ha="right", va="center", size=10)
-    for value, text in panel.limits:
+    for (value, text), dashes in zip(panel.limits, LIMIT_DASHES, strict=False):
         y = frame.y(value)
-        canvas.line([left, right], [y, y], Look(classes="limit"), dashes=(5, 3))
-        high = value > 0.85 * panel.top  # above it there is no room
-        canvas.text(right, y + (-3 if high else 2), text, "soft", ha="right", va="top" if high else "bottom", size=9)
+        canvas.line([left, right], [y, y], Look(classes="limit", title=text), dashes=dashes)
+
+
+def _legend(canvas: Canvas, lines: Sequence[Line], *, y: float) -> None:
+    """Write which line is whose."""
+    apart = min(64.0, _INNER / max(1, min(len(lines), _MOST_KEYS)))
+    for place, line in enumerate(lines[:_MOST_KEYS]):
+        x = LEFT + apart * place
+        look = Look(classes=line.classes, colour=line.colour, order=3)
+        canvas.line([x, x + _SWATCH], [y, y], look, width=1.8, dashes=line.dashes)
+        canvas.text(x + _SWATCH + 5, y, line.key or line.label, "key-name", va="center", size=10)
 
 
 def _draw(canvas: Canvas, frame: Frame, panel: Panel) -> None:
@@ -125,7 +168,9 @@ def _draw(canvas: Canvas, frame: Frame, panel: Panel) -> None:
             canvas.area(xs, ys, frame.bottom, Look(classes=f"area {line.classes}", colour=line.colour))
         label = panel.title if len(panel.lines) == 1 else f"{panel.title}, {line.label}"
         said = {"series": label, "unit": panel.unit, "value": scale, "peak": f"{float(line.values.max()):.9g}"}
-        canvas.line(xs, ys, Look(classes=line.classes, colour=line.colour, order=3, data=said), width=1.4)
+        canvas.line(
+            xs, ys, Look(classes=line.classes, colour=line.colour, order=3, data=said), width=1.4, dashes=line.dashes
+        )
 
 
 def _times(canvas: Canvas, end: float) -> None:

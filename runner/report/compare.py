@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from runner.records import Status
+from runner.report.reading import check_figures, fault
 from runner.report.summary import NotebookSummary, Regression, Summary, read_summary
 
 if TYPE_CHECKING:
@@ -65,9 +66,15 @@ class Comparison:
             Regression(notebook=name, figure="status", before=1.0, now=0.0, ratio=0.0) for name in self.newly_failing
         ]
         worse = [
-            Regression(notebook=c.notebook, figure=c.figure, before=c.before, now=c.now, ratio=c.now / c.before)
+            Regression(
+                notebook=c.notebook,
+                figure=c.figure,
+                before=c.before,
+                now=c.now,
+                ratio=c.now / c.before if c.before else None,
+            )
             for c in self.changes
-            if c.worse and c.before
+            if c.worse
         ]
         return (*failing, *worse)
 
@@ -85,9 +92,11 @@ def read_baseline(path: Path) -> Summary:
     if place is None:
         raise ValueError(f"baseline {path} holds no summary.json; give an output folder that has a report, or the file")
     try:
-        return read_summary(place.read_bytes())
+        summary = read_summary(place.read_bytes())
+        check_figures(summary)
     except (OSError, ValueError) as error:
-        raise ValueError(f"baseline {place} cannot be read: {' '.join(str(error).split())[:200]}") from error
+        raise ValueError(f"baseline {place} cannot be read: {fault(error)}") from error
+    return summary
 
 
 def compare(now: Summary, baselines: Sequence[Summary], *, threshold: float) -> Comparison:

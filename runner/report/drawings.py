@@ -12,10 +12,11 @@ from markupsafe import Markup
 from runner.report.charts import notebook_chart
 from runner.report.panels import scene_of
 from runner.report.pool import Pool, find_pool
-from runner.report.samples import read_samples
-from runner.report.timeline import Row, rows_of
+from runner.report.samples import Samples, SamplesError, Seen, read_samples, seen_in
+from runner.report.timeline import Legend, Row, legend_of, rows_of
 from runner.report.timeline import draw as draw_timeline
 from runner.report.trend import draw_trend
+from runner.units import format_count
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -36,10 +37,13 @@ class Drawings:
 
     picture: Markup
     rows: tuple[Row, ...]
+    legend: Legend
     charts: Mapping[str, Markup] = field(default_factory=dict)
     """By notebook; one without samples has none."""
     pools: Mapping[str, Pool] = field(default_factory=dict)
     """By notebook: a memory pool that its samples show."""
+    seen: Mapping[str, Seen] = field(default_factory=dict)
+    """By notebook that left no record: what its samples tell."""
     problems: tuple[str, ...] = ()
 
 
@@ -48,6 +52,7 @@ def draw(report: Report, folder: Path) -> Drawings:
     problems: list[str] = []
     charts: dict[str, Markup] = {}
     pools: dict[str, Pool] = {}
+    seen: dict[str, Seen] = {}
     rows = rows_of(report)
     buckets = max(60, min(300, _POINTS // max(1, len(report.entries))))
     picture = _guarded("the timeline", lambda: draw_timeline(rows), problems)
@@ -59,7 +64,10 @@ def draw(report: Report, folder: Path) -> Drawings:
         if samples is None:
             continue
         if samples.left_out:
-            problems.append(f"{path.name}: {samples.left_out} lines were no samples and are left out")
+            problems.append(f"{path.name}: {_left_out(samples)}")
+        if entry.metrics is None:
+            figures = _guarded(path.name, partial(seen_in, samples), problems)
+            seen |= {entry.name: figures} if figures else {}
         chart = partial(notebook_chart, f"{entry.anchor}-chart", scene_of(entry), samples, buckets=buckets)
         charts[entry.name] = Markup(_guarded(path.name, chart, problems) or "")  # noqa: S704  (our own SVG)
         gpus = entry.metrics.gpus if entry.metrics else ()
@@ -67,7 +75,15 @@ def draw(report: Report, folder: Path) -> Drawings:
         if pool:
             pools[entry.name] = pool
     svg = Markup(picture or "")  # noqa: S704
-    return Drawings(picture=svg, rows=rows, charts=charts, pools=pools, problems=tuple(problems))
+    return Drawings(
+        picture=svg, rows=rows, legend=legend_of(rows), charts=charts, pools=pools, seen=seen, problems=tuple(problems)
+    )
+
+
+def _left_out(samples: Samples) -> str:
+    if samples.left_out == 1:
+        return "1 line was no sample and is left out"
+    return f"{format_count(samples.left_out, 'line')} were no samples and are left out"
 
 
 def _guarded(what: str, make: Callable[[], T], problems: list[str]) -> T | None:
@@ -76,7 +92,9 @@ def _guarded(what: str, make: Callable[[], T], problems: list[str]) -> T | None:
         return make()
     except Exception as error:  # noqa: BLE001  (whatever lies in the folder, and whatever a library makes of it)
         problem = f"{what} cannot be drawn: {type(error).__name__}: {error}"
-        if isinstance(error, ImportError):
+        if isinstance(error, SamplesError):
+            problem = str(error)
+        elif isinstance(error, ImportError):
             problem = f"nothing is drawn: {error}"
         if problem not in problems:
             problems.append(problem)

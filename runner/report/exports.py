@@ -24,15 +24,31 @@ if TYPE_CHECKING:
     from runner.report.summary import Summary
 
 CRATE_FILE = "ro-crate-metadata.json"
+MARKDOWN_FILE = "reports/github-summary.md"
+
+
+def export_texts(report: Report, summary: Summary, plan: Plan | None) -> dict[str, str]:
+    """Return the files for machines by their paths, before anything is written."""
+    texts = {
+        "reports/summary.json": to_json(summary),
+        "reports/junit.xml": junit_xml(report, summary),
+        "reports/metrics.prom": metrics_text(summary),
+        MARKDOWN_FILE: github_summary(summary),
+    }
+    if plan:
+        texts[PLAN_FILE] = plan.model_dump_json(indent=1, by_alias=True, exclude_none=True) + "\n"
+    return texts
 
 
 def write_exports(
-    folder: Path, report: Report, summary: Summary, *, plan: Plan | None, html: str, environ: Mapping[str, str]
+    folder: Path, report: Report, texts: Mapping[str, str], *, plan: Plan | None, html: str, environ: Mapping[str, str]
 ) -> tuple[str, ...]:
     """Write the files for machines and return what went wrong.
 
     Parameters
     ----------
+    texts
+        What `export_texts` made.
     html
         Path of the page, relative to the folder.
     environ
@@ -44,19 +60,10 @@ def write_exports(
         The folder cannot be written.
     """
     problems: list[str] = []
-    markdown = github_summary(summary)
-    texts = {
-        "reports/summary.json": to_json(summary),
-        "reports/junit.xml": junit_xml(report, summary),
-        "reports/metrics.prom": metrics_text(summary),
-        "reports/github-summary.md": markdown,
-    }
-    if plan:
-        texts[PLAN_FILE] = plan.model_dump_json(indent=1, by_alias=True, exclude_none=True) + "\n"
     for path, text in texts.items():
         write(folder / path, text.encode(errors="replace"))
     if environ.get("GITHUB_STEP_SUMMARY"):
-        problems += _append(environ["GITHUB_STEP_SUMMARY"], markdown)
+        problems += _append(environ["GITHUB_STEP_SUMMARY"], texts[MARKDOWN_FILE])
     try:
         paths = [html, *(path for path in texts if path != PLAN_FILE)]
         crate = crate_json(report, folder, paths, plan)

@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from runner.records import Metrics
+    from runner.records import GpuUse, Metrics
     from runner.report.model import Report
     from runner.report.summary import Summary
 
@@ -25,14 +26,15 @@ class Machine:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Device:
-    """One GPU that a notebook was given."""
+    """GPUs of one kind that notebooks were given."""
 
-    uuid: str
     name: str
     total_bytes: int | None
     driver_version: str | None
     cuda_version: str | None
     mig: bool
+    members: tuple[tuple[str, int | None], ...]
+    """UUID and index of each."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +62,7 @@ def gather(report: Report, summary: Summary) -> Facts:
     succeeded = report.counts.get("succeeded", 0)
     return Facts(
         machines=tuple(dict.fromkeys(_machine(m) for m in records if m.host)),
-        devices=tuple({device.uuid: device for m in records for device in _devices(m)}.values()),
+        devices=_devices(records),
         images=_distinct(m.environment.image for m in records),
         commits=_distinct(m.source.commit for m in records),
         pythons=_distinct(m.environment.python for m in records),
@@ -86,16 +88,24 @@ def _machine(m: Metrics) -> Machine:
     )
 
 
-def _devices(m: Metrics) -> Iterable[Device]:
-    for gpu in m.gpus:
-        yield Device(
-            uuid=gpu.uuid,
-            name=gpu.name,
-            total_bytes=gpu.total_bytes,
-            driver_version=gpu.driver_version or (m.gate.driver_version if m.gate else None),
-            cuda_version=gpu.cuda_version or (m.gate.cuda_version if m.gate else None),
-            mig=gpu.mig,
-        )
+def _devices(records: Iterable[Metrics]) -> tuple[Device, ...]:
+    """Return the GPUs by kind; one that several notebooks were given counts once."""
+    last: dict[str, tuple[GpuUse, Device]] = {}
+    for m in records:
+        for gpu in m.gpus:
+            kind = Device(
+                name=gpu.name,
+                total_bytes=gpu.total_bytes,
+                driver_version=gpu.driver_version or (m.gate.driver_version if m.gate else None),
+                cuda_version=gpu.cuda_version or (m.gate.cuda_version if m.gate else None),
+                mig=gpu.mig,
+                members=(),
+            )
+            last[gpu.uuid] = (gpu, kind)
+    kinds: dict[Device, list[tuple[str, int | None]]] = {}
+    for gpu, kind in last.values():
+        kinds.setdefault(kind, []).append((gpu.uuid, gpu.index))
+    return tuple(dataclasses.replace(kind, members=tuple(members)) for kind, members in kinds.items())
 
 
 def _versions(records: Iterable[Metrics]) -> tuple[tuple[str, tuple[str, ...]], ...]:

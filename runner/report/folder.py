@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -17,7 +18,9 @@ from typing import Any
 from runner.errors import UsageError
 from runner.files import check_name
 from runner.records import SCHEMA_VERSION, Metrics, read_metrics
+from runner.report import saved
 from runner.report.model import Flight, Found, LastSample
+from runner.report.reading import LARGEST, check_figures, fault
 
 Watch = Callable[[Sequence[Path], float], Mapping[Path, bool]]
 """Looks at `NAME.running` files for some seconds and tells which of their writers live."""
@@ -64,10 +67,12 @@ def read_folder(
     for path in sorted(folder.glob(f"*{RUNNING}")):
         flight = _read_flight(path, problems)
         if flight:
+            kept = saved.read(folder / f"{flight.notebook}.executed.ipynb")
             flights[flight.notebook] = dataclasses.replace(
                 flight,
                 alive=alive.get(flight.notebook, False),
-                cells_saved=_cells_saved(folder / f"{flight.notebook}.executed.ipynb"),
+                cells_saved=kept.done if kept else None,
+                cells=kept.cells if kept else (),
                 last_sample=last_sample(folder / f"{flight.notebook}.samples.csv"),
                 memory_limit_bytes=limits.get(flight.host or ""),
             )
@@ -100,9 +105,10 @@ def _read_record(path: Path, problems: list[str]) -> Metrics | str:
     name = path.name.removesuffix(METRICS)
     try:
         record = read_metrics(path.read_bytes())
+        check_figures(record)
         check_name(name)
     except (OSError, ValueError, UsageError, RecursionError) as error:
-        why = _first_lines(error)
+        why = fault(error)
         problems.append(f"{path.name} cannot be read: {why}")
         return why
     if record.schema_version > SCHEMA_VERSION:
@@ -114,12 +120,6 @@ def _read_record(path: Path, problems: list[str]) -> Metrics | str:
         problems.append(f"{path.name} says it is of {record.notebook!r}; it is listed under its file's name")
         record = dataclasses.replace(record, notebook=name)
     return record
-
-
-def _first_lines(error: Exception) -> str:
-    """Return what pydantic or the system says, on one line of bounded length."""
-    text = " ".join(line for line in str(error).split() if "errors.pydantic.dev" not in line)
-    return text if len(text) <= 300 else f"{text[:300]}…"
 
 
 def _read_flight(path: Path, problems: list[str]) -> Flight | None:
@@ -141,25 +141,16 @@ def _read_flight(path: Path, problems: list[str]) -> Flight | None:
     except FileNotFoundError:
         return None  # the run ended between the listing and the reading
     except (OSError, ValueError, KeyError, TypeError, AttributeError, UsageError, RecursionError) as error:
-        problems.append(f"{path.name} cannot be read: {type(error).__name__} {_first_lines(error)}")
+        problems.append(f"{path.name} cannot be read: {type(error).__name__} {fault(error)}")
         return None
 
 
 def _whole(value: Any) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
+    return value if isinstance(value, int) and not isinstance(value, bool) and abs(value) < LARGEST else None
 
 
 def _text(value: Any) -> str | None:
     return value if isinstance(value, str) else None
-
-
-def _cells_saved(path: Path) -> int | None:
-    """Return how many code cells of a saved notebook had run, by their execution count."""
-    try:
-        cells = json.loads(path.read_bytes())["cells"]
-        return sum(1 for cell in cells if cell["cell_type"] == "code" and cell.get("execution_count") is not None)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return None
 
 
 def last_sample(path: Path) -> LastSample | None:
@@ -178,8 +169,9 @@ def last_sample(path: Path) -> LastSample | None:
         last = [row for row in table if row["time_seconds"] == table[-1]["time_seconds"]]
         gpu = [int(float(row["gpu_memory_used_bytes"])) for row in last if row["gpu_memory_used_bytes"]]
         host = last[-1]["host_memory_bytes"]
+        at = float(last[-1]["time_seconds"])
         return LastSample(
-            time_seconds=float(last[-1]["time_seconds"]),
+            time_seconds=at if math.isfinite(at) else 0.0,
             host_memory_bytes=int(float(host)) if host else None,
             gpu_memory_used_bytes=sum(gpu) if gpu else None,
         )

@@ -7,7 +7,7 @@ import re
 from typing import TYPE_CHECKING
 
 from runner.report.text import first_line, plain
-from runner.units import format_bytes, format_seconds
+from runner.units import format_bytes, format_count, format_seconds
 
 if TYPE_CHECKING:
     from runner.report.summary import NotebookSummary, Summary
@@ -22,7 +22,7 @@ def github_summary(summary: Summary) -> str:
     """Return Markdown in which names and messages are text and nothing else."""
     good = summary.counts.get("succeeded", 0)
     sign = _SIGNS[summary.verdict == "succeeded"]
-    said = f"{good} of {len(summary.notebooks)} notebooks succeeded"
+    said = f"{good} of {format_count(len(summary.notebooks), 'notebook')} succeeded"
     lines = [
         f"## {sign} {text(summary.plan or 'Notebooks')}: {said}",
         "",

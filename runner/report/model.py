@@ -16,7 +16,7 @@ from runner.report import absent
 
 if TYPE_CHECKING:
     from runner.plan import Plan
-    from runner.records import Metrics
+    from runner.records import Cell, Metrics
 
 Verdict = Literal["succeeded", "failed"]
 
@@ -47,6 +47,8 @@ class Flight:
     alive: bool = True
     cells_saved: int | None = None
     """Code cells with an execution count in the last saved notebook."""
+    cells: tuple[Cell, ...] = ()
+    """What the last saved notebook tells of its cells."""
     last_sample: LastSample | None = None
     memory_limit_bytes: int | None = None
     """Memory limit of the machine of this name, where another record of it tells."""
@@ -64,6 +66,8 @@ class Found:
     """By notebook: kind of file (`notebook, html, log, samples, metrics, attempts`) to its name."""
     broken: Mapping[str, str] = field(default_factory=dict)
     """By notebook: why its record cannot be read."""
+    set_aside: Mapping[str, str] = field(default_factory=dict)
+    """By notebook: why nothing but its status is shown, though its record could be read."""
     problems: tuple[str, ...] = ()
 
 
@@ -106,8 +110,15 @@ class Report:
     problems: tuple[str, ...] = ()
 
     @property
+    def ran(self) -> bool:
+        """Whether any notebook has run, as far as the folder tells."""
+        return any(entry.status is not Status.NOT_RUN or entry.flight or entry.files for entry in self.entries)
+
+    @property
     def first_failure(self) -> Entry | None:
-        """The notebook that went wrong first in time; one without a record comes after all others."""
+        """The notebook that went wrong first in time, one without a record last; None where nothing has run."""
+        if not self.ran:
+            return None
         bad = [entry for entry in self.entries if not entry.ok]
         ended = [entry for entry in bad if entry.metrics and entry.status is not Status.SKIPPED]
         rest = [entry for entry in bad if entry.status is Status.LOST] + bad
@@ -160,7 +171,11 @@ def assemble(
         run_id=chosen,
         verdict="succeeded" if entries and all(entry.ok for entry in entries) else "failed",
         entries=entries,
-        others=tuple(m for m in found.metrics.values() if m not in told and not (only and m.notebook not in only)),
+        others=tuple(
+            m
+            for m in found.metrics.values()
+            if m not in told and m.notebook not in found.set_aside and not (only and m.notebook not in only)
+        ),
         counts=counts,
         plan_name=plan.name if plan else None,
         plan_source=plan_source,
@@ -205,6 +220,8 @@ def _entry(position: int, name: str, found: Found, plan: Plan | None, run_id: st
         status, reason = Status.LOST, absent.lost(flight)
     else:
         status, reason = Status.NOT_RUN, absent.not_run(name, found, run_id, flight)
+    if name in found.set_aside:
+        reason = f"{reason} (no more is shown, as its record makes the report fail: {found.set_aside[name]})"
     optional = bool((notebook and notebook.optional) or (metrics and metrics.optional))
     return Entry(
         name=name,
@@ -215,9 +232,9 @@ def _entry(position: int, name: str, found: Found, plan: Plan | None, run_id: st
         stage=notebook.stage if notebook else None,
         optional=optional,
         needs=tuple(notebook.needs) if notebook else (),
-        metrics=metrics,
-        flight=flight,
-        attempts=found.attempts.get(name, ()),
+        metrics=metrics if name not in found.set_aside else None,
+        flight=flight if name not in found.set_aside else None,
+        attempts=found.attempts.get(name, ()) if name not in found.set_aside else (),
         files=found.files.get(name, {}) if metrics or flight or name in found.broken else {},
     )
 

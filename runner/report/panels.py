@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,17 @@ if TYPE_CHECKING:
     from runner.report.model import Entry
     from runner.report.samples import Floats, Samples
 
+DASHES: tuple[tuple[float, ...], ...] = (
+    (),
+    (6, 2),
+    (2, 2),
+    (8, 2, 2, 2),
+    (1, 2),
+    (10, 4),
+    (4, 1.5, 1, 1.5),
+    (8, 2, 1, 2, 1, 2),
+)
+"""Each GPU has a pattern beside its colour, for paper and for eyes that see no colours."""
 _COLOURS = ("#2563c9", "#b45f06", "#17743a", "#6b3fa0", "#b3261e", "#0b7285", "#8a5300", "#5c6773")
 
 
@@ -45,7 +57,15 @@ def scene_of(entry: Entry) -> Scene:
             asked_gpu_memory_gb=m.gate.asked.gpu_memory_gb if m.gate else None,
             host_limit_bytes=m.host.memory_limit_bytes if m.host else None,
         )
-    return Scene(name=entry.name, host_limit_bytes=flight.memory_limit_bytes if flight else None)
+    if not flight:
+        return Scene(name=entry.name)
+    return Scene(
+        name=entry.name,
+        started_at=flight.started_at,
+        # A cell that had not ended at the save may have ended since, unless it is the last one heard of.
+        cells=tuple(c for c in flight.cells if c.wall_seconds is not None or c.index == flight.cell_index),
+        host_limit_bytes=flight.memory_limit_bytes,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +77,9 @@ class Line:
     values: Floats
     classes: str
     colour: str
+    key: str | None = None
+    """Short name for the legend, where a panel has several lines."""
+    dashes: tuple[float, ...] = ()
     area: bool = False
 
 
@@ -77,21 +100,31 @@ def panels_of(scene: Scene, samples: Samples, buckets: int) -> Iterator[Panel]:
     uses = {gpu.uuid: gpu for gpu in scene.gpus}
     memory, busy = [], []
     for position, (uuid, gpu) in enumerate(samples.gpus.items()):
-        label = f"GPU {uses[uuid].index}" if uuid in uses and uses[uuid].index is not None else f"GPU {position}"
-        colour, number = _COLOURS[position % 8], position % 8
+        use = uses.get(uuid)
+        index = use.index if use and use.index is not None else position
+        number = position % 8
+        plain = Line(
+            label=f"GPU {index}",
+            key=f"#{index}",
+            time=gpu.time_seconds,
+            values=gpu.memory_bytes,
+            classes=f"line s{number}",
+            colour=_COLOURS[number],
+            dashes=DASHES[number] if len(samples.gpus) > 1 else (),
+        )
         time, values = envelope(gpu.time_seconds, gpu.memory_bytes, buckets)
         if len(values):
-            memory.append(Line(label=label, time=time, values=values, classes=f"line s{number}", colour=colour))
+            memory.append(dataclasses.replace(plain, time=time, values=values))
         time, values = means(gpu.time_seconds, gpu.utilization_percent, buckets)
         if len(values):
-            busy.append(Line(label=label, time=time, values=values, classes=f"line s{number}", colour=colour))
+            busy.append(dataclasses.replace(plain, time=time, values=values))
     if memory:
         total = max((gpu.total_bytes or 0 for gpu in scene.gpus), default=0)
         asked = (scene.asked_gpu_memory_gb or 0) * 1e9
         limits = [(total, f"all of it, {format_bytes(total)}"), (asked, f"asked, {asked / 1e9:g} GB")]
         yield _memory_panel("GPU memory", memory, limits, 120)
     if busy:
-        lines = tuple(busy) if len(busy) > 1 else (_area(busy[0]),)
+        lines = tuple(busy) if len(busy) > 1 else (dataclasses.replace(busy[0], area=True),)
         yield Panel(title="GPU utilisation", unit="%", height=56, top=100, lines=lines)
     time, values = envelope(samples.time_seconds, samples.host_memory_bytes, buckets)
     if len(values):
@@ -106,19 +139,10 @@ def panels_of(scene: Scene, samples: Samples, buckets: int) -> Iterator[Panel]:
         yield Panel(title="Host CPU", unit="%", height=56, top=top, lines=(cpu,))
 
 
-def _area(line: Line) -> Line:
-    return Line(
-        label=line.label, time=line.time, values=line.values, classes=line.classes, colour=line.colour, area=True
-    )
-
-
 def _memory_panel(title: str, lines: Sequence[Line], limits: Sequence[tuple[float, str]], height: float) -> Panel:
     """Return a panel in GB; a limit far above what was used would flatten the curve and is left out."""
     peak = max(float(line.values.max()) for line in lines)
     near = tuple((value / 1e9, text) for value, text in limits if peak * 0.02 < value <= max(peak * 4, 1))
     top = max([peak / 1e9, *(value for value, _ in near)]) * 1.08 or 1.0
-    in_gb = tuple(
-        Line(label=line.label, time=line.time, values=line.values / 1e9, classes=line.classes, colour=line.colour)
-        for line in lines
-    )
+    in_gb = tuple(dataclasses.replace(line, values=line.values / 1e9) for line in lines)
     return Panel(title=title, unit="GB", height=height, top=top, lines=in_gb, limits=near)

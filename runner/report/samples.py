@@ -8,7 +8,10 @@ import functools
 import gc
 import itertools
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
+
+from runner.report.reading import LARGEST
+from runner.units import format_count
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -21,6 +24,10 @@ if TYPE_CHECKING:
 
 LARGEST_BYTES = 1 << 29
 """A samples file beyond this is not read: 8 GPUs for a week stay below it."""
+
+
+class SamplesError(ValueError):
+    """A samples file from which nothing can be drawn; the message is a sentence that names it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,38 +73,42 @@ def _unburdened(read: Callable[[Path], Samples | None]) -> Callable[[Path], Samp
 
 @_unburdened
 def read_samples(path: Path) -> Samples | None:
-    """Return the samples of a run; None when the file holds none.
+    """Return the samples of a run; None when the file holds no line of them.
 
     Lines that are cut off or hold no numbers are left out and counted.
 
     Raises
     ------
-    ValueError
-        The file is too large or lacks a column.
+    SamplesError
+        The file is too large, lacks a column, or none of its lines is a sample.
     OSError
         It cannot be read.
     """
     import numpy as np
 
     if path.stat().st_size > LARGEST_BYTES:
-        raise ValueError(f"{path.name} has {path.stat().st_size:,} bytes, the report reads up to {LARGEST_BYTES:,}")
+        large = f"{path.stat().st_size:,} bytes"
+        raise SamplesError(f"{path.name} has {large}, the report reads up to {LARGEST_BYTES:,}")
     lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
     header, body = lines[0].strip().split(","), lines[1:-1]  # behind the last newline is half a line at most
-    rows = [row for row in csv.reader(body) if len(row) == len(header)]
-    if not rows:
+    if not any(body):
         return None
-    columns = dict(zip(header, zip(*rows, strict=True), strict=True))
-    missing = {"time_seconds", "gpu_uuid", "gpu_memory_used_bytes", "host_memory_bytes"} - set(columns)
+    missing = {"time_seconds", "gpu_uuid", "gpu_memory_used_bytes", "host_memory_bytes"} - set(header)
     if missing:
-        raise ValueError(f"{path.name} has no column {', '.join(sorted(missing))}")
+        raise SamplesError(f"{path.name} has no column {', '.join(sorted(missing))}")
+    rows = [row for row in csv.reader(body) if len(row) == len(header)]
+    columns = dict(zip(header, zip(*rows, strict=True) if rows else [()] * len(header), strict=True))
     uuids = np.array(columns.pop("gpu_uuid"))
     numbers = {name: _floats(column) for name, column in columns.items()}
     good = np.isfinite(numbers["time_seconds"])
+    if not good.any():
+        counted = format_count(len(body), "line")
+        raise SamplesError(f"{path.name}: nothing is drawn of it, as none of its {counted} is a sample")
     order = np.flatnonzero(good)[np.argsort(numbers["time_seconds"][good], kind="stable")]
     numbers = {name: column[order] for name, column in numbers.items()}
     uuids, time = uuids[order], numbers["time_seconds"]
     nothing = np.full(len(time), np.nan)
-    ticks = np.concatenate(([True], np.diff(time) > 0)) if len(time) else np.zeros(0, bool)
+    ticks = np.concatenate(([True], np.diff(time) > 0))
     return Samples(
         time_seconds=time[ticks],
         host_memory_bytes=numbers["host_memory_bytes"][ticks],
@@ -133,6 +144,41 @@ def _float(value: str) -> float:
         return float(value)
     except ValueError:
         return float("nan")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """The figures of a run as far as its samples tell; None where they do not."""
+
+    seconds: float
+    """From the start to the last sample."""
+    gpus: int = 0
+    peak_gpu_memory_bytes: int | None = None
+    """The largest of any one GPU."""
+    gpu_utilization_mean_percent: float | None = None
+    peak_host_memory_bytes: int | None = None
+
+
+def seen_in(samples: Samples) -> Seen:
+    """Return what samples tell of a run that left no record."""
+    busy = [value for gpu in samples.gpus.values() if (value := _known(gpu.utilization_percent, "mean")) is not None]
+    peaks = [value for gpu in samples.gpus.values() if (value := _known(gpu.memory_bytes, "max")) is not None]
+    host = _known(samples.host_memory_bytes, "max")
+    return Seen(
+        seconds=max(0.0, float(samples.time_seconds[-1])),
+        gpus=len(samples.gpus),
+        peak_gpu_memory_bytes=int(max(peaks)) if peaks else None,
+        gpu_utilization_mean_percent=sum(busy) / len(busy) if busy else None,
+        peak_host_memory_bytes=int(host) if host is not None else None,
+    )
+
+
+def _known(values: Floats, what: Literal["max", "mean"]) -> float | None:
+    """Return the largest or the mean of what was measured; what no machine has is no measure."""
+    import numpy as np
+
+    known = values[np.isfinite(values) & (np.abs(values) < LARGEST)]
+    return float(getattr(known, what)()) if len(known) else None
 
 
 def envelope(time: Floats, values: Floats, buckets: int) -> tuple[Floats, Floats]:

@@ -17,7 +17,8 @@ from runner.records import Status  # noqa: TC001  (the schema is made from the a
 
 if TYPE_CHECKING:
     from runner.records import Metrics
-    from runner.report.model import Entry, Report
+    from runner.report.model import Entry, Flight, Report
+    from runner.report.samples import Seen
 
 SUMMARY_VERSION = 1
 
@@ -64,6 +65,8 @@ class NotebookSummary:
     figures: int = 0
     warnings: int = 0
     attempts: int = 0
+    from_samples: bool = False
+    """The run left no record: wall time and peaks are those of its samples, and so at least as large."""
     files: dict[str, str] = field(default_factory=dict)
     """Kind of file to its path, relative to the output folder."""
 
@@ -76,7 +79,8 @@ class Regression:
     figure: str
     before: float
     now: float
-    ratio: float
+    ratio: float | None
+    """None where it was 0 before, of which nothing is a multiple."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,9 +105,15 @@ class Summary:
     problems: tuple[str, ...] = ()
 
 
-def summarize(report: Report) -> Summary:
-    """Return the figures of a report."""
-    notebooks = tuple(notebook_summary(entry) for entry in report.entries)
+def summarize(report: Report, seen: Mapping[str, Seen] | None = None) -> Summary:
+    """Return the figures of a report.
+
+    Parameters
+    ----------
+    seen
+        By notebook: what the samples tell, for runs that left no record.
+    """
+    notebooks = tuple(notebook_summary(entry, (seen or {}).get(entry.name)) for entry in report.entries)
     return Summary(
         run_id=report.run_id,
         verdict=report.verdict,
@@ -121,9 +131,9 @@ def summarize(report: Report) -> Summary:
     )
 
 
-def notebook_summary(entry: Entry) -> NotebookSummary:
-    """Return the figures of one notebook; without a record only what the plan knows."""
-    m = entry.metrics
+def notebook_summary(entry: Entry, seen: Seen | None = None) -> NotebookSummary:
+    """Return the figures of one notebook; without a record what its samples and the plan know."""
+    m, flight = entry.metrics, entry.flight
     plain = NotebookSummary(
         name=entry.name,
         status=entry.status,
@@ -131,11 +141,27 @@ def notebook_summary(entry: Entry) -> NotebookSummary:
         ok=entry.ok,
         optional=entry.optional,
         stage=entry.stage,
-        run_id=m.run_id if m else entry.flight.run_id if entry.flight else None,
+        run_id=m.run_id if m else flight.run_id if flight else None,
         attempts=len(entry.attempts),
         files=dict(entry.files),
     )
-    return _measured(plain, m) if m else plain
+    if m:
+        return _measured(plain, m)
+    return _sampled(plain, flight, seen) if flight and seen else plain
+
+
+def _sampled(plain: NotebookSummary, flight: Flight, seen: Seen) -> NotebookSummary:
+    return dataclasses.replace(
+        plain,
+        from_samples=True,
+        started_at=flight.started_at,
+        wall_seconds=seen.seconds,
+        gpus=seen.gpus,
+        peak_gpu_memory_bytes=seen.peak_gpu_memory_bytes,
+        gpu_utilization_mean_percent=seen.gpu_utilization_mean_percent,
+        peak_host_memory_bytes=seen.peak_host_memory_bytes,
+        host_memory_limit_bytes=flight.memory_limit_bytes,
+    )
 
 
 def _measured(plain: NotebookSummary, m: Metrics) -> NotebookSummary:

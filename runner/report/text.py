@@ -12,18 +12,19 @@ import unicodedata
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from runner.report.summary import instant
-from runner.units import format_bytes, format_seconds
+from runner.units import format_bytes, format_count, format_seconds
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
 MISSING = Markup('<span class="missing" title="not measured">&ndash;<span class="unseen"> not measured</span></span>')
 
 _ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\-_])")
 _TURNING = set("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u2028\u2029\ufeff")
+_SEPARATOR = re.compile(r"([_\-./\\])(?=.)")
 _LONGEST = 20_000
 
 
@@ -67,21 +68,29 @@ def percent(value: float | None) -> str | Markup:
     """Return a percentage; below 10 with one decimal."""
     if value is None:
         return MISSING
-    return f"{value:.1f} %" if 0 < value < 10 else f"{value:.0f} %"
+    return f"{value:.1f} %" if 0 < round(value, 1) < 10 else f"{value:.0f} %"
 
 
-def energy(joules: float | None) -> str | Markup:
-    """Return an energy in J, kJ or, from 1 MJ, in kWh."""
+def energy_unit(column: Iterable[float | None]) -> str:
+    """Return the unit in which a whole column of energies is written: J, kJ or, from 1 MJ, kWh."""
+    most = largest(column) or 0
+    return "J" if round(most) < 1e3 else "kJ" if round(most / 1e3, 1) < 1e3 else "kWh"
+
+
+def energy(joules: float | None, unit: str | None = None) -> str | Markup:
+    """Return an energy in the unit of its column, or else in its own."""
     if joules is None:
         return MISSING
-    if joules < 1e3:
-        return f"{joules:.0f} J"
-    return f"{joules / 1e3:.1f} kJ" if joules < 1e6 else f"{joules / 3.6e6:.2f} kWh"
+    unit = unit or energy_unit([joules])
+    if unit == "kWh":
+        return f"{joules / 3.6e6:.3f} kWh" if joules >= 1800 or not joules else "<0.001 kWh"
+    return f"{joules:.0f} J" if unit == "J" else f"{joules / 1e3:.1f} kJ"
 
 
 def unit_of(value: float | None, unit: str) -> str | Markup:
     """Return a value in `seconds`, `energy` or `size`."""
-    return {"seconds": seconds, "energy": energy, "size": size}[unit](value)
+    writers: dict[str, Callable[[float | None], str | Markup]] = {"seconds": seconds, "energy": energy, "size": size}
+    return writers[unit](value)
 
 
 def moment(value: str | None) -> str | Markup:
@@ -96,6 +105,16 @@ def moment(value: str | None) -> str | Markup:
 def href(path: str) -> str:
     """Return the link from the page to a file of the output folder."""
     return f"../{quote(path)}"
+
+
+def breakable(name: str) -> Markup:
+    """Return a name that may break behind its separators and, where it must, nowhere else."""
+    return Markup(_SEPARATOR.sub(r"\1<wbr>", str(escape(plain(name)))))  # noqa: S704  (escaped just now)
+
+
+def count(number: int, noun: str) -> str:
+    """Return a number with its noun."""
+    return format_count(number, noun)
 
 
 def first_line(value: str, longest: int = 200) -> str:

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 from runner.records import Status
 from runner.report.canvas import Canvas, Look
 from runner.report.charts import clock, time_step
+from runner.report.order import direct
 from runner.report.summary import instant
-from runner.units import format_seconds
+from runner.units import format_count, format_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 WIDTH, RIGHT, ROW, STAGE, HEAD, FOOT = 960.0, 150.0, 22.0, 22.0, 6.0, 26.0
 _LONGEST_NAME, _LETTER = 34, 6.9
 """Characters of a name that are written, and the width of one in pixels."""
+_TALL = 12
+"""Beyond so many rows time is written above them too."""
 _THIN = 3.0
 """The narrowest bar, in pixels."""
 _COLOURS = {"good": "#17743a", "bad": "#b3261e", "warn": "#8a5300", "odd": "#6b3fa0", "idle": "#5c6773"}
@@ -93,10 +96,11 @@ def draw(rows: Sequence[Row]) -> str:
     end = max(*ends, 1e-3)
     stages = _stages(rows)
     left = 20 + _LETTER * min(_LONGEST_NAME, max(len(row.entry.name) for row in rows))
-    height = HEAD + FOOT + ROW * len(rows) + STAGE * sum(stage is not None for stage, _ in stages)
+    head = FOOT if len(rows) > _TALL else HEAD
+    height = head + FOOT + ROW * len(rows) + STAGE * sum(stage is not None for stage, _ in stages)
     sheet = _Sheet(canvas=Canvas("timeline-chart", WIDTH, height), left=left, pixel=end / (WIDTH - left - RIGHT))
-    _grid(sheet, end)
-    place = height - HEAD
+    _grid(sheet, end, top=height - head, twice=len(rows) > _TALL)
+    place = height - head
     for stage, members in stages:
         if stage is not None:
             sheet.canvas.text(0, place - STAGE * 0.55, stage[:60], "label", va="center", bold=True)
@@ -105,8 +109,9 @@ def draw(rows: Sequence[Row]) -> str:
             sheet.places[row.entry.name] = place - ROW / 2
             place -= ROW
     done = {row.entry.name: row.end for row in rows}
+    shown = direct({row.entry.name: row.entry.needs for row in rows})
     for row in rows:
-        _needs(sheet, row, done)
+        _needs(sheet, row, shown[row.entry.name], done)
         _bar(sheet, row)
     return sheet.canvas.svg(title="Timeline of the notebooks", description=_describe(rows, end))
 
@@ -138,13 +143,15 @@ def _stages(rows: Sequence[Row]) -> list[tuple[str | None, list[Row]]]:
     return [(stage or "no stage", members) for stage, members in stages.items()]
 
 
-def _grid(sheet: _Sheet, end: float) -> None:
+def _grid(sheet: _Sheet, end: float, *, top: float, twice: bool) -> None:
     step = time_step(end)
     for count in range(int(end / step) + 1):
         x = sheet.x(count * step)
         look = Look(classes="grid", colour="#d5dbe3", order=0)
-        sheet.canvas.line([x, x], [FOOT, sheet.canvas.height], look, width=0.7)
+        sheet.canvas.line([x, x], [FOOT, top], look, width=0.7)
         sheet.canvas.text(x, FOOT - 6, clock(count * step), "soft", ha="center", va="top", size=10)
+        if twice:
+            sheet.canvas.text(x, top + 6, clock(count * step), "soft", ha="center", va="bottom", size=10)
 
 
 def _bar(sheet: _Sheet, row: Row) -> None:
@@ -152,7 +159,8 @@ def _bar(sheet: _Sheet, row: Row) -> None:
     entry, canvas, y = row.entry, sheet.canvas, sheet.places[row.entry.name]
     kind = _CLASS.get(entry.status, "bad")
     name = entry.name if len(entry.name) <= _LONGEST_NAME else f"{entry.name[: _LONGEST_NAME - 1]}…"
-    canvas.text(sheet.left - 8, y, name, "name", ha="right", va="center")
+    whole = entry.name if name != entry.name else None
+    canvas.text(sheet.left - 8, y, name, "name", ha="right", va="center", title=whole)
     if row.start is None or row.end is None:
         canvas.text(sheet.left + 6, y, entry.status.value, kind, va="center", size=10)
         return
@@ -172,25 +180,51 @@ def _bar(sheet: _Sheet, row: Row) -> None:
     title = f"{entry.name}: {entry.status.value}, {wall}, from {clock(round(row.start))}"
     look = Look(classes=f"run {kind}", colour=_COLOURS[kind], order=3, title=title)
     canvas.box(start, y - ROW * 0.3, length, ROW * 0.6, look)
-    text = wall if entry.status is Status.SUCCEEDED else f"{wall} {entry.status.value}"
+    text = wall if entry.metrics else f"\N{GREATER-THAN OR EQUAL TO} {wall}"  # as far as its samples tell
+    text = text if entry.status is Status.SUCCEEDED else f"{text} {entry.status.value}"
     canvas.text(start + length + 6, y, text, "soft" if entry.ok else kind, va="center", size=10)
 
 
-def _needs(sheet: _Sheet, row: Row, ends: Mapping[str, float | None]) -> None:
-    """Draw an elbow from the end of each notebook that is needed to where this one starts."""
-    for need in row.entry.needs:
+def _needs(sheet: _Sheet, row: Row, needs: Sequence[str], ends: Mapping[str, float | None]) -> None:
+    """Draw an elbow from the end of each notebook that is needed to where this one starts, if it did."""
+    for need in needs:
         begun = ends.get(need)
-        if begun is None or need not in sheet.places:
+        if begun is None or need not in sheet.places or row.start is None:
             continue
         x, y = sheet.x(begun), sheet.places[row.entry.name]
-        if row.start is None:
-            target = min(x, sheet.left + 70)  # behind the word that stands there
-        else:
-            target = sheet.x(row.start if row.ready is None else row.ready)
+        target = sheet.x(row.start if row.ready is None else row.ready)
         look = Look(classes="need", colour="#8b97a6", order=0.5, title=f"{row.entry.name} needs {need}")
         sheet.canvas.line([x, x, target], [sheet.places[need] - ROW * 0.3, y, y], look)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Legend:
+    """What the picture shows, as far as it shows it."""
+
+    bars: tuple[tuple[str, str], ...]
+    """Kind of a bar, and the statuses that have it."""
+    gate: bool
+    wait: bool
+    need: bool
+
+
+def legend_of(rows: Sequence[Row]) -> Legend:
+    """Return what must be explained of the timeline of these rows."""
+    ran = [row for row in rows if row.start is not None]
+    words: dict[str, dict[str, None]] = {}
+    for status in Status:
+        if any(row.entry.status is status for row in ran):
+            words.setdefault(_CLASS.get(status, "bad"), {})[status.value] = None
+    ended = {row.entry.name for row in ran}
+    return Legend(
+        bars=tuple((kind, ", ".join(words[kind])) for kind in _COLOURS if kind in words),
+        gate=any(row.gate_seconds > 0 for row in ran),
+        wait=any(row.waited_seconds for row in ran),
+        need=any(need in ended for row in ran for need in row.entry.needs),
+    )
+
+
 def _describe(rows: Sequence[Row], end: float) -> str:
     ran = sum(row.start is not None for row in rows)
-    return f"{ran} of {len(rows)} notebooks within {format_seconds(end)}; the table below has every start and wait."
+    counted = format_count(len(rows), "notebook")
+    return f"{ran} of {counted} within {format_seconds(end)}; the table below has every start and wait."

@@ -17,10 +17,11 @@ from runner.inflight import alive
 from runner.report import drawings, openmetrics, page
 from runner.report.advice import advise
 from runner.report.compare import Comparison, compare, read_baseline
-from runner.report.exports import write_exports
+from runner.report.exports import export_texts, write_exports
 from runner.report.facts import gather
 from runner.report.folder import Watch, read_folder
-from runner.report.model import Verdict, assemble
+from runner.report.model import Found, Report, Verdict, assemble
+from runner.report.reading import fault
 from runner.report.summary import Regression, Summary, summarize
 
 if TYPE_CHECKING:
@@ -98,42 +99,29 @@ def build(
         output_dir, watch=watch or alive, wait_seconds=wait_for_running_seconds, run_id=run_id, only=only
     )
     now = datetime.now(UTC)
-    report = assemble(
-        found,
+    wanted = _Wanted(
+        folder=output_dir,
         plan=plan,
         plan_source=plan_source,
         only=only,
         run_id=run_id,
+        baselines=baselines,
+        regression_threshold=regression_threshold,
+        pushgateway=pushgateway,
         generated_at=now.isoformat(timespec="seconds").replace("+00:00", "Z"),
     )
-    drawn = drawings.draw(report, output_dir)
-    problems = [*report.problems, *drawn.problems]
-    summary = summarize(report)
-    comparison = _compare(summary, baselines, regression_threshold, problems)
-    summary = dataclasses.replace(summary, regressions=comparison.regressions if comparison else ())
-    if pushgateway:
-        problems += filter(None, [openmetrics.push(pushgateway, summary)])
-    report = dataclasses.replace(report, problems=tuple(problems))
-    summary = dataclasses.replace(summary, problems=report.problems)
+    try:
+        made = _make(found, wanted)
+    except Exception as error:  # noqa: BLE001  (no record may cost the report of the others)
+        made = _make(_without_culprits(found, wanted, error), wanted)
+    report, summary = made.report, made.summary
     html_path = _free_name(output_dir / "reports", now)
-    view = {
-        "report": report,
-        "summary": summary,
-        "facts": gather(report, summary),
-        "drawn": drawn,
-        "advice": advise(report, summary, drawn.rows, drawn.pools),
-        "comparison": comparison,
-        "trends": drawings.trends(comparison) if comparison else {},
-    }
-    write(html_path, page.render(view).encode(errors="replace"))
-    problems += write_exports(
-        output_dir,
-        report,
-        summary,
-        plan=plan,
-        html=html_path.relative_to(output_dir).as_posix(),
-        environ=environ or {},
-    )
+    write(html_path, made.html.encode(errors="replace"))
+    html = html_path.relative_to(output_dir).as_posix()
+    problems = [
+        *report.problems,
+        *write_exports(output_dir, report, made.texts, plan=plan, html=html, environ=environ or {}),
+    ]
     for problem in problems:
         log.warning("report-problem", detail=problem)
     log.info("report-written", verdict=report.verdict, path=html_path, **report.counts)
@@ -145,6 +133,80 @@ def build(
         regressions=summary.regressions,
         problems=tuple(problems),
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Wanted:
+    """What was asked for; see `build`."""
+
+    folder: Path
+    plan: Plan | None
+    plan_source: str | None
+    only: Sequence[str]
+    run_id: str | None
+    baselines: Sequence[Path]
+    regression_threshold: float
+    pushgateway: str | None
+    generated_at: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Made:
+    """A report that only needs to be written."""
+
+    report: Report
+    summary: Summary
+    html: str
+    texts: Mapping[str, str]
+
+
+def _make(found: Found, wanted: _Wanted) -> _Made:
+    """Return the whole report on what was found; nothing of it is written yet."""
+    report = assemble(
+        found,
+        plan=wanted.plan,
+        plan_source=wanted.plan_source,
+        only=wanted.only,
+        run_id=wanted.run_id,
+        generated_at=wanted.generated_at,
+    )
+    drawn = drawings.draw(report, wanted.folder)
+    problems = [*report.problems, *drawn.problems]
+    summary = summarize(report, drawn.seen)
+    comparison = _compare(summary, wanted.baselines, wanted.regression_threshold, problems)
+    summary = dataclasses.replace(summary, regressions=comparison.regressions if comparison else ())
+    if wanted.pushgateway:
+        problems += filter(None, [openmetrics.push(wanted.pushgateway, summary)])
+    report = dataclasses.replace(report, problems=tuple(problems))
+    summary = dataclasses.replace(summary, problems=report.problems)
+    view = {
+        "report": report,
+        "summary": summary,
+        "facts": gather(report, summary),
+        "drawn": drawn,
+        "advice": advise(report, summary, drawn.rows, drawn.pools),
+        "comparison": comparison,
+        "trends": drawings.trends(comparison) if comparison else {},
+    }
+    texts = export_texts(report, summary, wanted.plan)
+    return _Made(report=report, summary=summary, html=page.render(view), texts=texts)
+
+
+def _without_culprits(found: Found, wanted: _Wanted, error: Exception) -> Found:
+    """Set aside each record that no report can be made of, also alone; all of them when none stands out.
+
+    They keep their line and their status: a fault of ours is none of the notebook's.
+    """
+    names = [name for name in {**found.metrics, **found.flights} if not wanted.only or name in wanted.only]
+    faults = {}
+    for name in names:
+        try:
+            _make(found, dataclasses.replace(wanted, only=[name], pushgateway=None))
+        except Exception as one:  # noqa: BLE001
+            faults[name] = f"{type(one).__name__}: {fault(one)}"
+    faults = faults or dict.fromkeys(names, f"{type(error).__name__}: {fault(error)}")
+    told = [f"{name} makes the report fail and is left out but for its status: {why}" for name, why in faults.items()]
+    return dataclasses.replace(found, set_aside=faults, problems=(*found.problems, *told))
 
 
 def _compare(summary: Summary, baselines: Sequence[Path], threshold: float, problems: list[str]) -> Comparison | None:

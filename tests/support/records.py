@@ -311,17 +311,25 @@ def samples(
         if not gpus:
             lines.append(f"{at:.3f},,,,,,{host},{cpu}")
         rest = f"{memory},{work},{60 + 2.4 * work:.1f},{48 + work // 5},{host},{cpu}"
-        lines.extend(f"{at:.3f},{uuid},{rest}" for uuid in UUIDS[:gpus])
+        lines.extend(
+            f"{at:.3f},{uuid},{rest if not gpu else _of_another(gpu, rest)}" for gpu, uuid in enumerate(UUIDS[:gpus])
+        )
     path.write_text("\n".join(lines) + "\n")
 
 
+def _of_another(gpu: int, rest: str) -> str:
+    """Return the row of another GPU of the same run, which holds and does less than the first one."""
+    memory, work, *others = rest.split(",")
+    return ",".join([str(int(int(memory) * (1 - 0.09 * gpu))), str(int(int(work) * (1 - 0.08 * gpu))), *others])
+
+
 def executed_notebook(path: Path, *, cells: int = 16, done: int = 16, run_id: str = RUN) -> None:
-    """Write a notebook as a save in the middle of a run leaves it."""
+    """Write a notebook as a save in the middle of a run leaves it: each cell took ten seconds."""
     code = [
         {
             "cell_type": "code",
             "id": f"cell-{index:02d}",
-            "metadata": {},
+            "metadata": {"runner": {"index": index}, "papermill": _marks(index, done)},
             "source": TITLES[index % len(TITLES)],
             "execution_count": index + 1 if index < done else None,
             "outputs": [],
@@ -330,6 +338,15 @@ def executed_notebook(path: Path, *, cells: int = 16, done: int = 16, run_id: st
     ]
     document = {"cells": code, "metadata": {"runner": {"run_id": run_id}}, "nbformat": 4, "nbformat_minor": 5}
     path.write_text(json.dumps(document))
+
+
+def _marks(index: int, done: int) -> dict[str, object]:
+    """Return papermill's marks of a cell: done, under way, or not begun."""
+    began, ended = (START + timedelta(seconds=seconds) for seconds in (2 + 10 * index, 12 + 10 * index))
+    return {
+        "start_time": began.isoformat() if index <= done else None,
+        "end_time": ended.isoformat() if index < done else None,
+    }
 
 
 def running(
@@ -556,7 +573,7 @@ def every_status(folder: Path) -> plans.Plan:
     names += ["12_not_run", "13_lost"]
     running(folder, "13_lost")
     samples(folder / "13_lost.samples.csv", seconds=101, host_end=30_500_000_000)
-    executed_notebook(folder / "13_lost.executed.ipynb", done=7)
+    executed_notebook(folder / "13_lost.executed.ipynb", done=8)
     stages = {name: ("basic" if int(name[:2]) < 6 else "advanced") for name in names}
     return plan_of(*names, optional=tuple(optional), needs={names[4]: [names[0]], names[11]: [names[2]]}, stages=stages)
 
