@@ -4,6 +4,9 @@
 A value is looked for as it is and in the spellings that printing it produces (escaped for
 Python, JSON and HTML, URL-quoted, base64). Streams arrive in pieces, so a `Redactor.stream`
 holds back the last characters that could be the start of a secret until the next piece decides.
+
+A value of very few characters stands in every file by chance: masking ``5`` or ``"`` would destroy
+the record, and not masking it would break the promise. So it is refused before anything runs.
 """
 
 from __future__ import annotations
@@ -16,12 +19,40 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 from urllib.parse import quote
 
+from runner.errors import UsageError
+
 MASK = "[secret]"
+SHORTEST_CHARACTERS = 4
+_UNSEEN = re.compile(
+    r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\-_])|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]"
+)
+"""Colours and other controls, which a page and a log leave out: what stands around them then stands together."""
 
 
-def _spellings(value: str) -> set[str]:
+def check_secret(name: str, value: str) -> str:
+    """Return the value of a variable after checking that it can be kept out of files.
+
+    Raises
+    ------
+    UsageError
+        It is too short.
+    """
+    count = len(value.strip())
+    if count < SHORTEST_CHARACTERS:
+        raise UsageError(
+            f"--secret-env {name}: a value of {count} characters cannot be kept out of files without destroying them; "
+            f"the least is {SHORTEST_CHARACTERS}",
+            hint="use a longer secret, or leave the option out when this is none",
+        )
+    return value
+
+
+def _spellings(secret: str) -> set[str]:
+    """Return what printing a secret gives; blanks at its ends, as files of secrets have, are not part of it."""
+    value = secret.strip() or secret
+    texts = [text.encode(errors="surrogatepass") for text in {value, secret}]
     data = value.encode(errors="surrogatepass")
-    encoded = {base64.b64encode(data).decode(), base64.urlsafe_b64encode(data).decode()}
+    encoded = {encode(text).decode() for text in texts for encode in (base64.b64encode, base64.urlsafe_b64encode)}
     return {
         value,
         json.dumps(value)[1:-1],
@@ -57,16 +88,36 @@ class Redactor:
         """Return the text without any secret in it."""
         return self._pattern.sub(MASK, text) if self._pattern else text
 
-    def tree(self, value: Any) -> Any:
-        """Return JSON-like data with its strings redacted; keys are names, which stay."""
+    def shown(self, text: str) -> str:
+        """Return the text without a secret, also once its colours are gone: then it has none where one shows."""
+        if self._pattern is None:
+            return text
+        masked = self._pattern.sub(MASK, text)
+        if _UNSEEN.search(masked):
+            bare = _UNSEEN.sub("", masked)
+            if self._pattern.search(bare):
+                return self._pattern.sub(MASK, bare)
+        return masked
+
+    def tree(self, value: Any, *, keys: bool = False) -> Any:
+        """Return JSON-like data with its strings redacted.
+
+        Parameters
+        ----------
+        keys
+            Redact the keys as well. Those of our own records and of nbformat are names, which stay.
+        """
         if self._pattern is None:
             return value
         if isinstance(value, str):
-            return self.text(value)
+            return self.shown(value)
         if isinstance(value, Mapping):
-            return {key: self.tree(item) for key, item in value.items()}
+            return {
+                self.text(key) if keys and isinstance(key, str) else key: self.tree(item, keys=keys)
+                for key, item in value.items()
+            }
         if isinstance(value, list | tuple):
-            return [self.tree(item) for item in value]
+            return [self.tree(item, keys=keys) for item in value]
         return value
 
     def stream(self) -> RedactedStream:

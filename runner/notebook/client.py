@@ -15,7 +15,8 @@ from nbformat import NotebookNode
 from papermill.clientwrap import PapermillNotebookClient
 
 from runner import log
-from runner.notebook.outputs import Stream
+from runner.notebook.document import DEEPEST, nested_too_deeply
+from runner.notebook.outputs import Bound, Results, Stream, redacted_output
 
 if TYPE_CHECKING:
     from runner.notebook.kernel import Kernel
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 PIECE_CHARS = 1_000_000
 COLLECT_CHARS = 32_000_000
+_OUTPUTS = {"stream", "display_data", "execute_result", "error"}
+_FLAT = {"stream", "status", "execute_input", "error", "clear_output"}
 IOPUB_SECONDS = 120
 """nbclient's own 4 s raise on a 50 MB image; a kernel that is alive is worth waiting for."""
 
@@ -55,8 +58,11 @@ class NotebookClient(PapermillNotebookClient):  # type: ignore[misc]
         self.log_name = log_name
         self._streams: dict[int, Stream] = {}
         """Streams of the current cell by the identity of their output."""
+        self._bounds: dict[str, Bound] = {}
+        self._results = Results(log_name)
         self._redacted: dict[str, RedactedStream] = {}
         self._printed_chars = 0
+        self.clear_before_next_output: bool = False
         self.asked_to_exit = False
         """The current cell called ``quit()``: the kernel lives on, but the notebook wants to end."""
         self.on_cell_executed = self._look_for_exit
@@ -75,6 +81,9 @@ class NotebookClient(PapermillNotebookClient):  # type: ignore[misc]
 
     def process_message(self, msg: dict[str, Any], cell: NotebookNode, cell_index: int) -> NotebookNode | None:
         """Handle one message of the kernel as nbclient does, and tell the observer."""
+        if msg["msg_type"] not in _FLAT and nested_too_deeply(msg["content"]):
+            log.warning("message-ignored", type=msg["msg_type"], reason=f"more than {DEEPEST} levels of nesting")
+            return None
         if self.redactor and msg["msg_type"].startswith("comm"):
             msg = {**msg, "content": self.redactor.tree(msg["content"])}
         try:
@@ -92,19 +101,55 @@ class NotebookClient(PapermillNotebookClient):  # type: ignore[misc]
         self, outs: list[NotebookNode], msg: dict[str, Any], display_id: str | None, cell_index: int
     ) -> NotebookNode | None:
         """Add an output: streams bounded, everything redacted."""
-        hooked = bool(self.output_hook_stack[msg["parent_header"].get("msg_id")])
-        if msg["msg_type"] == "stream" and not hooked and not self.clear_before_next_output:
+        if self.output_hook_stack[msg["parent_header"].get("msg_id")]:  # a widget takes it
+            return super().output(outs, self._without_secrets(msg), display_id, cell_index)
+        if self.clear_before_next_output and msg["msg_type"] in _OUTPUTS:
+            self.clear_before_next_output = False
+            outs.clear()
+            self.clear_display_id_mapping(cell_index)
+            self._forget()
+        if msg["msg_type"] == "stream":
             return self._print(outs, msg["content"]["name"], msg["content"]["text"])
-        if self.redactor:
-            msg = {**msg, "content": self.redactor.tree(msg["content"])}
+        msg = self._without_secrets(msg)
         if msg["msg_type"] == "error":
             self.observer.printed("stderr", "\n".join(msg["content"].get("traceback", [])) + "\n")
-        return super().output(outs, msg, display_id, cell_index)
+        return super().output(outs, self._bounded(msg, self._results), display_id, cell_index)
+
+    def clear_output(self, outs: list[NotebookNode], msg: dict[str, Any], cell_index: int) -> None:
+        """Take the outputs away, at once or when the next one comes; what they took of the bounds is free again."""
+        super().clear_output(outs, msg, cell_index)
+        if not outs:
+            self._forget()
+
+    def _forget(self) -> None:
+        self._streams.clear()
+        self._bounds.clear()
+        self._results = Results(self.log_name)
 
     def _update_display_id(self, display_id: str, msg: dict[str, Any]) -> None:
-        if self.redactor:
-            msg["content"] = self.redactor.tree(msg["content"])
-        super()._update_display_id(display_id, msg)
+        if display_id not in self._display_id_map:
+            return
+        msg = self._without_secrets(msg)
+        # What replaces another output takes nothing of what new ones may have.
+        bounded = self._bounded(msg, Results(self.log_name), logged=msg["msg_type"] == "update_display_data")
+        super()._update_display_id(display_id, bounded)
+
+    def _without_secrets(self, msg: dict[str, Any]) -> dict[str, Any]:
+        return {**msg, "content": redacted_output(msg["content"], self.redactor)} if self.redactor else msg
+
+    def _bounded(self, msg: dict[str, Any], results: Results, *, logged: bool = True) -> dict[str, Any]:
+        """Return the message of a result or an error with texts that are not too long; the log gets them whole."""
+        content = dict(msg["content"])
+        data = content.get("data")
+        if isinstance(data, dict) and isinstance(data.get("text/plain"), str):
+            text = data["text/plain"]
+            content["data"] = {**data, "text/plain": results.text(text)}
+            if logged and content["data"]["text/plain"] is not text:
+                self.observer.printed("stdout", f"{text}\n")
+        if msg["msg_type"] == "error":
+            content["evalue"] = results.text(str(content.get("evalue", "")))
+            content["traceback"] = [results.text(str(line)) for line in content.get("traceback") or []]
+        return {**msg, "content": content}
 
     def _print(self, outs: list[NotebookNode], name: str, text: str) -> NotebookNode | None:
         """Add printed text in pieces: a kernel may send tens of megabytes in one message."""
@@ -134,7 +179,7 @@ class NotebookClient(PapermillNotebookClient):  # type: ignore[misc]
                 return self._streams[id(node)]
         node = NotebookNode(output_type="stream", name=name, text="")
         outs.append(node)
-        stream = self._streams[id(node)] = Stream(node, self.log_name)
+        stream = self._streams[id(node)] = Stream(node, self.log_name, self._bounds.setdefault(name, Bound()))
         return stream
 
     def settle(self) -> None:
@@ -150,7 +195,8 @@ class NotebookClient(PapermillNotebookClient):  # type: ignore[misc]
                 self.observer.printed(name, rest)
                 self._stream(cell.outputs, name).write(rest)
         self.settle()
-        dropped = sum(stream.dropped_chars for stream in self._streams.values())
-        self._streams.clear()
+        dropped = self._results.dropped_chars + sum(stream.dropped_chars for stream in self._streams.values())
+        self._forget()
         self._redacted.clear()
+        self.clear_before_next_output = False  # a cell clears its own outputs only
         return dropped

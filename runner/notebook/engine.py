@@ -21,12 +21,14 @@ from papermill.iorw import LocalHandler, papermill_io
 
 from runner.errors import RecordError
 from runner.notebook.client import Observer
+from runner.notebook.document import check_metadata, check_shape
 from runner.notebook.execute import Limits, Session
 from runner.notebook.kernel import Kernel
 from runner.notebook.marks import code_cells, mark
 from runner.notebook.save import Saver, notebook_bytes
 from runner.notebook.status import Facts, Verdict, derive
 from runner.records import Status
+from runner.redact import Redactor
 from runner.stop import Stopper
 
 
@@ -50,7 +52,7 @@ class Manager(NotebookExecutionManager):  # type: ignore[misc]
         super().__init__(nb, output_path=output_path, **options)
         self.saver: Saver | None = None
         self.settle: Callable[[], None] = _nothing
-        self.redact: Callable[[str], str] = str
+        self.redactor = Redactor()
         """Applied to the whole document: secrets may stand in sources and in the state of widgets."""
         path = _local(output_path)
         if path is not None:
@@ -58,8 +60,7 @@ class Manager(NotebookExecutionManager):  # type: ignore[misc]
 
     def _content(self) -> bytes:
         self.settle()
-        content = notebook_bytes(self.nb)
-        return content if self.redact is str else self.redact(content.decode()).encode()
+        return notebook_bytes(self.nb, self.redactor)
 
     def save(self, **_: Any) -> None:
         """Note that there is something to save."""
@@ -103,6 +104,8 @@ class RunnerEngine(Engine):  # type: ignore[misc]
 
         Raises
         ------
+        BrokenInputError
+            The notebook is damaged.
         nbclient.exceptions.DeadKernelError
             The kernel died or ended itself.
         nbclient.exceptions.CellTimeoutError
@@ -110,6 +113,9 @@ class RunnerEngine(Engine):  # type: ignore[misc]
         SystemExit
             A signal asked us to end; everything is saved.
         """
+        name = Path(str(kwargs.get("input_path") or "for papermill"))
+        check_shape(nb, name)
+        check_metadata(nb, name)
         manager = Manager(
             nb,
             output_path=output_path,

@@ -28,6 +28,7 @@ from jupyter_client.manager import AsyncKernelManager
 
 from runner import log
 from runner.errors import BrokenInputError
+from runner.machine import procfs
 
 FAULT_LOG = "RUNNER_FAULT_LOG"
 STARTUP = "RUNNER_KERNEL_STARTUP"
@@ -43,18 +44,30 @@ def check_kernel(name: str) -> str:
     Raises
     ------
     BrokenInputError
-        It is not; the message lists the kernels that are.
+        It is not, and the message lists the kernels that are; or its spec is damaged.
     """
     specs = KernelSpecManager()
     try:
-        specs.get_kernel_spec(name)
+        argv = specs.get_kernel_spec(name).argv
     except NoSuchKernel:
         installed = ", ".join(sorted(specs.find_kernel_specs())) or "none"
         raise BrokenInputError(
             f"no kernel named {name!r} is installed; installed: {installed}",
             hint="choose one with --kernel, or install it with `python -m ipykernel install`",
         ) from None
+    except Exception as error:  # a file that others wrote: no JSON, wrong types, not to be read
+        raise _broken_spec(specs, name, str(error) or type(error).__name__) from error
+    if not argv or not argv[0]:
+        raise _broken_spec(specs, name, "its `argv` names no program")
     return name
+
+
+def _broken_spec(specs: KernelSpecManager, name: str, problem: str) -> BrokenInputError:
+    folder = specs.find_kernel_specs().get(name, name)
+    return BrokenInputError(
+        f"the kernel {name!r} cannot be used: {folder}/kernel.json: {' '.join(problem.split())}",
+        hint="correct the file, or install the kernel again with `python -m ipykernel install`",
+    )
 
 
 class Kernel:
@@ -104,15 +117,27 @@ class Kernel:
         return client
 
     async def start(self) -> int:
-        """Start the process and return its pid; it answers later."""
+        """Start the process and return its pid; it answers later.
+
+        Raises
+        ------
+        BrokenInputError
+            It cannot be started: a program that is not there, or a kernel spec that is damaged.
+        """
         arguments: list[str] = []
         if self.manager.ipykernel:
             lines = (_RUN_STARTUP, *self._startup)
             arguments = ["--HistoryManager.hist_file=:memory:", *(f"--IPKernelApp.exec_lines={x}" for x in lines)]
-        with self.stderr_log.open("wb") as stderr:
-            await self.manager.start_kernel(
-                extra_arguments=arguments, cwd=str(self.cwd), env=self._env, stdout=stderr, stderr=stderr
-            )
+        try:
+            with self.stderr_log.open("wb") as stderr:
+                await self.manager.start_kernel(
+                    extra_arguments=arguments, cwd=str(self.cwd), env=self._env, stdout=stderr, stderr=stderr
+                )
+        except Exception as error:  # a provisioner, and what stands in a kernel spec, may raise anything
+            raise BrokenInputError(
+                f"the kernel {self.name!r} cannot be started: {type(error).__name__}: {error}",
+                hint="check its kernel spec",
+            ) from error
         # The provisioner forgets its process on shutdown; the exit status is wanted after that.
         self._process = getattr(self.manager.provisioner, "process", None)
         self.pid = getattr(self._process, "pid", None)
@@ -131,10 +156,7 @@ class Kernel:
     @property
     def has_children(self) -> bool:
         """Whether processes that the kernel started are still there."""
-        try:
-            return bool(Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().strip())
-        except OSError:
-            return True  # not to be seen here, so better be patient
+        return self.pid is not None and procfs.has_children(self.pid)
 
     def signal_group(self, number: int) -> None:
         """Send a signal to the kernel and the children in its process group."""
@@ -218,7 +240,7 @@ def runs_here(name: str) -> bool:
     """Tell whether a kernel is this very Python, so that our package versions are its versions."""
     try:
         program = Path(KernelSpecManager().get_kernel_spec(name).argv[0])
-    except (NoSuchKernel, IndexError):
+    except Exception:  # noqa: BLE001  (a damaged spec is told by `check_kernel`)
         return False
     here = Path(sys.executable)
     return (

@@ -12,22 +12,28 @@ import asyncio
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from runner import files
+from runner.notebook.outputs import redacted_output
+
+if TYPE_CHECKING:
+    from runner.redact import Redactor
 
 SHORTEST_SECONDS = 4.0
 
 
-def notebook_bytes(notebook: Any) -> bytes:
+def notebook_bytes(notebook: Any, redactor: Redactor | None = None) -> bytes:
     """Return a notebook as JSON, sources and streams split into lines so that diffs stay readable.
 
     Unlike `nbformat.write` this neither copies nor validates the outputs, which is where the time
     goes with images of megabytes.
     """
+    if redactor:
+        notebook = redacted(notebook, redactor)
     document = {**notebook, "cells": [_cell(cell) for cell in notebook["cells"]]}
     # Half a character has no UTF-8; Python's way to escape it is JSON's as well.
     return (json.dumps(document, ensure_ascii=False, indent=1, sort_keys=True) + "\n").encode(errors="backslashreplace")
@@ -41,6 +47,32 @@ def _cell(cell: Any) -> dict[str, Any]:
             for output in cell["outputs"]
         ]
     return split
+
+
+def redacted(notebook: Mapping[str, Any], redactor: Redactor) -> dict[str, Any]:
+    """Return a notebook without secrets: a copy whose texts are masked, and that is as valid as it was.
+
+    Secrets may stand in sources, in the state of widgets, and in the keys of what a cell shows as JSON.
+    The names and types of nbformat stay, whatever a secret looks like.
+    """
+    return {
+        **notebook,
+        "metadata": redactor.tree(notebook.get("metadata", {}), keys=True),
+        "cells": [_redacted_cell(cell, redactor) for cell in notebook["cells"]],
+    }
+
+
+def _redacted_cell(cell: Mapping[str, Any], redactor: Redactor) -> dict[str, Any]:
+    found = {
+        **cell,
+        "source": redactor.tree(cell["source"]),
+        "metadata": redactor.tree(cell.get("metadata", {}), keys=True),
+    }
+    if "attachments" in cell:
+        found["attachments"] = redactor.tree(cell["attachments"], keys=True)
+    if "outputs" in cell:
+        found["outputs"] = [redacted_output(output, redactor) for output in cell["outputs"]]
+    return found
 
 
 class Saver:

@@ -118,16 +118,12 @@ def _refuse_repeated_keys(node: Any, where: str) -> None:
 
 
 def _nodes(value: Any, left: int) -> int:
-    """Return what is left of a budget of values; aliases of aliases use it up instead of the memory."""
+    """Return what is left of a budget of values; aliases, also of themselves, use it up instead of the memory."""
+    waiting = [value]
     left -= 1
-    if isinstance(value, dict):
-        for item in value.values():
-            if left <= 0:
-                break
-            left = _nodes(item, left)
-    elif isinstance(value, list):
-        for item in value:
-            if left <= 0:
-                break
-            left = _nodes(item, left)
+    while waiting and left > 0:
+        item = waiting.pop()
+        if isinstance(item, dict | list):
+            left -= len(item)
+            waiting.extend(item.values() if isinstance(item, dict) else item)
     return left

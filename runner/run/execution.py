@@ -147,7 +147,7 @@ class Execution:
         assert self.watch is not None
         self.notebook.metadata.setdefault("papermill", {})
         self.manager = engine.Manager(self.notebook, str(self.job.path(EXECUTED_SUFFIX)), progress_bar=False)
-        self.manager.redact = self.recorder.redactor.text
+        self.manager.redactor = self.recorder.redactor
         self.manager.notebook_start()
         observer = Reporter(
             self.job.name,
@@ -352,9 +352,10 @@ class Execution:
     def write_html(self) -> int:
         """Write the executed notebook as a page and return its size in bytes."""
         from runner.notebook.convert import write_page
+        from runner.notebook.save import redacted
 
         page = write_page(
-            self.recorder.redactor.tree(self.notebook),
+            redacted(self.notebook, self.recorder.redactor),
             self.job.path(".html"),
             name=self.job.name,
             trust=self.job.options.trust_html,

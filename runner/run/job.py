@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from runner import files
 from runner.errors import UsageError
 from runner.records import Requirements
+from runner.redact import check_secret
 
 if TYPE_CHECKING:
     from runner.plan import Dataset, Expect, Notebook, Plan, Rule
@@ -231,7 +232,7 @@ def _secrets(names: Sequence[str], environ: Mapping[str, str]) -> dict[str, str]
         raise UsageError(
             f"--secret-env {missing[0]}: the variable is not set", hint="set it in the environment of this command"
         )
-    return {name: environ[name] for name in names}
+    return {name: check_secret(name, environ[name]) for name in names}
 
 
 def _first(*values: Any) -> Any:

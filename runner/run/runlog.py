@@ -30,7 +30,7 @@ class RunLog:
     path
         ``NAME.log``.
     redactor
-        Applied to events; what cells print arrives redacted, and is so again once its colours are gone.
+        Applied to events; and, once its colours are gone, to what cells print.
 
     Raises
     ------
@@ -41,6 +41,7 @@ class RunLog:
     def __init__(self, path: Path, redactor: Redactor) -> None:
         self.path = path
         self._redactor = redactor
+        self._printed = redactor.stream()
         self._lock = threading.RLock()  # a signal handler may log in the middle of a line
         self._fresh_line = True
         self.problem: str | None = None
@@ -57,20 +58,23 @@ class RunLog:
     def event(self, line: str) -> None:
         """Write one event on a line of its own."""
         with self._lock:
+            self._write(self._printed.flush())
             start = "" if self._fresh_line else "\n"
             self._write(f"{start}{self._redactor.text(line)}\n")
 
     def printed(self, text: str) -> None:
-        """Write what a cell printed, without colours."""
-        plain = self._redactor.text(_ANSI.sub("", text)) if "\x1b" in text else text
+        """Write what a cell printed, without colours; what they stood between comes together only here."""
         with self._lock:
-            self._write(plain)
+            self._write(self._printed.feed(without_colours(text)))
 
     def _write(self, text: str) -> None:
         if not text or self.problem is not None:
             return
         try:
-            self._stream.write(text.encode(errors="replace"))
+            data = memoryview(text.encode(errors="replace"))
+            while data:  # unbuffered: on a disk that fills up, a write may take a part only
+                written = self._stream.write(data)
+                data = data[written:]
         except OSError as error:
             self.problem = f"{error.strerror or error}"
         self._fresh_line = text.endswith("\n")
@@ -78,6 +82,8 @@ class RunLog:
     def close(self) -> None:
         """Stop taking lines."""
         self._remove_sink()
+        with self._lock:
+            self._write(self._printed.flush())
         self._stream.close()
 
     def __enter__(self) -> Self:
@@ -87,7 +93,7 @@ class RunLog:
         """Close; a fault of our own leaves its traceback first."""
         if isinstance(error, Exception) and not isinstance(error, RunnerError):
             self.event("--- fault of runner itself ---")
-            self.printed(self._redactor.text("".join(traceback.format_exception(error))))
+            self.printed("".join(traceback.format_exception(error)))
         self.close()
 
 
