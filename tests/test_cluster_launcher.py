@@ -202,6 +202,23 @@ def test_install_makes_the_namespace_when_asked(cluster):
     assert "fresh" in {one["metadata"]["name"] for one in cluster.objects("Namespace")}
 
 
+@pytest.mark.parametrize(
+    ("flag", "line"), [("true", "pass namespace"), ("false", "fail namespace"), (None, "warn namespace")]
+)
+def test_a_restricted_namespace_needs_a_flag_of_tekton(cluster, flag, line):
+    """Set, it is fine; not set, runs would be rejected; unseen, it is said; what to do is a command."""
+    objects = cluster.objects()
+    [namespace] = [one for one in objects if one["kind"] == "Namespace"]
+    namespace["metadata"]["labels"] = {"pod-security.kubernetes.io/enforce": "restricted"}
+    if flag is not None:
+        data = {"set-security-context": flag}
+        objects.append({"kind": "ConfigMap", "metadata": {"name": "feature-flags"}, "data": data})
+    cluster._write(objects)
+    shown = launch(cluster, "validate", "--namespace", "scrna").stdout
+    assert line in shown
+    assert ("kubectl patch configmap feature-flags" in shown) is (flag != "true")
+
+
 def test_validate_tells_for_each_notebook_whether_a_node_hosts_it(cluster):
     """Required ones fit the 24 GB GPU; optional ones that do not are named as skipped, with the reason."""
     done = launch(cluster, "validate", check=0)
@@ -291,6 +308,14 @@ def test_status_says_what_waits_and_why(cluster):
     assert states["notebook-02"] == ("waiting", "after notebook-01")
     assert states["report"] == ("waiting", "not started yet")
     assert "waiting" in launch(cluster, "status", check=0).stdout
+
+
+def test_status_says_since_when_a_task_runs_in_one_short_word(cluster):
+    """Date and time to the minute: a narrow terminal has to hold them."""
+    running = task_run("r", "validate", status="Unknown", reason="Running")
+    running["status"]["steps"] = [{"running": {"startedAt": "2026-11-25T04:02:32Z"}}]
+    cluster.add(run_object("r"), running)
+    assert " 11-25 04:02Z " in launch(cluster, "status", check=0).stdout
 
 
 def test_status_shows_no_control_characters_of_the_cluster(cluster):

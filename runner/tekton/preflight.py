@@ -77,17 +77,22 @@ def _tekton(kubectl: Kubectl) -> Check:
     advice = "install Tekton Pipelines: `kubectl apply` of release.yaml of tektoncd/pipeline, see its docs/install.md"
     if kubectl.find("get", "crd", "pipelines.tekton.dev") is None:
         return Check(name="tekton", status="fail", seen="no CRD pipelines.tekton.dev", advice=advice)
-    try:
-        info = kubectl.find("get", "configmap", "pipelines-info", "-n", "tekton-pipelines")
-    except ClusterError:
-        info = None
-    text = str(((info or {}).get("data") or {}).get("version", ""))
+    text = _tekton_config(kubectl, "pipelines-info").get("version", "")
     version = version_of(text)
     if version is None:
         return Check(name="tekton", status="warn", seen="installed, of unknown version", advice="1.15 is tested")
     if version < MIN_TEKTON:
         return Check(name="tekton", status="fail", seen=text, advice=f"1.0 or newer is needed: {advice}")
     return Check(name="tekton", status="pass", seen=text)
+
+
+def _tekton_config(kubectl: Kubectl, name: str) -> dict[str, str]:
+    """Return one of Tekton's ConfigMaps, empty where there is none or it may not be read."""
+    try:
+        found = kubectl.find("get", "configmap", name, "-n", "tekton-pipelines")
+    except ClusterError:
+        return {}
+    return {key: str(value) for key, value in ((found or {}).get("data") or {}).items()}
 
 
 def version_of(text: str) -> tuple[int, int, int] | None:
@@ -110,13 +115,18 @@ def _namespace(kubectl: Kubectl, namespace: str) -> Check:
         )
     labels = document["metadata"].get("labels") or {}
     level = labels.get("pod-security.kubernetes.io/enforce", "not set")
+    seen = f"{namespace}, Pod Security {level}"
     if level != "restricted":
-        return Check(name="namespace", status="pass", seen=f"{namespace}, Pod Security {level}")
+        return Check(name="namespace", status="pass", seen=seen)
+    flag = _tekton_config(kubectl, "feature-flags").get("set-security-context")
+    if flag == "true":
+        return Check(name="namespace", status="pass", seen=f"{seen}, and Tekton is set up for it")
     return Check(
         name="namespace",
-        status="warn",
-        seen=f"{namespace}, Pod Security restricted",
-        advice='Tekton needs the feature flag set-security-context: "true", or its init containers are rejected',
+        status="warn" if flag is None else "fail",
+        seen=f"{seen}, Tekton's feature flag set-security-context {'cannot be seen' if flag is None else f'is {flag}'}",
+        advice="Tekton's init containers are rejected here without it: kubectl patch configmap feature-flags "
+        """-n tekton-pipelines -p '{"data": {"set-security-context": "true"}}'""",
     )
 
 

@@ -56,9 +56,14 @@ def _cells(task: TaskView, now: datetime) -> list[tuple[int, str]]:
         task.wall_seconds if task.wall_seconds is not None else seconds_between(task.started_at, task.ended_at, now)
     )
     took = format_seconds(seconds) if seconds is not None and task.state != "waiting" else ""
-    since = task.started_at or "" if task.state == "running" else ""
+    since = _clock(task.started_at) if task.state == "running" else ""
     state = task.state if task.state in {"waiting", "running"} else task.status
     return list(enumerate((task.title, state, since, took, task.reason)))
+
+
+def _clock(instant: str | None) -> str:
+    """Return an instant of Kubernetes as a short date and time in UTC, as they read in the log."""
+    return instant[5:16].replace("T", " ") + "Z" if instant else ""
 
 
 def heading_of(run: RunView, now: datetime) -> str:
