@@ -7,6 +7,7 @@ import base64
 import html
 import itertools
 import json
+from types import SimpleNamespace
 from urllib.parse import quote
 
 import pytest
@@ -14,7 +15,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from runner import log
-from runner.redact import MASK, Redactor
+from runner.errors import UsageError
+from runner.redact import MASK, Redactor, check_secret
 from runner.run.runlog import RunLog
 
 SECRET = "hunter2-ÄÖ/+\"'\\ <&> \n end"
@@ -65,6 +67,61 @@ def test_values_of_a_tree_are_masked_and_the_rest_is_kept() -> None:
     tree = {"a": ["x token y", 1, None, True, 2.5], "token": {"b": ("token",)}}
 
     assert Redactor(["token"]).tree(tree) == {"a": [f"x {MASK} y", 1, None, True, 2.5], "token": {"b": [MASK]}}
+
+
+def test_keys_are_masked_where_they_are_texts() -> None:
+    """Keys of records are names and stay; those of what others wrote may be secrets."""
+    tree = {"token": [{"a token": "token"}], 5: "x"}
+
+    assert Redactor(["token"]).tree(tree, keys=True) == {MASK: [{f"a {MASK}": MASK}], 5: "x"}
+
+
+@pytest.mark.parametrize("value", ["hunter2\n", "hunter2\r\n", " hunter2 ", "hunter2\n\n"])
+def test_blanks_at_the_ends_of_a_secret_are_no_part_of_it(value: str) -> None:
+    """A secret from a file ends in a newline; a program that reads it strips that, or encodes it with the rest."""
+    redactor = Redactor([value])
+    encoded = [base64.b64encode(text.encode()).decode() for text in (value, "hunter2")]
+
+    assert "hunter2" not in redactor.text(f"{value} hunter2 'hunter2'")
+    assert redactor.text(" ".join(encoded)) == f"{MASK} {MASK}"
+
+
+@pytest.mark.parametrize("between", ["\x1b[31m", "\x1b[1;31m\x1b[0m", "\b", "\x00", "\x1b]0;title\x07"])
+def test_what_is_not_seen_does_not_hide_a_secret(between: str) -> None:
+    """A page leaves colours and controls out, and what stood around them stands together."""
+    redactor = Redactor(["hunter2"])
+
+    assert redactor.tree([f"a hun{between}ter2\n"]) == [f"a {MASK}\n"]
+    assert redactor.tree([f"a {between}b\n"]) == [f"a {between}b\n"]
+
+
+def test_colours_between_pieces_of_a_secret_do_not_get_it_into_the_log(tmp_path) -> None:
+    """Nor do the messages that it comes in."""
+    with RunLog(tmp_path / "n.log", Redactor(["hunter2"])) as runlog:
+        for piece in ("hun", "\x1b[31m", "ter", "2", "hunt"):
+            runlog.printed(piece)
+
+    assert (tmp_path / "n.log").read_text() == f"{MASK}hunt"
+
+
+def test_a_write_that_takes_a_part_goes_on_with_the_rest(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unbuffered files may do so on a disk that fills up."""
+    with RunLog(tmp_path / "n.log", Redactor()) as runlog:
+        stream = runlog._stream
+        monkeypatch.setattr(
+            runlog, "_stream", SimpleNamespace(write=lambda data: stream.write(data[:3]), close=stream.close)
+        )
+        runlog.printed("0123456789\n")
+
+    assert (tmp_path / "n.log").read_text() == "0123456789\n"
+
+
+def test_a_short_secret_is_refused_by_its_name() -> None:
+    """The message does not hold the value."""
+    assert check_secret("PIN", "1234") == "1234"
+    with pytest.raises(UsageError, match="--secret-env PIN: a value of 3 characters") as caught:
+        check_secret("PIN", "xyz\n")
+    assert "xyz" not in str(caught.value)
 
 
 def test_no_secrets_or_empty_ones_mask_nothing() -> None:
