@@ -15,7 +15,7 @@ moved, and to go on silently would change the science.
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,7 @@ from nbformat import NotebookNode
 from runner.notebook import parameters as parameter_values
 from runner.notebook import rules as plan_rules
 from runner.notebook import urls
+from runner.notebook.characters import without_surrogates
 
 if TYPE_CHECKING:
     from runner.plan import Rule
@@ -71,12 +72,24 @@ def prepare(
     """
     prepared = _copy(notebook)
     changes = [
+        *_mend_characters(prepared),
         *plan_rules.apply(prepared, rules, name),
         *plan_rules.drop_shutdown(prepared),
         *parameter_values.apply(prepared, parameters or {}, name),
         *urls.apply(prepared, replacements or {}, placed, name),
     ]
     return Prepared(notebook=prepared, changes=tuple(changes))
+
+
+def _mend_characters(notebook: NotebookNode) -> Iterator[Change]:
+    """Put a question mark for each half of a character, which JSON can hold and no kernel can be sent."""
+    for cell in plan_rules.running_cells(notebook):
+        new = without_surrogates(cell.source)
+        if new != cell.source:
+            halves = [before for before, after in zip(cell.source, new, strict=True) if before != after]
+            cell.source = new
+            old = ascii("".join(dict.fromkeys(halves)))[1:-1]
+            yield plan_rules.change("replace", "half a character -> '?'", cell, times=len(halves), old=old, new="?")
 
 
 def _copy(notebook: NotebookNode) -> NotebookNode:
