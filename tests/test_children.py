@@ -35,6 +35,16 @@ HOW = {
         "    os._exit(0)\n"
         "os.waitpid(first, 0)"
     ),
+    "a double fork of which nothing is left to know it by": (
+        "import os, sys\n"
+        "first = os.fork()\n"
+        "if first == 0:\n"
+        "    os.setsid()\n"
+        "    if os.fork() == 0:\n"
+        "        os.execve(sys.executable, [sys.executable, '-c', {child!r}], {{}})\n"
+        "    os._exit(0)\n"
+        "os.waitpid(first, 0)"
+    ),
     "deaf to SIGTERM": (
         "import subprocess, sys; "
         "subprocess.Popen([sys.executable, '-c', 'import signal; signal.signal(15, signal.SIG_IGN); ' + {child!r}], "

@@ -87,6 +87,25 @@ def test_a_kernel_that_fills_the_container_is_ended_first(tmp_path: Path, limite
 
 
 @pytest.mark.slow
+def test_an_eater_that_left_the_kernel_is_ended_as_well(tmp_path: Path, limited: Limited) -> None:
+    """In a session and with an environment of its own it is still the run's, and the OOM killer has no work."""
+    start = (
+        "import subprocess, sys\n"
+        f"eater = subprocess.Popen([sys.executable, '-c', {EAT!r}], start_new_session=True, env={{}})\n"
+        "print('begun', flush=True)\neater.wait()"
+    )
+    source = notebooks.write(tmp_path / "n.ipynb", start)
+
+    ended = limited("run", source, "--output-dir", tmp_path / "out", "--no-html")
+
+    assert ended.code == 5, ended.err
+    record = cli.metrics(tmp_path / "out", "n")
+    assert "the memory guard ended the kernel in cell 1" in record["reason"]
+    assert record["host"]["oom_kills"] == 0
+    assert record["release"]["swept"] == []  # it was gone before the sweep
+
+
+@pytest.mark.slow
 def test_a_kernel_that_reads_a_large_file_again_and_again_is_left_alone(tmp_path: Path, limited: Limited) -> None:
     """File cache fills the container to its limit, and that is nothing to act on."""
     large = tmp_path / "large"

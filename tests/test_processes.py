@@ -56,6 +56,8 @@ for name in sys.argv[1:]:
         pids[name] = child.pid
     elif name == "daemon":
         pids[name] = daemon(dict(os.environ))
+    elif name == "orphan":
+        pids[name] = daemon({})
     elif name == "untagged":
         pids[name] = subprocess.Popen(sleep, env={"PATH": os.environ["PATH"]}).pid
     elif name == "apart":
@@ -109,9 +111,9 @@ def subreaper():
     ctypes.CDLL(None).prctl(36, 0, 0, 0, 0)
 
 
-def start_kernel(started, *children: str) -> tuple[subprocess.Popen, dict[str, int], Family]:
+def start_kernel(started, *children: str, adopts=False) -> tuple[subprocess.Popen, dict[str, int], Family]:
     tag = f"run-{os.urandom(8).hex()}"
-    family = Family(tag)
+    family = Family(tag, adopts=adopts)
     kernel = started([sys.executable, "-c", KERNEL, *children], tag, start_new_session=True)
     family.watch(kernel.pid)
     pids = eval(kernel.stdout.readline())  # our own text
@@ -182,6 +184,60 @@ def test_a_descendant_that_was_never_seen_is_known_by_its_session(started):
     kernel.kill()
     wait_for(lambda: not alive(kernel.pid))
     assert pids["untagged"] in {process.pid for process in family.sweep(10, 10)}
+
+
+def test_an_orphan_of_which_nothing_is_known_is_known_by_being_adopted(started, subreaper):
+    """No tag, a session of its own, never seen beside its parent: it came to us, so it was the kernel's."""
+    kernel, pids, family = start_kernel(started, "orphan", adopts=True)
+    own = started(SLEEP)
+    wait_for(lambda: procfs.read_stat(pids["orphan"]).parent == os.getpid())
+    kernel.kill()
+    assert pids["orphan"] in {process.pid for process in family.sweep(10, 10)}
+    assert not alive(pids["orphan"])
+    assert own.poll() is None
+
+
+ADOPTS = """
+import os, subprocess, sys
+from runner.machine.processes import adopt_orphans
+if "child" in sys.argv:
+    child = subprocess.Popen(["cat"], stdin=subprocess.PIPE)
+print(adopt_orphans())
+"""
+
+
+@pytest.mark.parametrize(("arguments", "adopts"), [([], True), (["child"], False)])
+def test_orphans_are_ours_only_where_nobody_else_leaves_any(arguments, adopts):
+    """A child that was there before the run may have descendants of its own."""
+    done = subprocess.run([sys.executable, "-c", ADOPTS, *arguments], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == str(adopts)
+
+
+def test_a_child_of_any_thread_is_a_child(started):
+    """A kernel starts its children where it runs its cells, which need not be the main thread."""
+    script = (
+        "import subprocess, sys, threading, time\n"
+        "sleep = [sys.executable, '-c', 'import time; time.sleep(600)']\n"
+        "def work():\n"
+        "    print(subprocess.Popen(sleep).pid, flush=True)\n"
+        "    time.sleep(600)\n"
+        "threading.Thread(target=work).start()"
+    )
+    assert not procfs.has_children(started(SLEEP).pid)
+    kernel = started([sys.executable, "-c", script])
+    child = int(kernel.stdout.readline())
+    started.identities.append(procfs.read_stat(child).identity)
+    assert procfs.has_children(kernel.pid)
+
+
+def test_all_of_a_run_can_be_killed_at_once(started):
+    """The kernel, a child in a session of its own, and one that is deaf to SIGTERM; nobody else."""
+    kernel, pids, family = start_kernel(started, "session", "stubborn")
+    own = started(SLEEP)
+    assert family.kill() == 3
+    wait_for(lambda: not any(map(alive, [kernel.pid, *pids.values()])))
+    assert own.poll() is None
+    assert kernel.wait(timeout=PATIENCE_SECONDS) == -signal.SIGKILL
 
 
 def test_nobody_else_is_touched(started):

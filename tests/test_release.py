@@ -13,6 +13,7 @@ from runner.machine.device import Memory
 from runner.machine.nvml import DriverProblem
 from runner.machine.release import TOLERANCE_BYTES, prove, read_baseline
 from runner.records import GpuProcess, Process
+from runner.units import format_seconds
 
 GPU = "GPU-00000000-0000-4000-8000-00000000000a"
 GB = 10**9
@@ -60,6 +61,17 @@ def test_memory_that_stays_is_not_released():
         assert part in record.reason
     hidden = look([FakeGpu("GPU-x", 9 * GB)], {"GPU-x": GB}, deadline_seconds=0)
     assert "not visible from here" in hidden.reason
+
+
+def test_the_reason_names_the_time_that_was_waited():
+    """The deadline counts from the first look, and a signal may leave less time than that."""
+    record = prove([FakeGpu("a", GB)], {"a": 0}, deadline_seconds=0.3)
+    assert record.seconds >= 0.3
+    assert f"not back after {format_seconds(record.seconds)}: a has" in record.reason
+    left = iter([9, 9, 0])
+    hurried = look([FakeGpu("a", GB)], {"a": 0}, seconds_left=lambda: next(left))
+    assert hurried.released is False
+    assert next(left, "asked at each look") == "asked at each look"
 
 
 @pytest.mark.parametrize(

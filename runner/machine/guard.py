@@ -75,7 +75,7 @@ def must_act(unreclaimable_bytes: int, ahead_bytes: float, limit_bytes: int, fra
 
 
 class MemoryGuard:
-    """A thread that looks 20 times a second, less often far from the limit, and calls back once.
+    """A thread that looks 20 times a second, less often far from the limit, and calls back when it must.
 
     Parameters
     ----------
@@ -84,8 +84,9 @@ class MemoryGuard:
     fraction
         Share of the limit at which to act; 0 is off.
     on_breach
-        Called once, in the guard's thread, with the bytes that could not be reclaimed. It
-        kills the kernel and must not wait for anything.
+        Called in the guard's thread with the bytes that could not be reclaimed, and again at each
+        look for as long as they stay above the fraction. It kills what the run has started and must
+        not wait for anything.
     interval
         Seconds between two looks.
     """
@@ -156,9 +157,10 @@ class MemoryGuard:
                     return
                 self._peak = max(size, self._peak or 0)
                 self._trend.add(now, size)
-                if must_act(size, self._trend.ahead_bytes(AHEAD_SECONDS), limit, self._fraction):
+                # Once it has acted only the size counts: what was growing is gone or going.
+                ahead = self._trend.ahead_bytes(AHEAD_SECONDS) if self._acted_at is None else 0.0
+                if must_act(size, ahead, limit, self._fraction):
                     self._act(size)
-                    return
             self._cpu_seconds = time.thread_time()
             pause = min(max(1.0, room / FASTEST_BYTES_PER_SECOND / self._interval), _SLOWEST)
             self._stop.wait(self._interval * pause)
@@ -169,7 +171,7 @@ class MemoryGuard:
         return 0.0 if used is None else max(0.0, min(QUIET, self._fraction) * limit - used)
 
     def _act(self, size: int) -> None:
-        self._acted_at = size
+        self._acted_at = self._acted_at or size
         self._cpu_seconds = time.thread_time()
         try:
             self._on_breach(size)

@@ -29,7 +29,9 @@ __all__ = [
     "Family",
     "Identity",
     "Use",
+    "adopt_orphans",
     "become_subreaper",
+    "end_with_parent",
     "tree",
     "tree_cpu_seconds",
     "tree_rss_bytes",
@@ -38,6 +40,7 @@ __all__ = [
 RUN_TAG = "RUNNER_RUN_TAG"
 """Environment variable of the kernel by which its descendants are known, whoever adopted them."""
 
+_PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _ENVIRON_BYTES = 4 << 20
 
@@ -57,8 +60,28 @@ def become_subreaper() -> bool:
     -------
     False where the system refuses; the run tag then finds them still.
     """
+    return _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def adopt_orphans() -> bool:
+    """Become a subreaper, and tell whether whoever is orphaned to us from now on comes from a kernel of ours.
+
+    Not so as the first process of a container, to which the orphans of all others go (those of a
+    `docker exec` too), and not with children that were here before us (`server & exec runner ...`),
+    which may leave orphans of their own.
+    """
+    first = os.getpid() == 1 or procfs.has_children(os.getpid())
+    return become_subreaper() and not first
+
+
+def end_with_parent() -> None:
+    """Have the system send us SIGTERM when the thread that forked us ends; call it between fork and exec."""
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def _prctl(option: int, value: int) -> bool:
     try:
-        return ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0  # type: ignore[no-any-return]
+        return ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0) == 0  # type: ignore[no-any-return]
     except (OSError, AttributeError):
         return False
 
@@ -66,22 +89,28 @@ def become_subreaper() -> bool:
 class Family:
     """All processes that come from one kernel, also those that left its tree.
 
-    A process belongs if its parent does, if it is in a session that a member opened, or if its
-    environment carries the run's tag; it is judged once, when it is first seen. Never members:
-    this process, its parents, the leaders of its group and session, whatever is older than the
-    run.
+    A process belongs if its parent does, if it is in a session that a member opened, if its
+    environment carries the run's tag, or if it was orphaned to us; it is judged once, when it is
+    first seen. Never members: this process, its parents, the leaders of its group and session,
+    whatever is older than the run.
 
     Parameters
     ----------
     tag
         Value of `RUN_TAG` in the kernel's environment; one run has it and no other.
+    adopts
+        Orphans that come to us are the kernel's descendants, see `adopt_orphans`. They are told from
+        processes that we start ourselves by their session: the kernel is started in one of its own,
+        nothing else is, and nobody can join ours.
     """
 
-    def __init__(self, tag: str) -> None:
+    def __init__(self, tag: str, *, adopts: bool = False) -> None:
         self._needle = f"\0{RUN_TAG}={tag}\0".encode()
         self._lock = threading.RLock()
         self._oldest = int(time.clock_gettime(time.CLOCK_BOOTTIME) * procfs.TICKS_PER_SECOND)
         self._protected = _protected()
+        self._adopts = adopts
+        self._session = os.getsid(0)
         self._kernels: set[int] = set()
         self._members: dict[int, procfs.Stat] = {}
         self._sessions: dict[int, int] = {}
@@ -111,7 +140,7 @@ class Family:
             present = procfs.pids()
             self._update_members()
             self._strangers &= present
-            self._judge(present - self._strangers - self._members.keys())
+            self._judge(present - self._strangers - self._members.keys(), present)
             inhabited = {stat.session for stat in self._members.values()}
             self._sessions = {key: value for key, value in self._sessions.items() if key in inhabited}
             alive = [stat for stat in self._members.values() if not stat.dead]
@@ -165,6 +194,13 @@ class Family:
             found.setdefault(identity, self._describe(identity))
         return tuple(_outcome(process, ended_by.get(key), key in left) for key, process in found.items())
 
+    def kill(self) -> int:
+        """Kill all members now, without a wait, and return how many there were.
+
+        What they forked meanwhile is seen by the next call.
+        """
+        return sum(_send(identity, signal.SIGKILL) for identity in self.survivors())
+
     def _living(self) -> tuple[Identity, ...]:
         with self._lock:
             self.observe()
@@ -188,8 +224,11 @@ class Family:
             if old.parent not in self._members:  # else that parent's waited time has it
                 self._ended_ticks += old.own_ticks + old.waited_ticks
 
-    def _judge(self, pids: set[int]) -> None:
-        """Make each of these a member or a stranger; a parent may come after its child."""
+    def _judge(self, pids: set[int], present: set[int]) -> None:
+        """Make each of these a member or a stranger; a parent may come after its child.
+
+        Whose parent ended between our looks is about to have another one, and is judged by that.
+        """
         open_cases = [stat for stat in map(procfs.read_stat, pids) if stat]
         joined = True
         while joined:
@@ -199,15 +238,18 @@ class Family:
                     self._add(stat)
                     open_cases.remove(stat)
                     joined = True
-        self._strangers.update(stat.pid for stat in open_cases)
+        self._strangers.update(stat.pid for stat in open_cases if stat.parent == 0 or stat.parent in present)
 
     def _belongs(self, stat: procfs.Stat) -> bool:
         if stat.started < self._oldest or stat.pid in self._protected:
             return False
-        if stat.parent in self._members or self._in_our_session(stat):
+        if stat.parent in self._members or self._in_our_session(stat) or self._was_adopted(stat):
             return True
         environment = b"\0" + procfs.content_of(f"/proc/{stat.pid}/environ", _ENVIRON_BYTES)
         return self._needle in environment
+
+    def _was_adopted(self, stat: procfs.Stat) -> bool:
+        return self._adopts and stat.parent == os.getpid() and stat.session != self._session
 
     def _in_our_session(self, stat: procfs.Stat) -> bool:
         """Tell whether a member opened the process's session, and not a later process of that pid."""

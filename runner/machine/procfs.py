@@ -103,6 +103,11 @@ def tree_cpu_seconds(identities: Iterable[Identity]) -> float:
     )
 
 
+def has_children(pid: int) -> bool:
+    """Tell whether a process has living children, whichever of its threads started them."""
+    return any(stat.parent == pid and not stat.dead for stat in map(read_stat, pids()) if stat)
+
+
 def pids() -> set[int]:
     """Return the pids there are now."""
     return {int(name) for name in os.listdir("/proc") if name.isdigit()}  # noqa: PTH208  (a third of the time)

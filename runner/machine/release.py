@@ -8,6 +8,7 @@ started; only the end of the process does that, and the driver takes a moment fo
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
@@ -46,6 +47,7 @@ def prove(
     baseline: Mapping[str, int | None],
     *,
     deadline_seconds: float,
+    seconds_left: Callable[[], float] = lambda: math.inf,
     tolerance_bytes: int = TOLERANCE_BYTES,
     swept: tuple[Process, ...] = (),
     sleep: Callable[[float], None] = time.sleep,
@@ -60,6 +62,8 @@ def prove(
         Memory in use before the kernel started, from `read_baseline`.
     deadline_seconds
         How long the driver may take to give the memory back.
+    seconds_left
+        How much time there is in all, asked at each look: it may become less meanwhile.
     tolerance_bytes
         What may be in use beyond the baseline.
     swept
@@ -78,7 +82,7 @@ def prove(
     while True:
         now |= {gpu.uuid: _used(gpu) for gpu in held}
         held = [gpu for gpu in held if _excess_bytes(baseline.get(gpu.uuid), now[gpu.uuid]) > tolerance_bytes]
-        left = deadline_seconds - (time.monotonic() - started)
+        left = min(deadline_seconds - (time.monotonic() - started), seconds_left())
         if not held or left <= 0:
             break
         sleep(min(left, _POLL_SECONDS))

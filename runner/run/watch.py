@@ -8,7 +8,6 @@ what the kernel left behind and proves that its GPUs are free again.
 from __future__ import annotations
 
 import dataclasses
-import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -64,8 +63,7 @@ class Watch:
         self._readings: dict[str, Any] = {}
         self.container = Container()
         self._kills_before = self.container.oom_kills()
-        self._subreaper = processes.become_subreaper()
-        self.family = Family(self.tag)
+        self.family = Family(self.tag, adopts=processes.adopt_orphans())
         self.sampler = Sampler(
             path=samples,
             started_monotonic=started_monotonic,
@@ -123,14 +121,7 @@ class Watch:
         """
         swept = self.family.sweep(3.0, 2.0) if cleanup else tuple(self._left_alone())
         gpus = self.gpus if self.held else ()
-        started = time.monotonic()
-        while True:
-            elapsed = time.monotonic() - started
-            release = prove(gpus, self.baseline, deadline_seconds=0.5, swept=swept)
-            if release.seconds is not None:
-                release = dataclasses.replace(release, seconds=round(elapsed + release.seconds, 6))
-            if release.released is not False or elapsed > min(RELEASE_SECONDS, seconds_left()):
-                break
+        release = prove(gpus, self.baseline, deadline_seconds=RELEASE_SECONDS, seconds_left=seconds_left, swept=swept)
         if self.gpus and not self.held:
             reason = "no GPU was asked for, so others may use them too: nothing to prove"
             release = dataclasses.replace(release, released=None, reason=reason)
