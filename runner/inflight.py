@@ -16,7 +16,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -60,7 +60,9 @@ def read(path: Path) -> Running | None:
         return None
 
 
-def alive(paths: Sequence[Path], seconds: float = DEAD_AFTER_SECONDS) -> dict[Path, bool]:
+def alive(
+    paths: Sequence[Path], seconds: float = DEAD_AFTER_SECONDS, *, sleep: Callable[[float], None] = time.sleep
+) -> dict[Path, bool]:
     """Tell for each file whether its writer lives, watching all of them together.
 
     A file that vanishes or changes hands meanwhile counts as alive: somebody acted.
@@ -69,6 +71,8 @@ def alive(paths: Sequence[Path], seconds: float = DEAD_AFTER_SECONDS) -> dict[Pa
     ----------
     seconds
         How long an unchanged counter is watched before it is called dead.
+    sleep
+        Waits between two looks; whatever it raises ends the watch.
     """
     first = {path: _state(path) for path in paths}
     verdict: dict[Path, bool] = {}
@@ -78,7 +82,7 @@ def alive(paths: Sequence[Path], seconds: float = DEAD_AFTER_SECONDS) -> dict[Pa
             verdict[path] = known
     deadline = time.monotonic() + seconds
     while len(verdict) < len(first) and time.monotonic() < deadline:
-        time.sleep(0.2)
+        sleep(0.2)
         for path, state in first.items():
             if path not in verdict and _state(path) != state:
                 verdict[path] = True
@@ -94,6 +98,8 @@ class Claim:
         The output folder; it is made when missing.
     running
         What to write about this run.
+    sleep
+        Waits while a file of another machine is watched; whatever it raises ends the watch.
 
     Raises
     ------
@@ -103,17 +109,33 @@ class Claim:
         The folder cannot be written.
     """
 
-    def __init__(self, folder: Path, running: Running, *, watch_seconds: float = DEAD_AFTER_SECONDS) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        running: Running,
+        *,
+        watch_seconds: float = DEAD_AFTER_SECONDS,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
         self.path = folder / f"{running.notebook}.running"
         self._running = dataclasses.replace(running, namespace=_namespace(), pid_started=_pid_started(running.pid))
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
         self.took_over: Running | None = None
-        self._take(watch_seconds)
+        self._left_behind = False
+        self._take(watch_seconds, sleep)
 
     @classmethod
-    def of(cls, folder: Path, notebook: str, run_id: str, plan: str | None = None) -> Self:
+    def of(
+        cls,
+        folder: Path,
+        notebook: str,
+        run_id: str,
+        plan: str | None = None,
+        *,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> Self:
         """Claim a name for this process."""
         running = Running(
             notebook=notebook,
@@ -123,12 +145,12 @@ class Claim:
             started_at=utc_now(),
             plan=plan,
         )
-        return cls(folder, running)
+        return cls(folder, running, sleep=sleep)
 
-    def _take(self, watch_seconds: float) -> None:
+    def _take(self, watch_seconds: float, sleep: Callable[[float], None]) -> None:
         if not self._create():
             holder, dead = read(self.path), _state(self.path)
-            if alive([self.path], watch_seconds)[self.path]:
+            if alive([self.path], watch_seconds, sleep=sleep)[self.path]:
                 raise _already(self.path, holder)
             if not self._bury(dead) or not self._create():
                 raise _already(self.path, read(self.path))
@@ -157,12 +179,17 @@ class Claim:
         return buried
 
     def _create(self) -> bool:
+        opened = False
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("x") as stream:
+                opened = True
                 stream.write(self._text())
         except OSError as error:
-            if isinstance(error, FileExistsError) and self.path.parent.is_dir():
+            if opened:  # a full disk: an empty file would pass for a run of another machine
+                with contextlib.suppress(OSError):
+                    self.path.unlink()
+            elif isinstance(error, FileExistsError) and self.path.parent.is_dir():
                 return False
             raise RecordError(
                 f"cannot write {self.path}: {error.strerror or error}",
@@ -190,11 +217,15 @@ class Claim:
             except RecordError as error:
                 log.warning("heartbeat", reason=str(error))
 
+    def leave_behind(self) -> None:
+        """Let the file outlive the run, which ends without a record: a report then finds it lost."""
+        self._left_behind = True
+
     def release(self) -> None:
         """Give the name back."""
         self._stop.set()
         self._thread.join(timeout=BEAT_SECONDS)
-        if self._ours():
+        if self._ours() and not self._left_behind:
             self.path.unlink(missing_ok=True)
 
     def _ours(self) -> bool:

@@ -16,6 +16,7 @@ from enum import StrEnum
 from types import FrameType
 
 from runner import log
+from runner.errors import RunnerError
 
 _LOOK_SECONDS = 0.1
 
@@ -28,6 +29,17 @@ class StopKind(StrEnum):
     MEMORY_GUARD = "memory-guard"
     SIGTERM = "SIGTERM"
     SIGINT = "SIGINT"
+    SIGHUP = "SIGHUP"
+
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+"""What others end us by: an orchestrator, a person at the keyboard, a terminal that was closed."""
+_BY_SIGNAL = frozenset(StopKind(number.name) for number in SIGNALS)
+
+
+def exit_code(number: int) -> int:
+    """Return the exit code after one of `SIGNALS`; a closed terminal ends us as SIGTERM does."""
+    return 128 + (signal.SIGINT if number == signal.SIGINT else signal.SIGTERM)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,15 +53,21 @@ class Stop:
     @property
     def by_signal(self) -> bool:
         """Whether somebody outside asked, so that the time left is short."""
-        return self.kind in {StopKind.SIGTERM, StopKind.SIGINT}
+        return self.kind in _BY_SIGNAL
+
+    @property
+    def exit_code(self) -> int:
+        """Exit code of a run that ends by this signal."""
+        return exit_code(signal.SIGINT if self.kind is StopKind.SIGINT else signal.SIGTERM)
 
 
-class StoppedError(Exception):
+class StoppedError(RunnerError):
     """The run was asked to end before or between its stages."""
 
     def __init__(self, stop: Stop) -> None:
         super().__init__(stop.detail)
         self.stop = stop
+        self.exit_code = stop.exit_code
 
 
 class Stopper:
@@ -102,7 +120,7 @@ class Stopper:
 
     @contextmanager
     def on_signals(self) -> Iterator[None]:
-        """Turn SIGTERM and SIGINT into requests for the length of the block."""
+        """Turn `SIGNALS` into requests for the length of the block."""
 
         def handle(number: int, _frame: FrameType | None) -> None:
             name = signal.Signals(number).name
@@ -110,9 +128,17 @@ class Stopper:
                 log.warning("signal", name=name, action="saving and ending")
             self.request(StopKind(name), f"received {name}")
 
-        previous = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
-        try:
+        with handling(handle):
             yield
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
+
+
+@contextmanager
+def handling(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """Have `SIGNALS` handled for the length of the block; a hang-up that `nohup` has us ignore stays ignored."""
+    ours = [n for n in SIGNALS if n is not signal.SIGHUP or signal.getsignal(n) is not signal.SIG_IGN]
+    previous = {number: signal.signal(number, handler) for number in ours}
+    try:
+        yield
+    finally:
+        for number, before in previous.items():
+            signal.signal(number, before)

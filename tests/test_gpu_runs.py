@@ -10,6 +10,8 @@ import pytest
 from simdriver import Device, Slice, hold_source
 from support import cli, notebooks
 
+from runner.units import format_seconds
+
 FIRST = "GPU-00000000-0000-4000-8000-00000000000a"
 SECOND = "GPU-00000000-0000-4000-8000-00000000000b"
 GB = 10**9
@@ -84,6 +86,31 @@ def test_a_refused_optional_notebook_is_skipped(run, simulated_driver):
     assert "too small" in record["reason"]
 
 
+def test_a_run_waits_for_memory_that_others_free(tmp_path, simulated_driver):
+    """With --wait the notebook starts when there is room, and the record says how long that took."""
+    simulated_driver.write(Device(uuid=FIRST, used_bytes=79 * GB))
+    source, out = notebooks.write(tmp_path / "n.ipynb", "print('at last')"), tmp_path / "out"
+    options = ["--output-dir", out, "--no-html", "--min-gpu-memory-gb", "40", "--wait", "10m"]
+    process = cli.start("run", source, *options, env=simulated_driver.env)
+    cli.until(lambda: (out / "n.log").exists() and "gate-waits" in (out / "n.log").read_text(), "the wait")
+    simulated_driver.write(Device(uuid=FIRST))
+    _, err = process.communicate(timeout=cli.PATIENCE)
+    assert process.returncode == 0, err
+    record = cli.metrics(out, "n")
+    assert record["status"] == "succeeded"
+    assert record["gate"]["waited_seconds"] > 0
+    assert record["gate"]["chosen"] == [FIRST]
+
+
+def test_a_run_does_not_wait_for_a_gpu_that_is_too_small(run, simulated_driver):
+    """No waiting makes it larger."""
+    simulated_driver.write(Device(uuid=FIRST, total_bytes=16 * GB))
+    code, record, _ = run("1", options=("--min-gpu-memory-gb", "40", "--wait", "10m"))
+    assert (code, record["status"]) == (3, "refused")
+    assert record["gate"]["waited_seconds"] == 0
+    assert "too small" in record["reason"]
+
+
 def test_the_kernel_sees_exactly_the_chosen_gpu(run, simulated_driver):
     """The first GPU is full, so the notebook gets the second, by UUID and in the order of the bus."""
     simulated_driver.write(Device(uuid=FIRST, used_bytes=79 * GB), Device(uuid=SECOND, pci="0:5b:0"))
@@ -131,6 +158,8 @@ def test_memory_that_stays_is_told(run, simulated_driver, options, code, status)
     ended, record, _ = run(hold_source(FIRST, 5 * GB, pid="0"), options=("--min-gpus", "1", *options))
     assert (ended, record["status"], record["release"]["released"]) == (code, status, False)
     assert "5.0 GB in use" in record["release"]["reason"]
+    assert record["release"]["seconds"] >= 30
+    assert f"not back after {format_seconds(record['release']['seconds'])}: " in record["release"]["reason"]
     assert record["release"]["after_bytes"] == {FIRST: 5 * GB}
 
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import os
 import subprocess
@@ -159,8 +160,8 @@ def test_who_comes_second_to_a_dead_run_does_not_bury_the_living(
     foreign(tmp_path / "n.running")
     faster: list[Claim] = []
 
-    def slowly(paths, seconds) -> dict[Path, bool]:
-        verdict = alive(paths, seconds)
+    def slowly(paths, seconds, **more) -> dict[Path, bool]:
+        verdict = alive(paths, seconds, **more)
         monkeypatch.setattr(inflight, "alive", alive)
         faster.append(claim(tmp_path, "faster"))
         return verdict
@@ -247,6 +248,40 @@ def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
         claim(tmp_path / "file")
     assert f"uid {os.getuid()}" in caught.value.hint
     assert "fsGroup" in caught.value.hint
+
+
+def test_a_full_disk_leaves_no_claim(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty file would pass for a run of another machine, and the next run would watch it."""
+
+    def full(_self) -> str:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Claim, "_text", full)
+    with pytest.raises(RecordError, match="No space left"):
+        claim(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_claim_that_is_left_behind_tells_of_its_run(tmp_path: Path) -> None:
+    """A run that ends without a record leaves the file, and the next one takes it over."""
+    with claim(tmp_path, "first") as first:
+        first.leave_behind()
+    found = read(first.path)
+    assert found is not None
+    assert found.run_id == "first"
+
+
+def test_the_watch_of_another_machine_can_be_broken_off(tmp_path: Path) -> None:
+    """Whatever the wait raises goes through, and the file stays as it is."""
+    path = foreign(tmp_path / "n.running")
+    before = path.read_bytes()
+
+    def stopped(_seconds: float) -> None:
+        raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        Claim.of(tmp_path, "n", "ours", sleep=stopped)
+    assert path.read_bytes() == before
 
 
 def test_each_of_many_files_is_judged_for_itself(tmp_path: Path) -> None:

@@ -3,13 +3,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
 import pytest
 
+from runner.inflight import Running
 from runner.records import Status
-from runner.run.needs import Ended, ended, passed, reason_to_skip
+from runner.run.needs import Ended, ended, lost, passed, reason_to_skip
 
 THIS, OTHER = "run-2", "run-1"
 
@@ -108,3 +110,26 @@ def test_ends_are_read_from_metrics_and_rubbish_is_no_result(tmp_path: Path) -> 
     found = ended(tmp_path, [*contents, "folder", "missing"])
 
     assert found == {"good": Ended(Status.FAILED, THIS, optional=True)}
+
+
+def test_a_run_whose_process_is_gone_is_lost(tmp_path: Path) -> None:
+    """Only one of this run, and only when its heartbeat stands still; one that lives has not failed yet."""
+    files = {"gone": THIS, "lives": THIS, "old": OTHER}
+    for name, run_id in files.items():
+        running = Running(notebook=name, run_id=run_id, pid=1, host="node-7", started_at="2026-01-01T00:00:00Z")
+        (tmp_path / f"{name}.running").write_text(json.dumps(dataclasses.asdict(running)))
+    (tmp_path / "rubbish.running").write_text("{")
+    beats = iter(range(10**6))
+
+    def sleep(_seconds: float) -> None:
+        (tmp_path / "lives.running").write_text(json.dumps({**dataclasses.asdict(running), "beat": next(beats)}))
+
+    found = lost(tmp_path, [*files, "rubbish", "missing"], THIS, sleep=sleep)
+
+    assert found == {"gone": Ended(Status.LOST, THIS)}
+
+
+def test_a_run_stops_after_one_that_was_lost() -> None:
+    """It did not succeed, though it left no record."""
+    results = {"02": Ended(Status.LOST, THIS)}
+    assert reason(results, needs=[], continue_on_failure=False) == "the run stopped after 02 ended lost"

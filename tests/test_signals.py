@@ -7,12 +7,15 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
-from simdriver import Device
+from simdriver import Device, hold_source
 from support import cli, notebooks
+
+from runner.units import format_seconds
 
 SLOW = "print('begun', flush=True)\nimport time\ntime.sleep(300)"
 
@@ -27,7 +30,7 @@ def begin(tmp_path: Path, *cells: str, options: tuple[str, ...] = ()) -> subproc
     return process
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 143)])
 def test_a_signal_saves_everything_and_ends_with_its_code(tmp_path: Path, number: int, code: int) -> None:
     """Notebook, metrics and HTML are there, the running cell is interrupted, no process is left."""
     process = begin(tmp_path, "print('first')", SLOW)
@@ -135,3 +138,161 @@ def test_a_signal_while_children_are_swept_finds_the_record_written(tmp_path: Pa
     record = cli.metrics(tmp_path / "out", "n")
     assert record["status"] == "succeeded"
     assert [found["ended_by"] for found in record["release"]["swept"]] == ["SIGKILL"]
+
+
+def test_a_signal_while_another_notebook_makes_the_files_is_recorded(tmp_path: Path) -> None:
+    """The lock of shared products may be held for hours; nobody waits for it with a signal at hand."""
+    entries = [{"name": name, "path": f"{name}.ipynb", "products": ["made.txt"]} for name in ("m", "n")]
+    plan = {"version": 1, "name": "p", "notebooks": entries}
+    for name in ("m", "n"):
+        notebooks.write(tmp_path / f"{name}.ipynb", "open('made.txt', 'w').close()")
+    (tmp_path / "plan.yaml").write_text(json.dumps(plan))
+    hold = cli.start(script=HOLD_PRODUCTS.format(folder=str(tmp_path)))
+    try:
+        assert hold.stdout is not None
+        assert hold.stdout.readline() == "held\n"
+        process = cli.start("run", "n", "--plan", tmp_path / "plan.yaml", "--output-dir", tmp_path / "out")
+        log = tmp_path / "out" / "n.log"
+        cli.until(lambda: log.exists() and "waits nb=n" in log.read_text(), "the wait for the lock")
+        process.terminate()
+        process.communicate(timeout=cli.PATIENCE)
+    finally:
+        hold.kill()
+        hold.communicate()
+
+    assert process.returncode == 143
+    record = cli.metrics(tmp_path / "out", "n")
+    assert record["reason"] == "received SIGTERM before the notebook started"
+    assert not (tmp_path / "made.txt").exists()
+
+
+HOLD_PRODUCTS = """
+import pathlib, time
+from runner.notebook.products import exclusive
+with exclusive(["made.txt"], checkout=pathlib.Path({folder!r}), warm=False, name="other"):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_a_signal_while_a_dead_run_is_watched_leaves_everything_as_it_is(tmp_path: Path) -> None:
+    """The name is not ours yet: nothing is written, and the exit code is that of the signal."""
+    out = tmp_path / "out"
+    out.mkdir()
+    theirs = {"notebook": "n", "run_id": "r", "pid": 1, "host": "node-7", "started_at": "2026-01-01T00:00:00Z"}
+    (out / "n.running").write_text(json.dumps(theirs))
+    source = notebooks.write(tmp_path / "n.ipynb", "1")
+    process = cli.start(*("run", source, "--output-dir", out), script=WATCHING)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "watching\n"
+    process.terminate()
+    _, err = process.communicate(timeout=cli.PATIENCE)
+
+    assert process.returncode == 143, err
+    assert "received SIGTERM" in err
+    assert "Traceback" not in err
+    assert [path.name for path in out.iterdir()] == ["n.running"]
+    assert json.loads((out / "n.running").read_text()) == theirs
+
+
+WATCHING = """
+from runner import inflight
+real = inflight.alive
+def alive(paths, seconds, *, sleep):
+    print("watching", flush=True)
+    return real(paths, 600, sleep=sleep)
+inflight.alive = alive
+from runner.cli import main
+main()
+"""
+
+
+def test_a_signal_while_the_kernel_starts_is_recorded(tmp_path: Path) -> None:
+    """A kernel that never answers is not waited for."""
+    spec = tmp_path / "jupyter" / "kernels" / "mute"
+    spec.mkdir(parents=True)
+    begun = tmp_path / "begun"
+    script = f"import pathlib, time; pathlib.Path({str(begun)!r}).touch(); time.sleep(600)"
+    argv = [sys.executable, "-c", script, "{connection_file}"]
+    (spec / "kernel.json").write_text(json.dumps({"argv": argv, "display_name": "mute", "language": "python"}))
+    source = notebooks.write(tmp_path / "n.ipynb", "1", kernel="mute")
+    env = {"JUPYTER_PATH": str(tmp_path / "jupyter")}
+    process = cli.start("run", source, "--output-dir", tmp_path / "out", "--no-html", env=env)
+    cli.until(begun.exists, "the kernel's process")
+    process.terminate()
+    _, err = process.communicate(timeout=cli.PATIENCE)
+
+    assert process.returncode == 143, err
+    record = cli.metrics(tmp_path / "out", "n")
+    assert (record["status"], record["reason"]) == ("terminated", "received SIGTERM")
+    assert [cell["status"] for cell in record["cells"]] == ["not-run"]
+
+
+ENDLESS = """
+import pathlib, time
+from runner.notebook import convert
+from runner.run import lifecycle
+lifecycle.SIGNAL_HTML_SECONDS = 1.0
+def write_page(notebook, path, **_):
+    pathlib.Path(f"{path}.begun").touch()
+    time.sleep(600)
+convert.write_page = write_page
+from runner.cli import main
+main()
+"""
+
+
+@pytest.mark.parametrize(("cell", "status", "code"), [(SLOW, "terminated", 143), ("1", "succeeded", 0)])
+def test_after_a_signal_the_page_has_its_time_and_no_more(tmp_path: Path, cell: str, status: str, code: int) -> None:
+    """Notebook and metrics come first; a page that takes too long is missed with the reason."""
+    source = notebooks.write(tmp_path / "n.ipynb", cell)
+    out = tmp_path / "out"
+    process = cli.start("run", source, "--output-dir", out, script=ENDLESS)
+    if status == "terminated":
+        cli.until(lambda: (out / "n.log").exists() and "\nbegun" in (out / "n.log").read_text(), "the cell's print")
+        process.terminate()
+    cli.until((out / "n.html.begun").exists, "the conversion")
+    # The page is under way: what must not be lost is on the disk already.
+    assert cli.metrics(out, "n")["status"] == status
+    assert cli.executed(out, "n").metadata.runner.status == status
+    process.terminate()
+    _, err = process.communicate(timeout=cli.PATIENCE)
+
+    assert process.returncode == code, err
+    record = cli.metrics(out, "n")
+    assert record["status"] == status
+    assert record["outputs"]["html"] is None
+    assert "not done within 1 s after the signal" in record["outputs"]["unavailable"]["html"]
+
+
+def test_a_signal_while_the_release_is_proved_ends_the_wait(tmp_path: Path, simulated_driver) -> None:
+    """Memory that does not come back is told with what is known after the time that is left."""
+    uuid = "GPU-00000000-0000-4000-8000-00000000000a"
+    simulated_driver.write(Device(uuid=uuid))
+    source = notebooks.write(tmp_path / "n.ipynb", hold_source(uuid, 5 * 10**9, pid="0"))
+    options = ("--output-dir", tmp_path / "out", "--min-gpus", "1", "--no-html")
+    process = cli.start("run", source, *options, env=simulated_driver.env, script=PROVING)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "proving\n"
+    assert cli.metrics(tmp_path / "out", "n")["status"] == "succeeded"
+    process.terminate()
+    _, err = process.communicate(timeout=cli.PATIENCE)
+
+    assert process.returncode == 0, err
+    release = cli.metrics(tmp_path / "out", "n")["release"]
+    assert release["released"] is False
+    assert release["reason"].startswith(f"not back after {format_seconds(release['seconds'])}")
+
+
+PROVING = """
+from runner.run import lifecycle, watch
+lifecycle.SIGNAL_RECORD_SECONDS = 1.0
+watch.RELEASE_SECONDS = 600.0
+real = watch.prove
+def prove(*arguments, **more):
+    print("proving", flush=True)
+    return real(*arguments, **more)
+watch.prove = prove
+from runner.cli import main
+main()
+"""

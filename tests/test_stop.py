@@ -68,7 +68,7 @@ def test_waiting_ends_with_the_request() -> None:
         stopper.sleep(0)
 
 
-@pytest.mark.parametrize(("kind", "by_signal"), [(kind, kind in {"SIGTERM", "SIGINT"}) for kind in StopKind])
+@pytest.mark.parametrize(("kind", "by_signal"), [(kind, kind.startswith("SIG")) for kind in StopKind])
 def test_only_signals_leave_little_time(kind: StopKind, by_signal: bool) -> None:
     """A deadline of ours may take its time to save."""
     stopper = Stopper()
@@ -89,6 +89,33 @@ def test_signals_are_requests_for_the_length_of_the_block() -> None:
     assert stopper.stop is not None
     assert stopper.stop.detail == "received SIGTERM"
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 143)], ids=lambda x: str(int(x))
+)
+def test_each_signal_has_its_exit_code(number: signal.Signals, code: int) -> None:
+    """A closed terminal ends a run as SIGTERM does, with the code of a run that was told to end."""
+    stopper = Stopper()
+    with stopper.on_signals():
+        os.kill(os.getpid(), number)
+        with pytest.raises(StoppedError) as caught:
+            stopper.sleep(PATIENCE)
+    assert caught.value.exit_code == code
+    assert caught.value.stop.kind == number.name
+
+
+def test_a_hang_up_that_is_ignored_stays_ignored() -> None:
+    """A run under nohup outlives its terminal."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    stopper = Stopper()
+    try:
+        with stopper.on_signals():
+            os.kill(os.getpid(), signal.SIGHUP)
+            stopper.sleep(0.05)
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 INTERRUPTED_LOG = """

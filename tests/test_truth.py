@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -67,6 +68,11 @@ CASES = {
     "ignores-interrupts": Case(
         ("import time\nwhile True:\n    try:\n        time.sleep(60)\n    except KeyboardInterrupt:\n        pass", "2"),
         "timed-out", 4, (INTERRUPTED, NOT_RUN), 0, None, None, "the cell did not end within 1.0s", ("--cell-timeout", "1s"),
+    ),
+    "catches-the-interrupt": Case(
+        ("1", "import time\ntry:\n    time.sleep(60)\nexcept KeyboardInterrupt:\n    print('caught')", "2"),
+        "timed-out", 4, (OK, INTERRUPTED, NOT_RUN), 1, None, None, "the cell did not end within 1.0s in cell 2",
+        ("--cell-timeout", "1s"),
     ),
     "missing-module": Case(("import not_there",), "failed", 1, (FAILED,), 0, "missing-module", reason="not_there"),
     "missing-file": Case(("open('h5/not_there.h5ad')",), "failed", 1, (FAILED,), 0, "missing-file"),
@@ -195,3 +201,140 @@ def test_a_missing_notebook_is_broken_input(tmp_path: Path) -> None:
 
     assert ended.code == 9
     assert "does not exist" in cli.metrics(tmp_path, "nowhere")["reason"]
+
+
+BROKEN = """
+import sys
+from runner.run.execution import Execution
+def broken(self, *_, **__):
+    raise TypeError("a half of a nut")
+setattr(Execution, sys.argv.pop(1), broken)
+from runner.cli import main
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("stage", "cell", "status", "reason"),
+    [
+        ("prepare", "1", "lost", "TypeError: a half of a nut"),
+        ("release", "1", "lost", "TypeError: a half of a nut"),
+        ("release", "1 / 0", "failed", "ZeroDivisionError in cell 1"),
+        ("_judge", "1", "lost", "TypeError: a half of a nut"),
+    ],
+)
+def test_a_fault_of_ours_leaves_a_record(tmp_path: Path, stage: str, cell: str, status: str, reason: str) -> None:
+    """Exit 70; metrics, results and report say so, and an end that the notebook had before stays."""
+    source = notebooks.write(tmp_path / "n.ipynb", cell)
+
+    ended = cli.python(BROKEN, stage, "run", source, "--output-dir", tmp_path / "out", "--results-dir", tmp_path / "r")
+
+    assert ended.code == 70
+    assert "a fault of runner itself" in ended.err
+    record = cli.metrics(tmp_path / "out", "n")
+    assert (record["status"], record["exit_code"]) == (status, 70)
+    assert reason in record["reason"]
+    assert any("TypeError: a half of a nut" in warning for warning in record["warnings"])
+    assert "in broken" in (tmp_path / "out" / "n.log").read_text()
+    assert (tmp_path / "r" / "status").read_text() == status
+    assert not (tmp_path / "out" / "n.running").exists()
+    assert cli.runner("report", tmp_path / "out", "--fail-on-failure").code == 1
+    (told,) = json.loads((tmp_path / "out" / "reports" / "summary.json").read_text())["notebooks"]
+    assert (told["status"], told["reason"]) == (status, record["reason"])
+
+
+UNWRITABLE = """
+from runner.run.draft import Draft
+def metrics(self):
+    raise OverflowError("no such number")
+Draft.metrics = metrics
+from runner.cli import main
+main()
+"""
+
+
+def test_a_run_that_cannot_leave_any_record_is_lost(tmp_path: Path) -> None:
+    """Its claim stays, so that the report and the next run find it."""
+    source = notebooks.write(tmp_path / "n.ipynb", "1")
+
+    assert cli.python(UNWRITABLE, "run", source, "--output-dir", tmp_path / "out").code == 70
+
+    assert cli.runner("report", tmp_path / "out", "--fail-on-failure").code == 1
+    (told,) = json.loads((tmp_path / "out" / "reports" / "summary.json").read_text())["notebooks"]
+    assert told["status"] == "lost"
+    assert cli.runner("run", source, "--output-dir", tmp_path / "out").code == 0
+
+
+def test_files_that_a_cell_deletes_are_missed(tmp_path: Path) -> None:
+    """Log and samples are gone with their folder: the record says so instead of naming none."""
+    out = tmp_path / "out"
+    source = notebooks.write(tmp_path / "n.ipynb", f"import shutil; shutil.rmtree({str(out)!r})")
+
+    ended = cli.runner("run", source, "--output-dir", out, "--no-html")
+
+    assert ended.code == 0, ended.err
+    record = cli.metrics(out, "n")
+    assert (record["outputs"]["log"], record["outputs"]["samples"]) == (None, None)
+    assert "deleted" in record["outputs"]["unavailable"]["log"]
+    assert "deleted" in record["outputs"]["unavailable"]["samples"]
+    assert [warning.split()[0] for warning in record["warnings"]] == ["n.log", "n.samples.csv"]
+
+
+NO_SOCKETS = """
+import socket
+real = socket.socket.bind
+def bind(self, address):
+    if isinstance(address, str):
+        raise OSError(95, "Operation not supported")
+    return real(self, address)
+socket.socket.bind = bind
+from runner.cli import main
+main()
+"""
+
+
+def test_a_folder_without_sockets_leads_to_tcp_and_a_warning(tmp_path: Path) -> None:
+    """Some file systems have no sockets; the notebook runs all the same."""
+    source = notebooks.write(tmp_path / "n.ipynb", "print(6 * 7)")
+
+    ended = cli.python(NO_SOCKETS, "run", source, "--output-dir", tmp_path / "out", "--no-html")
+
+    assert ended.code == 0, ended.err
+    assert "kernel-transport level=warning transport=tcp" in ended.err
+    assert cli.metrics(tmp_path / "out", "n")["environment"]["transport"] == "tcp"
+    assert "42" in cli.text_of(cli.executed(tmp_path / "out", "n"))
+
+
+SHOW_PROXIES = (
+    "import os, urllib.request\n"
+    "print([os.environ.get(name) for name in ('no_proxy', 'NO_PROXY')])\n"
+    "print([bool(urllib.request.proxy_bypass(host)) for host in ('127.0.0.1', 'a.corp', 'example.org')])"
+)
+
+
+@pytest.mark.parametrize(
+    ("env", "exceptions", "bypassed"),
+    [
+        ({"http_proxy": "http://127.0.0.1:9"}, "127.0.0.1,localhost", [True, False, False]),
+        ({"HTTP_PROXY": "http://127.0.0.1:9"}, "127.0.0.1,localhost", [True, False, False]),
+        ({"ALL_PROXY": "http://127.0.0.1:9"}, "127.0.0.1,localhost", [True, False, False]),
+        ({"http_proxy": "http://127.0.0.1:9", "NO_PROXY": ".corp"}, ".corp,127.0.0.1,localhost", [True, True, False]),
+        (
+            {"https_proxy": "http://127.0.0.1:9", "no_proxy": "a.corp", "NO_PROXY": "b.corp,a.corp"},
+            "a.corp,b.corp,127.0.0.1,localhost",
+            [True, True, False],
+        ),
+        ({"http_proxy": "http://127.0.0.1:9", "no_proxy": "*"}, "*", [True, True, True]),
+        ({}, None, [False, False, False]),
+    ],
+)
+def test_a_proxy_stands_for_others_and_not_for_this_machine(
+    tmp_path: Path, env: dict[str, str], exceptions: str | None, bypassed: list[bool]
+) -> None:
+    """Exceptions that were there stay, whichever variable holds them, and this machine is one."""
+    source = notebooks.write(tmp_path / "n.ipynb", SHOW_PROXIES)
+
+    ended = cli.runner("run", source, "--output-dir", tmp_path / "out", "--no-html", env=env)
+
+    assert ended.code == 0, ended.err
+    assert f"{[exceptions] * 2}\n{bypassed}" in cli.text_of(cli.executed(tmp_path / "out", "n"))

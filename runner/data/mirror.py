@@ -18,13 +18,12 @@ from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from runner import log
+from runner import log, proxies
 from runner.data.locate import file_name, shown
 
 if TYPE_CHECKING:
     from runner.data.cache import Staged
 
-_LOCAL = ("127.0.0.1", "localhost")
 _RANGE = re.compile(r"bytes=(\d*)-(\d*)")
 _OFFLINE_HINT = "declare it under `datasets` in the plan and fetch it, or run without --offline"
 
@@ -49,7 +48,7 @@ class Mirror:
         self._offline = offline
         self._environment = os.environ if environment is None else environment
         self._token = secrets.token_urlsafe(16)
-        self._httpd = _Server((_LOCAL[0], 0), _Handler)
+        self._httpd = _Server((proxies.LOCAL[0], 0), _Handler)
         self._httpd.files = {self._path(item): item for item in self._staged}
         self._thread = threading.Thread(
             target=self._httpd.serve_forever, args=(0.1,), name="dataset-mirror", daemon=True
@@ -63,10 +62,7 @@ class Mirror:
     @property
     def env(self) -> dict[str, str]:
         """Return what the kernel's environment needs to reach the mirror, and offline nothing else."""
-        present = next((self._environment[name] for name in ("no_proxy", "NO_PROXY") if name in self._environment), "")
-        hosts = [host.strip() for host in present.split(",") if host.strip()]
-        exceptions = ",".join(_LOCAL if self._offline else dict.fromkeys([*hosts, *_LOCAL]))
-        variables = {"no_proxy": exceptions, "NO_PROXY": exceptions}
+        variables = proxies.exceptions({} if self._offline else self._environment, proxies.LOCAL)
         if self._offline:
             names = ("http_proxy", "https_proxy", "ftp_proxy", "all_proxy")
             variables |= {name: self._origin for lower in names for name in (lower, lower.upper())}
@@ -96,7 +92,7 @@ class Mirror:
 
     @property
     def _origin(self) -> str:
-        return f"http://{_LOCAL[0]}:{self._httpd.server_address[1]}"
+        return f"http://{proxies.LOCAL[0]}:{self._httpd.server_address[1]}"
 
     def _path(self, item: Staged) -> str:
         return f"/{self._token}/{item.name}/{file_name(item.url)}"

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -124,7 +125,14 @@ def are_complete(patterns: Sequence[str], *, checkout: Path, output_dir: Path, r
 
 
 @contextlib.contextmanager
-def exclusive(shared: Sequence[str], *, checkout: Path, warm: bool, name: str) -> Iterator[None]:
+def exclusive(
+    shared: Sequence[str],
+    *,
+    checkout: Path,
+    warm: bool,
+    name: str,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Iterator[None]:
     """Keep notebooks that share files from running at once while the files are still to be made.
 
     Parameters
@@ -133,6 +141,8 @@ def exclusive(shared: Sequence[str], *, checkout: Path, warm: bool, name: str) -
         Names of what is shared: the patterns of products.
     warm
         The files are there and may be taken for data: any number may run.
+    sleep
+        Waits between two looks at a lock; whatever it raises ends the wait.
     """
     with contextlib.ExitStack() as stack:
         for key in sorted(set(shared)):  # sorted: two notebooks never wait for each other
@@ -142,7 +152,7 @@ def exclusive(shared: Sequence[str], *, checkout: Path, warm: bool, name: str) -
                 log.info("waits", nb=name, reason=f"another notebook is making {key}")
 
             try:
-                stack.enter_context(locked(lock, shared=warm, waiting=say))
+                stack.enter_context(locked(lock, shared=warm, waiting=say, sleep=sleep))
             except OSError as error:
                 log.warning("lock-unsupported", path=lock, reason=error.strerror)
         yield

@@ -86,14 +86,12 @@ def derive(cells: Sequence[CodeCell], facts: Facts) -> Verdict:
     facts
         What was seen of cells, kernel and stop requests.
     """
-    culprit = next((c for c in cells if _broke(facts.cells.get(c.id), facts.stop)), None)
+    culprit = next((c for c in cells if _broke(facts.cells.get(c.id), facts)), None)
     status, reason, death = _notebook(cells, facts, culprit)
     statuses = {cell.id: _cell(cell, facts) for cell in cells}
     if status is not Status.SUCCEEDED:
         _forget_unreached_blanks(cells, statuses)
-    exit_code = (
-        130 if facts.stop and facts.stop.kind is StopKind.SIGINT and status is Status.TERMINATED else EXIT_CODES[status]
-    )
+    exit_code = facts.stop.exit_code if facts.stop and status is Status.TERMINATED else EXIT_CODES[status]
     return Verdict(status, reason, exit_code, statuses, culprit.id if culprit else None, death)
 
 
@@ -151,7 +149,7 @@ def _cell(cell: CodeCell, facts: Facts) -> CellStatus:
         return CellStatus.SUCCEEDED
     if event is None:
         return CellStatus.NOT_RUN
-    if not _broke(event, facts.stop):
+    if not _broke(event, facts):
         return CellStatus.SUCCEEDED
     if event.outcome == "unfinished" or _after(event, facts.stop):
         return CellStatus.INTERRUPTED
@@ -178,11 +176,16 @@ def _unreached(cell: CodeCell, facts: Facts) -> bool:
     return not (cell.blank or cell.dropped) and (event is None or event.outcome == "unfinished")
 
 
-def _broke(event: CellEvent | None, stop: Stop | None) -> bool:
-    """Tell whether a cell did not come to a good end; our interrupt is not what its tags allow."""
-    if event is None:
-        return False
-    return event.outcome != "ok" or (event.error_name == "KeyboardInterrupt" and _after(event, stop))
+def _broke(event: CellEvent | None, facts: Facts) -> bool:
+    """Tell whether a cell did not come to a good end.
+
+    The one that ran when somebody asked to stop did not, whatever it says: it may have caught our interrupt.
+    """
+    return event is not None and (event.outcome != "ok" or (_after(event, facts.stop) and _is_last(event, facts)))
+
+
+def _is_last(event: CellEvent, facts: Facts) -> bool:
+    return event.started_monotonic == max(each.started_monotonic for each in facts.cells.values())
 
 
 def _after(event: CellEvent, stop: Stop | None) -> bool:

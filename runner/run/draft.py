@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from runner import attempts
+from runner.errors import RunnerError
 from runner.log import utc_now
 from runner.records import (
     EXIT_CODES,
@@ -68,6 +69,34 @@ class Draft:
         if self.status is None or (self.status is Status.SUCCEEDED and status is not Status.SUCCEEDED):
             self.status, self.reason = status, reason
             self.exit_code = EXIT_CODES[status] if exit_code is None else exit_code
+
+    def fault(self, error: Exception) -> None:
+        """Note that the run broke off by an error of ours and not by an end of the notebook's.
+
+        An end that the notebook had already stays. A success does not: nobody looked at what it left.
+        """
+        code, told = RunnerError.exit_code, f"{type(error).__name__}: {error}"
+        told = f"a fault of runner itself, the traceback is in {self.job.path('.log').name}: {told}"
+        if isinstance(error, RunnerError):
+            code, told = error.exit_code, str(error)
+        self.end(Status.LOST, f"the run broke off: {told}", code)
+        self.exit_code = code
+        if self.failure is None:
+            self.failure = Failure(message=told, error_name=type(error).__name__)
+        self.warnings.append(f"this record may lack something, the run broke off: {told}")
+
+    def bare(self) -> Draft:
+        """Return a draft that has only how the run ended, for when the whole one cannot be written."""
+        return Draft(
+            self.job,
+            started_at=self.started_at,
+            started_monotonic=self.started_monotonic,
+            started_epoch=self.started_epoch,
+            status=self.status,
+            reason=self.reason,
+            exit_code=self.exit_code,
+            warnings=self.warnings[-1:],
+        )
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:

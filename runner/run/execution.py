@@ -12,7 +12,7 @@ import signal
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from runner import log
+from runner import log, proxies
 from runner.errors import BrokenInputError
 from runner.gate import GateDecision, visibility_env
 from runner.records import Failure, Status
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from runner.notebook.status import Facts, Verdict
     from runner.run.draft import Draft
     from runner.run.progress import Progress
-
-_LOOPBACK = "127.0.0.1,localhost"
 
 
 class Execution:
@@ -99,7 +97,7 @@ class Execution:
             placed=served.placed,
             name=job.name,
         )
-        moved = self.staging.set_products_aside()
+        moved = self.staging.set_products_aside(self.stopper.sleep)
         self.draft.note_outputs(products_moved=moved)
         self.draft.preparation = (*self.staging.changes(moved), *prepared.changes)
         self.notebook = prepared.notebook
@@ -120,6 +118,7 @@ class Execution:
             guard_fraction=self.job.options.memory_guard,
             on_breach=self._on_breach,
         )
+        self.recorder.opened("samples", ".samples.csv")
         self.watch.sampler.on_tick.append(self._show_memory)
         self.probing = Probing(self.job.options.allocator_probe, self.watch)
         environ = self._kernel_environment() | self.probing.variables()
@@ -179,9 +178,14 @@ class Execution:
         self.progress.memory(latest.gpu_total_bytes, latest.host_bytes)
 
     def _on_breach(self, used_bytes: int) -> None:
-        """Kill first, explain later: called by the guard with the container nearly full."""
+        """Kill first, explain later: called by the guard with the container nearly full, until it is not.
+
+        First the kernel's group in one call, then all others of the run, whatever session they are in.
+        """
         if self.kernel is not None:
             self.kernel.signal_group(signal.SIGKILL)
+        if self.watch is not None:
+            self.watch.family.kill()
         limit = self.watch.container.limit_bytes if self.watch else None
         detail = f"{format_bytes(used_bytes)} of {format_bytes(limit)} were in use and could not be reclaimed"
         self.stopper.request(StopKind.MEMORY_GUARD, detail)
@@ -196,9 +200,8 @@ class Execution:
         if self.staging is not None:
             environ |= self.staging.served.env
         environ |= self.watch.kernel_environment()
-        if any(environ.get(name) for name in ("http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY", "all_proxy")):
-            for name in ("no_proxy", "NO_PROXY"):
-                environ[name] = ",".join(filter(None, [environ.get(name), _LOOPBACK]))
+        if proxies.is_set(environ):
+            environ |= proxies.exceptions(environ, proxies.LOCAL)
         return environ
 
     def _last_words(self) -> None:
@@ -373,6 +376,8 @@ class Execution:
         if self.kernel is not None:
             self.kernel.signal_group(signal.SIGKILL)
             self.kernel.remove_folder()
+        if self.watch is not None and self.draft.release is None and self.job.options.cleanup_between_notebooks:
+            self.watch.family.kill()  # broken off: nobody has swept
 
 
 def _number(index: int | None) -> int | None:

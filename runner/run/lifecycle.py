@@ -53,46 +53,59 @@ def run(job: Job, stopper: Stopper, progress: Progress) -> Metrics:
     """
     redactor = Redactor(job.secrets.values())
     with contextlib.ExitStack() as stack:
-        claim = stack.enter_context(Claim.of(job.output_dir, job.name, job.run_id, job.plan.name if job.plan else None))
-        earlier = needs.ended(job.output_dir, [*job.needs, *job.earlier])
+        # First of all: the first process of a container does not even hear a signal that it does not handle.
+        stack.enter_context(stopper.on_signals())
+        plan = job.plan.name if job.plan else None
+        claim = stack.enter_context(Claim.of(job.output_dir, job.name, job.run_id, plan, sleep=stopper.sleep))
         attempts.set_aside(job.output_dir, job.name)
         runlog = stack.enter_context(RunLog(job.path(".log"), redactor))
         draft = Draft(job)
         if claim.took_over:
             draft.warnings.append(f"took over from a dead run {claim.took_over.run_id} on {claim.took_over.host}")
         log.info("start", nb=job.name, run_id=job.run_id, source=job.source_label)
-        stack.enter_context(stopper.on_signals())
         recorder = _Recorder(draft, redactor, runlog, claim)
         try:
-            _stages(job, draft, earlier, stopper, recorder, progress)
-        except StoppedError as stopped:
-            exit_code = 130 if stopped.stop.kind.value == "SIGINT" else 143
-            draft.end(Status.TERMINATED, f"{stopped.stop.detail} before the notebook started", exit_code)
-        except BrokenInputError as error:
-            draft.end(Status.BROKEN_INPUT, str(error))
-        except RefusedError as error:  # a GPU was lost between the gate and the start
-            draft.end(Status.REFUSED, str(error))
-        metrics = recorder.write()
+            _to_the_end(job, draft, stopper, recorder, progress)
+            metrics = recorder.write()
+        except Exception as error:
+            recorder.write_fault(error)
+            raise
+        if recorder.problem is not None:
+            raise recorder.problem
         log.info("end", nb=job.name, status=metrics.status, wall=metrics.wall_seconds, reason=metrics.reason)
         return metrics
 
 
-def _stages(
-    job: Job,
-    draft: Draft,
-    earlier: dict[str, needs.Ended],
-    stopper: Stopper,
-    recorder: _Recorder,
-    progress: Progress,
-) -> None:
-    skip = needs.reason_to_skip(
+def _to_the_end(job: Job, draft: Draft, stopper: Stopper, recorder: _Recorder, progress: Progress) -> None:
+    """Go through the stages; an end before the notebook's own is an end as well."""
+    try:
+        _stages(job, draft, stopper, recorder, progress)
+    except StoppedError as stopped:
+        draft.end(Status.TERMINATED, f"{stopped.stop.detail} before the notebook started", stopped.exit_code)
+    except BrokenInputError as error:
+        draft.end(Status.BROKEN_INPUT, str(error))
+    except RefusedError as error:  # a GPU was lost between the gate and the start
+        draft.end(Status.REFUSED, str(error))
+
+
+def _reason_to_skip(job: Job, stopper: Stopper) -> str | None:
+    go_on = job.options.continue_on_failure
+    ended = needs.ended(job.output_dir, [*job.needs, *job.earlier])
+    if not go_on:
+        silent = [name for name in job.earlier if name not in ended or ended[name].run_id != job.run_id]
+        ended |= needs.lost(job.output_dir, silent, job.run_id, sleep=stopper.sleep)
+    return needs.reason_to_skip(
         needs=job.needs,
         earlier=job.earlier,
-        results=earlier,
+        results=ended,
         run_id=job.run_id,
         any_run=job.lone,
-        continue_on_failure=job.options.continue_on_failure,
+        continue_on_failure=go_on,
     )
+
+
+def _stages(job: Job, draft: Draft, stopper: Stopper, recorder: _Recorder, progress: Progress) -> None:
+    skip = _reason_to_skip(job, stopper)
     if skip:
         draft.end(Status.SKIPPED, skip)
         return
@@ -131,6 +144,7 @@ def _run_notebook(
     try:
         with draft.stage("prepare"):
             execution.prepare()
+        stopper.check()
         with draft.stage("execute"):
             execution.execute()
         hurry = _Hurry(stopper)
@@ -197,6 +211,12 @@ class _Recorder:
         self.runlog = runlog
         self.claim = claim
         self.problem: RecordError | None = None
+        """Why the notebook could not be saved; the metrics say so, too."""
+        self._opened = {"log": ".log"}
+
+    def opened(self, key: str, suffix: str) -> None:
+        """Note that the run has begun a file of its own, which must be there at the end."""
+        self._opened[key] = suffix
 
     def save_notebook(self, execution: Execution) -> None:
         path = self.draft.job.path(EXECUTED_SUFFIX)
@@ -213,7 +233,7 @@ class _Recorder:
     def write_early(self) -> None:
         """Write the metrics as they stand now, in case there is no time for more."""
         with contextlib.suppress(RecordError):  # the last write tells
-            self._write()
+            self.write()
 
     def write(self) -> Metrics:
         """Write the metrics and Tekton's results.
@@ -221,39 +241,64 @@ class _Recorder:
         Raises
         ------
         RecordError
-            They, or the notebook before them, could not be written.
+            They could not be written.
         """
-        metrics = self._write()
-        if self.problem is not None:
-            raise self.problem
+        self._note_side_files()
+        metrics = self._write_metrics(self.draft)
+        self._write_results(metrics)
         return metrics
 
-    def _write(self) -> Metrics:
-        job = self.draft.job
-        self._note_side_files()
-        metrics = self.draft.metrics()
+    def write_fault(self, error: Exception) -> None:
+        """Leave a record of a run that broke off: all that is known, else how it ended.
+
+        Where not even that can be written the claim stays, and a report says that the run was lost.
+        """
+        self.draft.fault(error)
+        log.error("broke-off", nb=self.draft.job.name, reason=self.draft.warnings[-1])
+        for draft in (self.draft, self.draft.bare()):
+            try:
+                metrics = self._write_metrics(draft)
+            except Exception as problem:  # noqa: BLE001  (the error that is told is the first one)
+                log.error("record", nb=draft.job.name, reason=f"{type(problem).__name__}: {problem}")
+                continue
+            with contextlib.suppress(Exception):
+                self._write_results(metrics)
+            return
+        self.claim.leave_behind()
+
+    def _write_metrics(self, draft: Draft) -> Metrics:
+        metrics = draft.metrics()
         document = self.redactor.tree(dataclasses.asdict(metrics))
         text = json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-        path = job.path(".metrics.json")
-        files.write(path, text)
-        if job.options.results_dir is not None:
-            results.write(job.options.results_dir, _redacted(metrics, self.redactor), path)
+        files.write(draft.job.path(".metrics.json"), text)
         return metrics
+
+    def _write_results(self, metrics: Metrics) -> None:
+        job = self.draft.job
+        if job.options.results_dir is not None:
+            results.write(job.options.results_dir, _redacted(metrics, self.redactor), job.path(".metrics.json"))
 
     def _note_side_files(self) -> None:
         job = self.draft.job
-        sizes = dict(self.draft.outputs.bytes)
+        sizes, unavailable = dict(self.draft.outputs.bytes), dict(self.draft.outputs.unavailable)
         found: dict[str, str | None] = {}
-        for key, suffix in (("log", ".log"), ("samples", ".samples.csv")):
+        for key, suffix in self._opened.items():
             path = job.path(suffix)
-            if path.exists():
-                found[key] = path.name
+            try:
                 sizes[key] = path.stat().st_size
-        self.draft.note_outputs(bytes=sizes, **found)
+            except OSError:
+                found[key] = None
+                unavailable[key] = "it was deleted while the notebook ran, or could not be made"
+                self._warn(f"{path.name} is not there: {unavailable[key]}")
+            else:
+                found[key] = path.name
+        self.draft.note_outputs(bytes=sizes, unavailable=unavailable, **found)
         if self.runlog.problem:
-            warning = f"the log is not whole: {self.runlog.problem}"
-            if warning not in self.draft.warnings:
-                self.draft.warnings.append(warning)
+            self._warn(f"the log is not whole: {self.runlog.problem}")
+
+    def _warn(self, warning: str) -> None:
+        if warning not in self.draft.warnings:
+            self.draft.warnings.append(warning)
 
 
 def _redacted(metrics: Metrics, redactor: Redactor) -> Metrics:

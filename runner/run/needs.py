@@ -7,10 +7,11 @@ Decided here and not in YAML, from the metrics that stand in the output folder.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from runner import inflight
 from runner.records import Status
 
 
@@ -33,6 +34,25 @@ def ended(folder: Path, names: Sequence[str]) -> dict[str, Ended]:
         except (OSError, ValueError, KeyError, TypeError):
             continue
     return found
+
+
+def lost(folder: Path, names: Sequence[str], run_id: str, *, sleep: Callable[[float], None]) -> dict[str, Ended]:
+    """Return those of this run that have no record and whose process is gone.
+
+    Parameters
+    ----------
+    names
+        Whom to look for; those with a record of this run need not be among them.
+    sleep
+        Waits while a run of another machine is watched; whatever it raises ends the watch.
+    """
+    paths = {folder / f"{name}.running": name for name in names}
+    silent = [path for path in paths if (found := inflight.read(path)) and found.run_id == run_id]
+    return {
+        paths[path]: Ended(Status.LOST, run_id)
+        for path, lives in inflight.alive(silent, sleep=sleep).items()
+        if not lives
+    }
 
 
 def reason_to_skip(

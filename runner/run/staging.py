@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -57,7 +57,7 @@ class Staging:
             )
         )
 
-    def set_products_aside(self) -> tuple[str, ...]:
+    def set_products_aside(self, sleep: Callable[[float], None]) -> tuple[str, ...]:
         """Move what an unfinished run left, waiting for whoever is making the same files; return what moved."""
         job = self._job
         if job.plan is None or not job.products:
@@ -65,7 +65,9 @@ class Staging:
         where = {"checkout": job.checkout, "output_dir": job.output_dir}
         warm = products.are_complete(job.products, run=self._run, **where)
         shared = list(shared_with(job.plan, job.entry.name if job.entry else job.name))
-        self._stack.enter_context(products.exclusive(shared, checkout=job.checkout, warm=warm, name=job.name))
+        self._stack.enter_context(
+            products.exclusive(shared, checkout=job.checkout, warm=warm, name=job.name, sleep=sleep)
+        )
         sources = Sources.of(job.plan, job.checkout, _in_use(job))
         judged = products.set_aside(job.products, run=self._run, sources=sources, **where)
         self._standing = judged.standing

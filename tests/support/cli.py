@@ -53,10 +53,19 @@ def runner(*arguments: object, env: Mapping[str, str] | None = None, cwd: Path |
     return Ended(done.returncode, done.stdout, done.stderr)
 
 
-def start(*arguments: object, env: Mapping[str, str] | None = None, cwd: Path | None = None) -> subprocess.Popen[str]:
-    """Start a command and return its process."""
+def python(script: str, *arguments: object, env: Mapping[str, str] | None = None) -> Ended:
+    """Run a script that puts a stand-in somewhere and then runs the command line, to its end."""
+    with start(*arguments, env=env, script=script) as process:
+        out, err = process.communicate(timeout=PATIENCE)
+    return Ended(process.returncode, out, err)
+
+
+def start(
+    *arguments: object, env: Mapping[str, str] | None = None, cwd: Path | None = None, script: str | None = None
+) -> subprocess.Popen[str]:
+    """Start a command, or a script that runs it with a stand-in in place, and return its process."""
     return subprocess.Popen(
-        [*RUNNER, *map(str, arguments)],
+        [*(RUNNER if script is None else [sys.executable, "-c", script]), *map(str, arguments)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
