@@ -12,15 +12,22 @@ import signal
 import subprocess
 import sys
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
 from runner import files, log
-from runner.errors import RunnerError
+from runner.errors import RunnerError, UsageError
+from runner.machine.processes import RUN_TAG, end_with_parent
 from runner.plan import Plan, load
+from runner.run import needs
 from runner.run.job import checkout_of
+from runner.stop import exit_code, handling
+
+_COMMAND = (sys.executable, "-P", "-m", "runner", "run")
+"""-P: a `runner.py` or `click.py` in the current folder is none of ours."""
+_OPTIONS = "RUNNER_RUN_"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +62,8 @@ def run_all(
     ------
     PlanError
         The plan is none, or a name is not in it.
+    UsageError
+        No notebook is left to run.
     RecordError
         The output folder cannot be made.
     """
@@ -67,14 +76,17 @@ def run_all(
     if only or start:
         common.append("--any-run")
     log.info("run-all", plan=plan.name, notebooks=len(names), run_id=run_id, output_dir=output_dir)
-    child = _Child()
-    with child.forwarding_signals():
+    child = _Child(_environment(os.environ))
+    with handling(child.receive):
         for number, name in enumerate(names, 1):
             if child.signalled is not None:
                 break
             log.info("notebook", nb=name, number=f"{number}/{len(names)}")
-            code = child.run([sys.executable, "-m", "runner", "run", name, *common])
-            if code not in {0, *range(1, 10)}:
+            code = child.run([*_COMMAND, name, *common])
+            recorded = needs.ended(output_dir, [name]).get(name)
+            if recorded is None or recorded.run_id != run_id:
+                log.error("notebook-process", nb=name, exit_code=code, reason="it left no record of this run")
+            elif code not in {0, *range(1, 10)}:
                 log.error("notebook-process", nb=name, exit_code=code)
     return _finish(plan, plan_path, output_dir, names if only or start else (), run_id, child.signalled)
 
@@ -86,11 +98,32 @@ def select(plan: Plan, only: Sequence[str], start: str | None) -> list[str]:
     ------
     PlanError
         A name is not in the plan.
+    UsageError
+        None is left.
     """
     names = [notebook.name for notebook in plan.notebooks]
     wanted = {plan.notebook(name).name for name in only} or set(names)
     first = names.index(plan.notebook(start).name) if start else 0
-    return [name for name in names[first:] if name in wanted]
+    chosen = [name for name in names[first:] if name in wanted]
+    if not chosen:
+        raise UsageError(
+            f"--from {start} leaves nothing of --only {', '.join(only)}: what is asked for stands earlier in the plan",
+            hint="leave one of them out",
+        )
+    return chosen
+
+
+def _environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment of the notebooks' processes: ours without options of `runner run`.
+
+    What counts for a plan is given to `run-all`, as an option or as ``RUNNER_RUN_ALL_...``, and handed
+    on. A ``RUNNER_RUN_NAME`` of the surroundings would give all notebooks one name.
+    """
+    ignored = [name for name in environ if name.startswith(_OPTIONS) and name != RUN_TAG]
+    meant = sorted(name for name in ignored if not name.startswith(f"{_OPTIONS}ALL_") and environ[name])
+    if meant:
+        log.warning("environment", ignored=",".join(meant), hint="run-all takes its options from RUNNER_RUN_ALL_...")
+    return {name: value for name, value in environ.items() if name not in ignored}
 
 
 def _finish(
@@ -104,29 +137,33 @@ def _finish(
         )
     except RunnerError as error:
         log.error("report", reason=str(error))
-        return WorkflowResult(128 + signalled if signalled else error.exit_code, f"no report: {error}", None)
+        return WorkflowResult(exit_code(signalled) if signalled else error.exit_code, f"no report: {error}", None)
     counts = ", ".join(f"{count} {status}" for status, count in result.counts.items() if count)
-    code = 128 + signalled if signalled else int(not result.ok(fail_on_failure=True))
+    code = exit_code(signalled) if signalled else int(not result.ok(fail_on_failure=True))
     return WorkflowResult(code, f"{counts}\nreport: {result.html_path}", result.summary_path)
 
 
 class _Child:
     """The notebook's process; signals that reach us reach it once."""
 
-    def __init__(self) -> None:
+    def __init__(self, environment: Mapping[str, str]) -> None:
         self.signalled: int | None = None
+        self._environment = environment
         self._process: subprocess.Popen[bytes] | None = None
 
     def run(self, command: Sequence[str]) -> int:
-        # A group of its own: a Ctrl-C of the terminal would reach it twice otherwise.
-        with subprocess.Popen(command, stdin=subprocess.DEVNULL, process_group=0, stdout=sys.stderr) as process:
+        with subprocess.Popen(
+            command,
+            env=self._environment,
+            stdin=subprocess.DEVNULL,
+            stdout=sys.stderr,
+            process_group=0,  # a Ctrl-C of the terminal would reach it twice otherwise
+            preexec_fn=end_with_parent,  # noqa: PLW1509  (no other thread here could hold a lock)
+        ) as process:
             self._process = process
             if self.signalled is not None:
                 process.send_signal(self.signalled)
             return process.wait()
-
-    def forwarding_signals(self) -> _Forwarding:
-        return _Forwarding(self)
 
     def receive(self, number: int, _frame: FrameType | None) -> None:
         if self.signalled is None:
@@ -134,17 +171,3 @@ class _Child:
             log.warning("signal", name=signal.Signals(number).name, action="ending the notebook, then the report")
             if self._process is not None and self._process.poll() is None:
                 self._process.send_signal(number)
-
-
-class _Forwarding:
-    """Hands SIGTERM and SIGINT on for the length of a block."""
-
-    def __init__(self, child: _Child) -> None:
-        self._child = child
-
-    def __enter__(self) -> None:
-        self._previous = {n: signal.signal(n, self._child.receive) for n in (signal.SIGTERM, signal.SIGINT)}
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)

@@ -7,12 +7,16 @@ import csv
 import json
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from support import cli, notebooks
+
+from runner.inflight import Claim
 
 LEFT_BEHIND = (
     "import subprocess, sys\n"
@@ -259,6 +263,90 @@ def test_a_notebook_process_that_is_killed_is_lost_and_the_rest_runs(tmp_path: P
     assert ran(path) == ["a", "c"]
     assert told(path) == {"a": "lost", "b": "skipped", "c": "succeeded"}
     assert "exit_code=-9" in ended.err
+
+
+def test_stopping_counts_a_notebook_that_was_lost(tmp_path: Path) -> None:
+    """It left no record, and a run that is to stop after a failure does not go on over it."""
+    kill = "import os, signal; os.kill(os.getppid(), signal.SIGKILL)\nimport time; time.sleep(600)"
+    path = plan(tmp_path, {"name": "a"}, {"name": "b"}, a=(kill,))
+
+    ended = run_all(path, "--no-continue-on-failure")
+
+    assert ended.code == 1, ended.err
+    assert ran(path) == ["a"]
+    assert told(path) == {"a": "lost", "b": "skipped"}
+    assert reason(path, "b") == "the run stopped after a ended lost"
+
+
+def test_a_part_that_has_no_notebook_is_a_usage_error(tmp_path: Path) -> None:
+    """What --only names stands before what --from names: both are told, and nothing runs."""
+    path = plan(tmp_path, *({"name": name} for name in "abc"))
+
+    ended = run_all(path, "--from", "c", "--only", "a")
+
+    assert ended.code == 2
+    assert "--from c" in ended.err
+    assert "--only a" in ended.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_modules_in_the_current_folder_are_not_taken_for_ours(tmp_path: Path) -> None:
+    """A user's runner.py or click.py lies where the command is called."""
+    path = plan(tmp_path, {"name": "a"})
+    for name in ("runner", "click", "yaml"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('this is somebody else')")
+    command = [str(Path(sys.executable).with_name("runner")), "run-all", str(path), "--no-html"]
+
+    ended = subprocess.run(
+        [*command, "--output-dir", str(tmp_path / "out")],
+        cwd=tmp_path,
+        env=cli.environment(),
+        capture_output=True,
+        text=True,
+        timeout=cli.PATIENCE,
+        check=False,
+    )
+
+    assert ended.returncode == 0, ended.stderr
+    assert told(path) == {"a": "succeeded"}
+
+
+def test_options_of_one_run_in_the_environment_are_not_those_of_each_notebook(tmp_path: Path) -> None:
+    """RUNNER_RUN_NAME would give all notebooks one name; what is left out is said."""
+    path = plan(tmp_path, {"name": "a"}, {"name": "b"})
+
+    ended = run_all(path, RUNNER_RUN_NAME="x", RUNNER_RUN_PREPARE_ONLY="1", RUNNER_RUN_ALL_TIMEOUT="5m")
+
+    assert ended.code == 0, ended.err
+    assert told(path) == {"a": "succeeded", "b": "succeeded"}
+    assert "ignored=RUNNER_RUN_NAME,RUNNER_RUN_PREPARE_ONLY" in ended.err
+
+
+def test_a_process_that_left_no_record_is_said_whatever_its_exit_code(tmp_path: Path) -> None:
+    """A code from 0 to 9 alone does not mean that the notebook has been told of."""
+    path = plan(tmp_path, {"name": "a"})
+    (tmp_path / "out").mkdir()
+    with Claim.of(tmp_path / "out", "a", "somebody else"):
+        ended = run_all(path)
+
+    assert ended.code == 1
+    assert "notebook-process level=error nb=a exit_code=2" in ended.err
+    assert told(path) == {"a": "not-run"}
+
+
+def test_a_notebook_ends_with_the_run_that_is_killed(tmp_path: Path) -> None:
+    """Nobody waits for it any more: it is told to end, and saves what it has."""
+    path = plan(tmp_path, {"name": "a"}, a=("print('begun')\nimport time; time.sleep(600)",))
+    process = cli.start("run-all", path, "--output-dir", tmp_path / "out", "--no-html")
+    log = tmp_path / "out" / "a.log"
+    cli.until(lambda: log.exists() and "\nbegun" in log.read_text(), "the notebook's print")
+
+    process.kill()
+    process.communicate(timeout=cli.PATIENCE)
+
+    cli.until(lambda: not (tmp_path / "out" / "a.running").exists(), "the notebook's end")
+    assert cli.metrics(tmp_path / "out", "a")["status"] == "terminated"
+    assert "begun" in cli.text_of(cli.executed(tmp_path / "out", "a"))
 
 
 def test_options_reach_each_notebook(tmp_path: Path) -> None:
