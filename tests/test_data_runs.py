@@ -130,6 +130,44 @@ def test_parameters_and_rules_reach_the_kernel(tmp_path: Path) -> None:
     assert {change["rule"] for change in record["preparation"]} == {"parameter", "drop_cells", "replace"}
 
 
+def test_a_parameter_wins_over_a_later_assignment(tmp_path: Path) -> None:
+    """The tagged cell's value and the one that would undo it are both the parameter's."""
+    cells = [notebooks.code("n = 5", tags=["parameters"]), "n = 10", "print('got', n)"]
+    plan(tmp_path, *cells, parameters={"n": 7})
+
+    ended = run(tmp_path, "--no-html")
+
+    assert ended.code == 0, ended.err
+    assert "got 7" in cli.text_of(cli.executed(tmp_path / "out", "n"))
+
+
+@pytest.mark.parametrize("file", ["got.txt", "old.txt"])
+def test_a_dataset_that_was_never_asked_for_is_told(tmp_path: Path, file: str) -> None:
+    """A staged dataset that the notebook took from somewhere else is a warning; one it downloaded is none."""
+    (tmp_path / "nb").mkdir()
+    (tmp_path / "nb" / "old.txt").write_text("old")
+    fetch = f"import os, urllib.request\nif not os.path.exists({file!r}): urllib.request.urlretrieve({URL!r}, {file!r})"
+    plan(tmp_path, fetch, datasets=["census"])
+
+    ended = run(tmp_path, "--no-html")
+
+    assert ended.code == 0, ended.err
+    told = [text for text in cli.metrics(tmp_path / "out", "n")["warnings"] if "never asked for it: census" in text]
+    assert len(told) == (file == "old.txt")
+
+
+def test_half_a_character_beside_a_url_costs_nothing(tmp_path: Path) -> None:
+    """JSON can hold a lone surrogate: the plan is checked and the notebook runs as any other, and is told."""
+    plan(tmp_path, f"x = '{URL}'  # \ud800", "print('whole')", datasets=["census"])
+
+    checked = cli.runner("plan", "check", "--checkout", tmp_path, tmp_path / "plan.yaml")
+    assert checked.code == 0, checked.err
+    ended = run(tmp_path, "--no-html")
+    assert ended.code == 0, ended.err
+    assert "whole" in cli.text_of(cli.executed(tmp_path / "out", "n"))
+    assert [c["old"] for c in cli.metrics(tmp_path / "out", "n")["preparation"]] == ["\\ud800", URL]
+
+
 def test_prepare_only_writes_the_notebook_and_lists_the_changes(tmp_path: Path) -> None:
     """What would run is shown, nothing runs."""
     plan(tmp_path, "n_cells = 10", "open('ran', 'w')", parameters={"n_cells": 7})

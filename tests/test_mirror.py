@@ -262,7 +262,9 @@ def test_a_run_gets_its_data_from_the_cache(tmp_path):
     (cache / "census.txt").write_bytes(TEXT)
     (cache / "hne").write_bytes(b"h")
     with serving(plan, ["census", "hne"], cache=cache, checkout=tmp_path, environment={}) as served:
+        assert served.unasked == ("census",)  # the library needs no download of what was placed
         assert get(served.replacements[URL]).read() == TEXT
+        assert served.unasked == ()
         assert served.placed == {"https://data.example.org/hne"}
         assert served.env["HNE"] == f"{tmp_path.resolve()}/data"
         assert "127.0.0.1" in served.env["no_proxy"]

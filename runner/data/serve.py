@@ -48,6 +48,12 @@ class Served:
         """Return what the notebook asked for in vain while offline."""
         return self.mirror.refused
 
+    @property
+    def unasked(self) -> tuple[str, ...]:
+        """Return the datasets that the notebook should have downloaded and did not."""
+        expected = {item.name for item in self.staged if item.url not in self.placed}
+        return tuple(name for name, times in self.mirror.served.items() if not times and name in expected)
+
 
 @contextlib.contextmanager
 def serving(

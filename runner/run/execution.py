@@ -327,6 +327,8 @@ class Execution:
         """Compare what a successful notebook left with what the plan expects, then judge the release."""
         from runner.notebook import expect
 
+        if self.draft.status is Status.SUCCEEDED and self.staging is not None:
+            self.draft.warnings += self.staging.warnings()
         if self.draft.status is Status.SUCCEEDED and self.job.expect is not None:
             self.draft.expectations = expect.check(
                 self.job.expect,

@@ -73,6 +73,14 @@ class Staging:
         self._standing = judged.standing
         return judged.moved
 
+    def warnings(self) -> tuple[str, ...]:
+        """Return what a run that came to its end did not do with its data."""
+        unasked = ", ".join(self.served.unasked)
+        if not unasked:
+            return ()
+        why = "it had the file already, or took it from somewhere else"
+        return (f"served, but the notebook never asked for it: {unasked}; {why}",)
+
     def record_products(self) -> tuple[str, ...]:
         """Record what the successful run made."""
         job = self._job
