@@ -19,6 +19,7 @@ from typing import Any
 _PLAIN = re.compile(r"[^\s\"=\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]+")
 _lock = threading.RLock()  # a signal handler may log in the middle of a line
 _sinks: list[Callable[[str], None]] = []
+_masks: list[Callable[[str], str]] = []
 _stream: Any = None
 """Where lines go instead of stderr; a live display takes them over."""
 
@@ -58,8 +59,24 @@ def error(event: str, **fields: Any) -> None:
 
 def add_sink(sink: Callable[[str], None]) -> Callable[[], None]:
     """Send each line to ``sink`` as well; the returned function stops that."""
-    _sinks.append(sink)
-    return lambda: _sinks.remove(sink) if sink in _sinks else None
+    return _added(_sinks, sink)
+
+
+def add_mask(mask: Callable[[str], str]) -> Callable[[], None]:
+    """Pass each line through ``mask`` before anybody sees it; the returned function stops that."""
+    return _added(_masks, mask)
+
+
+def masked(text: str) -> str:
+    """Return a text as it may be shown."""
+    for mask in _masks:
+        text = mask(text)
+    return text
+
+
+def _added(listed: list[Any], one: Any) -> Callable[[], None]:
+    listed.append(one)
+    return lambda: listed.remove(one) if one in listed else None
 
 
 def show_on(stream: Any) -> None:
@@ -70,6 +87,7 @@ def show_on(stream: Any) -> None:
 
 def _emit(text: str) -> None:
     with _lock:
+        text = masked(text)
         for sink in _sinks:
             sink(text)
         stream = _stream or sys.stderr

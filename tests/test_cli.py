@@ -380,6 +380,17 @@ def test_prepare_only_writes_the_notebook_that_would_run(tmp_path: Path) -> None
     assert not (tmp_path / "ran").exists()
 
 
+def test_prepare_only_keeps_secrets_out(tmp_path: Path) -> None:
+    """A secret that stands in a source is in neither the prepared notebook nor the list of changes."""
+    notebooks.write(tmp_path / "n.ipynb", "n = 'hunter2-hunter2'", "print('hunter2-hunter2')")
+    ended = cli.runner(
+        "run", tmp_path / "n.ipynb", "--output-dir", tmp_path / "out", "-p", "n", "5", "--prepare-only",
+        "--secret-env", "TOKEN", env={"TOKEN": "hunter2-hunter2"},
+    )  # fmt: skip
+    assert ended.code == 0, ended.err
+    assert "hunter2" not in (tmp_path / "out" / "n.prepared.ipynb").read_text() + ended.out + ended.err
+
+
 FAULTY = """
 import sys
 import runner.gate

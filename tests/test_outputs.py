@@ -157,6 +157,7 @@ def test_a_secret_is_in_no_file(tmp_path: Path) -> None:
         "import sys, base64\nprint(s, file=sys.stderr); s",
         "print(base64.b64encode(s.encode()).decode()); from IPython.display import HTML; HTML(f'<b>{s}</b>')",
         "os.system('echo $TOKEN')",
+        f"2  # the log shows first lines of cells, {SECRET}",
         "raise ValueError(f'token {s} refused')",
     )
 

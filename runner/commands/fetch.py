@@ -32,6 +32,7 @@ def command(plan: Path, dataset: tuple[str, ...], cache: Path, offline: bool, co
     import json
 
     from runner.data.fetch import fetch
+    from runner.data.locate import shown
     from runner.data.report import suited_watcher
     from runner.plan import load
 
@@ -44,7 +45,7 @@ def command(plan: Path, dataset: tuple[str, ...], cache: Path, offline: bool, co
         watcher=suited_watcher(),
     )
     if as_json:
-        found = [dataclasses.asdict(item) for item in staged]
+        found = [{**dataclasses.asdict(item), "url": shown(item.url)} for item in staged]
         click.echo(json.dumps({"datasets": found}, indent=1, default=str, ensure_ascii=False))
         return 0
     for item in staged:

@@ -55,7 +55,7 @@ class LiveProgress(Progress):
 
     def cell(self, name: str, index: int | None, count: int, title: str | None) -> None:
         """Show the cell."""
-        text = f"{name}  cell {'+' if index is None else index + 1} of {count}  {title or ''}"
+        text = log.masked(f"{name}  cell {'+' if index is None else index + 1} of {count}  {title or ''}")
         self._cell = (text, time.monotonic())
 
     def memory(self, gpu_bytes: int | None, host_bytes: int | None) -> None:

@@ -53,7 +53,8 @@ class RunLog:
             raise RecordError(
                 f"cannot write {path}: {error.strerror or error}", hint="the output folder must be writable"
             ) from error
-        self._remove_sink = log.add_sink(self.event)
+        # stderr is a file too, the log of a Pod: what is kept out of ours must not stand there.
+        self._remove = (log.add_mask(redactor.text), log.add_sink(self.event))
 
     def event(self, line: str) -> None:
         """Write one event on a line of its own."""
@@ -81,7 +82,8 @@ class RunLog:
 
     def close(self) -> None:
         """Stop taking lines."""
-        self._remove_sink()
+        for remove in self._remove:
+            remove()
         with self._lock:
             self._write(self._printed.flush())
         self._stream.close()
