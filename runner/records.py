@@ -22,7 +22,7 @@ SCHEMA_VERSION = 1
 
 
 class Status(StrEnum):
-    """How a notebook ended. `NOT_RUN` occurs in reports only, `LOST` also in what a run leaves that broke off (70, 74)."""
+    """How a notebook ended. `NOT_RUN` stands in reports only, `LOST` also in the record of a run that broke off."""
 
     SUCCEEDED = "succeeded"
     SKIPPED = "skipped"
