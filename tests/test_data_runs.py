@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from pathlib import Path
 
 import pytest
@@ -178,6 +179,22 @@ def test_prepare_only_writes_the_notebook_and_lists_the_changes(tmp_path: Path) 
     assert "n_cells" in ended.out
     assert "n_cells = 7" in (tmp_path / "out" / "n.prepared.ipynb").read_text()
     assert not (tmp_path / "nb" / "ran").exists()
+
+
+def test_a_rerun_that_skips_its_work_meets_what_is_expected_of_it(tmp_path: Path) -> None:
+    """A product that an earlier run of the same source and parameters made may be taken as it is."""
+    work = "import os\nif not os.path.exists('out.csv'): open('out.csv', 'w').write('a,b')"
+    plan(tmp_path, work, products=["nb/out.csv"], expect={"files": ["nb/out.csv"]})
+    assert run(tmp_path).code == 0
+    made = (tmp_path / "nb" / "out.csv").stat()
+    time.sleep(2.5)  # longer than the slack that clocks get
+
+    again = run(tmp_path)
+
+    assert again.code == 0, again.err
+    assert (tmp_path / "nb" / "out.csv").stat().st_mtime_ns == made.st_mtime_ns
+    [expected] = cli.metrics(tmp_path / "out", "n")["expectations"]
+    assert expected["met"] is True
 
 
 def test_unmet_expectations_replace_a_success(tmp_path: Path) -> None:

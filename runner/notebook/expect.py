@@ -9,7 +9,7 @@ seen and what was needed; whether one that is not met fails the run is its sever
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,6 +38,7 @@ def check(
     figures: int,
     executed_nb: NotebookNode,
     source_nb: NotebookNode,
+    standing: Collection[str] = (),
 ) -> tuple[Expectation, ...]:
     """Compare what the plan expects with what is there.
 
@@ -49,8 +50,10 @@ def check(
         Images that the executed notebook shows.
     source_nb
         The notebook with its saved outputs, against which drift is judged.
+    standing
+        Products of an earlier run, relative to the checkout, that this one was right to take as they were.
     """
-    found = [_file(checkout, path, started_at_epoch) for path in expect.files]
+    found = [_file(checkout, path, started_at_epoch, standing) for path in expect.files]
     if expect.min_figures is not None:
         met = figures >= expect.min_figures
         needed = f"at least {expect.min_figures}"
@@ -60,7 +63,7 @@ def check(
     return tuple(found)
 
 
-def _file(checkout: Path, path: str, started: float) -> Expectation:
+def _file(checkout: Path, path: str, started: float, standing: Collection[str]) -> Expectation:
     """Judge one file or folder; a pattern stands for the newest of what it matches."""
     needed = "there, not empty, written by this run"
     candidates = [checkout / path]
@@ -75,9 +78,14 @@ def _file(checkout: Path, path: str, started: float) -> Expectation:
         return _missed(path, f"cannot be read: {error.strerror or error}", needed)
     if size == 0:
         return _missed(path, "empty (0 bytes)", needed)
-    if written < started - _CLOCK_SLACK_SECONDS:
+    if written < started - _CLOCK_SLACK_SECONDS and not _stands(target.relative_to(checkout), standing):
         return _missed(path, f"written {format_seconds(started - written)} before the run started", needed)
     return _content(path, target, size)
+
+
+def _stands(path: Path, standing: Collection[str]) -> bool:
+    """Tell whether a file, or a folder it lies in, is a product that was good before the run."""
+    return any(str(part) in standing for part in (path, *path.parents))
 
 
 def _content(path: str, target: Path, size: int) -> Expectation:

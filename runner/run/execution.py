@@ -337,6 +337,7 @@ class Execution:
                 figures=self.draft.outputs.figures,
                 executed_nb=self.notebook,
                 source_nb=self.source_notebook,
+                standing=self.staging.standing if self.staging is not None else (),
             )
             unmet = [e for e in self.draft.expectations if not e.met]
             for e in unmet:

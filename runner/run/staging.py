@@ -45,7 +45,8 @@ class Staging:
             identity=makers.identity(source_sha256, job.parameters, job.rules),
             takes=_identities_of_sharers(job),
         )
-        self._standing: Mapping[str, makers.Fingerprint] = {}
+        self.standing: Mapping[str, makers.Fingerprint] = {}
+        """Products that were there and good before the run, by their path in the checkout."""
         self.served: Served = self._stack.enter_context(
             serving(
                 job.plan,
@@ -70,7 +71,7 @@ class Staging:
         )
         sources = Sources.of(job.plan, job.checkout, _in_use(job))
         judged = products.set_aside(job.products, run=self._run, sources=sources, **where)
-        self._standing = judged.standing
+        self.standing = judged.standing
         return judged.moved
 
     def warnings(self) -> tuple[str, ...]:
@@ -87,7 +88,7 @@ class Staging:
         if not job.products:
             return ()
         return products.record(
-            job.products, checkout=job.checkout, output_dir=job.output_dir, run=self._run, standing=self._standing
+            job.products, checkout=job.checkout, output_dir=job.output_dir, run=self._run, standing=self.standing
         )
 
     def changes(self, moved: tuple[str, ...]) -> tuple[Change, ...]:
