@@ -26,9 +26,7 @@ from runner.commands import options
     help="Earlier outputs or summary.json to compare with. Repeatable, oldest first.",
 )
 @click.option("--fail-on-regression", is_flag=True, help="Exit 1 when something got slower or bigger than allowed.")
-@click.option(
-    "--regression-threshold", type=options.Number(0), default=0.2, show_default=True, help="Growth allowed."
-)
+@click.option("--regression-threshold", type=options.Number(0), default=0.2, show_default=True, help="Growth allowed.")
 @click.option("--pushgateway", metavar="URL", help="Prometheus Pushgateway to send the metrics to.")
 @click.option("--results-dir", type=options.FOLDER, help="Folder for Tekton's one-line results.")
 @options.as_json
