@@ -10,7 +10,7 @@ import dataclasses
 import os
 import signal
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from runner import log, proxies
 from runner.errors import BrokenInputError
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from runner.notebook.status import Facts, Verdict
     from runner.run.draft import Draft
     from runner.run.progress import Progress
+    from runner.run.recorder import Recorder
 
 
 class Execution:
@@ -47,7 +48,7 @@ class Execution:
     """
 
     def __init__(
-        self, job: Job, draft: Draft, decision: GateDecision, stopper: Stopper, recorder: Any, progress: Progress
+        self, job: Job, draft: Draft, decision: GateDecision, stopper: Stopper, recorder: Recorder, progress: Progress
     ) -> None:
         self.job = job
         self.draft = draft
