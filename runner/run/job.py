@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -160,11 +159,17 @@ def resolve(options: Options, environ: Mapping[str, str] | None = None) -> Job:
         env={**(entry.env if entry else {}), **options.env},
         secrets=_secrets(options.secret_env, environ),
         parameters={**(entry.parameters if entry else {}), **options.parameters},
-        run_id=options.run_id or str(uuid.uuid4()),
+        run_id=options.run_id or _new_run_id(),
         lone=options.run_id is None or options.any_run,
         plan=plan,
         entry=entry,
     )
+
+
+def _new_run_id() -> str:
+    import uuid  # brings `platform`; the gate, which starts cold, needs neither
+
+    return str(uuid.uuid4())
 
 
 def checkout_of(plan: Path | None, checkout: Path | None) -> Path:
