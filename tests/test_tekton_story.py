@@ -84,7 +84,7 @@ def test_stop_after_the_first_failure(repository, tmp_path):
     assert statuses(run) == {"first": "failed", "second": "skipped", "third": "skipped", "giant": "skipped"}
     assert "first" in run.summary()["third"]["reason"]
     assert run.ended["notebook-first"].code == 1
-    assert run.ended["notebook-first"].results["failed-cell"] == "1"
+    assert run.ended["notebook-first"].results["failed-cell"] == "2"
     assert run.ended["report"].code == 1
 
 
