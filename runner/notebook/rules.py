@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterator, Sequence
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell
@@ -18,8 +18,10 @@ from nbformat.v4 import new_code_cell
 from runner.errors import BrokenInputError
 from runner.notebook import shutdown
 from runner.notebook.cellsource import edited, parse
-from runner.plan import SHUTDOWN_CELL, DropCells, Insert, Replace, Rule
 from runner.records import Change
+
+if TYPE_CHECKING:
+    from runner.plan import DropCells, Insert, Replace, Rule
 
 _SHOWN = 160
 """Characters of a text shown in a message."""
@@ -52,7 +54,7 @@ def drop_shutdown(notebook: NotebookNode) -> Iterator[Change]:
     does more than that runs, with `None and` before the call, so that only the call does not.
     """
     for cell in source_cells(notebook):
-        parsed = parse(cell.source) if all(text in cell.source for text in SHUTDOWN_CELL) else None
+        parsed = parse(cell.source) if all(text in cell.source for text in shutdown.SHUTDOWN_CELL) else None
         ends = shutdown.calls(parsed) if parsed else []
         if parsed is None or not ends:
             continue

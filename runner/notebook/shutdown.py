@@ -10,10 +10,11 @@ import ast
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from runner.plan import SHUTDOWN_CELL
-
 if TYPE_CHECKING:
     from runner.notebook.cellsource import CellSource
+
+SHUTDOWN_CELL = ("do_shutdown(True)", "IPython.Application.instance()")
+"""Both texts stand in the cell with which the RAPIDS notebooks stop their own kernel."""
 
 _CALL, _KERNEL_APP = SHUTDOWN_CELL
 

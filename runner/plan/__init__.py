@@ -3,7 +3,6 @@
 
 from runner.plan.model import (
     SCHEMES,
-    SHUTDOWN_CELL,
     Dataset,
     DropCells,
     Expect,
@@ -22,7 +21,6 @@ from runner.plan.model import (
 
 __all__ = [
     "SCHEMES",
-    "SHUTDOWN_CELL",
     "Dataset",
     "DropCells",
     "Expect",

@@ -24,9 +24,6 @@ from runner.units import duration_seconds
 SCHEMES = ("http", "https", "s3", "hf", "file")
 """Where datasets can come from."""
 
-SHUTDOWN_CELL = ("do_shutdown(True)", "IPython.Application.instance()")
-"""Both texts stand in the cell with which the RAPIDS notebooks stop their own kernel."""
-
 
 def _inside(path: str) -> str:
     pure = PurePosixPath(path)

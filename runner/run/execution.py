@@ -19,7 +19,6 @@ from runner.records import Failure, Status
 from runner.run import provenance
 from runner.run.job import EXECUTED_SUFFIX, Job
 from runner.run.probing import Probing
-from runner.run.staging import Staging
 from runner.run.watch import Watch
 from runner.stop import StopKind, Stopper
 from runner.units import format_bytes
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
     from runner.run.draft import Draft
     from runner.run.progress import Progress
     from runner.run.recorder import Recorder
+    from runner.run.staging import Staging
 
 
 class Execution:
@@ -87,20 +87,25 @@ class Execution:
         self.kernel_name = check_kernel(wanted)
         source = provenance.source_record(job, self.source_notebook, job.source.read_bytes(), wanted)
         self.draft.source = source
-        self.staging = Staging(job, source.sha256 or "")
-        served = self.staging.served
-        self.draft.warnings += served.warnings
+        if job.plan is not None or job.options.offline:  # else nothing is staged, and what that imports stays out
+            from runner.run.staging import Staging
+
+            self.staging = Staging(job, source.sha256 or "")
+            self.draft.warnings += self.staging.served.warnings
+        served = self.staging.served if self.staging is not None else None
         prepared = prepare(
             self.source_notebook,
             rules=job.rules,
             parameters=job.parameters,
-            replacements=served.replacements,
-            placed=served.placed,
+            replacements=served.replacements if served else {},
+            placed=served.placed if served else frozenset(),
             name=job.name,
         )
-        moved = self.staging.set_products_aside(self.stopper.sleep)
-        self.draft.note_outputs(products_moved=moved)
-        self.draft.preparation = (*self.staging.changes(moved), *prepared.changes)
+        self.draft.preparation = prepared.changes
+        if self.staging is not None:
+            moved = self.staging.set_products_aside(self.stopper.sleep)
+            self.draft.note_outputs(products_moved=moved)
+            self.draft.preparation = (*self.staging.changes(moved), *prepared.changes)
         self.notebook = prepared.notebook
         for change in self.draft.preparation:
             log.info("prepared", nb=job.name, rule=change.rule, cell=_number(change.cell_index), detail=change.detail)
