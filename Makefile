@@ -11,7 +11,7 @@ OUTPUT ?= outputs
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test lint format bench constraints clean
+.PHONY: help setup demo test lint format bench conformance soak constraints clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -57,6 +57,29 @@ lint: $(VENV)/.installed-lint ## Check style, types, YAML, shell scripts and spe
 
 bench: $(VENV)/.installed-demo,test ## Measure against papermill and nbconvert; print the table, write JSON
 	$(BIN)/python -m benchmarks.run --output $(OUTPUT)/benchmarks.json
+
+# --- Proof: see CONTRIBUTING.md ----------------------------------------------------------------------------------------
+
+PEERS := .build/conformance
+$(PEERS)/.installed: tests/conformance/requirements.txt | $(BIN)/python
+	@echo "installing the engines to compare with into $(PEERS)"
+	@$(BIN)/python -m venv --clear $(PEERS)
+	@$(PEERS)/bin/python -m pip --disable-pip-version-check --quiet install --requirement $<
+	@touch $@
+
+ENGINES ?=
+CASES   ?=
+conformance: $(VENV)/.installed-demo,test $(PEERS)/.installed ## Hold engines against the truth: ENGINES='runner papermill' CASES='sig*'
+	PYTHONPATH=tests $(BIN)/python -m conformance --peers $(PEERS)/bin \
+	  $(if $(ENGINES),--engines $(ENGINES)) $(if $(CASES),--cases $(foreach glob,$(CASES),'$(glob)')) \
+	  $(if $(ENGINES)$(CASES),,--write docs/CONFORMANCE.md)
+
+SECONDS ?= 600
+SEED    ?=
+REPLAY  ?=
+soak: $(VENV)/.installed-demo,test ## Random faults at random moments: SECONDS=600 SEED=n; REPLAY=n plays one again
+	PYTHONPATH=tests $(BIN)/python -m soak --seconds $(SECONDS) $(if $(SEED),--seed $(SEED)) \
+	  $(if $(REPLAY),--replay $(REPLAY)) $(if $(SCENARIO),--scenario $(SCENARIO))
 
 # --- Upkeep -----------------------------------------------------------------------------------------------------------
 
