@@ -52,7 +52,7 @@ lint: $(VENV)/.installed-lint ## Check style, types, YAML, shell scripts and spe
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/yamllint --strict $$($(FILES) '*.yaml' '*.yml')
-	$(BIN)/shellcheck $$($(FILES) '*.sh' .ci/run)
+	$(BIN)/shellcheck $$($(FILES) '*.sh' .ci/run .ci/npm-install)
 	$(BIN)/codespell $$($(FILES))
 
 bench: $(VENV)/.installed-demo,test ## Measure against papermill and nbconvert; print the table, write JSON

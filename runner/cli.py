@@ -16,7 +16,7 @@ import traceback
 import click
 
 from runner import __version__
-from runner.commands.answer import lose_stdout
+from runner.commands.answer import settle_streams
 from runner.errors import RecordError, RunnerError
 
 # Name, what it does in one line. The module runner.commands.<name> holds it and is imported when used.
@@ -79,7 +79,7 @@ def main() -> None:
     """Run the command line and exit with its documented code."""
     _open_standard_streams()
     code = _exit_code()
-    lose_stdout()
+    settle_streams()
     sys.exit(code)
 
 

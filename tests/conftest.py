@@ -6,7 +6,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 from simdriver import COMPILER, NO_COMPILER, SimulatedDriver
+
+# Tests never assert how long something took: under load an example takes as long as it takes.
+settings.register_profile("runner", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("runner")
 
 
 @pytest.fixture(scope="session")

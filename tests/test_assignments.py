@@ -208,7 +208,7 @@ def statements(draw, depth: int = 0) -> str:
     return form
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(st.lists(statements(), min_size=1, max_size=5), NAMES, VALUES, st.sampled_from(["\n", "\r\n"]))
 def test_the_rewritten_source_parses_and_nothing_but_the_named_assignment_changes(lines, name, value, end):
     """Whatever the cell: it still parses, the name has the value, all other statements are the same."""

@@ -519,18 +519,31 @@ def test_an_answer_that_cannot_be_printed_is_no_fault_of_ours() -> None:
     assert done.stderr == "runner: the answer cannot be printed: No space left on device\n"
 
 
-def test_the_exit_code_is_right_where_nobody_can_be_told() -> None:
-    """A usage error, and a fault of our own, keep their codes with a full stderr."""
-    with Path("/dev/full").open("w") as full:
-        for command, code in ((cli.RUNNER, 2), ([sys.executable, "-c", FAULTY], 70)):
-            done = subprocess.run(
-                [*command, "run", "none.ipynb", "--timeout", "soon"] if code == 2 else [*command, "gate"],
-                stdout=subprocess.DEVNULL,
-                stderr=full,
-                env=cli.environment(),
-                check=False,
-            )
-            assert done.returncode == code
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("redirected", ["2>/dev/full", ">/dev/full 2>/dev/full", ">/dev/full 2>&1", "2>&-"])
+@pytest.mark.parametrize(
+    ("command", "code"),
+    [
+        ([*cli.RUNNER, "run", "none.ipynb", "--timeout", "soon"], 2),
+        ([*cli.RUNNER, "plan", "check", "none.yaml"], 2),
+        ([*cli.RUNNER, "gate", "--min-gpus", "64"], 3),
+        ([sys.executable, "-c", FAULTY, "gate"], 70),
+    ],
+    ids=["usage", "plan", "refused", "our fault"],
+)
+def test_the_exit_code_is_right_where_nobody_can_be_told(
+    tmp_path: Path, command: list[str], code: int, redirected: str, unbuffered: str
+) -> None:
+    """Errors keep their codes with a full or closed stderr, whether or not Python buffers its streams."""
+    done = subprocess.run(
+        ["sh", "-c", f'exec "$@" {redirected}', "sh", *command],
+        stdout=subprocess.DEVNULL,
+        cwd=tmp_path,
+        env=cli.environment({"PYTHONUNBUFFERED": unbuffered}),
+        check=False,
+    )
+
+    assert done.returncode == code
 
 
 def test_a_signal_in_the_middle_of_a_change_of_cells_does_not_stop_the_display(

@@ -98,7 +98,6 @@ def test_one_notebook_of_the_demo_has_a_parameter_from_the_plan():
 
 @needs_scanpy
 @pytest.mark.slow
-@pytest.mark.timeout(900)
 def test_the_demo_succeeds_without_a_network_and_leaves_what_its_plan_promises(tmp_path):
     """`runner demo` runs all three notebooks with the network cut, and each says on what it ran."""
     tools = shutil.which("unshare") and shutil.which("ip")
@@ -272,7 +271,6 @@ def test_a_gpu_that_cannot_be_used_means_the_cpu_and_the_reason_is_said(tmp_path
 
 
 @pytest.mark.gpu
-@pytest.mark.timeout(900)
 def test_on_a_real_gpu_the_demo_runs_there(tmp_path):
     """With RAPIDS installed and a GPU at hand every notebook of the demo ran on it."""
     pytest.importorskip("cupy")

@@ -26,6 +26,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from support.cli import PATIENCE
 from support.server import Reply, serving
 
 from runner import log
@@ -387,7 +388,7 @@ def start_child(tmp_path, url, *, connections=3, **fields):
     return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
 
 
-def wait_for(condition, seconds=60):
+def wait_for(condition, seconds=PATIENCE):
     """Wait for something that will happen, for as long as a slow machine needs."""
     end = time.monotonic() + seconds
     while not condition():
@@ -545,7 +546,7 @@ def test_two_fetches_at_once_do_it_once(tmp_path, server):
     """The second waits for the first and takes its file."""
     url = server.add("/data.bin", Reply(content=CONTENT, bytes_per_second=8 * MB))
     children = [start_child(tmp_path, url) for _ in range(2)]
-    errors = [child.communicate(timeout=120)[1] for child in children]
+    errors = [child.communicate(timeout=PATIENCE)[1] for child in children]
     assert [child.returncode for child in children] == [0, 0], errors
     assert sum("fetched" in line for text in errors for line in text.splitlines()) == 1
     assert (tmp_path / "cache" / "sub" / "data.bin").read_bytes() == CONTENT

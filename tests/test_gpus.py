@@ -8,6 +8,7 @@ import sys
 
 import pytest
 from simdriver import Device, Slice
+from support.cli import PATIENCE
 
 GPU = "GPU-00000000-0000-4000-8000-00000000000a"
 OTHER = "GPU-00000000-0000-4000-8000-00000000000b"
@@ -272,7 +273,7 @@ except gpus.DriverProblem as problem:
     ) as reader:
         assert reader.stdout.readline() == "0\n"
         simulated_driver.write(Device(uuid=GPU, errors={"*": "gpu-is-lost"}))
-        assert reader.communicate("\n", timeout=60)[0] == f"driver-lost {Device().total_bytes}\n"
+        assert reader.communicate("\n", timeout=PATIENCE)[0] == f"driver-lost {Device().total_bytes}\n"
 
 
 def test_the_visible_gpus_are_those_of_the_environment(simulated_driver):

@@ -13,13 +13,13 @@ import uuid
 from pathlib import Path
 
 import pytest
+from support.cli import PATIENCE
 
 from runner.machine import cgroups
 from runner.machine.guard import AHEAD_SECONDS, MemoryGuard, Trend, must_act
 from runner.machine.host import Container
 
 GB = 10**9
-PATIENCE_SECONDS = 60
 
 
 def first_action(sizes: list[float], limit: float, fraction: float = 0.97) -> float | None:
@@ -107,7 +107,7 @@ def test_a_breach_calls_back_until_it_is_over_and_is_recorded(simulated):
     guard = MemoryGuard(Container(root), 0.97, ended, 0.005)
     guard.start()
     fill(980_000_000)
-    assert over.wait(PATIENCE_SECONDS)
+    assert over.wait(PATIENCE)
     time.sleep(0.1)  # twenty looks
     guard.stop()
     record = guard.record()
@@ -124,7 +124,7 @@ def test_file_cache_up_to_the_limit_is_left_alone(simulated):
     calls = []
     guard = MemoryGuard(Container(root), 0.97, calls.append, 0.005)
     guard.start()
-    deadline = time.monotonic() + PATIENCE_SECONDS
+    deadline = time.monotonic() + PATIENCE
     while guard.record().peak_unreclaimable_bytes is None:
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -146,7 +146,7 @@ def test_a_call_back_that_fails_is_logged_and_harms_nobody(simulated, capsys):
     fill(990_000_000)
     guard = MemoryGuard(Container(root), 0.97, fail, 0.005)
     guard.start()
-    assert failed.wait(PATIENCE_SECONDS)
+    assert failed.wait(PATIENCE)
     guard.stop()
     assert guard.record().acted_at_bytes == 990_000_000
     assert "no such kernel" in capsys.readouterr().err
@@ -159,7 +159,7 @@ def test_a_container_that_can_not_be_read_any_more_turns_the_guard_off(simulated
     (root / "sys/fs/cgroup/memory.stat").write_text("rubbish")
     guard = MemoryGuard(Container(root), 0.97, calls.append, 0.005)
     guard.start()
-    deadline = time.monotonic() + PATIENCE_SECONDS
+    deadline = time.monotonic() + PATIENCE
     while "could not be read" not in guard.record().unavailable.get("peak_unreclaimable_bytes", ""):
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -216,7 +216,7 @@ def limited():
         process.kill()
         process.wait()
         process.stdin.close()
-    deadline = time.monotonic() + PATIENCE_SECONDS
+    deadline = time.monotonic() + PATIENCE
     while group.exists() and time.monotonic() < deadline:
         try:
             group.rmdir()
@@ -234,7 +234,7 @@ def test_an_eater_is_ended_before_the_oom_killer_comes(limited, mebibytes, pause
     guard.start()
     process.stdin.write("\n")
     process.stdin.flush()
-    assert process.wait(timeout=PATIENCE_SECONDS) == -signal.SIGKILL
+    assert process.wait(timeout=PATIENCE) == -signal.SIGKILL
     guard.stop()
     record = guard.record()
     assert record.acted_at_bytes is not None
@@ -256,7 +256,7 @@ def test_a_reader_of_a_large_file_is_left_alone(limited, tmp_path):
     guard.start()
     process.stdin.write("\n")
     process.stdin.flush()
-    assert process.wait(timeout=PATIENCE_SECONDS) == 0
+    assert process.wait(timeout=PATIENCE) == 0
     guard.stop()
     assert guard.record().acted_at_bytes is None
     assert guard.record().peak_unreclaimable_bytes < 0.5 * LIMIT

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from support import notebooks
+from support.cli import PATIENCE
 
 from runner.data.cache import Staged
 from runner.data.mirror import Mirror
@@ -39,7 +40,7 @@ def staged(tmp_path: Path, *, name: str = "census", url: str = URL, content: byt
 
 def get(url: str, **headers: str):
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    return opener.open(urllib.request.Request(url, headers=headers), timeout=30)
+    return opener.open(urllib.request.Request(url, headers=headers), timeout=PATIENCE)
 
 
 def status_of(url: str, **headers: str) -> int:
@@ -77,7 +78,7 @@ def test_head_and_ranges_beyond_the_end(tmp_path):
         url = mirror.urls[URL]
         reply = get(url)
         head = urllib.request.build_opener(urllib.request.ProxyHandler({})).open(
-            urllib.request.Request(url, method="HEAD"), timeout=30
+            urllib.request.Request(url, method="HEAD"), timeout=PATIENCE
         )
         assert head.headers["Content-Length"] == reply.headers["Content-Length"] == "21"
         assert head.read() == b""
@@ -191,7 +192,7 @@ def test_offline_whatever_is_not_staged_fails_by_name(tmp_path, scheme, by):
     with Mirror([], offline=True, environment={}) as mirror:
         environment = {"PATH": os.environ["PATH"], **mirror.env}
         done = subprocess.run(
-            commands[by], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=60
+            commands[by], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=PATIENCE
         )
         assert done.returncode != 0
         assert "offline" in done.stderr

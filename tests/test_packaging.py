@@ -223,3 +223,60 @@ def test_an_old_python_is_refused_with_what_to_do(tmp_path):
     assert done.returncode != 0
     assert "Python 3.9.2; Python 3.11 or newer is needed" in done.stderr
     assert not (tmp_path / "venv").exists()
+
+
+def test_ci_starts_with_a_clean_environment(tmp_path):
+    """What a machine happens to set reaches no check; how package indexes are reached does."""
+    copy = tmp_path / ".ci" / "run"
+    copy.parent.mkdir()
+    beginning, mark, _rest = (ROOT / ".ci" / "run").read_text().partition("unset RUNNER_CI_CLEAN\n")
+    assert mark
+    copy.write_text(beginning + mark + "env\n")
+    copy.chmod(0o755)
+    kept = {
+        "https_proxy": "http://proxy.example:3128",
+        "PIP_INDEX_URL": "https://index.example/a b",
+        "UV_LINK_MODE": "copy",
+    }
+    lost = {
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONPATH": "/x",
+        "MPLBACKEND": "Agg",
+        "LC_ALL": "de_DE.UTF-8",
+        "RUNNER_RUN_TIMEOUT": "1s",
+    }
+    surroundings = {"HOME": "/nobody", "PATH": os.environ["PATH"], "LANG": "de_DE.UTF-8"}
+    done = subprocess.run([copy], env={**surroundings, **kept, **lost}, capture_output=True, text=True, check=True)
+    seen = dict(line.split("=", 1) for line in done.stdout.splitlines())
+    assert {name: seen.get(name) for name in kept} == kept
+    assert {"HOME": "/nobody", "LANG": "C.UTF-8"}.items() <= seen.items()
+    assert not lost.keys() & seen.keys()
+    assert not [name for name in seen if name.startswith("PYTHON")]
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        (
+            "npm error code SELF_SIGNED_CERT_IN_CHAIN\nnpm error reason: self-signed certificate",
+            "NODE_EXTRA_CA_CERTS=FILE",
+        ),
+        ("npm ERR! code ENOTFOUND\nnpm ERR! getaddrinfo ENOTFOUND", "does not reach its registry"),
+        (
+            "npm error code ETARGET\nnpm error notarget No matching version found for p@1",
+            "No matching version found for p@1",
+        ),
+        ("", "npm failed"),
+    ],
+)
+def test_a_failing_npm_is_reported_with_its_reason(tmp_path, said, reason):
+    """A missing CA is called a missing CA, in the last line of stderr."""
+    (tmp_path / "npm").write_text(f"#!/bin/sh\ncat >&2 <<'END'\n{said}\nEND\nexit 1\n")
+    (tmp_path / "npm").chmod(0o755)
+    command = [ROOT / ".ci" / "npm-install", tmp_path / "modules", "p@1"]
+    environ = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("p@1 cannot be installed: ")
+    assert reason in last

@@ -207,7 +207,7 @@ names = st.text("ab.", min_size=1, max_size=3)
 patterns = st.lists(st.text("ab.*?[]!", min_size=1, max_size=4) | st.just("**"), min_size=1, max_size=3).map("/".join)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(one=patterns, other=patterns, path=st.lists(names, min_size=1, max_size=3))
 def test_no_two_patterns_that_match_one_file_are_held_apart(one, other, path):
     """Whatever glob finds for both, and whatever lies in a folder that it finds."""

@@ -12,6 +12,7 @@ import sys
 import time
 
 import pytest
+from support.cli import PATIENCE
 
 from runner.machine import procfs
 from runner.machine.processes import (
@@ -26,7 +27,6 @@ from runner.machine.processes import (
 )
 
 SLEEP = [sys.executable, "-c", "import time; time.sleep(600)"]
-PATIENCE_SECONDS = 60
 
 # A kernel that starts children in every way that is known to outlive it, then says their pids.
 KERNEL = """
@@ -70,7 +70,7 @@ time.sleep(600)
 
 
 def wait_for(condition) -> None:
-    deadline = time.monotonic() + PATIENCE_SECONDS
+    deadline = time.monotonic() + PATIENCE
     while not condition():
         assert time.monotonic() < deadline, "it did not happen"
         time.sleep(0.01)
@@ -138,7 +138,7 @@ def test_all_that_a_killed_kernel_leaves_is_swept_and_listed(started, request, a
     assert not any(alive(pid) for pid in pids.values())
     assert swept[pids["child"]].name.startswith("python")
     assert swept[pids["child"]].started_at.endswith("Z")
-    assert kernel.wait(timeout=PATIENCE_SECONDS) == -signal.SIGKILL
+    assert kernel.wait(timeout=PATIENCE) == -signal.SIGKILL
 
 
 @pytest.mark.parametrize("subreaper_too", [True, False])
@@ -150,7 +150,7 @@ def test_the_exit_status_of_the_kernel_is_never_taken(started, request, subreape
     wait_for(lambda: not alive(kernel.pid))
     family.sweep(10, 10)
     assert not any(alive(pid) for pid in pids.values())
-    assert kernel.wait(timeout=PATIENCE_SECONDS) == 3
+    assert kernel.wait(timeout=PATIENCE) == 3
 
 
 def test_adopted_children_leave_no_zombies(started, subreaper):
@@ -165,7 +165,7 @@ def test_a_kernel_that_is_alive_still_is_ended_as_well(started):
     """The sweep leaves no kernel either."""
     kernel, _, family = start_kernel(started)
     assert [process.pid for process in family.sweep(10, 10)] == [kernel.pid]
-    assert kernel.wait(timeout=PATIENCE_SECONDS) == -signal.SIGTERM
+    assert kernel.wait(timeout=PATIENCE) == -signal.SIGTERM
 
 
 def test_a_descendant_without_the_tag_is_known_from_having_been_seen(started):
@@ -237,7 +237,7 @@ def test_all_of_a_run_can_be_killed_at_once(started):
     assert family.kill() == 3
     wait_for(lambda: not any(map(alive, [kernel.pid, *pids.values()])))
     assert own.poll() is None
-    assert kernel.wait(timeout=PATIENCE_SECONDS) == -signal.SIGKILL
+    assert kernel.wait(timeout=PATIENCE) == -signal.SIGKILL
 
 
 def test_nobody_else_is_touched(started):
@@ -287,7 +287,7 @@ def test_a_signal_reaches_one_process_and_no_other(started, monkeypatch, pidfd):
     assert not _send(Identity(identity.pid, identity.started + 1), signal.SIGKILL)
     assert process.poll() is None
     assert _send(identity, signal.SIGKILL)
-    assert process.wait(timeout=PATIENCE_SECONDS) == -signal.SIGKILL
+    assert process.wait(timeout=PATIENCE) == -signal.SIGKILL
     assert not _send(identity, signal.SIGKILL)
 
 

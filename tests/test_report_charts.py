@@ -63,7 +63,7 @@ def test_largest_value_shown_is_the_largest_recorded(tmp_path, spike_at):
     assert "peak 24.0 GB" in svg
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(st.floats(0, 1e12) | st.just(float("nan")), min_size=1, max_size=900),
     st.integers(1, 40),

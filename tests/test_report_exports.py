@@ -26,6 +26,7 @@ from prometheus_client.parser import text_string_to_metric_families as plain_fam
 from rocrate.rocrate import ROCrate
 from support import cli
 from support import records as made
+from support.cli import PATIENCE
 
 from runner.records import Failure, Status
 from runner.report import build, summary_schema
@@ -316,7 +317,7 @@ def free_port():
         return listener.getsockname()[1]
 
 
-def fetched(url, deadline_seconds=60):
+def fetched(url, deadline_seconds=PATIENCE):
     """Poll an address until it answers."""
     deadline = time.monotonic() + deadline_seconds
     while True:

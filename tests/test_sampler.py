@@ -16,12 +16,12 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from support.cli import PATIENCE
 
 from runner.machine import sampler as sampler_module
 from runner.machine.processes import RUN_TAG, Family
 from runner.machine.sampler import CLOSEST_SECONDS, Sampler
 
-PATIENCE_SECONDS = 60
 COLUMNS = (
     "time_seconds,gpu_uuid,gpu_memory_used_bytes,gpu_utilization_percent,power_watts,"
     "temperature_celsius,host_memory_bytes,host_cpu_percent"
@@ -67,7 +67,7 @@ def make(tmp_path):
 
 
 def wait_for(condition) -> None:
-    deadline = time.monotonic() + PATIENCE_SECONDS
+    deadline = time.monotonic() + PATIENCE
     while not condition():
         assert time.monotonic() < deadline, "it did not happen"
         time.sleep(0.005)
@@ -256,14 +256,14 @@ def test_a_driver_that_hangs_does_not_hold_up_the_end(make, monkeypatch):
     monkeypatch.setattr(sampler_module, "_STOP_SECONDS", 0.1)
     release = threading.Event()
     gpu = FakeGpu("GPU-a")
-    gpu.read = lambda **_: (release.wait(PATIENCE_SECONDS), FakeReading())[1]
+    gpu.read = lambda **_: (release.wait(PATIENCE), FakeReading())[1]
     sampler = make(gpus=[gpu])
     sampler.start()
     sampler.sample_now()
     sampled = sampler.stop()
     assert "did not answer" in sampler.record().stopped
     release.set()
-    sampler._thread.join(PATIENCE_SECONDS)
+    sampler._thread.join(PATIENCE)
     assert len(sampled.seconds) == 0
 
 

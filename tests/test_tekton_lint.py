@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.cli import PATIENCE
 from support.tekton import ROOT, TEKTON
 
 LINTER = "@ibm/tekton-lint@1.1.0"
@@ -23,16 +24,15 @@ def tekton_lint() -> Path:
         pytest.skip("node and npm are not installed")
     program = BUILD / "node_modules" / ".bin" / "tekton-lint"
     if not program.exists():
-        BUILD.mkdir(parents=True, exist_ok=True)
         done = subprocess.run(
-            ["npm", "install", "--no-audit", "--no-fund", "--ignore-scripts", "--prefix", str(BUILD), LINTER],
+            [ROOT / ".ci" / "npm-install", BUILD, LINTER],
             capture_output=True,
             text=True,
             check=False,
-            timeout=280,
+            timeout=PATIENCE,
         )
         if done.returncode != 0:
-            pytest.skip(f"{LINTER} cannot be installed: {done.stderr.strip()[-300:]}")
+            pytest.skip(done.stderr.strip().splitlines()[-1])
     return program
 
 
@@ -43,7 +43,7 @@ def lint(program: Path, *patterns: str) -> subprocess.CompletedProcess[str]:
         text=True,
         check=False,
         cwd=ROOT,
-        timeout=120,
+        timeout=PATIENCE,
         env={**os.environ, "NO_COLOR": "1"},
     )
 

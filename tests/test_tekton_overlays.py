@@ -9,6 +9,7 @@ from functools import cache
 
 import pytest
 import yaml
+from support.cli import PATIENCE
 from support.tekton import TEKTON
 
 pytestmark = pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is not installed")
@@ -18,7 +19,7 @@ OVERLAYS = sorted(path.parent.name for path in (TEKTON / "overlays").glob("*/kus
 @cache
 def built(folder: str):
     done = subprocess.run(
-        ["kubectl", "kustomize", str(TEKTON / folder)], capture_output=True, text=True, check=False, timeout=120
+        ["kubectl", "kustomize", str(TEKTON / folder)], capture_output=True, text=True, check=False, timeout=PATIENCE
     )
     assert done.returncode == 0, done.stderr
     documents = [document for document in yaml.safe_load_all(done.stdout) if document]

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from support.cli import PATIENCE
 
 from runner.plan import Dataset
 from runner.records import Check
@@ -98,7 +99,7 @@ def test_a_computation_that_crashes_is_a_failure():
 
 def test_a_machine_without_libcuda_is_told_by_the_probe():
     """The probe really runs here; where there is no driver it says so, and cupy is not started."""
-    findings = probes.run(sys.executable, "probe_cuda.py", seconds=60)
+    findings = probes.run(sys.executable, "probe_cuda.py", seconds=PATIENCE)
     assert "libcuda" in findings.merged
     assert not findings.ended
 
@@ -122,7 +123,7 @@ def test_no_module_of_ours_hides_a_library_from_the_probes(monkeypatch, tmp_path
     (tmp_path / name).mkdir()
     (tmp_path / name / "__init__.py").write_text("import os\nos.write(2, b'the library')\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    findings = probes.run(sys.executable, "probe_imports.py", ["60", name], seconds=60)
+    findings = probes.run(sys.executable, "probe_imports.py", ["60", name], seconds=PATIENCE)
     assert name in packages.environment(findings).imported
     assert findings.last_words.endswith("the library")
 

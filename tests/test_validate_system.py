@@ -14,6 +14,7 @@ import pytest
 import yaml
 from simdriver import Device, Slice
 from support import notebooks
+from support.cli import PATIENCE
 
 RUNNER = [sys.executable, "-m", "runner", "validate"]
 GB = 10**9
@@ -36,7 +37,7 @@ def validate(tmp_path):
         command = [*RUNNER, "--json", *map(str, arguments)]
         environ = env or {name: value for name, value in os.environ.items() if not name.startswith("CUDA_")}
         done = subprocess.run(
-            command, cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=120, check=False
+            command, cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=PATIENCE, check=False
         )
         assert done.stdout, done.stderr
         document = json.loads(done.stdout)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+from typing import TextIO
 
 import click
 
@@ -26,11 +27,31 @@ def answer(text: str) -> None:
 
 
 def lose_stdout() -> bool:
-    """Tell whether stdout cannot be written; it then leads nowhere, for Python's last flush would change the code."""
+    """Flush stdout and return True if that failed; stdout then leads to the null device."""
+    return _lost(sys.stdout)
+
+
+def settle_streams() -> None:
+    """Flush stdout and stderr before the exit.
+
+    Python's own last flush would otherwise replace the exit code by 120 where the reader has left or
+    the disk is full, for text that an earlier, failed write has left in a buffer.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        _lost(stream)
+
+
+def _lost(stream: TextIO | None) -> bool:
+    """Flush a stream; if that fails, lead its descriptor to the null device, which takes what is left."""
+    if stream is None or stream.closed:
+        return False
     try:
-        sys.stdout.flush()
+        stream.flush()
     except (OSError, ValueError):
-        with contextlib.suppress(OSError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        with contextlib.suppress(OSError, ValueError):
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, stream.fileno())
+            os.close(nowhere)
+            stream.flush()
         return True
     return False

@@ -16,7 +16,7 @@ from typing import Any
 import nbformat
 
 RUNNER = [sys.executable, "-m", "runner"]
-PATIENCE = 120.0
+PATIENCE = 600.0
 """Seconds after which something that should happen is called missing; generous, for slow machines."""
 
 

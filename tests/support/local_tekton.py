@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from support import tekton
+from support.cli import PATIENCE
 
 ARRAY = re.compile(r"\$\(tasks\.([\w-]+)\.results\.([\w-]+)\[\*\]\)")
 
@@ -85,7 +86,7 @@ class LocalTekton:
             capture_output=True,
             text=True,
             check=False,
-            timeout=240,
+            timeout=PATIENCE,
         )
 
     def _holds(self, when: dict[str, Any]) -> bool:
