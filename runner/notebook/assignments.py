@@ -18,12 +18,12 @@ from __future__ import annotations
 
 import ast
 import math
-import symtable
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from runner.notebook.cellsource import CellSource, edited
+from runner.notebook.scopes import reads_global
 
 Kind = Literal["value", "shared", "derived", "loop"]
 
@@ -65,7 +65,7 @@ def rewritten(cell: CellSource, name: str, new: str) -> tuple[str, list[str]]:
 
 def reads(cell: CellSource, name: str) -> bool:
     """Tell whether the cell uses the name's value anywhere: the notebook's, not a function's own of that name."""
-    return _mentions(cell.tree, name) and _reads(cell.plain.decode(), "exec", name)
+    return reads_global(cell.tree, name)
 
 
 def literal(value: Any) -> str:
@@ -155,31 +155,9 @@ def _place(
     text = cell.text(value)
     start, end = cell.span(value)
     kind: Kind = "loop" if loop else "value"
-    if _mentions(value, name) and _reads(f"({text}\n)", "eval", name):
+    if reads_global(value, name):
         kind = "derived"
     elif not loop and (not alone or any(isinstance(node, ast.NamedExpr) for node in ast.walk(value))):
         kind = "shared"
         start = end = cell.span(statement)[1]
     return Assignment(name, kind, start, end, statement.lineno, text)
-
-
-def _mentions(tree: ast.AST, name: str) -> bool:
-    return any(isinstance(node, ast.Name) and node.id == name for node in ast.walk(tree))
-
-
-def _reads(source: str, mode: str, name: str) -> bool:
-    """Tell whether code reads a name of the namespace that it runs in."""
-    try:
-        tables = [symtable.symtable(source, "<cell>", mode)]
-    except (SyntaxError, ValueError, RecursionError):
-        return True  # the safe answer where nobody can tell
-    while tables:
-        table = tables.pop()
-        tables += table.get_children()
-        is_outer = table.get_type() == "module"
-        if any(
-            symbol.get_name() == name and symbol.is_referenced() and (is_outer or symbol.is_global())
-            for symbol in table.get_symbols()
-        ):
-            return True
-    return False
