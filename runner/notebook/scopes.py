@@ -82,6 +82,7 @@ class _Reader:
         named = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs]
         named += [argument for argument in (arguments.vararg, arguments.kwarg) if argument]
         annotations = [argument.annotation for argument in named] + [getattr(node, "returns", None)]
+        annotations += getattr(node, "type_params", [])
         if any(generic.reads(annotation) for annotation in annotations if annotation):
             return True
         body = [node.body] if isinstance(node, ast.Lambda) else node.body
@@ -93,7 +94,7 @@ class _Reader:
         if any(self.reads(decorator) for decorator in node.decorator_list):
             return True
         generic = self._generic(node)
-        if any(generic.reads(base) for base in [*node.bases, *node.keywords]):
+        if any(generic.reads(base) for base in [*node.bases, *node.keywords, *getattr(node, "type_params", [])]):
             return True
         bound = False
         for statement in node.body:  # a class reads the notebook's name until it has bound its own
