@@ -7,6 +7,7 @@ time is the reason that is recorded; later ones change nothing.
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import FrameType
+from typing import Any
 
 from runner import log
 from runner.errors import RunnerError
@@ -79,6 +81,8 @@ class Stopper:
 
     def __init__(self) -> None:
         self._requests: list[Stop] = []
+        self.over = False
+        """The record is final: a signal that comes now changes nothing."""
         self._listener: Callable[[Stop], None] | None = None
 
     @property
@@ -121,24 +125,46 @@ class Stopper:
     @contextmanager
     def on_signals(self) -> Iterator[None]:
         """Turn `SIGNALS` into requests for the length of the block."""
-
-        def handle(number: int, _frame: FrameType | None) -> None:
-            name = signal.Signals(number).name
-            if self.stop is None:
-                log.warning("signal", name=name, action="saving and ending")
-            self.request(StopKind(name), f"received {name}")
-
-        with handling(handle):
+        with handling(self._receive):
             yield
+
+    def hear(self) -> None:
+        """Turn `SIGNALS` into requests from now on; `answering` follows."""
+        _handle(self._receive)
+
+    def _receive(self, number: int, _frame: FrameType | None) -> None:
+        name = signal.Signals(number).name
+        if self.stop is None and not self.over:
+            log.warning("signal", name=name, action="saving and ending")
+        self.request(StopKind(name), f"received {name}")
 
 
 @contextmanager
 def handling(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
     """Have `SIGNALS` handled for the length of the block; a hang-up that `nohup` has us ignore stays ignored."""
-    ours = [n for n in SIGNALS if n is not signal.SIGHUP or signal.getsignal(n) is not signal.SIG_IGN]
-    previous = {number: signal.signal(number, handler) for number in ours}
+    previous = _handle(handler)
     try:
         yield
     finally:
         for number, before in previous.items():
             signal.signal(number, before)
+
+
+@contextmanager
+def answering(code: int) -> Iterator[None]:
+    """Answer with an outcome that is recorded, and end with its exit code whatever signal comes.
+
+    A signal ends a block that does not get rid of its answer. After the block signals are ignored: the
+    process has nothing left to do but to exit.
+    """
+    _handle(lambda _number, _frame: os._exit(code))
+    try:
+        yield
+    finally:
+        _handle(signal.SIG_IGN)
+
+
+def _handle(handler: Any) -> dict[signal.Signals, Any]:
+    """Set the handler of `SIGNALS` and return those of before; only the main thread may."""
+    ours = [n for n in SIGNALS if n is not signal.SIGHUP or signal.getsignal(n) is not signal.SIG_IGN]
+    return {number: signal.signal(number, handler) for number in ours}

@@ -88,7 +88,8 @@ def run_all(
                 log.error("notebook-process", nb=name, exit_code=code, reason="it left no record of this run")
             elif code not in {0, *range(1, 10)}:
                 log.error("notebook-process", nb=name, exit_code=code)
-    return _finish(plan, plan_path, output_dir, names if only or start else (), run_id, child.signalled)
+        # Still heard: a signal does not stop the report, and the exit code tells of it.
+        return _finish(plan, plan_path, output_dir, names if only or start else (), run_id, child)
 
 
 def select(plan: Plan, only: Sequence[str], start: str | None) -> list[str]:
@@ -127,7 +128,7 @@ def _environment(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def _finish(
-    plan: Plan, plan_path: Path, output_dir: Path, only: Sequence[str], run_id: str, signalled: int | None
+    plan: Plan, plan_path: Path, output_dir: Path, only: Sequence[str], run_id: str, child: _Child
 ) -> WorkflowResult:
     from runner import report
 
@@ -137,9 +138,10 @@ def _finish(
         )
     except RunnerError as error:
         log.error("report", reason=str(error))
-        return WorkflowResult(exit_code(signalled) if signalled else error.exit_code, f"no report: {error}", None)
+        code = exit_code(child.signalled) if child.signalled else error.exit_code
+        return WorkflowResult(code, f"no report: {error}", None)
     counts = ", ".join(f"{count} {status}" for status, count in result.counts.items() if count)
-    code = exit_code(signalled) if signalled else int(not result.ok(fail_on_failure=True))
+    code = exit_code(child.signalled) if child.signalled else int(not result.ok(fail_on_failure=True))
     return WorkflowResult(code, f"{counts}\nreport: {result.html_path}", result.summary_path)
 
 

@@ -47,17 +47,19 @@ def command(**given: Any) -> int:
         return prepare_only(job, as_json=as_json)
     from runner.run.lifecycle import run
     from runner.run.progress import for_terminal
-    from runner.stop import Stopper
+    from runner.stop import Stopper, answering
+    from runner.units import format_seconds
 
+    stopper = Stopper()
+    stopper.hear()
     with for_terminal() as progress:
-        metrics = run(job, Stopper(), progress)
-    if as_json:
-        answer(job.path(".metrics.json").read_text())
-    else:
-        from runner.units import format_seconds
-
-        where = "" if metrics.exit_code == 0 else f" ({job.path('.metrics.json')})"
-        answer(f"{metrics.notebook}: {metrics.status.value} in {format_seconds(metrics.wall_seconds)}{where}")
+        metrics = run(job, stopper, progress)
+    with answering(metrics.exit_code):
+        if as_json:
+            answer(job.path(".metrics.json").read_text())
+        else:
+            where = "" if metrics.exit_code == 0 else f" ({job.path('.metrics.json')})"
+            answer(f"{metrics.notebook}: {metrics.status.value} in {format_seconds(metrics.wall_seconds)}{where}")
     return metrics.exit_code
 
 

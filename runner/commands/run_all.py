@@ -40,6 +40,7 @@ def command(
       runner run-all plan.yaml --output-dir outputs
       runner run-all plan.yaml --only 01_preprocessing --only 02_extended
     """
+    from runner.stop import answering
     from runner.workflow import run_all
 
     shared = options.arguments(ctx, run_command, leave_out=("plan", "output_dir", "checkout", "run_id", "as_json"))
@@ -52,5 +53,6 @@ def command(
         run_id=run_id,
         run_arguments=shared,
     )
-    answer(result.summary_path.read_text() if as_json and result.summary_path else result.text)
+    with answering(result.exit_code):
+        answer(result.summary_path.read_text() if as_json and result.summary_path else result.text)
     return result.exit_code
