@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from runner.errors import RecordError
+from runner import files
 
 SUFFIXES = (".executed.ipynb", ".html", ".metrics.json", ".samples.csv", ".log")
 
@@ -26,10 +26,7 @@ def set_aside(folder: Path, name: str) -> Path | None:
         for path in earlier:
             path.rename(target / path.name)
     except OSError as error:
-        raise RecordError(
-            f"cannot move the earlier run of {name} aside: {error.strerror or error}",
-            hint=f"make {folder} writable, or use another --output-dir",
-        ) from error
+        raise files.cannot_write(folder / "attempts" / name, error) from error
     return target
 
 

@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import stat
 import tempfile
 import unicodedata
 from collections.abc import Iterator
@@ -57,7 +59,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(prefix=f".{path.name[:80]}.", suffix=".part", dir=path.parent)
     except OSError as error:
-        raise _cannot_write(path, error) from error
+        raise cannot_write(path, error) from error
     try:
         with os.fdopen(handle, "wb") as stream:
             yield stream
@@ -66,10 +68,40 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         Path(temporary).chmod(0o666 & ~_umask())
         Path(temporary).replace(path)
     except OSError as error:
-        raise _cannot_write(path, error) from error
+        raise cannot_write(path, error) from error
     finally:
         with contextlib.suppress(FileNotFoundError):
             Path(temporary).unlink()
+
+
+def reading(path: Path) -> BinaryIO:
+    """Open a regular file to be read; a notebook may have put a pipe there, on which we would wait for ever.
+
+    Raises
+    ------
+    OSError
+        It cannot be opened, or is no regular file.
+    """
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    return os.fdopen(handle, "rb")
+
+
+def read(path: Path, most_bytes: int = -1) -> bytes:
+    """Return the content of a regular file.
+
+    Raises
+    ------
+    OSError
+        It cannot be read, is no regular file, or is larger than ``most_bytes`` (-1: no limit).
+    """
+    with reading(path) as stream:
+        content = stream.read(most_bytes + 1 if most_bytes >= 0 else -1)
+    if 0 <= most_bytes < len(content):
+        raise OSError(errno.EFBIG, f"larger than {most_bytes} bytes", str(path))
+    return content
 
 
 def make_folder(path: Path) -> None:
@@ -83,7 +115,7 @@ def make_folder(path: Path) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise _cannot_write(path, error) from error
+        raise cannot_write(path, error) from error
 
 
 def write(path: Path, content: str | bytes) -> int:
@@ -104,10 +136,34 @@ def _umask() -> int:
         return 0o022
 
 
-def _cannot_write(path: Path, error: OSError) -> RecordError:
-    uid = os.getuid()
-    return RecordError(
-        f"cannot write {path}: {error.strerror or error}",
-        hint=f"the folder must exist, be writable by uid {uid} and have free space; "
-        "on Kubernetes set podTemplate.securityContext.fsGroup",
+def cannot_write(path: Path, error: OSError) -> RecordError:
+    """Return the error for a file that could not be written, with the step that helps against its cause."""
+    return RecordError(f"cannot write {path}: {error.strerror or error}", hint=_remedy(path, error.errno))
+
+
+def _remedy(path: Path, number: int | None) -> str:
+    if number == errno.ENOSPC:
+        return f"the volume is full{_free(path)}: free space on it, enlarge it, or use another folder"
+    if number == errno.EDQUOT:
+        return "the disk quota is used up: free space, raise the quota, or use another folder"
+    if number == errno.EROFS:
+        return "the volume is mounted read-only: mount it for writing, or use another folder"
+    if number in {errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY}:
+        return "something else has the name of the file, or of a folder above it: remove it, or use another folder"
+    if number == errno.ENAMETOOLONG:
+        return "the name is too long for the file system: use a shorter one"
+    return (
+        f"the folder must exist and be writable by uid {os.getuid()}; "
+        "on Kubernetes set podTemplate.securityContext.fsGroup"
     )
+
+
+def _free(path: Path) -> str:
+    """Return what is left where a file could not be written; a volume may also run out of inodes."""
+    place = next((folder for folder in path.parents if folder.is_dir()), path.parent)
+    with contextlib.suppress(OSError):
+        volume = os.statvfs(place)
+        if volume.f_files and not volume.f_favail:
+            return " (no inodes are left)"
+        return f" ({volume.f_bavail * volume.f_frsize:,} of {volume.f_blocks * volume.f_frsize:,} bytes are free)"
+    return ""

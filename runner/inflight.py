@@ -29,6 +29,7 @@ _State = tuple[int, int, bytes]
 
 BEAT_SECONDS = 2.0
 DEAD_AFTER_SECONDS = 10.0
+_LONGEST_BYTES = 1 << 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,14 +50,18 @@ class Running:
     last_save_at: str | None = None
     plan: str | None = None
 
+    def text(self) -> str:
+        """Return the content of the file."""
+        return json.dumps(dataclasses.asdict(self)) + "\n"
+
 
 def read(path: Path) -> Running | None:
     """Return what a file of a run says, or None when it is gone or not readable."""
     try:
-        document = json.loads(path.read_text())
+        document = json.loads(files.read(path, _LONGEST_BYTES))
         known = {field.name for field in dataclasses.fields(Running)}
         return Running(**{key: value for key, value in document.items() if key in known})
-    except (OSError, ValueError, TypeError, AttributeError):
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
         return None
 
 
@@ -120,10 +125,13 @@ class Claim:
         self.path = folder / f"{running.notebook}.running"
         self._running = dataclasses.replace(running, namespace=_namespace(), pid_started=_pid_started(running.pid))
         self._lock = threading.Lock()
-        self._stop = threading.Event()
+        self._wake = threading.Event()
+        self._stopping = False
         self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
         self.took_over: Running | None = None
         self._left_behind = False
+        self._beaten_at = _seconds()
+        self._complaint = ""
         self._take(watch_seconds, sleep)
 
     @classmethod
@@ -182,40 +190,62 @@ class Claim:
         opened = False
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._move_folder_aside()
             with self.path.open("x") as stream:
                 opened = True
-                stream.write(self._text())
+                stream.write(self._running.text())
         except OSError as error:
             if opened:  # a full disk: an empty file would pass for a run of another machine
                 with contextlib.suppress(OSError):
                     self.path.unlink()
             elif isinstance(error, FileExistsError) and self.path.parent.is_dir():
                 return False
-            raise RecordError(
-                f"cannot write {self.path}: {error.strerror or error}",
-                hint=f"the output folder must be writable by uid {os.getuid()}; on Kubernetes set fsGroup",
-            ) from error
+            raise files.cannot_write(self.path, error) from error
         return True
-
-    def _text(self) -> str:
-        return json.dumps(dataclasses.asdict(self._running)) + "\n"
 
     def update(self, **fields: object) -> None:
         """Change what the file says at its next beat."""
         with self._lock:
             self._running = dataclasses.replace(self._running, **fields)  # type: ignore[arg-type]
 
+    def saved(self) -> None:
+        """Note that the notebook has just been saved; the file says so at once."""
+        self.update(last_save_at=utc_now())
+        self._wake.set()
+
     def _beat(self) -> None:
-        while not self._stop.wait(BEAT_SECONDS):
-            with self._lock:
-                self._running = dataclasses.replace(self._running, beat=self._running.beat + 1)
-            if not self._ours():
+        while True:
+            self._wake.wait(BEAT_SECONDS)
+            self._wake.clear()
+            if self._stopping:
+                return
+            if self._taken():
                 log.error("heartbeat", reason=f"{self.path} is another run's now: this one was taken for dead")
                 return
-            try:
-                files.write(self.path, self._text())
-            except RecordError as error:
-                log.warning("heartbeat", reason=str(error))
+            with self._lock:
+                self._running = dataclasses.replace(self._running, beat=self._running.beat + 1)
+            self._write()
+
+    def _write(self) -> None:
+        try:
+            self._move_folder_aside()
+            files.write(self.path, self._running.text())
+            self._beaten_at = _seconds()
+        except (OSError, RecordError) as error:
+            self._complain(str(error))
+
+    def _complain(self, reason: str) -> None:
+        """Log what is wrong with the file once, not at every beat."""
+        if reason != self._complaint:
+            self._complaint = reason
+            log.warning("heartbeat", reason=reason)
+
+    def _move_folder_aside(self) -> None:
+        """Rename a folder that stands in the file's place: it is nobody's claim, and nothing could be written."""
+        if self.path.is_dir() and not self.path.is_symlink():
+            aside = self.path.with_name(f"{self.path.name}.aside-{uuid.uuid4().hex[:8]}")
+            self.path.rename(aside)
+            log.warning("heartbeat", reason=f"{self.path.name} was a folder; it is {aside.name} now")
 
     def leave_behind(self) -> None:
         """Let the file outlive the run, which ends without a record: a report then finds it lost."""
@@ -223,15 +253,33 @@ class Claim:
 
     def release(self) -> None:
         """Give the name back."""
-        self._stop.set()
+        self._stopping = True
+        self._wake.set()
         self._thread.join(timeout=BEAT_SECONDS)
-        if self._ours() and not self._left_behind:
+        if self._taken():
+            return
+        if self._left_behind:
+            self._write()
+            return
+        try:  # the record is written: nothing that a notebook put here may change how the run ended
+            self._move_folder_aside()
             self.path.unlink(missing_ok=True)
+        except OSError as error:
+            log.warning("heartbeat", reason=f"cannot remove {self.path}: {error.strerror or error}")
 
-    def _ours(self) -> bool:
-        """Tell whether the file is still this run's; one that is gone or cannot be read may be."""
+    def _taken(self) -> bool:
+        """Return True if the file is another run's.
+
+        Nobody takes over a run before it was silent for `DEAD_AFTER_SECONDS`. A file that says something
+        else before that was changed by the notebook or by hand, and is written again.
+        """
         found, mine = read(self.path), self._running
-        return found is None or (found.run_id, found.pid, found.host) == (mine.run_id, mine.pid, mine.host)
+        if found is None or (found.run_id, found.pid, found.host) == (mine.run_id, mine.pid, mine.host):
+            return False
+        if _seconds() - self._beaten_at >= DEAD_AFTER_SECONDS:
+            return True
+        self._complain(f"{self.path.name} was changed by something other than a run; it is written again")
+        return False
 
     def __enter__(self) -> Self:
         return self
@@ -253,11 +301,16 @@ def _already(path: Path, holder: Running | None) -> AlreadyRunningError:
 def _state(path: Path) -> _State | None:
     """Return what changes with each beat: each one is a new file with its own counter."""
     try:
-        with path.open("rb") as stream:
+        with files.reading(path) as stream:
             status = os.fstat(stream.fileno())
-            return status.st_ino, status.st_mtime_ns, stream.read()
+            return status.st_ino, status.st_mtime_ns, stream.read(_LONGEST_BYTES)
     except OSError:
         return None
+
+
+def _seconds() -> float:
+    """Return a clock that goes on while the machine sleeps: others judge our silence by theirs."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def _known_here(running: Running | None) -> bool | None:

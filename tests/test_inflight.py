@@ -222,13 +222,51 @@ def test_of_processes_that_find_one_dead_run_one_takes_over(tmp_path: Path) -> N
             racer.communicate("\n", timeout=PATIENCE)
 
 
-def test_a_run_that_was_taken_for_dead_leaves_its_heir_alone(tmp_path: Path) -> None:
+def test_a_run_that_was_taken_for_dead_leaves_its_heir_alone(tmp_path: Path, monkeypatch) -> None:
     """A machine that slept wakes up: its end does not remove the file of the run that followed."""
     slept = claim(tmp_path, "slept")
     foreign(slept.path)
+    monkeypatch.setattr(inflight, "DEAD_AFTER_SECONDS", 0.0)
     slept.release()
 
     assert read(slept.path).run_id == "theirs"
+
+
+@pytest.mark.parametrize("text", ["", "rewritten", '{"run_id": "other", "pid": 1, "host": "x"}', None])
+def test_what_a_notebook_does_to_the_file_is_undone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text) -> None:
+    """Rewritten, deleted or made a folder: the next beat writes it again, and the end of the run removes it."""
+    monkeypatch.setattr(inflight, "BEAT_SECONDS", 0.05)
+    other = json.dumps(dataclasses.asdict(Running(notebook="n", run_id="x", pid=1, host="h", started_at="now")))
+    with claim(tmp_path) as mine:
+        mine.path.unlink()
+        if text is None:
+            (mine.path / "kept").mkdir(parents=True)
+        else:
+            mine.path.write_text(other if text.startswith("{") else text)
+        until(lambda: (found := read(mine.path)) and found.run_id == "ours", "the next beat")
+    assert not mine.path.exists()
+    assert [path.name for path in tmp_path.rglob("kept")] == (["kept"] if text is None else [])
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo, lambda path: path.symlink_to("/dev/zero")])
+def test_what_is_no_file_stops_neither_this_run_nor_the_next(tmp_path: Path, make) -> None:
+    """A folder, a pipe or a device in the place of the file is nobody's claim, and is not waited for."""
+    with claim(tmp_path) as mine:
+        mine.path.unlink()
+        make(mine.path)
+    mine.path.unlink(missing_ok=True)
+    make(mine.path)
+    with claim(tmp_path, "next") as heir:
+        assert read(heir.path).run_id == "next"
+    assert not heir.path.exists()
+
+
+def test_a_save_is_told_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that dies right after a save is not called one that saved nothing."""
+    monkeypatch.setattr(inflight, "BEAT_SECONDS", PATIENCE)
+    with claim(tmp_path) as mine:
+        mine.saved()
+        until(lambda: read(mine.path).last_save_at, "the time of the save")
 
 
 def test_the_beat_counts_and_carries_what_is_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -241,13 +279,30 @@ def test_the_beat_counts_and_carries_what_is_new(tmp_path: Path, monkeypatch: py
         assert alive([mine.path], 0) == {mine.path: True}
 
 
-def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
-    """The message names file, uid and the Kubernetes setting."""
-    (tmp_path / "file").write_text("")
+@pytest.mark.parametrize(
+    ("number", "said", "not_said"),
+    [
+        (errno.EACCES, f"uid {os.getuid()}", "full"),
+        (errno.EPERM, "fsGroup", "full"),
+        (errno.ENOSPC, "the volume is full (", "fsGroup"),
+        (errno.EDQUOT, "quota", "fsGroup"),
+        (errno.EROFS, "read-only", "fsGroup"),
+        (errno.ENOTDIR, "something else has the name", "fsGroup"),
+    ],
+)
+def test_a_folder_that_cannot_be_written_is_told_with_what_helps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, said: str, not_said: str
+) -> None:
+    """A full volume is not a matter of permissions, and the other way round."""
+
+    def refuse(self, *_args, **_options):
+        raise OSError(number, os.strerror(number), str(self))
+
+    monkeypatch.setattr(Path, "open", refuse)
     with pytest.raises(RecordError, match="cannot write") as caught:
-        claim(tmp_path / "file")
-    assert f"uid {os.getuid()}" in caught.value.hint
-    assert "fsGroup" in caught.value.hint
+        claim(tmp_path)
+    assert said in caught.value.hint
+    assert not_said not in caught.value.hint
 
 
 def test_a_full_disk_leaves_no_claim(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -256,7 +311,7 @@ def test_a_full_disk_leaves_no_claim(tmp_path: Path, monkeypatch: pytest.MonkeyP
     def full(_self) -> str:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(Claim, "_text", full)
+    monkeypatch.setattr(Running, "text", full)
     with pytest.raises(RecordError, match="No space left"):
         claim(tmp_path)
     assert list(tmp_path.iterdir()) == []

@@ -13,8 +13,8 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from runner import log
-from runner.errors import RecordError, RunnerError
+from runner import files, log
+from runner.errors import RunnerError
 
 if TYPE_CHECKING:
     from runner.redact import Redactor
@@ -50,9 +50,7 @@ class RunLog:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._stream = path.open("ab", buffering=0)
         except OSError as error:
-            raise RecordError(
-                f"cannot write {path}: {error.strerror or error}", hint="the output folder must be writable"
-            ) from error
+            raise files.cannot_write(path, error) from error
         # stderr is a file too, the log of a Pod: what is kept out of ours must not stand there.
         self._remove = (log.add_mask(redactor.text), log.add_sink(self.event))
 
