@@ -16,6 +16,8 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pydantic import TypeAdapter
 
 SCHEMA_VERSION = 1
@@ -87,8 +89,10 @@ class Source:
     path: str
     sha256: str | None = None
     commit: str | None = None
+    """The commit that is checked out, if it holds the notebook exactly as it was run."""
     title: str | None = None
     kernel: str | None = None
+    unavailable: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -417,6 +421,10 @@ class Metrics:
     ended_at: str
     wall_seconds: float
     schema_version: int = SCHEMA_VERSION
+    provisional: bool = False
+    """Written before everything in it was judged; see `runner.provisional`."""
+    stage: str | None = None
+    """Stage that a provisional record was written in."""
     optional: bool = False
     plan: str | None = None
     gate: Gate | None = None
@@ -437,9 +445,16 @@ class Metrics:
     """Wall time of gate, prepare, start, execute, release, expect and convert."""
 
 
-def to_json(record: Any) -> str:
-    """Return a record as indented JSON text with a final newline."""
-    return json.dumps(dataclasses.asdict(record), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+def to_json(record: Any, mask: Callable[[Any], Any] | None = None) -> str:
+    """Return a record as indented JSON text with a final newline.
+
+    Parameters
+    ----------
+    mask
+        Takes the record as a tree of plain values and returns what may be written, as a `Redactor` does.
+    """
+    tree = dataclasses.asdict(record)
+    return json.dumps(mask(tree) if mask else tree, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def read_metrics(text: str | bytes) -> Metrics:

@@ -29,11 +29,11 @@ def check(tmp_path):
     """Give a check of files below the test's folder, with notebooks without outputs."""
     blank = read_notebook(notebooks.write(tmp_path / "nb.ipynb", "1"))
 
-    def run(*files, source=blank, executed=blank, figures=0, started=None, **expect):
+    def run(*files, source=blank, executed=blank, figures=0, before=None, **expect):
         return expect_stage.check(
             Expect(files=list(files), **expect),
             checkout=tmp_path,
-            started_at_epoch=time.time() - 1 if started is None else started,
+            before=before or {},
             figures=figures,
             executed_nb=executed,
             source_nb=source,
@@ -85,18 +85,45 @@ def test_a_missing_folder_is_named(check):
 
 
 def test_a_file_of_yesterday_does_not_pass(check, tmp_path):
-    """Put there before the run started is not written by it; a folder counts as its newest file."""
+    """Put there before the run started is not written by it, whatever its date; a folder is all that is in it."""
     (tmp_path / "old").mkdir()
     for path in (tmp_path / "out.csv", tmp_path / "old" / "part"):
         path.write_text("x")
-    tomorrow = time.time() + 86400
-    found = check("out.csv", "old", started=tomorrow)
+        os.utime(path, (time.time() + 86400,) * 2)
+    before = expect_stage.before(Expect(files=["out.csv", "old"]), tmp_path)
+    found = check("out.csv", "old", before=before)
     assert [item.met for item in found] == [False, False]
-    assert re.search(r"written 1d|written 24h|written 23h", found[0].seen), found[0].seen
-    assert "before the run started" in found[0].seen
+    assert {item.seen for item in found} == {"unchanged since before the run started"}
     (tmp_path / "old" / "new").write_text("x")
-    os.utime(tmp_path / "old" / "new", (tomorrow, tomorrow))
-    assert check("old", started=tomorrow)[0].met
+    assert check("old", before=before)[0].met
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda path: path.write_text("y"),
+        lambda path: (path.write_text("y"), os.utime(path, (1_000_000_000, 1_000_000_000))),
+        lambda path: (path.with_name("part").write_text("x"), path.with_name("part").replace(path)),
+        lambda path: (path.unlink(), path.write_text("x")),
+        os.utime,
+    ],
+)
+def test_a_file_that_the_run_wrote_again_passes_whatever_the_clock_says(check, tmp_path, write):
+    """A clock that steps back, or the date of an origin, makes no file of this run an old one."""
+    path = tmp_path / "out.csv"
+    path.write_text("x")
+    os.utime(path, (time.time() + 3600,) * 2)
+    before = expect_stage.before(Expect(files=["*.csv"]), tmp_path)
+    until = time.monotonic() + 60
+    stamp = tmp_path / "stamp"
+    stamp.touch()
+    while time.monotonic() < until:  # the file system's clock has moved on, however coarse it is
+        (tmp_path / "now").touch()
+        if (tmp_path / "now").stat().st_ctime_ns > stamp.stat().st_ctime_ns:
+            break
+    write(path)
+    assert check("out.csv", "*.csv", before=before)[0].met
+    assert check("*.csv", before=before)[0].met
 
 
 def test_a_file_unpacked_by_the_run_passes_whatever_its_date(check, tmp_path):
@@ -109,14 +136,14 @@ def test_a_file_unpacked_by_the_run_passes_whatever_its_date(check, tmp_path):
 
 
 def test_a_pattern_stands_for_its_newest_match(check, tmp_path):
-    """One file of the run suffices, whatever lies beside it."""
-    started = time.time() + 3600
-    for name, moment in (("a-1.csv", started + 1), ("a-2.csv", started - 1800)):
-        (tmp_path / name).write_text(name)
-        os.utime(tmp_path / name, (moment, moment))
-    assert check("a-*.csv", started=started)[0].met
-    assert not check("a-2*.csv", started=started)[0].met
-    assert not check("b-*.csv")[0].met
+    """One file of the run suffices, whatever lies beside it and however new that looks."""
+    (tmp_path / "a-2.csv").write_text("a-2.csv")
+    os.utime(tmp_path / "a-2.csv", (time.time() + 3600,) * 2)
+    before = expect_stage.before(Expect(files=["a-*.csv"]), tmp_path)
+    (tmp_path / "a-1.csv").write_text("a-1.csv")
+    assert check("a-*.csv", before=before)[0].met
+    assert not check("a-2*.csv", before=before)[0].met
+    assert not check("b-*.csv", before=before)[0].met
 
 
 @pytest.mark.parametrize("suffix", [".h5ad", ".zarr"])

@@ -8,33 +8,36 @@ seen and what was needed; whether one that is not met fails the run is its sever
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runner.errors import BrokenInputError
 from runner.notebook import shape
 from runner.records import Expectation
-from runner.units import format_bytes, format_seconds
+from runner.units import format_bytes
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
 
     from runner.plan import Expect
 
-_CLOCK_SLACK_SECONDS = 2.0
-"""File systems round times, and a server's clock is not ours."""
 _WIDGET = "application/vnd.jupyter.widget-view+json"
 _WALKED_FILES = 20_000
 """Files of a folder (a zarr has one a chunk) that are looked at."""
+
+Before = Mapping[Path, str]
+"""Expected files that were there before a run, and how each looked."""
 
 
 def check(
     expect: Expect,
     *,
     checkout: Path,
-    started_at_epoch: float,
+    before: Before,
     figures: int,
     executed_nb: NotebookNode,
     source_nb: NotebookNode,
@@ -44,8 +47,8 @@ def check(
 
     Parameters
     ----------
-    started_at_epoch
-        When the run started; files older than that are not its work.
+    before
+        What `before` found when the run started; a file that is still the same is not its work.
     figures
         Images that the executed notebook shows.
     source_nb
@@ -53,7 +56,7 @@ def check(
     standing
         Products of an earlier run, relative to the checkout, that this one was right to take as they were.
     """
-    found = [_file(checkout, path, started_at_epoch, standing) for path in expect.files]
+    found = [_file(checkout, path, before, standing) for path in expect.files]
     if expect.min_figures is not None:
         met = figures >= expect.min_figures
         needed = f"at least {expect.min_figures}"
@@ -63,24 +66,53 @@ def check(
     return tuple(found)
 
 
-def _file(checkout: Path, path: str, started: float, standing: Collection[str]) -> Expectation:
-    """Judge one file or folder; a pattern stands for the newest of what it matches."""
+def before(expect: Expect, checkout: Path) -> Before:
+    """Return what of the expected files is there before a run, and how it looks.
+
+    A clock may step and a download keeps its origin's date, so what a run wrote shows by change only.
+    """
+    found = {}
+    for path in expect.files:
+        for item in _matches(checkout, path):
+            with contextlib.suppress(OSError):  # one that cannot be read counts as not there
+                found[item] = _look(item)
+    return found
+
+
+def _file(checkout: Path, path: str, before: Before, standing: Collection[str]) -> Expectation:
+    """Judge one file or folder; a pattern stands for the newest of what the run wrote, else of what it matches."""
     needed = "there, not empty, written by this run"
-    candidates = [checkout / path]
-    if not candidates[0].exists() and any(c in path for c in "*?["):
-        candidates = list(checkout.glob(path))
     try:
-        target = max((item for item in candidates if item.exists()), key=_written_at, default=None)
+        looks = {item: _look(item) for item in _matches(checkout, path)}
+        written = [item for item, look in looks.items() if before.get(item) != look]
+        target = max(written or looks, key=_written_at, default=None)
         if target is None:
             return _missed(path, _nothing(checkout, path), needed)
-        size, written = _size(target), _written_at(target)
+        size = _size(target)
     except OSError as error:
         return _missed(path, f"cannot be read: {error.strerror or error}", needed)
     if size == 0:
         return _missed(path, "empty (0 bytes)", needed)
-    if written < started - _CLOCK_SLACK_SECONDS and not _stands(target.relative_to(checkout), standing):
-        return _missed(path, f"written {format_seconds(started - written)} before the run started", needed)
+    if not written and not _stands(target.relative_to(checkout), standing):
+        return _missed(path, "unchanged since before the run started", needed)
     return _content(path, target, size)
+
+
+def _matches(checkout: Path, path: str) -> list[Path]:
+    plain = checkout / path
+    if plain.exists() or not any(c in path for c in "*?["):
+        return [plain] if plain.exists() else []
+    return [item for item in checkout.glob(path) if item.exists()]
+
+
+def _look(target: Path) -> str:
+    """Return a digest of what changes when a file, or one in a folder, is written or put there."""
+    digest = hashlib.sha256()
+    for file in sorted(_files(target)):
+        status = file.stat()
+        seen = (str(file), status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+        digest.update(repr(seen).encode(errors="backslashreplace"))
+    return digest.hexdigest()
 
 
 def _stands(path: Path, standing: Collection[str]) -> bool:

@@ -117,6 +117,7 @@ def _action(crate: ROCrate, entry: Entry, m: Metrics, folder: Path, engine: Enti
         name=m.source.path,
         sha256=m.source.sha256,
         version=m.source.commit,
+        description=f"No commit: {reason}" if (reason := m.source.unavailable.get("commit")) else None,
         encodingFormat=_MEDIA["notebook"],
     )
     results = [_file(crate, folder, path, _MEDIA[kind]) for kind, path in entry.files.items() if kind in _MEDIA]

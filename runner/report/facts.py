@@ -45,6 +45,7 @@ class Facts:
     devices: tuple[Device, ...]
     images: tuple[str, ...]
     commits: tuple[str, ...]
+    """Commits that hold the notebooks as they were run, and for the others why none does."""
     pythons: tuple[str, ...]
     platforms: tuple[str, ...]
     versions: tuple[tuple[str, tuple[str, ...]], ...]
@@ -64,7 +65,7 @@ def gather(report: Report, summary: Summary) -> Facts:
         machines=tuple(dict.fromkeys(_machine(m) for m in records if m.host)),
         devices=_devices(records),
         images=_distinct(m.environment.image for m in records),
-        commits=_distinct(m.source.commit for m in records),
+        commits=_commits(records),
         pythons=_distinct(m.environment.python for m in records),
         platforms=_distinct(m.environment.platform for m in records),
         versions=_versions(records),
@@ -76,6 +77,13 @@ def gather(report: Report, summary: Summary) -> Facts:
 
 def _distinct(values: Iterable[str | None]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(value for value in values if value))
+
+
+def _commits(records: Iterable[Metrics]) -> tuple[str, ...]:
+    """Return each commit once, then each notebook without one with the reason."""
+    records = list(records)
+    none = [(m.notebook, m.source.unavailable["commit"]) for m in records if "commit" in m.source.unavailable]
+    return (*_distinct(m.source.commit for m in records), *(f"none for {name}: {reason}" for name, reason in none))
 
 
 def _machine(m: Metrics) -> Machine:
