@@ -144,20 +144,6 @@ def test_an_output_folder_that_cannot_be_made_is_told_with_its_code(tmp_path: Pa
     assert "Traceback" not in ended.err
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path):
-    """Give a file system of two megabytes."""
-    mount = tmp_path / "small"
-    mount.mkdir()
-    done = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(mount)], capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        pytest.skip(f"mounting a small file system needs root: {done.stderr.strip()}")
-    yield mount
-    subprocess.run(["umount", "-l", str(mount)], check=True)
-
-
 def test_a_full_disk_damages_nothing_that_was_there(tmp_path: Path, small_disk: Path) -> None:
     """The earlier run's files stay whole, the exit code says the record could not be written."""
     notebooks.write(tmp_path / "n.ipynb", "print('first')")

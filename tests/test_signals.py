@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -104,7 +105,10 @@ def test_a_killed_runner_leaves_a_valid_notebook_and_is_reported_lost(tmp_path: 
     report = cli.runner("report", tmp_path / "out", "--fail-on-failure")
     summary = json.loads((tmp_path / "out" / "reports" / "summary.json").read_text())
     assert report.code == 1
-    assert [notebook["status"] for notebook in summary["notebooks"]] == ["lost"]
+    (lost,) = summary["notebooks"]
+    assert lost["status"] == "lost"
+    assert "the notebook was last saved at 20" in lost["reason"]
+    assert "with 1 cell done" in lost["reason"]
 
 
 def test_the_kernel_ends_when_its_runner_is_killed(tmp_path: Path) -> None:
@@ -296,3 +300,66 @@ watch.prove = prove
 from runner.cli import main
 main()
 """
+
+
+SIGNALLED = """
+import os, signal, sys
+from runner.commands import answer, run, run_all
+code, command = signal.Signals[sys.argv.pop(1)], run if sys.argv[1] == "run" else run_all
+real = answer.answer
+def signalled(text):
+    os.kill(os.getpid(), code)
+    real(text)
+command.answer = signalled
+from runner.cli import main
+main()
+"""
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGHUP"])
+@pytest.mark.parametrize(("cell", "code"), [("1", 0), ("1 / 0", 1)])
+@pytest.mark.parametrize("command", ["run", "run-all"])
+def test_a_signal_while_the_answer_prints_changes_nothing(
+    tmp_path: Path, name: str, cell: str, code: int, command: str
+) -> None:
+    """The record is final then; the exit code is the record's."""
+    source = notebooks.write(tmp_path / "n.ipynb", cell)
+    plan = tmp_path / "plan.yaml"
+    plan.write_text("version: 1\nname: p\nnotebooks: [{name: n, path: n.ipynb}]\n")
+    asked = source if command == "run" else plan
+
+    ended = cli.python(SIGNALLED, name, command, asked, "--output-dir", tmp_path / "out", "--no-html")
+
+    assert ended.code == code, ended.err
+    assert cli.metrics(tmp_path / "out", "n")["exit_code"] == code
+    assert "saving and ending" not in ended.err
+
+
+def test_a_signal_ends_a_run_whose_answer_nobody_reads(tmp_path: Path) -> None:
+    """A reader that does not read holds the process; a signal ends it, with the record's code."""
+    source, out = notebooks.write(tmp_path / "n.ipynb", "1 / 0"), tmp_path / "out"
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(writing, bytes(65536))
+    os.set_blocking(writing, True)
+    process = subprocess.Popen(
+        [*cli.RUNNER, "run", str(source), "--output-dir", str(out), "--no-html"],
+        stdout=writing,
+        stderr=subprocess.DEVNULL,
+        env=cli.environment(),
+    )
+    try:
+        cli.until(lambda: (out / "n.metrics.json").exists() and not (out / "n.running").exists(), "the end of the run")
+
+        def ended() -> bool:
+            process.terminate()
+            return process.poll() is not None
+
+        cli.until(ended, "the end by a signal")
+        assert process.returncode == 1
+    finally:
+        process.kill()
+        os.close(reading)
+        os.close(writing)

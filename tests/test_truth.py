@@ -219,12 +219,12 @@ main()
     [
         ("prepare", "1", "lost", "TypeError: a half of a nut"),
         ("release", "1", "lost", "TypeError: a half of a nut"),
-        ("release", "1 / 0", "failed", "ZeroDivisionError in cell 1"),
+        ("release", "1 / 0", "lost", "before that the notebook ended failed: ZeroDivisionError in cell 1"),
         ("_judge", "1", "lost", "TypeError: a half of a nut"),
     ],
 )
 def test_a_fault_of_ours_leaves_a_record(tmp_path: Path, stage: str, cell: str, status: str, reason: str) -> None:
-    """Exit 70; metrics, results and report say so, and an end that the notebook had before stays."""
+    """Exit 70; metrics, results and report say lost, and the reason has how the notebook had ended before."""
     source = notebooks.write(tmp_path / "n.ipynb", cell)
 
     ended = cli.python(BROKEN, stage, "run", source, "--output-dir", tmp_path / "out", "--results-dir", tmp_path / "r")

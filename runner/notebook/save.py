@@ -75,6 +75,18 @@ def _redacted_cell(cell: Mapping[str, Any], redactor: Redactor) -> dict[str, Any
     return found
 
 
+_Look = tuple[int, int, int, int]
+
+
+def _look(path: Path) -> _Look | None:
+    """Return what changes when something else is put in the place of a file, or it is written to."""
+    try:
+        status = path.lstat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
 class Saver:
     """Saves a notebook when it has changed and enough time has passed.
 
@@ -97,8 +109,14 @@ class Saver:
         self.dirty = False
         self.saves = 0
         self.seconds = 0.0
-        self.last_saved_at: float | None = None
-        """Wall clock of the last save that reached the disk."""
+        self.on_saved: Callable[[], None] = lambda: None
+        """Called after each save that reached the disk, before the next one can begin."""
+        self._left: _Look | None = None
+
+    @property
+    def intact(self) -> bool:
+        """Whether the file is as the last save left it; a notebook may delete, move or rewrite its own record."""
+        return self._left is not None and _look(self._path) == self._left
 
     @property
     def due(self) -> bool:
@@ -128,7 +146,9 @@ class Saver:
         with self._storage:
             if number > self._written:
                 files.write(self._path, content)
+                self._left = _look(self._path)
                 self._written = number
+                self.on_saved()
 
     @contextmanager
     def _save(self) -> Iterator[bytes]:
@@ -143,4 +163,3 @@ class Saver:
         self._last_cost = time.monotonic() - self._last_start
         self.saves += 1
         self.seconds += self._last_cost
-        self.last_saved_at = time.time()

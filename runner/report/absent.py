@@ -22,10 +22,11 @@ def lost(flight: Flight) -> str:
         at.append(f"in cell {flight.cell_index + 1}" + (f" of {flight.cell_count}" if flight.cell_count else ""))
     if flight.last_sample:
         at.append(f"{format_seconds(flight.last_sample.time_seconds)} after its start")
-    saved = "; nothing was saved"
-    if flight.last_save_at:
-        saved = f"; the notebook was last saved at {moment(flight.last_save_at)}"
-    if flight.last_save_at and flight.cells_saved is not None:
+    saved = "; no notebook was saved"
+    if flight.last_save_at or flight.cells_saved is not None:
+        saved = "; the notebook was last saved"
+        saved += f" at {moment(flight.last_save_at)}" if flight.last_save_at else ""
+    if flight.cells_saved is not None:
         saved += f" with {format_count(flight.cells_saved, 'cell')} done"
     where = ", ".join(at) or "at an unknown point"
     return f"its process on {flight.host or 'an unknown host'} is gone, last heard of {where}{saved}; {_guess(flight)}"

@@ -15,8 +15,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from runner import files
 from runner.errors import UsageError
 from runner.files import check_name
+from runner.provisional import settled
 from runner.records import SCHEMA_VERSION, Metrics, read_metrics
 from runner.report import saved
 from runner.report.model import Flight, Found, LastSample
@@ -53,8 +55,10 @@ def read_folder(
         return flight is not None and run_id in {None, flight.run_id} and (not only or flight.notebook in only)
 
     alive = _wait(folder, watch, wait_seconds, matters)
-    metrics: dict[str, Metrics] = {}
     problems: list[str] = []
+    # Before the records: a run that ends meanwhile is then seen with its final one, and not as gone.
+    under_way = [_read_flight(path, problems) for path in sorted(folder.glob(f"*{RUNNING}"))]
+    metrics: dict[str, Metrics] = {}
     broken: dict[str, str] = {}
     for path in sorted(folder.glob(f"*{METRICS}")):
         record = _read_record(path, problems)
@@ -64,10 +68,11 @@ def read_folder(
             broken[path.name.removesuffix(METRICS)] = record
     limits = {m.host.hostname: m.host.memory_limit_bytes for m in metrics.values() if m.host}
     flights = {}
-    for path in sorted(folder.glob(f"*{RUNNING}")):
-        flight = _read_flight(path, problems)
+    for flight in under_way:
         if flight:
             kept = saved.read(folder / f"{flight.notebook}.executed.ipynb")
+            if kept and kept.run_id != flight.run_id:
+                kept = None  # of the run before, which this one had not yet moved to attempts/
             flights[flight.notebook] = dataclasses.replace(
                 flight,
                 alive=alive.get(flight.notebook, False),
@@ -76,6 +81,10 @@ def read_folder(
                 last_sample=last_sample(folder / f"{flight.notebook}.samples.csv"),
                 memory_limit_bytes=limits.get(flight.host or ""),
             )
+    for name, record in metrics.items():
+        flight = flights.get(name)
+        if not (flight and flight.run_id == record.run_id and alive.get(name, True)):
+            metrics[name] = settled(record)
     names = list(dict.fromkeys([*metrics, *flights, *broken]))
     return Found(
         metrics=metrics,
@@ -104,7 +113,7 @@ def _read_record(path: Path, problems: list[str]) -> Metrics | str:
     """Return the record, or why it cannot be read; both that and oddities become problems."""
     name = path.name.removesuffix(METRICS)
     try:
-        record = read_metrics(path.read_bytes())
+        record = read_metrics(files.read(path))
         check_figures(record)
         check_name(name)
     except (OSError, ValueError, UsageError, RecursionError) as error:
@@ -125,7 +134,7 @@ def _read_record(path: Path, problems: list[str]) -> Metrics | str:
 def _read_flight(path: Path, problems: list[str]) -> Flight | None:
     name = path.name.removesuffix(RUNNING)
     try:
-        content = json.loads(path.read_bytes())
+        content = json.loads(files.read(path))
         return Flight(
             notebook=check_name(name),
             run_id=str(content["run_id"]),
@@ -183,7 +192,7 @@ def _attempts(folder: Path, name: str) -> tuple[Metrics, ...]:
     """Return the records of earlier runs of a notebook, oldest first; unreadable ones are left out."""
     paths = [path for path in (folder / "attempts" / name).glob("*") if path.name.isdigit()]
     records = [_read_record(path / f"{name}{METRICS}", []) for path in sorted(paths, key=lambda p: int(p.name))]
-    return tuple(record for record in records if isinstance(record, Metrics))
+    return tuple(settled(record) for record in records if isinstance(record, Metrics))
 
 
 def _files(folder: Path, name: str) -> dict[str, str]:
@@ -195,7 +204,7 @@ def _files(folder: Path, name: str) -> dict[str, str]:
         "samples": ".samples.csv",
         "metrics": METRICS,
     }
-    files = {kind: f"{name}{ending}" for kind, ending in endings.items() if (folder / f"{name}{ending}").is_file()}
+    found = {kind: f"{name}{ending}" for kind, ending in endings.items() if (folder / f"{name}{ending}").is_file()}
     if (folder / "attempts" / name).is_dir():
-        files["attempts"] = f"attempts/{name}"
-    return files
+        found["attempts"] = f"attempts/{name}"
+    return found

@@ -213,6 +213,8 @@ def _entry(position: int, name: str, found: Found, plan: Plan | None, run_id: st
         flight = flight if flight and flight.run_id == run_id else None
     if flight and metrics and metrics.run_id != flight.run_id:
         metrics = None  # the record is of the run before the one that is under way
+    if metrics and metrics.provisional and flight and flight.alive:
+        metrics = None  # it says how far the run is, not how it ended
     if metrics:
         flight = None
         status, reason = metrics.status, metrics.reason

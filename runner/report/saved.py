@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from runner import files
 from runner.records import Cell, CellStatus
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 class Saved:
     """What a saved notebook tells of a run."""
 
+    run_id: str | None
     done: int
     """Code cells that had run, by their execution count."""
     cells: tuple[Cell, ...] = ()
@@ -27,9 +29,11 @@ class Saved:
 def read(path: Path) -> Saved | None:
     """Return what a saved notebook tells, None when it is none."""
     try:
-        code = [cell for cell in json.loads(path.read_bytes())["cells"] if cell["cell_type"] == "code"]
+        document = json.loads(files.read(path))
+        code = [cell for cell in document["cells"] if cell["cell_type"] == "code"]
         done = sum(1 for cell in code if cell.get("execution_count") is not None)
-        return Saved(done=done, cells=tuple(filter(None, map(_cell, range(len(code)), code))))
+        run_id = (document["metadata"].get("runner") or {}).get("run_id")
+        return Saved(run_id=run_id, done=done, cells=tuple(filter(None, map(_cell, range(len(code)), code))))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from runner import attempts
@@ -43,7 +44,6 @@ class Draft:
     job: Job
     started_at: str = field(default_factory=utc_now)
     started_monotonic: float = field(default_factory=time.monotonic)
-    started_epoch: float = field(default_factory=time.time)
     status: Status | None = None
     reason: str = ""
     exit_code: int = 0
@@ -63,6 +63,9 @@ class Draft:
     allocator_probe: AllocatorProbe | None = None
     warnings: list[str] = field(default_factory=list)
     stages: dict[str, float] = field(default_factory=dict)
+    provisional: bool = False
+    at: str | None = None
+    """Stage that a provisional record is written in."""
 
     def end(self, status: Status, reason: str, exit_code: int | None = None) -> None:
         """Set how it ended. Later ends count only after a success."""
@@ -73,17 +76,18 @@ class Draft:
     def fault(self, error: Exception) -> None:
         """Note that the run broke off by an error of ours and not by an end of the notebook's.
 
-        An end that the notebook had already stays. A success does not: nobody looked at what it left.
+        The run is lost, whatever the notebook came to: what it left is not whole. How it had ended stays in
+        the reason, and its failure and cells stay as they are.
         """
-        code, told = RunnerError.exit_code, f"{type(error).__name__}: {error}"
-        told = f"a fault of runner itself, the traceback is in {self.job.path('.log').name}: {told}"
+        code, text = RunnerError.exit_code, f"{type(error).__name__}: {error}"
+        text = f"internal error in runner, the traceback is in {self.job.path('.log').name}: {text}"
         if isinstance(error, RunnerError):
-            code, told = error.exit_code, str(error)
-        self.end(Status.LOST, f"the run broke off: {told}", code)
-        self.exit_code = code
+            code, text = error.exit_code, str(error)
+        earlier = f"; before that the notebook ended {self.status.value}: {self.reason}" if self.status else ""
+        self.status, self.reason, self.exit_code = Status.LOST, f"the run broke off: {text}{earlier}", code
         if self.failure is None:
-            self.failure = Failure(message=told, error_name=type(error).__name__)
-        self.warnings.append(f"this record may lack something, the run broke off: {told}")
+            self.failure = Failure(message=text, error_name=type(error).__name__)
+        self.warnings.append(f"this record may lack something, the run broke off: {text}")
 
     def bare(self) -> Draft:
         """Return a draft that has only how the run ended, for when the whole one cannot be written."""
@@ -91,7 +95,6 @@ class Draft:
             self.job,
             started_at=self.started_at,
             started_monotonic=self.started_monotonic,
-            started_epoch=self.started_epoch,
             status=self.status,
             reason=self.reason,
             exit_code=self.exit_code,
@@ -120,6 +123,7 @@ class Draft:
         job = self.job
         earlier = tuple(str(path.relative_to(job.output_dir)) for path in attempts.folders(job.output_dir, job.name))
         assert self.status is not None
+        wall_seconds = self.seconds()
         return Metrics(
             notebook=job.name,
             source=self.source or Source(path=job.source_label),
@@ -128,8 +132,10 @@ class Draft:
             reason=self.reason,
             exit_code=self.exit_code,
             started_at=self.started_at,
-            ended_at=utc_now(),
-            wall_seconds=round(self.seconds(), 6),
+            ended_at=_after(self.started_at, wall_seconds),
+            wall_seconds=round(wall_seconds, 6),
+            provisional=self.provisional,
+            stage=self.at if self.provisional else None,
             optional=job.optional,
             plan=job.plan.name if job.plan else None,
             gate=self.gate,
@@ -148,3 +154,9 @@ class Draft:
             warnings=tuple(self.warnings),
             stages_seconds=self.stages,
         )
+
+
+def _after(moment: str, seconds: float) -> str:
+    """Return the time so many seconds later, whatever the machine's clock did meanwhile."""
+    later = datetime.fromisoformat(moment) + timedelta(seconds=seconds)
+    return later.isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -85,7 +85,8 @@ class Execution:
         from runner.notebook.kernel import check_kernel
 
         self.kernel_name = check_kernel(wanted)
-        source = provenance.source_record(job, self.source_notebook, job.source.read_bytes(), wanted)
+        self.source_bytes = job.source.read_bytes()
+        source = provenance.source_record(job, self.source_notebook, self.source_bytes, wanted)
         self.draft.source = source
         if job.plan is not None or job.options.offline:  # else nothing is staged, and what that imports stays out
             from runner.run.staging import Staging
@@ -106,6 +107,10 @@ class Execution:
             moved = self.staging.set_products_aside(self.stopper.sleep)
             self.draft.note_outputs(products_moved=moved)
             self.draft.preparation = (*self.staging.changes(moved), *prepared.changes)
+        if job.expect is not None:
+            from runner.notebook import expect
+
+            self.expected_before = expect.before(job.expect, job.checkout)
         self.notebook = prepared.notebook
         for change in self.draft.preparation:
             log.info("prepared", nb=job.name, rule=change.rule, cell=_number(change.cell_index), detail=change.detail)
@@ -138,7 +143,9 @@ class Execution:
                     f"the kernel {self.kernel_name!r} cannot be started: {error}", hint="check its kernel spec"
                 ) from error
             # The kernel takes most of a second to answer; what is imported meanwhile costs nothing.
-            self.provenance = provenance.Provenance(self.job.source, here=runs_here(self.kernel_name))
+            self.provenance = provenance.Provenance(
+                self.job.source, self.source_bytes, here=runs_here(self.kernel_name)
+            )
             self._execute_cells()
 
     def _execute_cells(self) -> None:
@@ -153,6 +160,10 @@ class Execution:
         self.notebook.metadata.setdefault("papermill", {})
         self.manager = engine.Manager(self.notebook, str(self.job.path(EXECUTED_SUFFIX)), progress_bar=False)
         self.manager.redactor = self.recorder.redactor
+        if self.manager.saver is not None:
+            self.manager.saver.on_saved = self.recorder.claim.saved
+        # Whose it is, for a report that finds it without a record: a run that died left it so.
+        self.notebook.metadata.runner = {"run_id": self.job.run_id}
         self.manager.notebook_start()
         observer = Reporter(
             self.job.name,
@@ -280,7 +291,7 @@ class Execution:
             self.manager.save()
 
     def save(self) -> None:
-        """Write the executed notebook if it has changed since the last save.
+        """Write the executed notebook if it, or its file, has changed since the last save.
 
         Raises
         ------
@@ -288,7 +299,7 @@ class Execution:
             It cannot be written.
         """
         saver = self.manager.saver if self.manager else None
-        if saver is not None and saver.dirty:
+        if saver is not None and (saver.dirty or not saver.intact):
             saver.save()
             self.draft.note_outputs(saves=saver.saves, save_seconds=round(saver.seconds, 6))
 
@@ -327,7 +338,7 @@ class Execution:
         self.draft.sampler = self.watch.sampling()
         self.draft.versions = self.provenance.versions
         if self.draft.source is not None:
-            self.draft.source = dataclasses.replace(self.draft.source, commit=self.provenance.commit)
+            self.draft.source = self.provenance.complete(self.draft.source)
 
     def expect(self) -> None:
         """Compare what a successful notebook left with what the plan expects, then judge the release."""
@@ -339,7 +350,7 @@ class Execution:
             self.draft.expectations = expect.check(
                 self.job.expect,
                 checkout=self.job.checkout,
-                started_at_epoch=self.draft.started_epoch,
+                before=self.expected_before,
                 figures=self.draft.outputs.figures,
                 executed_nb=self.notebook,
                 source_nb=self.source_notebook,

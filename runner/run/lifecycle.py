@@ -69,8 +69,7 @@ def run(job: Job, stopper: Stopper, progress: Progress) -> Metrics:
         except Exception as error:
             recorder.write_fault(error)
             raise
-        if recorder.problem is not None:
-            raise recorder.problem
+        stopper.over = True
         log.info("end", nb=job.name, status=metrics.status, wall=metrics.wall_seconds, reason=metrics.reason)
         return metrics
 
@@ -148,14 +147,16 @@ def _run_notebook(
             execution.execute()
         hurry = _Hurry(stopper)
         recorder.save_notebook(execution)
-        recorder.write_early()  # the record is safe before anything that may take its time
+        recorder.write_early("release")  # a record is there before anything that may take its time
         with draft.stage("release"):
             execution.release(seconds_left=lambda: hurry.left(SIGNAL_RECORD_SECONDS))
         with draft.stage("expect"):
             execution.expect()
         recorder.save_notebook(execution)
+        recorder.write_early("convert")
         with draft.stage("convert"):
             _convert(job, draft, execution, hurry)
+        recorder.save_notebook(execution)  # once more, if it failed before or its file was touched meanwhile
     finally:
         execution.close()
 

@@ -11,7 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from runner import inflight
+from runner import files, inflight
+from runner.provisional import status_of
 from runner.records import Status
 
 
@@ -22,6 +23,8 @@ class Ended:
     status: Status
     run_id: str
     optional: bool = False
+    provisional: bool = False
+    """Not everything in its record was judged, so that it meets no need."""
 
 
 def ended(folder: Path, names: Sequence[str]) -> dict[str, Ended]:
@@ -29,9 +32,11 @@ def ended(folder: Path, names: Sequence[str]) -> dict[str, Ended]:
     found = {}
     for name in names:
         try:
-            document = json.loads((folder / f"{name}.metrics.json").read_bytes())
-            found[name] = Ended(Status(document["status"]), document["run_id"], bool(document.get("optional")))
-        except (OSError, ValueError, KeyError, TypeError):
+            document = json.loads(files.read(folder / f"{name}.metrics.json"))
+            provisional = bool(document.get("provisional"))
+            status = status_of(Status(document["status"]), provisional=provisional)
+            found[name] = Ended(status, document["run_id"], bool(document.get("optional")), provisional)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             continue
     return found
 
@@ -86,6 +91,8 @@ def reason_to_skip(
             return f"it needs {name}, which has no result"
         if result.run_id != run_id and not any_run:
             return f"it needs {name}, whose result is of another run"
+        if result.provisional:
+            return f"it needs {name}, whose record is provisional: not everything in it was judged"
         if result.status is not Status.SUCCEEDED:
             return f"it needs {name}, which ended {result.status.value}"
     return None

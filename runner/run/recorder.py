@@ -5,11 +5,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 from typing import TYPE_CHECKING
 
-from runner import files, log, results
+from runner import files, log, provisional, results
 from runner.errors import RecordError
+from runner.records import to_json
 from runner.run.job import EXECUTED_SUFFIX
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ class Recorder:
         self.runlog = runlog
         self.claim = claim
         self.problem: RecordError | None = None
-        """Why the notebook could not be saved; the metrics say so, too."""
+        """Why the notebook is not on the disk as it ended; a later save that succeeds clears it."""
         self._opened = {"log": ".log"}
 
     def opened(self, key: str, suffix: str) -> None:
@@ -38,31 +38,41 @@ class Recorder:
         self._opened[key] = suffix
 
     def save_notebook(self, execution: Execution) -> None:
-        """Write the executed notebook; that it cannot be written is told at the end of the run."""
-        path = self.draft.job.path(EXECUTED_SUFFIX)
+        """Write the executed notebook; if that fails, `problem` says why until a later save succeeds."""
+        path, outputs = self.draft.job.path(EXECUTED_SUFFIX), self.draft.outputs
+        sizes = {key: size for key, size in outputs.bytes.items() if key != "notebook"}
+        missing = {key: why for key, why in outputs.unavailable.items() if key != "notebook"}
         try:
             execution.save()
-        except RecordError as error:
-            log.error("save", nb=self.draft.job.name, reason=str(error))
-            self.problem = self.problem or error
-            self.draft.note_outputs(unavailable={**self.draft.outputs.unavailable, "notebook": str(error)})
+            sizes["notebook"] = path.stat().st_size
+        except (RecordError, OSError) as error:
+            self.problem = error if isinstance(error, RecordError) else files.cannot_write(path, error)
+            log.error("save", nb=self.draft.job.name, reason=str(self.problem))
+            self.draft.note_outputs(notebook=None, bytes=sizes, unavailable={**missing, "notebook": str(self.problem)})
             return
-        size = path.stat().st_size
-        self.draft.note_outputs(notebook=path.name, bytes={**self.draft.outputs.bytes, "notebook": size})
+        self.problem = None
+        self.draft.note_outputs(notebook=path.name, bytes=sizes, unavailable=missing)
 
-    def write_early(self) -> None:
-        """Write the metrics as they stand now, in case there is no time for more."""
+    def write_early(self, stage: str) -> None:
+        """Write a provisional record, in case the run is killed in the stage that begins now."""
+        self.draft.provisional, self.draft.at = True, stage
         with contextlib.suppress(RecordError):  # the last write tells
-            self.write()
+            self._write()
+        self.draft.provisional = False
 
     def write(self) -> Metrics:
-        """Write the metrics and Tekton's results.
+        """Write the final metrics and Tekton's results.
 
         Raises
         ------
         RecordError
-            They could not be written.
+            They could not be written, or the notebook could not be saved.
         """
+        if self.problem is not None:
+            raise self.problem
+        return self._write()
+
+    def _write(self) -> Metrics:
         self._note_side_files()
         metrics = self._write_metrics(self.draft)
         self._write_results(metrics)
@@ -75,28 +85,27 @@ class Recorder:
         """
         self.draft.fault(error)
         log.error("broke-off", nb=self.draft.job.name, reason=self.draft.warnings[-1])
+        with contextlib.suppress(Exception):  # first: they lie on another volume, which has room
+            self._write_results(self.draft.metrics())
         for draft in (self.draft, self.draft.bare()):
             try:
-                metrics = self._write_metrics(draft)
+                self._write_metrics(draft)
             except Exception as problem:  # noqa: BLE001  (the error that is told is the first one)
                 log.error("record", nb=draft.job.name, reason=f"{type(problem).__name__}: {problem}")
-                continue
-            with contextlib.suppress(Exception):
-                self._write_results(metrics)
-            return
+            else:
+                return
         self.claim.leave_behind()
 
     def _write_metrics(self, draft: Draft) -> Metrics:
         metrics = draft.metrics()
-        document = self.redactor.tree(dataclasses.asdict(metrics))
-        text = json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-        files.write(draft.job.path(".metrics.json"), text)
+        files.write(draft.job.path(".metrics.json"), to_json(metrics, self.redactor.tree))
         return metrics
 
     def _write_results(self, metrics: Metrics) -> None:
         job = self.draft.job
         if job.options.results_dir is not None:
-            results.write(job.options.results_dir, _redacted(metrics, self.redactor), job.path(".metrics.json"))
+            shown = provisional.settled(metrics)  # what holds if nothing follows
+            results.write(job.options.results_dir, _redacted(shown, self.redactor), job.path(".metrics.json"))
 
     def _note_side_files(self) -> None:
         job = self.draft.job

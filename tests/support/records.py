@@ -1,20 +1,32 @@
 # SPDX-License-Identifier: Apache-2.0
 """Builds output folders as real runs leave them: records, samples, notebooks, logs.
 
-Deterministic: the same call writes the same bytes, so that a picture of a page can be compared.
+Everything goes through the product's own writers, so that no test believes in a field, a column or a
+mark that no run ever writes. Deterministic: the same call writes the same bytes, so that a picture of a
+page can be compared.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
+import functools
 import math
 import random
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from nbformat import from_dict
+
+from runner import files
 from runner import plan as plans
+from runner.inflight import Running
+from runner.machine.device import Reading
+from runner.machine.samples import COLUMNS, SamplesFile, row
+from runner.notebook.marks import mark
+from runner.notebook.save import notebook_bytes
+from runner.notebook.status import Facts, Verdict
 from runner.records import (
+    EXIT_CODES,
     Allocated,
     Cause,
     Cell,
@@ -40,15 +52,14 @@ from runner.records import (
     Status,
     to_json,
 )
+from runner.run.draft import Draft
+from runner.run.job import Job, Options, resolve
 
 RUN = "run-2026-11-20"
 START = datetime(2026, 11, 20, 9, 0, 0, tzinfo=UTC)
 TOTAL = 24_152_899_584
 UUIDS = tuple(f"GPU-{i}f3c5a7e-1b2d-4c6f-8a9b-0c1d2e3f4a5b" for i in range(8))
-HEADER = (
-    "time_seconds,gpu_uuid,gpu_memory_used_bytes,gpu_utilization_percent,"
-    "power_watts,temperature_celsius,host_memory_bytes,host_cpu_percent"
-)
+HEADER = ",".join(COLUMNS)
 TITLES = (
     "import scanpy as sc",
     "rmm.reinitialize(managed_memory=False, pool_allocator=True)",
@@ -71,6 +82,12 @@ TITLES = (
 
 def iso(moment: datetime) -> str:
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+@functools.cache
+def _job() -> Job:
+    job = resolve(Options(notebook="notebooks/any.ipynb", run_id=RUN), {})
+    return dataclasses.replace(job, plan=plan_of("any"))
 
 
 def metrics(
@@ -115,8 +132,10 @@ def metrics(
         )
         at += length
     uses = tuple(gpu_use(index, peak=peak, wall=wall) for index in range(gpus))
-    record = Metrics(
-        notebook=name,
+    job = dataclasses.replace(_job(), name=name, source_label=f"notebooks/{name}.ipynb", run_id=run_id)
+    draft = Draft(
+        job,
+        started_at=iso(start),
         source=Source(
             path=f"notebooks/{name}.ipynb",
             sha256="9f2c" * 16,
@@ -124,14 +143,6 @@ def metrics(
             title="Preprocessing of single cells on GPUs",
             kernel="python3",
         ),
-        run_id=run_id,
-        status=status,
-        reason="all cells ran" if status is Status.SUCCEEDED else status.value,
-        exit_code=0 if status in (Status.SUCCEEDED, Status.SKIPPED) else 1,
-        started_at=iso(start),
-        ended_at=iso(start + timedelta(seconds=wall)),
-        wall_seconds=wall,
-        plan="rapids-single-cell",
         gate=gate(gpus),
         preparation=(
             Change(
@@ -200,9 +211,11 @@ def metrics(
             "scanpy": "1.11.5",
         },
         sampler=Sampling(interval_seconds=0.5, ticks=int(wall * 2), cpu_seconds=wall * 0.002),
-        stages_seconds={"gate": 0.1, "prepare": 0.2, "start": 1.1, "execute": wall - 4, "release": 1.2, "convert": 1.4},
+        stages={"gate": 0.1, "prepare": 0.2, "execute": wall - 4, "release": 1.2, "expect": 0.1, "convert": 1.4},
     )
-    return dataclasses.replace(record, **changes)  # type: ignore[arg-type]
+    draft.end(status, "all cells ran" if status is Status.SUCCEEDED else status.value, EXIT_CODES.get(status, 70))
+    at_its_end = {"ended_at": iso(start + timedelta(seconds=wall)), "wall_seconds": wall}
+    return dataclasses.replace(draft.metrics(), **{**at_its_end, **changes})  # type: ignore[arg-type]
 
 
 def _cell_status(status: Status, index: int, failed_cell: int | None) -> CellStatus:
@@ -293,7 +306,7 @@ def samples(
     rng = random.Random(seed)
     count = max(1, int(seconds / interval))
     bursts = [rng.random() for _ in range(64)]
-    lines = [HEADER]
+    rows = []
     for tick in range(count):
         share = tick / count
         at, host = tick * interval, int(1.5e9 + (host_end - 1.5e9) * math.sqrt(share))
@@ -309,22 +322,33 @@ def samples(
         if tick == spike_at:
             memory = spike
         if not gpus:
-            lines.append(f"{at:.3f},,,,,,{host},{cpu}")
-        rest = f"{memory},{work},{60 + 2.4 * work:.1f},{48 + work // 5},{host},{cpu}"
-        lines.extend(
-            f"{at:.3f},{uuid},{rest if not gpu else _of_another(gpu, rest)}" for gpu, uuid in enumerate(UUIDS[:gpus])
-        )
-    path.write_text("\n".join(lines) + "\n")
+            rows.append(row(at, "", None, host, cpu))
+        for gpu, uuid in enumerate(UUIDS[:gpus]):  # another GPU of a run holds and does less than the first one
+            used = int(memory * (1 - 0.09 * gpu))
+            reading = Reading(
+                uuid=uuid,
+                total_bytes=TOTAL,
+                free_bytes=TOTAL - used,
+                used_bytes=used,
+                reserved_bytes=None,
+                memory_api="v2",
+                memory_source="nvml",
+                energy_joules=None,
+                unavailable={},
+                utilization_percent=int(work * (1 - 0.08 * gpu)),
+                power_watts=60 + 2.4 * work,
+                temperature_celsius=48 + work // 5,
+            )
+            rows.append(row(at, uuid, reading, host, cpu))
+    file = SamplesFile(path)
+    file.append(rows)
+    file.close()
 
 
-def _of_another(gpu: int, rest: str) -> str:
-    """Return the row of another GPU of the same run, which holds and does less than the first one."""
-    memory, work, *others = rest.split(",")
-    return ",".join([str(int(int(memory) * (1 - 0.09 * gpu))), str(int(int(work) * (1 - 0.08 * gpu))), *others])
-
-
-def executed_notebook(path: Path, *, cells: int = 16, done: int = 16, run_id: str = RUN) -> None:
-    """Write a notebook as a save in the middle of a run leaves it: each cell took ten seconds."""
+def executed_notebook(
+    path: Path, *, cells: int = 16, done: int = 16, run_id: str = RUN, ended: Metrics | None = None
+) -> None:
+    """Write a notebook as a save in the middle of a run leaves it, or at its end: each cell took ten seconds."""
     code = [
         {
             "cell_type": "code",
@@ -337,7 +361,12 @@ def executed_notebook(path: Path, *, cells: int = 16, done: int = 16, run_id: st
         for index in range(cells)
     ]
     document = {"cells": code, "metadata": {"runner": {"run_id": run_id}}, "nbformat": 4, "nbformat_minor": 5}
-    path.write_text(json.dumps(document))
+    notebook = from_dict(document)
+    if ended is not None:
+        verdict = Verdict(ended.status, ended.reason, ended.exit_code, {cell.id: cell.status for cell in ended.cells})
+        mark(notebook, verdict, Facts())
+        notebook.metadata.runner.run_id = run_id
+    files.write(path, notebook_bytes(notebook))
 
 
 def _marks(index: int, done: int) -> dict[str, object]:
@@ -353,30 +382,32 @@ def running(
     folder: Path, name: str, *, run_id: str = RUN, cell_index: int = 8, cell_count: int = 16, beat: int = 31
 ) -> None:
     """Write the file of a run in flight."""
-    document = {
-        "notebook": name,
-        "run_id": run_id,
-        "pid": 4711,
-        "host": "gpu-node-1",
-        "beat": beat,
-        "started_at": iso(START),
-        "cell_index": cell_index,
-        "cell_count": cell_count,
-        "last_save_at": iso(START + timedelta(seconds=95)),
-        "plan": "rapids-single-cell",
-    }
-    (folder / f"{name}.running").write_text(json.dumps(document))
+    content = Running(
+        notebook=name,
+        run_id=run_id,
+        pid=4711,
+        host="gpu-node-1",
+        beat=beat,
+        started_at=iso(START),
+        cell_index=cell_index,
+        cell_count=cell_count,
+        last_save_at=iso(START + timedelta(seconds=95)),
+        plan="rapids-single-cell",
+    )
+    files.write(folder / f"{name}.running", content.text())
 
 
 def leave(folder: Path, record: Metrics, *, with_samples: bool = True, **shape: object) -> Metrics:
     """Write a record and the files that stand in it."""
     folder.mkdir(parents=True, exist_ok=True)
     name = record.notebook
-    (folder / f"{name}.metrics.json").write_text(to_json(record))
+    files.write(folder / f"{name}.metrics.json", to_json(record))
     if record.outputs.html:
         (folder / f"{name}.html").write_text(f"<!doctype html><title>{len(name)}</title>")
         (folder / f"{name}.log").write_text("2026-11-20T09:00:00.000Z run-started\n")
-        executed_notebook(folder / f"{name}.executed.ipynb", cells=len(record.cells), done=len(record.cells))
+        done = sum(cell.started_at is not None for cell in record.cells)
+        path = folder / f"{name}.executed.ipynb"
+        executed_notebook(path, cells=len(record.cells), done=done, run_id=record.run_id, ended=record)
     if with_samples and record.outputs.samples:
         options = {
             "seconds": record.wall_seconds,
