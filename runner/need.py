@@ -8,7 +8,7 @@ CUDA context, modules of libraries, memory that they take for themselves.
 
 from __future__ import annotations
 
-CARDS_GB = (16, 24, 40, 48, 80, 96, 141)
+CARDS_GB = (16, 24, 32, 40, 48, 80, 94, 96, 141, 180, 192, 288)
 """Cards as they are sold, in decimal GB; each has that much or a little more or less."""
 
 MARGIN_FRACTION = 0.10
