@@ -3,7 +3,8 @@
 
 A notebook that finds too little GPU memory fails an hour later with an error about something
 else. So before anything runs, the visible GPUs and the host are compared with the requirement;
-the best GPUs are locked for the run, and the refusal says what is here and what is asked.
+the best GPUs are locked for the run, and the refusal says what is here and what is asked. A
+notebook that can do without a GPU (``cpu_fallback``) passes with none where they are refused.
 """
 
 from __future__ import annotations
@@ -17,7 +18,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from runner import log
-from runner.judgement import Seen, Verdict, best, gpus_wanted, hopeless, host_checks, judge, needed_bytes, refusal
+from runner.judgement import (
+    Seen,
+    Verdict,
+    best,
+    gpus_wanted,
+    hopeless,
+    host_checks,
+    judge,
+    mode_checks,
+    needed_bytes,
+    refusal,
+)
 from runner.records import Check, Gate, Requirements
 
 if TYPE_CHECKING:
@@ -102,7 +114,8 @@ def gate(
         if check.status == "fail"
     )
     if not gpus_wanted(asked):
-        record = Gate(passed=not problems, reason="; ".join(problems) or "no GPU asked", asked=asked, checks=checks)
+        reason = "; ".join(problems) or "no GPU requested"
+        record = Gate(passed=not problems, reason=reason, asked=asked, checks=checks)
         return GateDecision(record=record)
 
     from runner.machine.gpus import DriverProblem, open_driver
@@ -113,7 +126,7 @@ def gate(
     except DriverProblem as problem:
         reason = "; ".join((str(problem), *problems))
         record = Gate(passed=False, reason=reason, asked=asked, checks=checks, driver_problem=problem.kind)
-        return GateDecision(record=record)
+        return GateDecision(record=_fall_back(record, problems))
     locks = Locks(folder(environ))
     try:
         visible = driver.visible(environ)
@@ -138,7 +151,7 @@ def gate(
     if not record.passed:
         locks.close()
         driver.close()
-        return GateDecision(record=record)
+        return GateDecision(record=_fall_back(record, problems))
     by_uuid = {gpu.uuid: gpu for gpu in visible}
     return GateDecision(record=record, gpus=tuple(by_uuid[uuid] for uuid in look.chosen), driver=driver, locks=locks)
 
@@ -146,14 +159,20 @@ def gate(
 def visibility_env(gpus: Sequence[Gpu], environ: Mapping[str, str]) -> dict[str, str]:
     """Return the variables that show the kernel these GPUs, by UUID, and no others.
 
-    Without GPUs this is empty: a notebook that asks for none may still use what is visible, and
-    hiding it would break those that look for a GPU by themselves. An order that the user chose
-    stands.
+    Without GPUs the list is empty: one that the gate did not hand out may be another run's, and what a
+    kernel did there would be neither gated nor measured. An order that the user chose stands.
     """
     if not gpus:
-        return {}
+        return {"CUDA_VISIBLE_DEVICES": ""}
     order = {} if "CUDA_DEVICE_ORDER" in environ else {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
     return {"CUDA_VISIBLE_DEVICES": ",".join(gpu.uuid for gpu in gpus), **order}
+
+
+def _fall_back(record: Gate, problems: Sequence[str]) -> Gate:
+    """Let a notebook that can do without a GPU pass where only the GPUs were refused."""
+    if not record.asked.cpu_fallback or problems:
+        return record
+    return dataclasses.replace(record, passed=True, reason=f"runs on the CPU (cpu_fallback): {record.reason}")
 
 
 def _host(asked: Requirements, disk_path: Path) -> tuple[Check, ...]:
@@ -213,7 +232,10 @@ def _look(asked: Requirements, gpus: Sequence[Gpu], locks: Locks, owner: str) ->
     if len(chosen) < gpus_wanted(asked):
         locks.close()
         chosen = []
-    return _Look(verdicts=judge(asked, tuple(seen.values())), chosen=tuple(chosen), checks=checks)
+    verdicts = judge(asked, tuple(seen.values()))
+    return _Look(
+        verdicts=verdicts, chosen=tuple(chosen), checks=(*checks, *mode_checks(verdicts, tuple(seen.values())))
+    )
 
 
 def _see(gpu: Gpu, need: int) -> Seen:
@@ -221,8 +243,10 @@ def _see(gpu: Gpu, need: int) -> Seen:
 
     try:
         memory = gpu.memory()
-        short = memory.free_bytes is not None and memory.free_bytes < need
-        return Seen(identity=gpu.identity, memory=memory, holders=gpu.processes() if short else ())
+        mode = gpu.compute_mode()
+        ask = mode == "exclusive" or (memory.free_bytes is not None and memory.free_bytes < need)
+        holders = gpu.processes() if ask else ()
+        return Seen(identity=gpu.identity, memory=memory, compute_mode=mode, holders=holders)
     except DriverProblem as problem:
         return Seen(identity=gpu.identity, memory=None, problem=problem.message)
 

@@ -15,10 +15,14 @@ from runner.records import Check, GateGpu, GpuProcess, Requirements
 from runner.units import format_bytes
 
 if TYPE_CHECKING:
-    from runner.machine.device import Memory
+    from runner.machine.device import ComputeMode, Memory
     from runner.machine.host import HostLimits
     from runner.machine.visible import Identity
 
+_MPS = "nvidia-cuda-mps-server"
+_OPEN = "nvidia-smi --compute-mode=DEFAULT"
+_CONTEXT_BYTES = 64 * 2**20
+"""More than an idle card holds, less than the smallest CUDA context."""
 _SHM = "/dev/shm"
 _SHM_USUAL_BYTES = 900_000_000
 """UCX, NCCL and Dask want 1 GB there; `--shm-size=1g` with a few files in it is still fine."""
@@ -31,6 +35,7 @@ class Seen:
     identity: Identity
     memory: Memory | None
     problem: str = ""
+    compute_mode: ComputeMode | None = None
     holders: tuple[GpuProcess, ...] = ()
     locked_by: str | None = None
 
@@ -79,6 +84,27 @@ def refusal(asked: Requirements, verdicts: Sequence[Verdict], note: str = "") ->
     return "; ".join(filter(None, [head, note, *each]))
 
 
+def mode_checks(verdicts: Sequence[Verdict], seen: Sequence[Seen]) -> tuple[Check, ...]:
+    """Warn of good GPUs that admit one process at a time and hold memory of somebody who cannot be seen."""
+    good = {verdict.gpu.uuid for verdict in verdicts if verdict.gpu.good}
+    return tuple(
+        Check(
+            name="compute mode",
+            status="warn",
+            seen=f"{one.identity.uuid} admits one process at a time, {format_bytes(one.memory.used_bytes)} in use",
+            needed="a GPU that nobody else uses",
+            hint=f"its processes are not visible from here; if CUDA finds it busy: {_OPEN} on the host",
+        )
+        for one in seen
+        if one.identity.uuid in good
+        and one.compute_mode == "exclusive"
+        and not one.holders
+        and one.memory is not None
+        and one.memory.reserved_bytes is not None  # else the driver's own share counts as used
+        and (one.memory.used_bytes or 0) > _CONTEXT_BYTES
+    )
+
+
 def host_checks(
     asked: Requirements, *, limits: HostLimits | None, shm_free_bytes: int | None, disk_free_bytes: int | None
 ) -> tuple[Check, ...]:
@@ -117,8 +143,12 @@ def _verdict(asked: Requirements, seen: Seen) -> Verdict:
         reason = f"its memory cannot be read: {memory.reason}"
     elif need and (most := (memory.total_bytes or 0) - (memory.reserved_bytes or 0)) < need:
         reason = f"too small: {format_bytes(most)} at most, {format_bytes(need)} needed ({_share(asked)})"
+    elif seen.compute_mode == "prohibited":
+        reason = f"busy: its compute mode is prohibited, no program may use it ({_OPEN} on the host)"
     elif seen.locked_by:
         reason, ever = f"taken by the run {seen.locked_by}", True
+    elif seen.compute_mode == "exclusive" and (holders := _users(seen.holders)):
+        reason, ever = f"busy: it admits one process at a time (exclusive compute mode); {_held_by(holders)}", True
     elif need and (memory.free_bytes or 0) < need:
         reason = f"{format_bytes(memory.free_bytes)} free of {_in_all(memory)}, {format_bytes(need)} needed"
         reason, ever = f"{reason}; {_held_by(seen.holders)}", True
@@ -136,6 +166,11 @@ def _verdict(asked: Requirements, seen: Seen) -> Verdict:
         holders=seen.holders,
     )
     return Verdict(gpu=gpu, ever=ever)
+
+
+def _users(holders: Sequence[GpuProcess]) -> tuple[GpuProcess, ...]:
+    """Return who occupies an exclusive GPU; the MPS server does so on behalf of everybody and lets others in."""
+    return () if any(_MPS in (one.name or "") for one in holders) else tuple(holders)
 
 
 def _in_all(memory: Memory) -> str:

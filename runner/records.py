@@ -102,6 +102,8 @@ class Requirements:
     gpus: int = 0
     gpu_memory_gb: float | None = None
     gpu_free_fraction: float = 0.95
+    cpu_fallback: bool = False
+    """Run on the CPU where the GPUs are refused."""
     cpus: float | None = None
     memory_gb: float | None = None
     disk_gb: float | None = None
@@ -284,6 +286,8 @@ class GpuUse:
     driver_version: str | None = None
     cuda_version: str | None = None
     mig: bool = False
+    neighbours: tuple[GpuProcess, ...] = ()
+    """Processes of others that NVML showed on this GPU during the run; its peaks hold their memory too."""
     allocated: Allocated | None = None
     need_bytes: int | None = None
     """Largest allocated peak plus what lay outside the pool at that moment."""
@@ -389,6 +393,8 @@ class Environment:
     cwd: str | None = None
     kernel: str | None = None
     transport: str | None = None
+    gpu_visibility: Literal["chosen", "all"] | None = None
+    """Whether the kernel saw the GPUs that the gate chose, if any, or all that are visible here."""
     variables: dict[str, str] = field(default_factory=dict)
     """Variables that the plan or an option gave the kernel."""
     secrets: tuple[str, ...] = ()

@@ -47,9 +47,9 @@ def test_the_second_notebook_needs_the_first_and_the_third_none():
     assert [notebook.needs for notebook in PLAN.notebooks] == [[], [NAMES[0]], []]
 
 
-def test_the_demo_asks_for_no_gpu():
-    """A laptop passes the gate."""
-    assert {notebook.requires.gpus for notebook in PLAN.notebooks} == {0}
+def test_the_demo_takes_a_gpu_if_there_is_one():
+    """A laptop passes the gate, and a GPU that is used is gated and measured."""
+    assert {(notebook.requires.gpus, notebook.requires.cpu_fallback) for notebook in PLAN.notebooks} == {(1, True)}
     assert max(notebook.requires.memory_gb for notebook in PLAN.notebooks) <= 4
 
 

@@ -189,7 +189,12 @@ def test_without_gpus_the_driver_is_not_loaded(simulated_driver):
     """A notebook that asks for no GPU starts without NVML, whatever its state."""
     simulated_driver.write(errors={"nvmlInit*": "unknown"})
     record = ask(simulated_driver)
-    assert (record["passed"], record["chosen"], record["env"], record["nvml"]) == (True, [], {}, False)
+    assert (record["passed"], record["chosen"], record["env"], record["nvml"]) == (
+        True,
+        [],
+        {"CUDA_VISIBLE_DEVICES": ""},
+        False,
+    )
     assert simulated_driver.calls() == []
 
 
@@ -415,4 +420,4 @@ def test_the_users_device_order_stands():
     pair = [Gpu("GPU-b"), Gpu("GPU-a")]
     assert visibility_env(pair, {})["CUDA_VISIBLE_DEVICES"] == "GPU-b,GPU-a"
     assert visibility_env(pair, {"CUDA_DEVICE_ORDER": "FASTEST_FIRST"}) == {"CUDA_VISIBLE_DEVICES": "GPU-b,GPU-a"}
-    assert visibility_env([], {}) == {}
+    assert visibility_env([], {"CUDA_VISIBLE_DEVICES": "0"}) == {"CUDA_VISIBLE_DEVICES": ""}

@@ -67,7 +67,7 @@ def test_the_need_is_told_from_the_pool(run):
         "spike = rmm.DeviceBuffer(size=4 * 10**9)\ndel spike",
         "del kept",
     )
-    assert figures(record) == [None, (3 * GB, 3 * GB), (7 * GB, 3 * GB), (3 * GB, 0)]
+    assert figures(record) == [(0, 0), (3 * GB, 3 * GB), (7 * GB, 3 * GB), (3 * GB, 0)]
     assert set(sources(record)) == {"rmm"}
     gpu = record["gpus"][0]
     assert gpu["peak_gpu_memory_bytes"] == TOTAL // 2 + CONTEXT
@@ -252,15 +252,90 @@ def test_a_probe_that_breaks_later_gives_everything_back(run):
     assert figures(record)[2] is None
 
 
-def test_workers_are_told_apart(run, tmp_path):
-    """Memory of Dask workers is in the device's figure only, so no need is named, and why."""
-    (tmp_path / "more").mkdir()
-    (tmp_path / "more" / "dask_cuda.py").touch()
-    _, record, _ = run("import rmm, dask_cuda\na = rmm.DeviceBuffer(size=10**9)", path=(str(tmp_path / "more"),))
+DASK = """
+import weakref
+
+class SpecCluster:
+    _instances = weakref.WeakSet()
+
+    def __init__(self):
+        self._instances.add(self)
+"""
+
+
+@pytest.fixture
+def dask(tmp_path):
+    """Give the folder of a distributed and a dask_cuda that keep account of clusters as the real ones do."""
+    folder = tmp_path / "more"
+    (folder / "distributed" / "deploy").mkdir(parents=True)
+    (folder / "distributed" / "__init__.py").touch()
+    (folder / "distributed" / "deploy" / "__init__.py").touch()
+    (folder / "distributed" / "deploy" / "spec.py").write_text(DASK)
+    cluster = "from distributed.deploy.spec import SpecCluster\n\nclass LocalCUDACluster(SpecCluster):\n    pass\n"
+    (folder / "dask_cuda.py").write_text(cluster)
+    return (str(folder),)
+
+
+def test_a_library_that_imports_dask_cuda_has_no_workers(run, dask):
+    """As cugraph does: nobody else was seen on the device and no cluster was started, so the need is known."""
+    _, record, _ = run("import rmm, dask_cuda\na = rmm.DeviceBuffer(size=10**9)", path=dask)
+    assert record["gpus"][0]["need_bytes"] == GB + CONTEXT
+
+
+def test_workers_of_a_cluster_that_was_started_leave_no_need(run, dask):
+    """Their memory is in the device's figure only, which is said."""
+    _, record, _ = run(
+        "import rmm, dask_cuda\nc = dask_cuda.LocalCUDACluster()\na = rmm.DeviceBuffer(size=10**9)", path=dask
+    )
     gpu = record["gpus"][0]
     assert gpu["allocated"]["peak_allocated_bytes"] == GB
     assert gpu["need_bytes"] is None
-    assert "dask_cuda" in gpu["unavailable"]["need_bytes"]
+    assert "started a Dask cluster" in gpu["unavailable"]["need_bytes"]
+
+
+CHILD = """
+import os, subprocess, sys, time
+child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+with open(os.environ["SIMULATED_NVML"] + ".allocations", "a") as stream:
+    stream.write(f"{os.environ['STANDIN_GPU']} {child.pid} {5 * 10**8}\\n")
+time.sleep(1.5)
+child.kill()
+"""
+
+
+def test_a_child_that_nvml_shows_on_the_device_leaves_no_need(run):
+    """NVML lists the kernel and beside it a process of this run: that one has allocators of its own."""
+    _, record, _ = run("import rmm\na = rmm.DeviceBuffer(size=10**9)", CHILD)
+    gpu = record["gpus"][0]
+    assert (gpu["allocated"]["peak_allocated_bytes"], gpu["need_bytes"], gpu["neighbours"]) == (GB, None, [])
+    assert "other processes of this run use CUDA too" in gpu["unavailable"]["need_bytes"]
+
+
+def test_a_second_gpu_with_a_pool_and_nothing_in_it_says_so(run, simulated_driver):
+    """Its memory is taken, so "allocated nothing" alone would hide what holds it."""
+    second = GPU[:-1] + "b"
+    devices = [Device(uuid=uuid, total_bytes=TOTAL, pci=pci) for uuid, pci in ((GPU, "0:3b:0"), (second, "0:5b:0"))]
+    simulated_driver.write(*devices)
+    pools = "rmm.reinitialize(pool_allocator=True, initial_pool_size=10**10, devices=[0, 1])"
+    _, record, _ = run(f"import rmm\n{pools}\na = rmm.DeviceBuffer(size=10**9)", options=("--min-gpus", "2"))
+    told = {gpu["uuid"]: gpu["allocated"] for gpu in record["gpus"]}
+    assert (told[second]["source"], told[second]["peak_allocated_bytes"], told[second]["pool_bytes"]) == (
+        "rmm",
+        0,
+        10**10,
+    )
+    assert told[GPU]["peak_allocated_bytes"] == GB
+
+
+def test_a_neighbour_that_moves_leaves_no_need(run):
+    """What another program took meanwhile would be charged to the notebook."""
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
+        take = CHILD.replace("child.pid", str(other.pid)).replace("time.sleep(1.5)", "time.sleep(4)")
+        _, record, _ = run("import rmm\na = rmm.DeviceBuffer(size=10**9)", take)
+        other.kill()
+    gpu = record["gpus"][0]
+    assert (gpu["need_bytes"], [one["pid"] for one in gpu["neighbours"]]) == (None, [other.pid])
+    assert "others used this GPU too" in gpu["unavailable"]["need_bytes"]
 
 
 def test_an_allocator_that_hoards_has_no_need(run):

@@ -16,7 +16,7 @@ from runner.report.drawings import draw
 from runner.report.folder import read_folder
 from runner.report.model import assemble
 from runner.report.order import depths, direct
-from runner.report.pool import find_pool
+from runner.report.pool import find_pools
 from runner.report.samples import GpuSamples, Samples
 from runner.report.summary import summarize
 
@@ -132,8 +132,24 @@ def samples_of(memory):
 )
 def test_pool_has_a_shape_of_its_own(memory, is_pool):
     """A step to about half of the free memory that stays is a pool; growth, spikes and others are not."""
-    pool = find_pool(made.metrics("a").gpus, samples_of([value * GB for value in memory]))
-    assert (pool is not None) is is_pool
+    pools = find_pools(made.metrics("a").gpus, samples_of([value * GB for value in memory]))
+    assert bool(pools) is is_pool
+
+
+def test_each_gpu_with_a_pool_is_listed(tmp_path):
+    """A pool on every GPU of the run: the figures of each stand in the advice and in the summary."""
+    record = made.metrics("a", gpus=2)
+    one = samples_of([0.5 * GB, 0.5 * GB, 12.3 * GB, 12.3 * GB, 12.3 * GB, 12.3 * GB])
+    both = dataclasses.replace(one, gpus={uuid: next(iter(one.gpus.values())) for uuid in made.UUIDS[:2]})
+    pools = find_pools(record.gpus, both)
+    assert [pool.uuid for pool in pools] == list(made.UUIDS[:2])
+    made.leave(tmp_path, record, with_samples=False)
+    report = assemble(read_folder(tmp_path, watch=lambda paths, seconds: {}), plan=None)
+    summary = summarize(report)
+    assert [gpu.uuid for gpu in summary.notebooks[0].gpu_figures] == list(made.UUIDS[:2])
+    (line,) = (line for line in advise(report, summary, (), {"a": pools}) if line.kind == "pool")
+    assert f"GPU {record.gpus[0].index}: " in line.figures
+    assert f"; GPU {record.gpus[1].index}: " in line.figures
 
 
 def test_notebooks_that_could_share_a_stage_are_named(tmp_path):

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 MemoryApi = Literal["v2", "v1"]
 MemorySource = Literal["nvml", "host", "none"]
+ComputeMode = Literal["default", "exclusive", "prohibited"]
+
+_COMPUTE_MODES: dict[int, ComputeMode] = {0: "default", 1: "exclusive", 2: "prohibited", 3: "exclusive"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,6 +165,13 @@ class Gpu:
         """Return the energy counter alone, for the moments between two samples."""
         millijoules = self._value("energy_joules", {}, "nvmlDeviceGetTotalEnergyConsumption")
         return None if millijoules is None else float(millijoules) / 1000
+
+    def compute_mode(self) -> ComputeMode | None:
+        """Return who may use the device: everybody, one process at a time, or nobody; None where it is unknown."""
+        try:
+            return _COMPUTE_MODES.get(self._ask("nvmlDeviceGetComputeMode"))
+        except Unavailable:
+            return None
 
     def processes(self) -> tuple[GpuProcess, ...]:
         """Return the processes that NVML shows on the device.

@@ -152,6 +152,11 @@ class Family:
                 len(alive),
             )
 
+    def members(self) -> frozenset[int]:
+        """Return the pids of the members that were alive at the last `observe`, the kernel among them."""
+        with self._lock:
+            return frozenset(pid for pid, stat in self._members.items() if not stat.dead)
+
     def others(self) -> tuple[int, ...]:
         """Return the pids of the members at the last `observe`, without the kernels."""
         with self._lock:

@@ -115,8 +115,8 @@ class Probe:
             if devices:
                 self._add_free(devices)
                 cost = self.meters["cupy"].cost() if "cupy" in self.meters else {}
-                dask = "dask_cuda" in sys.modules
-                self.journal.write(event=at, since=self.since, now=now, devices=devices, cost=cost, dask_cuda=dask)
+                workers = has_gpu_workers()
+                self.journal.write(event=at, since=self.since, now=now, devices=devices, cost=cost, workers=workers)
             self.since = now
         except Exception as error:  # noqa: BLE001  (likewise)
             self.trouble(repr(error))
@@ -157,6 +157,12 @@ class Probe:
         for meter in self.meters.values():
             with contextlib.suppress(Exception):  # that something is wrong was said
                 meter.leave()
+
+
+def has_gpu_workers() -> bool:
+    """Return True if the notebook has started a Dask cluster of GPU workers; libraries import dask_cuda without one."""
+    clusters = getattr(getattr(sys.modules.get("distributed.deploy.spec"), "SpecCluster", None), "_instances", ())
+    return any(kind.__module__.startswith("dask_cuda") for one in list(clusters) for kind in type(one).__mro__)
 
 
 def start() -> None:

@@ -113,14 +113,15 @@ class RmmMeter:
         return now, count
 
     def read(self) -> dict[int, dict[str, Any]]:
-        """Return a row for each device on which rmm has ever allocated, and begin a new interval."""
+        """Return a row for each device on which rmm has allocated or keeps a pool, and begin a new interval."""
         rows = {}
         for device in sorted(self.adaptors):
             self.attach(device)
             now, count = self.fold(device)
             peak, self.peaks[device] = self.peaks[device], now
-            if count or peak:
-                rows[device] = {"peak": peak, "now": now, **self._describe(device)}
+            described = self._describe(device)
+            if count or peak or described["pool"]:  # a pool holds the device's memory before anything is in it
+                rows[device] = {"peak": peak, "now": now, **described}
         return rows
 
     def _describe(self, device: int) -> dict[str, Any]:

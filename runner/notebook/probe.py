@@ -63,8 +63,8 @@ class Allocations:
     libraries: dict[str, str] = field(default_factory=dict)
     started: bool = False
     trouble: str | None = None
-    dask_cuda: bool = False
-    """The notebook imported dask_cuda, whose workers are other processes."""
+    workers: bool = False
+    """The notebook started a Dask cluster of GPU workers, which are other processes."""
     hook_calls: int | None = None
     hook_seconds: float | None = None
 
@@ -118,7 +118,7 @@ def read(folder: Path) -> Allocations:
 
 def _extras(row: dict[str, Any]) -> dict[str, Any]:
     cost = row.get("cost") or {}
-    found: dict[str, Any] = {"dask_cuda": True} if row.get("dask_cuda") else {}
+    found: dict[str, Any] = {"workers": True} if row.get("workers") else {}
     if cost:
         seconds = float(cost["seconds"])
         if not math.isfinite(seconds):

@@ -99,6 +99,7 @@ class Requires(_Strict):
 
     gpus: Annotated[int, Field(ge=0, le=64)] | None = None
     gpu_memory_gb: Annotated[float, Field(gt=0)] | None = None
+    cpu_fallback: bool = False
     cpus: Annotated[float, Field(gt=0)] | None = None
     memory_gb: Annotated[float, Field(gt=0)] | None = None
     disk_gb: Annotated[float, Field(gt=0)] | None = None
@@ -229,6 +230,7 @@ def requirements(requires: Requires, free_fraction: float = 0.95) -> Requirement
         gpus=gpus,
         gpu_memory_gb=requires.gpu_memory_gb,
         gpu_free_fraction=free_fraction,
+        cpu_fallback=requires.cpu_fallback,
         cpus=requires.cpus,
         memory_gb=requires.memory_gb,
         disk_gb=requires.disk_gb,

@@ -15,6 +15,7 @@ from runner.units import format_bytes, format_count, format_seconds
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from runner.records import GpuUse
     from runner.report.model import Entry, Report
     from runner.report.pool import Pool
     from runner.report.summary import NotebookSummary, Summary
@@ -38,19 +39,22 @@ class Advice:
     figures: str
 
 
-def advise(report: Report, summary: Summary, rows: Sequence[Row], pools: Mapping[str, Pool]) -> tuple[Advice, ...]:
+def advise(
+    report: Report, summary: Summary, rows: Sequence[Row], pools: Mapping[str, tuple[Pool, ...]]
+) -> tuple[Advice, ...]:
     """Return all advice on a run, by notebook and then on the plan."""
     found: list[Advice] = []
     for entry, nb in zip(report.entries, summary.notebooks, strict=True):
-        for kind, text, figures in _notebook(entry, nb, pools.get(entry.name)):
+        for kind, text, figures in _notebook(entry, nb, pools.get(entry.name, ())):
             found.append(Advice(notebooks=(entry.name,), anchor=entry.anchor, kind=kind, text=text, figures=figures))
     found.extend(_shared_stages(rows, {nb.name: nb for nb in summary.notebooks}, pools))
     return tuple(found)
 
 
-def _notebook(entry: Entry, nb: NotebookSummary, pool: Pool | None) -> Iterator[tuple[str, str, str]]:
-    yield from _pool(nb, pool)
-    yield from _gate(nb, pool)
+def _notebook(entry: Entry, nb: NotebookSummary, pools: Sequence[Pool]) -> Iterator[tuple[str, str, str]]:
+    yield from _pool(entry, nb, pools)
+    if not any(gpu.neighbours for gpu in (entry.metrics.gpus if entry.metrics else ())) or nb.need_bytes is not None:
+        yield from _gate(nb, pools)  # else the peak is not this notebook's alone
     held, busy = nb.gpu_held_seconds, nb.gpu_busy_seconds
     if held and busy is not None and held >= IDLE_SECONDS and busy < IDLE_SHARE * held:
         yield (
@@ -74,25 +78,34 @@ def _notebook(entry: Entry, nb: NotebookSummary, pool: Pool | None) -> Iterator[
         )
 
 
-def _pool(nb: NotebookSummary, pool: Pool | None) -> Iterator[tuple[str, str, str]]:
-    if pool is None:
+def _pool(entry: Entry, nb: NotebookSummary, pools: Sequence[Pool]) -> Iterator[tuple[str, str, str]]:
+    if not pools:
         return
     told = nb.peak_allocated_bytes
+    uses = {gpu.uuid: gpu for gpu in (entry.metrics.gpus if entry.metrics else ())}
     yield (
         "pool",
         "the GPU memory peak is a pool and not a need: about half of the free memory was taken in one step, as "
         "rmm's pool allocator does"
         + ("" if told is not None else "; the allocator's own figures were not recorded, so the need is not known"),
-        f"{format_bytes(pool.taken_bytes)} of {format_bytes(pool.free_bytes)} free ({pool.share:.0%}) taken "
-        f"{format_seconds(pool.at_seconds)} after the start"
-        + (f"; really allocated at most {format_bytes(told)}" if told is not None else ""),
+        "; ".join(_pool_figures(pool, uses.get(pool.uuid), several=len(uses) > 1) for pool in pools),
     )
 
 
-def _gate(nb: NotebookSummary, pool: Pool | None) -> Iterator[tuple[str, str, str]]:
+def _pool_figures(pool: Pool, use: GpuUse | None, *, several: bool) -> str:
+    told = use.allocated.peak_allocated_bytes if use and use.allocated else None
+    return (
+        (f"GPU {use.index if use and use.index is not None else pool.uuid}: " if several else "")
+        + f"{format_bytes(pool.taken_bytes)} of {format_bytes(pool.free_bytes)} free ({pool.share:.0%}) taken "
+        f"{format_seconds(pool.at_seconds)} after the start"
+        + (f"; really allocated at most {format_bytes(told)}" if told is not None else "")
+    )
+
+
+def _gate(nb: NotebookSummary, pools: Sequence[Pool]) -> Iterator[tuple[str, str, str]]:
     """Compare the gate with the need; NVML's peak stands for it unless that peak is a pool."""
     need, word = (nb.need_bytes, "need") if nb.need_bytes is not None else (nb.peak_gpu_memory_bytes, "peak")
-    if need is None or nb.status is not Status.SUCCEEDED or (word == "peak" and pool):
+    if need is None or nb.status is not Status.SUCCEEDED or (word == "peak" and pools):
         return
     asked = (nb.asked_gpu_memory_gb or 0) * 1e9
     card = smallest_card_gb(need)
@@ -127,7 +140,7 @@ def _failed_cells(entry: Entry) -> list[int]:
 
 
 def _shared_stages(
-    rows: Sequence[Row], figures: Mapping[str, NotebookSummary], pools: Mapping[str, Pool]
+    rows: Sequence[Row], figures: Mapping[str, NotebookSummary], pools: Mapping[str, tuple[Pool, ...]]
 ) -> Iterator[Advice]:
     """Name notebooks of which none needs another and that still ran one after the other."""
     needs = {row.entry.name: set(row.entry.needs) for row in rows}
@@ -156,7 +169,9 @@ def _shared_stages(
         )
 
 
-def _on_what(names: Sequence[str], figures: Mapping[str, NotebookSummary], pools: Mapping[str, Pool]) -> str:
+def _on_what(
+    names: Sequence[str], figures: Mapping[str, NotebookSummary], pools: Mapping[str, tuple[Pool, ...]]
+) -> str:
     known = [
         figures[name].need_bytes if figures[name].need_bytes is not None else figures[name].peak_gpu_memory_bytes
         for name in names

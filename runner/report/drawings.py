@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from runner.report.charts import notebook_chart
 from runner.report.panels import scene_of
-from runner.report.pool import Pool, find_pool
+from runner.report.pool import Pool, find_pools
 from runner.report.samples import Samples, SamplesError, Seen, read_samples, seen_in
 from runner.report.timeline import Legend, Row, legend_of, rows_of
 from runner.report.timeline import draw as draw_timeline
@@ -40,7 +40,7 @@ class Drawings:
     legend: Legend
     charts: Mapping[str, Markup] = field(default_factory=dict)
     """By notebook; one without samples has none."""
-    pools: Mapping[str, Pool] = field(default_factory=dict)
+    pools: Mapping[str, tuple[Pool, ...]] = field(default_factory=dict)
     """By notebook: a memory pool that its samples show."""
     seen: Mapping[str, Seen] = field(default_factory=dict)
     """By notebook that left no record: what its samples tell."""
@@ -51,7 +51,7 @@ def draw(report: Report, folder: Path) -> Drawings:
     """Return the timeline and the chart of each notebook that left samples."""
     problems: list[str] = []
     charts: dict[str, Markup] = {}
-    pools: dict[str, Pool] = {}
+    pools: dict[str, tuple[Pool, ...]] = {}
     seen: dict[str, Seen] = {}
     rows = rows_of(report)
     buckets = max(60, min(300, _POINTS // max(1, len(report.entries))))
@@ -71,9 +71,9 @@ def draw(report: Report, folder: Path) -> Drawings:
         chart = partial(notebook_chart, f"{entry.anchor}-chart", scene_of(entry), samples, buckets=buckets)
         charts[entry.name] = Markup(_guarded(path.name, chart, problems) or "")  # noqa: S704  (our own SVG)
         gpus = entry.metrics.gpus if entry.metrics else ()
-        pool = _guarded(path.name, partial(find_pool, gpus, samples), problems)
-        if pool:
-            pools[entry.name] = pool
+        found = _guarded(path.name, partial(find_pools, gpus, samples), problems)
+        if found:
+            pools[entry.name] = found
     svg = Markup(picture or "")  # noqa: S704
     return Drawings(
         picture=svg, rows=rows, legend=legend_of(rows), charts=charts, pools=pools, seen=seen, problems=tuple(problems)

@@ -43,6 +43,8 @@ class Facts:
 
     machines: tuple[Machine, ...]
     devices: tuple[Device, ...]
+    unmeasured_gpus: bool
+    """A kernel without a chosen GPU saw all that were visible."""
     images: tuple[str, ...]
     commits: tuple[str, ...]
     """Commits that hold the notebooks as they were run, and for the others why none does."""
@@ -64,6 +66,7 @@ def gather(report: Report, summary: Summary) -> Facts:
     return Facts(
         machines=tuple(dict.fromkeys(_machine(m) for m in records if m.host)),
         devices=_devices(records),
+        unmeasured_gpus=any(m.environment.gpu_visibility == "all" and not m.gpus for m in records),
         images=_distinct(m.environment.image for m in records),
         commits=_commits(records),
         pythons=_distinct(m.environment.python for m in records),

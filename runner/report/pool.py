@@ -38,12 +38,13 @@ class Pool:
         return self.taken_bytes / self.free_bytes
 
 
-def find_pool(gpus: Iterable[GpuUse], samples: Samples) -> Pool | None:
-    """Return the largest step that looks like a pool; None when there is none."""
+def find_pools(gpus: Iterable[GpuUse], samples: Samples) -> tuple[Pool, ...]:
+    """Return for each GPU the largest step that looks like a pool, if there is one."""
     import numpy as np
 
-    found: list[Pool] = []
+    pools: list[Pool] = []
     for gpu in gpus:
+        found: list[Pool] = []
         series = samples.gpus.get(gpu.uuid)
         if series is None or not gpu.total_bytes or len(series.memory_bytes) <= WITHIN_TICKS:
             continue
@@ -63,4 +64,6 @@ def find_pool(gpus: Iterable[GpuUse], samples: Samples) -> Pool | None:
                         free_bytes=int(free[place]),
                     )
                     found.append(step)
-    return max(found, key=lambda pool: pool.taken_bytes, default=None)
+        if found:
+            pools.append(max(found, key=lambda pool: pool.taken_bytes))
+    return tuple(pools)

@@ -16,11 +16,26 @@ from typing import TYPE_CHECKING, Any, Literal
 from runner.records import Status  # noqa: TC001  (the schema is made from the annotations)
 
 if TYPE_CHECKING:
-    from runner.records import Metrics
+    from runner.records import GpuUse, Metrics
     from runner.report.model import Entry, Flight, Report
     from runner.report.samples import Seen
 
 SUMMARY_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GpuSummary:
+    """One GPU of a notebook in figures."""
+
+    uuid: str
+    index: int | None
+    name: str
+    total_bytes: int | None = None
+    peak_gpu_memory_bytes: int | None = None
+    peak_allocated_bytes: int | None = None
+    pool_bytes: int | None = None
+    need_bytes: int | None = None
+    unavailable: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +61,8 @@ class NotebookSummary:
     cells: int = 0
     cells_succeeded: int = 0
     gpus: int = 0
+    gpu_figures: tuple[GpuSummary, ...] = ()
+    """Each GPU of the run by itself."""
     peak_gpu_memory_bytes: int | None = None
     """The largest of any one GPU of the run, as NVML saw it."""
     peak_allocated_bytes: int | None = None
@@ -179,6 +196,7 @@ def _measured(plain: NotebookSummary, m: Metrics) -> NotebookSummary:
         cells=len(m.cells),
         cells_succeeded=sum(cell.status.value in {"succeeded", "dropped"} for cell in m.cells),
         gpus=len(gpus),
+        gpu_figures=tuple(map(_gpu, gpus)),
         peak_gpu_memory_bytes=largest(gpu.peak_gpu_memory_bytes for gpu in gpus),
         peak_allocated_bytes=largest(gpu.allocated.peak_allocated_bytes for gpu in gpus if gpu.allocated),
         need_bytes=largest(gpu.need_bytes for gpu in gpus),
@@ -195,6 +213,21 @@ def _measured(plain: NotebookSummary, m: Metrics) -> NotebookSummary:
         output_bytes=sum(m.outputs.bytes.values()) if m.outputs.bytes else None,
         figures=m.outputs.figures,
         warnings=len(m.warnings) + sum(len(cell.warnings) for cell in m.cells),
+    )
+
+
+def _gpu(use: GpuUse) -> GpuSummary:
+    told = use.allocated
+    return GpuSummary(
+        uuid=use.uuid,
+        index=use.index,
+        name=use.name,
+        total_bytes=use.total_bytes,
+        peak_gpu_memory_bytes=use.peak_gpu_memory_bytes,
+        peak_allocated_bytes=told.peak_allocated_bytes if told else None,
+        pool_bytes=told.pool_bytes if told else None,
+        need_bytes=use.need_bytes,
+        unavailable=use.unavailable,
     )
 
 

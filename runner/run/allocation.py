@@ -4,10 +4,10 @@
 Rules. A cell's peak is the largest of the rows that were written while it ran; a cell whose end the
 kernel did not live to tell has none. What lies outside the pools is what the device had free before
 the run, less what it has free at the end of the cell with the peak, less what the allocators had
-taken by then. Pages of managed memory count for an allocator before they are on the device, so there
-each cell tells too little, and the largest is taken. Processes beside the kernel, such as Dask
-workers, have allocators of their own: their memory is in the device's figure only, so there is no
-need to be had.
+taken by then; it is unknown where another program took or gave back memory of the GPU meanwhile.
+Pages of managed memory count for an allocator before they are on the device, so there each cell tells
+too little, and the largest is taken. Processes beside the kernel, such as Dask workers, have allocators
+of their own: their memory is in the device's figure only, so there is no need to be had.
 """
 
 from __future__ import annotations
@@ -18,14 +18,17 @@ from typing import TYPE_CHECKING
 
 from runner.need import MARGIN_FRACTION, need_bytes, smallest_card_gb
 from runner.records import Allocated, GpuUse
+from runner.units import format_bytes
 
 if TYPE_CHECKING:
     from runner.machine.joins import Span
     from runner.notebook.probe import Allocation, Allocations
 
+_CONTEXT_BYTES = 2 * 10**9
+"""More than a CUDA context with the modules of its libraries takes."""
 NOT_TOLD = "the kernel ended before the cell did, so its allocators told nothing"
 NO_LIBRARY = "the notebook's kernel imported neither rmm nor cupy"
-NOTHING = "rmm and cupy allocated nothing in the kernel's process"
+NOTHING = "rmm and cupy allocated nothing on this GPU in the kernel's process"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +38,8 @@ class Device:
     uuid: str
     free_before_bytes: int | None = None
     """Free before the kernel started."""
+    neighbours: str | None = None
+    """Which other programs took or gave back memory of it during the run; None means none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,12 +81,15 @@ def account(
     cells: dict[int, list[Allocated]] = {}
     gpus = {device.uuid: Allocated(uuid=device.uuid, source="none", reason=reason or NOTHING) for device in devices}
     for uuid, rows in by_uuid.items():
-        before = next((device.free_before_bytes for device in devices if device.uuid == uuid), None)
+        device = next((device for device in devices if device.uuid == uuid), Device(uuid=uuid))
+        before = None if device.neighbours else device.free_before_bytes
         told = {span.index: _cell(uuid, _within(rows, span, started_monotonic), before) for span in spans}
         found = {index: one for index, one in told.items() if one is not None}
         for index, one in found.items():
             cells.setdefault(index, []).append(one)
-        gpus[uuid] = _run(uuid, list(found.values()), rows, others=others, trouble=allocations.trouble)
+        gpus[uuid] = _run(
+            uuid, list(found.values()), rows, others=others or device.neighbours, trouble=allocations.trouble
+        )
     return Account(cells={index: tuple(each) for index, each in cells.items()}, gpus=gpus)
 
 
@@ -91,6 +99,9 @@ def with_need(use: GpuUse, allocated: Allocated | None) -> GpuUse:
 
     if allocated is None:
         return use
+    if allocated.reason == NOTHING and (grown := _grown_bytes(use)) > _CONTEXT_BYTES:
+        reason = f"{NOTHING}, yet {format_bytes(grown)} more were in use there: another library or process took them"
+        allocated = dataclasses.replace(allocated, reason=reason)
     need = need_bytes(allocated.peak_allocated_bytes, allocated.overhead_bytes)
     why = {} if need is not None else {"need_bytes": allocated.reason or "what lies outside the pool is not known"}
     return dataclasses.replace(
@@ -101,6 +112,10 @@ def with_need(use: GpuUse, allocated: Allocated | None) -> GpuUse:
         card_margin_fraction=None if need is None else MARGIN_FRACTION,
         unavailable={**use.unavailable, **why},
     )
+
+
+def _grown_bytes(use: GpuUse) -> int:
+    return (use.peak_gpu_memory_bytes or 0) - (use.baseline_bytes or 0)
 
 
 def _by_uuid(rows: Iterable[Allocation], devices: Sequence[Device]) -> dict[str, list[Allocation]]:

@@ -9,12 +9,13 @@ from __future__ import annotations
 import dataclasses
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from runner import log, proxies
 from runner.errors import BrokenInputError
 from runner.gate import GateDecision, visibility_env
+from runner.machine.cuda_processes import shown
 from runner.records import Failure, Status
 from runner.run import provenance
 from runner.run.job import EXECUTED_SUFFIX, Job
@@ -125,7 +126,6 @@ class Execution:
             samples=self.job.path(".samples.csv"),
             started_monotonic=self.draft.started_monotonic,
             gpus=self.decision.gpus,
-            held=bool(self.decision.gpus),
             guard_fraction=self.job.options.memory_guard,
             on_breach=self._on_breach,
         )
@@ -213,13 +213,27 @@ class Execution:
         environ = {key: value for key, value in os.environ.items() if not key.startswith("RUNNER_")}
         environ |= self.job.env
         if self.job.options.gpu_visibility == "chosen":
-            environ |= visibility_env(self.decision.gpus, environ)
+            visible = visibility_env(self.decision.gpus, environ)
+            self._tell_visibility(visible)
+            environ |= visible
         if self.staging is not None:
             environ |= self.staging.served.env
         environ |= self.watch.kernel_environment()
         if proxies.is_set(environ):
             environ |= proxies.exceptions(environ, proxies.LOCAL)
         return environ
+
+    def _tell_visibility(self, visible: Mapping[str, str]) -> None:
+        """Say in the log which GPUs the kernel sees, and where the plan or an option wanted others."""
+        shown = visible["CUDA_VISIBLE_DEVICES"]
+        why = "chosen by the gate" if shown else f"hidden: {self.decision.record.reason}"
+        log.info("gpu-visibility", nb=self.job.name, CUDA_VISIBLE_DEVICES=shown, reason=why)
+        wanted = self.job.env.get("CUDA_VISIBLE_DEVICES")
+        if wanted is not None and wanted != shown:
+            self.draft.warnings.append(
+                f"CUDA_VISIBLE_DEVICES={wanted!r} was replaced by {shown!r}: the kernel sees the GPUs that the gate "
+                "chose (--min-gpus), unless --gpu-visibility all"
+            )
 
     def _last_words(self) -> None:
         """Move what the dying kernel wrote into the log."""
@@ -254,7 +268,18 @@ class Execution:
             shm_free_bytes=shm_free_bytes(),
             gpu_fraction=self._gpu_fraction(),
         )
-        return self.probing.explain(failure) if failure else None
+        return self.probing.explain(self._without_gpu(failure)) if failure else None
+
+    def _without_gpu(self, failure: Failure) -> Failure:
+        """Name our own part in it where a kernel that was given no GPU looked for one."""
+        hidden = self.job.options.gpu_visibility == "chosen" and not self.decision.gpus
+        if failure.cause != "no-device" or not hidden:
+            return failure
+        hint = (
+            f"the kernel was given no GPU ({self.decision.record.reason}): ask the gate for one with --min-gpus 1 "
+            "(plan: requires.gpus), or show the kernel every GPU with --gpu-visibility all"
+        )
+        return dataclasses.replace(failure, hint=hint)
 
     def _gpu_fraction(self) -> float | None:
         """Return the largest share of a GPU's memory in use at the last tick."""
@@ -320,6 +345,8 @@ class Execution:
             self.draft.warnings.append(f"processes outlived the kernel: {', '.join(left)}")
         if release.released is False and not self.job.options.strict_release:
             self.draft.warnings.append(f"GPU memory was not released: {release.reason}")
+        if release.released is None and self.decision.gpus:
+            self.draft.warnings.append(f"whether GPU memory was released is unknown: {release.reason}")
         self._join()
 
     def _join(self) -> None:
@@ -332,6 +359,12 @@ class Execution:
         uses = self.watch.gpu_uses(self.decision.driver, held_seconds=self.draft.seconds())
         self.draft.cells, self.draft.gpus = self.probing.join(self.draft.cells, uses, spans)
         self.draft.allocator_probe = self.probing.record()
+        self.draft.warnings += [
+            f"others used {gpu.uuid} too, its peaks and utilization are not this notebook's alone: "
+            + shown(gpu.neighbours)
+            for gpu in self.draft.gpus
+            if gpu.neighbours
+        ]
         if self.probing.warning:
             self.draft.warnings.append(self.probing.warning)
         self.draft.host = self.watch.host()

@@ -211,12 +211,14 @@ def _cwd(options: Options, entry: Notebook | None, checkout: Path, source: Path)
 
 def _asked(options: Options, entry: Notebook | None) -> Requirements:
     requires = entry.requires if entry else None
+    demanded = options.min_gpus is not None or options.min_gpu_memory_gb is not None  # not a wish of the plan's
     return dataclasses.replace(
         wanted(
             _first(options.min_gpus, requires.gpus if requires else None),
             _first(options.min_gpu_memory_gb, requires.gpu_memory_gb if requires else None),
             options.gpu_free_fraction,
         ),
+        cpu_fallback=bool(requires and requires.cpu_fallback and not demanded),
         cpus=requires.cpus if requires else None,
         memory_gb=requires.memory_gb if requires else None,
         disk_gb=requires.disk_gb if requires else None,

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from runner.machine.cuda_processes import CudaProcesses
 from runner.notebook import device_memory, probe
 from runner.records import AllocatorProbe, Cause, Cell, DeviceShortage, Failure, GpuUse
 from runner.run.allocation import Account, Device, account, overhead_bytes, with_need
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
 
 OFF = "the allocator probe was switched off (--allocator-probe off)"
 NOT_STARTED = "the allocator probe runs in IPython kernels only, and this kernel did not start it"
-_WORKERS = "the notebook uses dask_cuda, whose workers are processes with allocators of their own"
+_WORKERS = "the notebook started a Dask cluster (dask_cuda), whose workers are processes with allocators of their own"
 
 
 class Probing:
@@ -43,9 +42,6 @@ class Probing:
         """Lines for the kernel to start with."""
         self._watch = watch
         self._allocations = probe.Allocations()
-        self._cuda = CudaProcesses(watch.family)
-        if watch.gpus and mode != "off":
-            watch.sampler.on_tick.append(lambda _: self._cuda.look())
 
     def variables(self) -> dict[str, str]:
         """Return what the kernel's environment needs."""
@@ -81,7 +77,14 @@ class Probing:
             self._allocations,
             spans=spans,
             started_monotonic=self._watch.started_monotonic,
-            devices=[Device(uuid=gpu.uuid, free_before_bytes=free.get(gpu.uuid)) for gpu in self._watch.gpus],
+            devices=[
+                Device(
+                    uuid=gpu.uuid,
+                    free_before_bytes=free.get(gpu.uuid),
+                    neighbours=self._watch.users.moved(gpu.uuid),
+                )
+                for gpu in self._watch.gpus
+            ],
             none_reason=self._absent(),
             others=self._others(),
         )
@@ -93,10 +96,10 @@ class Probing:
 
     def _others(self) -> str | None:
         """Return which other processes have memory on the GPUs, in words."""
-        shown = ", ".join(f"{name} (pid {pid})" for pid, name in list(self._cuda.names.items())[:8])
+        shown = ", ".join(f"{name} (pid {pid})" for pid, name in list(self._watch.users.names.items())[:8])
         if shown:
             return f"other processes of this run use CUDA too, {shown}"
-        return _WORKERS if self._allocations.dask_cuda else None
+        return _WORKERS if self._allocations.workers else None
 
     def explain(self, failure: Failure) -> Failure:
         """Return a failure for want of device memory with the figures of that moment, others unchanged."""

@@ -148,6 +148,7 @@ def environment(job: Job, kernel: str, transport: str) -> Environment:
         cwd=str(job.cwd),
         kernel=kernel,
         transport=transport,
+        gpu_visibility=job.options.gpu_visibility,
         variables=dict(job.env),
         secrets=tuple(job.secrets),
         parameters={name: _recordable(value) for name, value in job.parameters.items()},

@@ -7,13 +7,13 @@ what the kernel left behind and proves that its GPUs are free again.
 
 from __future__ import annotations
 
-import dataclasses
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
 from runner.machine import processes
+from runner.machine.cuda_processes import CudaProcesses
 from runner.machine.guard import MemoryGuard
 from runner.machine.host import Container, read_limits
 from runner.machine.joins import CellUse, GpuFigures, Span, per_cell, per_run
@@ -36,9 +36,7 @@ class Watch:
     started_monotonic
         When the run started.
     gpus
-        The GPUs to sample, as the gate gave them.
-    held
-        Whether the gate chose these GPUs for this run alone, so that their release can be proved.
+        The GPUs that the gate chose for this run.
     guard_fraction
         Share of the container's memory at which the guard acts.
     on_breach
@@ -51,13 +49,11 @@ class Watch:
         samples: Path,
         started_monotonic: float,
         gpus: Sequence[Any],
-        held: bool,
         guard_fraction: float,
         on_breach: Callable[[int], None],
     ) -> None:
         self.tag = uuid.uuid4().hex
         self.gpus = tuple(gpus)
-        self.held = held
         self.started_monotonic = started_monotonic
         self.baseline: dict[str, int | None] = {}
         self._readings: dict[str, Any] = {}
@@ -71,6 +67,9 @@ class Watch:
             gpus=self.gpus,
             family=self.family,
         )
+        self.users = CudaProcesses(self.family, self.gpus)
+        if self.gpus:
+            self.sampler.on_tick.append(lambda _: self.users.look())
         self.guard = MemoryGuard(self.container, guard_fraction, on_breach)
         self.sampled: Sampled | None = None
 
@@ -82,6 +81,7 @@ class Watch:
         for gpu in self.gpus:
             self._readings[gpu.uuid] = gpu.read()
         self.baseline = read_baseline(self.gpus)
+        self.users.look()  # nobody here is of this run yet
         self.sampler.start()
         self.guard.start()
         return self
@@ -120,12 +120,14 @@ class Watch:
             How much time there is; `RELEASE_SECONDS` are taken at most.
         """
         swept = self.family.sweep(3.0, 2.0) if cleanup else tuple(self._left_alone())
-        gpus = self.gpus if self.held else ()
-        release = prove(gpus, self.baseline, deadline_seconds=RELEASE_SECONDS, seconds_left=seconds_left, swept=swept)
-        if self.gpus and not self.held:
-            reason = "no GPU was asked for, so others may use them too: nothing to prove"
-            release = dataclasses.replace(release, released=None, reason=reason)
-        return release
+        return prove(
+            self.gpus,
+            self.baseline,
+            users=self.users,
+            deadline_seconds=RELEASE_SECONDS,
+            seconds_left=seconds_left,
+            swept=swept,
+        )
 
     def _left_alone(self) -> list[Process]:
         return [
@@ -162,12 +164,13 @@ class Watch:
                     utilization_mean_percent=figures.utilization_mean_percent,
                     utilization_max_percent=figures.utilization_max_percent,
                     energy_joules=figures.energy_joules,
-                    held_seconds=round(held_seconds, 3) if self.held else None,
+                    held_seconds=round(held_seconds, 3),
                     busy_seconds=figures.busy_seconds,
                     temperature_max_celsius=figures.temperature_max_celsius,
                     driver_version=driver.driver_version if driver else None,
                     cuda_version=driver.cuda_version if driver else None,
                     mig=gpu.mig,
+                    neighbours=self.users.neighbours(gpu.uuid),
                     unavailable=_reasons(self._readings[gpu.uuid].unavailable),
                 )
             )

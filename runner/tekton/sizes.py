@@ -51,11 +51,14 @@ class Needs:
 
 
 def needs(notebook: Notebook) -> Needs:
-    """Return what a notebook asks of a node; memory in Gi leaves the runner itself some room above the plan's GB."""
+    """Return what a notebook asks of a node; memory in Gi leaves the runner itself some room above the plan's GB.
+
+    A Pod cannot request a GPU only where there is one, so with ``cpu_fallback`` it requests none.
+    """
     asked = requirements(notebook.requires)
     return Needs(
-        gpus=asked.gpus,
-        gpu_memory_gb=asked.gpu_memory_gb,
+        gpus=0 if asked.cpu_fallback else asked.gpus,
+        gpu_memory_gb=None if asked.cpu_fallback else asked.gpu_memory_gb,
         cpus=asked.cpus or DEFAULT_CPUS,
         memory_gib=math.ceil(asked.memory_gb or DEFAULT_MEMORY_GB),
     )

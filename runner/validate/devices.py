@@ -56,7 +56,8 @@ def look(environ: Mapping[str, str]) -> Gpus:
         health: dict[str, Health] = {}
         for gpu in driver.visible(environ):
             try:
-                seen.append(Seen(identity=gpu.identity, memory=gpu.memory(), holders=gpu.processes()))
+                memory, mode = gpu.memory(), gpu.compute_mode()
+                seen.append(Seen(identity=gpu.identity, memory=memory, compute_mode=mode, holders=gpu.processes()))
                 health[gpu.uuid] = read_health(gpu)
             except DriverProblem as problem:
                 seen.append(Seen(identity=gpu.identity, memory=None, problem=problem.message))
@@ -81,7 +82,8 @@ def checks(gpus: Gpus, asked: Asked) -> tuple[Check, ...]:
 
 def most_gpus(asked: Asked) -> int:
     """Return how many GPUs must be here: what is asked, or the most of a notebook that is not optional."""
-    notebooks = [nb for nb in asked.plan.notebooks if not nb.optional] if asked.plan else []
+    notebooks = asked.plan.notebooks if asked.plan else []
+    notebooks = [nb for nb in notebooks if not nb.optional and not nb.requires.cpu_fallback]
     return max([gpus_wanted(asked.requirements), *(requirements(nb.requires).gpus for nb in notebooks)])
 
 
@@ -114,15 +116,24 @@ def _device_checks(one: Seen, health: Health | None) -> list[Check]:
     names = [f"{holder.name or 'a process'} (pid {holder.pid})" for holder in one.holders[:3]]
     held = f"; held by {', '.join(names)}" if names else ""
     memory = Check(name=f"{label} memory", status="pass", seen=f"{one.identity.name}{mig}: {free}{shared}{held}")
+    mode = [_mode(f"{label} compute mode", one)] if one.compute_mode not in {None, "default"} else []
     if health is None:
-        return [memory]
+        return [memory, *mode]
     return [
         memory,
+        *mode,
         _errors(f"{label} memory errors", health),
         _heat(f"{label} temperature", health),
         _throttling(f"{label} throttling", health),
         _persistence(f"{label} persistence", health),
     ]
+
+
+def _mode(name: str, one: Seen) -> Check:
+    hint = "nvidia-smi --compute-mode=DEFAULT on the host admits programs again"
+    if one.compute_mode == "prohibited":
+        return Check(name=name, status="fail", seen="prohibited: no program may use it", needed="default", hint=hint)
+    return Check(name=name, status="warn", seen="exclusive: one process at a time", needed="default", hint=hint)
 
 
 def _errors(name: str, health: Health) -> Check:
@@ -204,6 +215,10 @@ def _need(name: str, wants: Requirements, seen: Sequence[Seen], *, optional: boo
     if not hopeless(wants, verdicts):
         hint = "another process holds the memory now: end it, or let the run wait (--wait 10m)"
         return Check(name=name, status="warn", seen=seen_text, needed=needed, hint=hint)
+    if wants.cpu_fallback:
+        return Check(
+            name=name, status="warn", seen=seen_text, needed=needed, hint="it will run on the CPU (cpu_fallback)"
+        )
     if optional:
         hint = "the notebook is optional and will be skipped"
         return Check(name=name, status="warn", seen=seen_text, needed=needed, hint=hint)

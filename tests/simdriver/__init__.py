@@ -41,6 +41,8 @@ class Part:
     used_bytes: Steps = 0
     processes: Sequence[tuple[int, int] | tuple[int, int, str]] = ()
     """(pid, bytes[, name]): held while the process lives; pid 0 is for ever and never listed."""
+    foreign: Sequence[tuple[int, int] | tuple[int, int, str]] = ()
+    """Likewise, by processes of another pid namespace: listed and held, though no such pid is here."""
     errors: Errors = field(default_factory=dict)
 
 
@@ -62,6 +64,8 @@ class Device(Part):
     total_bytes: int = 81_559 * 2**20
     reserved_bytes: int = 600 * 2**20
     pci: str = "0:3b:0"
+    compute_mode: int = 0
+    """0 default, 1 exclusive thread, 2 prohibited, 3 exclusive process."""
     utilization_percent: Steps = 0
     power_watts: Steps = 60
     temperature_celsius: Steps = 35
@@ -195,6 +199,7 @@ def hold_source(uuid: str, size: int, *, pid: str = "os.getpid()") -> str:
 
 def _device_lines(device: Device) -> list[str]:
     lines = [f"device {device.uuid}", *_part_lines(device), "pci " + " ".join(device.pci.split(":"))]
+    lines.append(f"compute-mode {device.compute_mode}")
     lines += _step_lines("utilization", device.utilization_percent)
     lines += _step_lines("power", device.power_watts, 1000)
     lines += _step_lines("temperature", device.temperature_celsius)
@@ -214,6 +219,7 @@ def _part_lines(part: Part) -> list[str]:
         f"reserved {part.reserved_bytes}",
         *_step_lines("used", part.used_bytes),
         *(f"process {' '.join(map(str, process))}" for process in part.processes),
+        *(f"foreign {' '.join(map(str, process))}" for process in part.foreign),
     ]
 
 

@@ -24,7 +24,10 @@
  *     temperature SECONDS CELSIUS     likewise
  *     health NAME NUMBER              ecc, uncorrected, retired, remapped, pending, failed, throttle
  *                                     (a bit mask), persistence, slowdown; not supported when not given
+ *     compute-mode NUMBER             0 default, 1 exclusive thread, 2 prohibited, 3 exclusive process
  *     process PID BYTES [NAME]        memory held as long as this process lives (0: for ever)
+ *     foreign PID BYTES [NAME]        likewise by a process of another pid namespace, which is listed
+ *                                     although there is no such process here
  *     mig                             MIG mode is on
  *     slice UUID                      begins a MIG slice of the GPU before it: name, total, ...
  *
@@ -57,7 +60,7 @@ static const struct { const char *name; int code; } ERRORS[] = {
 
 typedef struct { double seconds, value; } Step;
 typedef struct { Step at[STEPS]; int count; } Steps;
-typedef struct { unsigned pid; unsigned long long bytes; char name[WORD]; } Holder;
+typedef struct { unsigned pid; unsigned long long bytes; char name[WORD]; int foreign; } Holder;
 typedef struct { char function[WORD]; int code; double seconds; } Fault;
 typedef struct {
     char uuid[WORD], name[WORD];
@@ -68,7 +71,7 @@ typedef struct {
     int holder_count;
     Fault faults[FAULTS];
     double health[9]; /* in the order of HEALTH; negative: not given */
-    int fault_count, mig, parent; /* parent: -1 for a GPU, else the position of a slice's GPU */
+    int fault_count, mig, compute_mode, parent; /* parent: -1 for a GPU, else the position of a slice's GPU */
 } Device;
 
 static const char *HEALTH[] = {"ecc", "uncorrected", "retired", "remapped", "pending", "failed", "throttle", "persistence", "slowdown"};
@@ -126,7 +129,7 @@ static void add_step(const char *line, Steps *steps) {
     steps->at[steps->count++] = step;
 }
 
-static void add_holder(Device *device, unsigned pid, unsigned long long bytes, const char *name) {
+static void add_holder(Device *device, unsigned pid, unsigned long long bytes, const char *name, int foreign) {
     for (int i = 0; i < device->holder_count; i++)
         if (device->holders[i].pid == pid) {
             device->holders[i].bytes = bytes;
@@ -137,6 +140,7 @@ static void add_holder(Device *device, unsigned pid, unsigned long long bytes, c
     holder->pid = pid;
     holder->bytes = bytes;
     copy(holder->name, name);
+    holder->foreign = foreign;
 }
 
 static void read_line(char *line) {
@@ -172,9 +176,10 @@ static void read_line(char *line) {
     else if (!strcmp(key, "temperature")) add_step(rest, &device->temperature);
     else if (!strcmp(key, "health")) add_health(rest, device);
     else if (!strcmp(key, "mig")) device->mig = 1;
-    else if (!strcmp(key, "process")) {
+    else if (!strcmp(key, "compute-mode")) device->compute_mode = atoi(rest);
+    else if (!strcmp(key, "process") || !strcmp(key, "foreign")) {
         if (sscanf(rest, "%u %llu %127s", &pid, &bytes, name) < 2) bad(line);
-        add_holder(device, pid, bytes, name);
+        add_holder(device, pid, bytes, name, *key == 'f');
     } else bad(line);
 }
 
@@ -184,7 +189,7 @@ static void read_allocation(const char *line) {
     unsigned long long bytes;
     if (sscanf(line, "%127s %u %llu", uuid, &pid, &bytes) != 3) bad(line);
     for (int i = 0; i < device_count; i++)
-        if (!strcmp(devices[i].uuid, uuid)) add_holder(&devices[i], pid, bytes, "");
+        if (!strcmp(devices[i].uuid, uuid)) add_holder(&devices[i], pid, bytes, "", 0);
 }
 
 static void each_line(const char *path, void (*take)(char *)) {
@@ -261,10 +266,12 @@ static int alive(unsigned pid) {
     return name_end && name_end[1] && name_end[2] != 'Z' && name_end[2] != 'X';
 }
 
+static int holds(const Holder *holder) { return holder->foreign || alive(holder->pid); }
+
 static unsigned long long used_now(const Device *device) {
     unsigned long long used = (unsigned long long)value_now(&device->used, 0);
     for (int i = 0; i < device->holder_count; i++)
-        if (alive(device->holders[i].pid)) used += device->holders[i].bytes;
+        if (holds(&device->holders[i])) used += device->holders[i].bytes;
     unsigned long long room = device->total > device->reserved ? device->total - device->reserved : 0;
     return used > room ? room : used;
 }
@@ -483,7 +490,7 @@ static int list_processes(const Device *device, unsigned *count, struct process 
     unsigned room = *count, found = 0;
     for (int i = 0; i < device->holder_count && !hide_processes; i++) {
         const Holder *holder = &device->holders[i];
-        if (!holder->pid || !holder->bytes || !alive(holder->pid)) continue;
+        if (!holder->pid || !holder->bytes || !holds(holder)) continue;
         if (list && found < room) list[found] = (struct process){holder->pid, holder->bytes, ~0u, ~0u};
         found++;
     }
@@ -493,6 +500,8 @@ static int list_processes(const Device *device, unsigned *count, struct process 
 
 int nvmlDeviceGetComputeRunningProcesses_v2(char *handle, unsigned *count, struct process *list) { BEGIN_DEVICE; return list_processes(device, count, list); }
 int nvmlDeviceGetComputeRunningProcesses_v3(char *handle, unsigned *count, struct process *list) { BEGIN_DEVICE; return list_processes(device, count, list); }
+
+int nvmlDeviceGetComputeMode(char *handle, unsigned *mode) { BEGIN_DEVICE; WHOLE_GPU_ONLY; *mode = (unsigned)device->compute_mode; return SUCCESS; }
 
 int nvmlDeviceGetMigMode(char *handle, unsigned *current, unsigned *pending) {
     BEGIN_DEVICE;

@@ -274,7 +274,7 @@ def gate(gpus: int = 1, *, passed: bool = True, reason: str = "", asked_gb: floa
     )
     return Gate(
         passed=passed,
-        reason=reason or (f"{gpus} GPU(s) of 15 GB free" if gpus else "no GPU asked"),
+        reason=reason or (f"{gpus} GPU(s) of 15 GB free" if gpus else "no GPU requested"),
         asked=Requirements(gpus=gpus, gpu_memory_gb=asked_gb if gpus else None, memory_gb=16, shm_gb=1),
         waited_seconds=waited,
         gpus=seen,
