@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 import statistics
 import time
 
@@ -27,7 +28,7 @@ def device(request):
 def whole():
     """Give the first GPU that is not in MIG mode."""
     with gpus.open_driver() as driver:
-        found = [gpu for gpu in driver.devices() if not gpu.mig]
+        found = [gpu for gpu in driver.visible(os.environ) if not gpu.mig]
         if not found:
             pytest.skip("every GPU here is in MIG mode")
         yield found[0]
@@ -70,13 +71,14 @@ def test_memory_agrees_with_nvidia_smi_while_it_is_held(whole, holder):
 
 LOAD_SECONDS = 20
 LOAD = """
-import cupy, time, subprocess
+import cupy, os, time, subprocess
 a = cupy.random.rand(8192, 8192, dtype="f4")
 b = a @ a
 cupy.cuda.Device().synchronize()
 """
 BURN = f"""
-query = ["nvidia-smi", "--query-gpu=power.draw.instant", "--format=csv,noheader,nounits", "-lms", "100", "-i", "0"]
+query = ["nvidia-smi", "--query-gpu=power.draw.instant", "--format=csv,noheader,nounits", "-lms", "100"]
+query += ["-i", os.environ["CUDA_VISIBLE_DEVICES"]]
 log = open("power.txt", "w")
 smi = subprocess.Popen(query, stdout=log)
 end = time.monotonic() + {LOAD_SECONDS}

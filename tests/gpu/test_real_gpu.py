@@ -68,7 +68,7 @@ def driver(request):
 @pytest.fixture
 def whole(driver):
     """Give the first GPU that is not in MIG mode."""
-    found = [gpu for gpu in driver.devices() if not gpu.mig]
+    found = [gpu for gpu in driver.visible(os.environ) if not gpu.mig]
     if not found:
         pytest.skip("every GPU here is in MIG mode")
     return found[0]

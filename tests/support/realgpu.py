@@ -88,11 +88,12 @@ def needs(*modules: str) -> None:
 
 
 def smi(*fields: str) -> list[str]:
-    """Return what nvidia-smi says of the first GPU."""
+    """Return what nvidia-smi says of the GPU that the tests use."""
     program = shutil.which("nvidia-smi")
     if not program:
         pytest.skip("nvidia-smi is not on PATH")
-    query = [program, f"--query-gpu={','.join(fields)}", "--format=csv,noheader,nounits", "-i", "0"]
+    query = [program, f"--query-gpu={','.join(fields)}", "--format=csv,noheader,nounits"]
+    query += ["-i", os.environ.get("CUDA_VISIBLE_DEVICES", "0")]  # tests/gpu shows one, by its UUID
     text = subprocess.run(query, check=True, capture_output=True, text=True).stdout
     return [part.strip() for part in text.splitlines()[0].split(",")]
 
