@@ -57,6 +57,12 @@ def test_each_notebook_is_judged_by_what_it_asks(notebooks):
     assert outcomes(notebooks, [node(gpus=8, memory_mib=81559)])["big"] == "hosted"
 
 
+def test_a_pod_cannot_ask_for_a_gpu_if_there_is_one():
+    """With cpu_fallback it requests none, so any node hosts it."""
+    text = PLAN.replace("gpus: 1, gpu_memory_gb: 24,", "gpus: 1, gpu_memory_gb: 24, cpu_fallback: true,")
+    assert outcomes(parse(text, "test").notebooks, [node()])["gpu"] == "hosted"
+
+
 def test_a_required_notebook_without_a_node_is_refused_unless_all_may_be_skipped(notebooks):
     """Required means fail; a policy may skip it as well, or refuse the optional ones too."""
     nodes = [node()]

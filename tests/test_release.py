@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 from simdriver import Device
@@ -37,6 +38,12 @@ class FakeGpu:
 
     def processes(self):
         return self._processes
+
+    memory_api = "v2"
+    busy = 0.0
+
+    def read(self, *, energy=True):
+        return SimpleNamespace(utilization_percent=self.busy)
 
 
 def look(gpus, baseline, deadline_seconds=30.0, **more):
@@ -168,3 +175,58 @@ def test_a_leak_is_not_proved_away(simulated_driver):
     _, proof = simulated_driver.python(PROVE, 0, GPU, 0.2)
     assert proof["released"] is False
     assert "9.0 GB" in proof["reason"]
+
+
+class Users:
+    """Who uses a GPU: members of the run, and others before it."""
+
+    def __init__(self, members=(), before=(), here=True):
+        self._members, self._before, self._here = frozenset(members), tuple(before), here
+
+    def members(self):
+        return self._members
+
+    def before(self, uuid):
+        return self._before
+
+    def strangers(self, uuid, processes, members):
+        known = {one.pid for one in self._before}
+        return tuple(one for one in processes if one.pid in known or (self._here and one.pid not in members))
+
+
+def on(pid, size):
+    """Return a process with memory on the GPU."""
+    return GpuProcess(pid=pid, used_bytes=size, name="python")
+
+
+@pytest.mark.parametrize(
+    ("used", "listed", "users", "busy", "released", "word"),
+    [
+        (6, [on(7, 6 * GB)], Users(before=[on(7, GB)]), 0, True, "python (pid 7, 6.0 GB)"),  # grew, and is charged
+        (6, [on(8, 6 * GB)], Users(), 0, True, "python (pid 8, 6.0 GB)"),  # came meanwhile
+        (6, [on(9, 5 * GB)], Users(members=[9]), 0, False, "on it now: python (pid 9, 5.0 GB)"),  # is ours
+        (6, [on(7, GB)], Users(before=[on(7, GB)]), 0, False, "not more than before"),  # a leak beside an idle one
+        (6, [on(7, 2 * GB)], Users(before=[on(7, GB)]), 0, None, "cannot be told apart"),  # explains only a part
+        (6, [on(8, None)], Users(), 0, None, "cannot be told apart"),  # NVML does not tell how much it has
+        (6, [on(8, 5 * GB)], Users(here=False), 0, None, "cannot be told apart"),  # a pid of the host
+        (6, [], Users(), 30, None, "though this run has ended"),
+        (6, [], Users(members=[9]), 30, False, "not visible"),  # our own process may be the one that works
+        (6, [], Users(), 0, False, "not visible"),
+    ],
+)
+def test_memory_beyond_the_baseline_is_charged_to_whom_it_belongs(used, listed, users, busy, released, word):
+    """Attributed where NVML can, left open where it cannot and somebody else was seen, else the run's."""
+    before = sum(one.used_bytes for one in users.before("GPU-x"))
+    gpu = FakeGpu("GPU-x", used * GB, processes=tuple(listed))
+    gpu.busy = busy
+    record = look([gpu], {"GPU-x": before}, deadline_seconds=0.01, users=users)
+    assert record.released is released, record.reason
+    assert word in record.reason
+
+
+def test_memory_before_the_run_by_somebody_unseen_leaves_the_rest_open():
+    """Version 1 of the NVML function counts the driver's own share as used, so there it shows nobody."""
+    gpu = FakeGpu("GPU-x", 6 * GB)
+    assert look([gpu], {"GPU-x": GB}, deadline_seconds=0.01, users=Users()).released is None
+    gpu.memory_api = "v1"
+    assert look([gpu], {"GPU-x": GB}, deadline_seconds=0.01, users=Users()).released is False

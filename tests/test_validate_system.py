@@ -158,6 +158,22 @@ def test_each_notebook_is_compared_with_the_gpus(validate, simulated_driver, pla
     assert checks["for large"]["status"] == "fail"
 
 
+def test_a_notebook_that_can_do_without_a_gpu_needs_none(validate, simulated_driver, plan):
+    """With cpu_fallback a machine without a good GPU is a warning that says what will happen."""
+    wants = plan(entry("either", requires={"gpus": 1, "gpu_memory_gb": 80, "cpu_fallback": True}))
+    simulated_driver.write(Device(total_bytes=16 * GB))
+    code, checks = validate("--plan", wants, env=simulated_driver.environ())
+    assert (code, checks["for either"]["status"]) == (0, "warn")
+    assert "it will run on the CPU" in checks["for either"]["hint"]
+
+
+def test_the_compute_mode_is_told_unless_it_is_the_default(validate, simulated_driver):
+    """A GPU that no program may use fails the check, an exclusive one is a warning."""
+    simulated_driver.write(Device(compute_mode=2), Device(uuid="GPU-b", pci="0:5b:0", compute_mode=3))
+    code, checks = validate(env=simulated_driver.environ())
+    assert (code, checks["gpu 0 compute mode"]["status"], checks["gpu 1 compute mode"]["status"]) == (3, "fail", "warn")
+
+
 @pytest.mark.parametrize(
     ("error", "seen"),
     [

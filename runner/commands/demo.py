@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`runner demo`: see it work, without a download and without a GPU."""
+"""`runner demo`: see it work, without a download, on a GPU if there is one."""
 
 from __future__ import annotations
 

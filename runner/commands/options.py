@@ -126,7 +126,7 @@ run_options = (
         type=click.Choice(["chosen", "all"]),
         default="chosen",
         show_default=True,
-        help="Whether the kernel sees the chosen GPUs only, or what we see.",
+        help="Show the kernel only the GPUs that the gate chose for it (none without --min-gpus), or all visible.",
     ),
     click.option(
         "--timeout",
