@@ -192,8 +192,8 @@ def test_cupy_on_rmm_is_counted_by_rmm(run):
         "rmm.reinitialize(pool_allocator=True)\ncupy.cuda.set_allocator(rmm_cupy_allocator)",
         "a = cupy.empty(3 * 10**9); del a\nb = cupy.empty(10**9)",
     )
-    assert figures(record) == [None, (3 * GB, GB)]
-    assert sources(record) == ["rmm"]
+    assert figures(record) == [(0, 0), (3 * GB, GB)]
+    assert set(sources(record)) == {"rmm"}
 
 
 def test_a_kernel_that_dies_leaves_what_it_told_before(run):
