@@ -443,3 +443,24 @@ def test_lines_that_are_no_rows_are_passed_over(tmp_path, line):
 def test_a_kernel_without_the_probe_left_nothing(tmp_path):
     """No file is no trouble."""
     assert probe.read(tmp_path) == probe.Allocations()
+
+
+@pytest.mark.parametrize("broken", ["fold", "attach", "detach", "get_device", "_own"])
+def test_no_hook_of_the_probe_raises_into_a_cell(run, broken):
+    """Whatever of it breaks in the middle of the notebook's own call: the call does what it does without us."""
+    calls = (
+        "rmm.mr.set_current_device_resource(rmm.mr.CudaMemoryResource())\n"
+        "rmm.reinitialize(pool_allocator=True)\n"
+        "print(type(rmm.mr.get_current_device_resource()).__mro__[-2].__name__)\n"
+        "a = rmm.DeviceBuffer(size=1000)\nprint('done')"
+    )
+    sabotage = (
+        "import gc\nmeter = next(o for o in gc.get_objects() if type(o).__name__ == 'RmmMeter')\n"
+        "def fail(*_): raise ValueError('I/O operation on closed file')\n"
+    )
+    name = "kind.get_upstream" if broken == "_own" else broken
+    _, record, executed = run(f"import rmm\n{sabotage}meter.{name} = fail\n{calls}")
+    assert record["status"] == "succeeded", record["reason"]
+    assert cli.text_of(executed).endswith("done\n")
+    assert all("cannot be measured any more" in text for text in record["warnings"])
+    assert record["warnings"] or broken == "detach"

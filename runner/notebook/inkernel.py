@@ -69,7 +69,9 @@ class Probe:
         for finder in sys.meta_path:
             spec = None if finder is self or not hasattr(finder, "find_spec") else finder.find_spec(name, path, target)
             if spec is not None:
-                with contextlib.suppress(AttributeError):  # a loader that takes none is no loader of a library
+                with contextlib.suppress(
+                    AttributeError, TypeError
+                ):  # a loader that takes none is no loader of a library
                     self._follow(spec.loader, name)
                 return spec
         return None
@@ -78,7 +80,8 @@ class Probe:
         original = loader.exec_module
 
         def exec_module(module: Any) -> None:
-            del loader.exec_module
+            with contextlib.suppress(AttributeError):
+                del loader.exec_module
             original(module)
             self.imported(name)
 
@@ -90,6 +93,7 @@ class Probe:
             version = str(getattr(sys.modules[library], "__version__", ""))
             self.journal.write(event="import", library=library, version=version)
             self.meters[library] = self.makers[library]()
+            self.meters[library].broken = self.trouble
             if len(self.meters) == len(self.makers):
                 self._stop_listening()
         except Exception as error:  # noqa: BLE001  (other versions may raise anything)

@@ -2,7 +2,7 @@
 """Runs inside a Python kernel before the first cell, in a namespace of its own.
 
 Standard library and what ipykernel itself needs only: the kernel may be another Python than ours.
-Each part may fail without harm to the notebook.
+Each part may fail without harm to the notebook, and none of its hooks raises into a cell.
 """
 
 from __future__ import annotations
@@ -39,8 +39,9 @@ def lose_no_output() -> None:
     thread = socket.io_thread
 
     def set_options() -> None:
-        thread.socket.setsockopt(zmq.XPUB_NODROP, 1)
-        thread.socket.setsockopt(zmq.SNDHWM, 8)
+        with contextlib.suppress(Exception):  # it runs in the thread that sends all outputs
+            thread.socket.setsockopt(zmq.XPUB_NODROP, 1)
+            thread.socket.setsockopt(zmq.SNDHWM, 8)
 
     thread.schedule(set_options)
 
@@ -58,14 +59,24 @@ def print_in_pieces() -> None:
 
     def flush_soon_or_now(stream: Any) -> None:
         schedule_flush(stream)  # type: ignore[no-untyped-call]
-        if sum(buffer.tell() for buffer in list(stream._buffers.values())) >= PIECE_CHARS:  # noqa: SLF001
-            _send(stream)
+        with contextlib.suppress(Exception):  # the cell's `print` must not raise what is our fault
+            if _waiting_chars(stream) >= PIECE_CHARS:
+                _send(stream)
 
     OutStream._schedule_flush = flush_soon_or_now  # type: ignore[method-assign]  # noqa: SLF001
 
 
+def _waiting_chars(stream: Any) -> int:
+    """Return how much was printed and not sent. The sending thread takes the buffers away and closes them."""
+    with stream._buffer_lock:  # noqa: SLF001
+        return sum(buffer.tell() for buffer in stream._buffers.values())  # noqa: SLF001
+
+
 def _send(stream: Any) -> None:
-    """Flush for sure: the stream's own flush gives up after ten seconds."""
+    """Flush for sure: the stream's own flush gives up after ten seconds.
+
+    Never called with the lock held, which the sending thread needs.
+    """
     publisher = stream.pub_thread
     if threading.current_thread() is publisher.thread:
         return

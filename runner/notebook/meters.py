@@ -37,6 +37,8 @@ class RmmMeter:
     """Bytes allocated through rmm, for each device."""
 
     def __init__(self, devices: int) -> None:
+        self.broken: Any = lambda _: None
+        self.left = False
         rmm = sys.modules["rmm"]
         self.mr = rmm.mr
         self.set = rmm.mr.set_per_device_resource
@@ -145,7 +147,18 @@ class RmmMeter:
         return self.get_device(), free, total
 
     def _own(self, resource: Any) -> Any:
-        return resource.get_upstream() if type(resource) is self.kind else resource
+        own = self._quietly(resource.get_upstream) if type(resource) is self.kind else None
+        return resource if own is None else own
+
+    def _quietly(self, action: Any, *args: Any) -> Any:
+        """Do something of ours within a call of the notebook's, which must not fail by it."""
+        if self.left:
+            return None
+        try:
+            return action(*args)
+        except Exception as error:  # noqa: BLE001  (other versions may raise anything)
+            self.broken(f"rmm cannot be measured any more: {error!r}")
+            return None
 
     def _reading(self, original: Any) -> Any:
         return lambda *args, **kwargs: self._own(original(*args, **kwargs))
@@ -157,32 +170,32 @@ class RmmMeter:
     def _setting(self, original: Any) -> Any:
         def set_resource(*args: Any, **kwargs: Any) -> Any:
             device = args[0] if args and isinstance(args[0], int) else kwargs.get("device")
-            device = self.get_device() if device is None else device
-            self.fold(device)
+            device = self._quietly(self.get_device) if device is None else device
+            self._quietly(self.fold, device)
             try:
                 return original(*args, **kwargs)
             finally:
-                self.attach(device)
+                self._quietly(self.attach, device)
 
         return set_resource
 
     def _logging(self, original: Any) -> Any:
         def log(*args: Any, **kwargs: Any) -> Any:
-            for device in self.adaptors:
-                self.fold(device)
-                self.detach(device)
+            for device in list(self.adaptors):
+                self._quietly(self.fold, device)
+                self._quietly(self.detach, device)
             try:
                 return original(*args, **kwargs)
             finally:
                 for device in list(self.adaptors):
-                    self.attach(device)
+                    self._quietly(self.attach, device)
 
         return log
 
     def _reinitializing(self, original: Any) -> Any:
         def reinitialize(*args: Any, **kwargs: Any) -> Any:
-            for device in self.adaptors:
-                self.fold(device)
+            for device in list(self.adaptors):
+                self._quietly(self.fold, device)
             given = kwargs.get("devices", args[4] if len(args) > 4 else None)
             given = [given] if isinstance(given, int) else given or []
             try:
@@ -190,12 +203,13 @@ class RmmMeter:
             finally:
                 # Its table of resources was cleared, those of other devices too: none may stay without one.
                 for device in {*self.adaptors, *given}:
-                    self.attach(device)
+                    self._quietly(self.attach, device)
 
         return reinitialize
 
     def leave(self) -> None:
         """Put everything back."""
+        self.left = True
         for module, name, wrapper, original in self.wrapped:
             if vars(module).get(name) is wrapper:
                 setattr(module, name, original)
@@ -213,6 +227,8 @@ class CupyMeter:
 
     def _make_hook(self) -> Any:
         class Hook(self.cupy.cuda.MemoryHook):  # type: ignore[misc, name-defined]
+            """Counts; an allocation of the notebook's does not fail where that cannot be done."""
+
             name = "AllocatorProbe"
 
             def __init__(self) -> None:
@@ -222,16 +238,18 @@ class CupyMeter:
 
             def malloc_postprocess(self, **call: Any) -> None:
                 self.calls += 1
-                if call["mem_ptr"]:
-                    device = call["device_id"]
-                    now = self.now[device] = self.now.get(device, 0) + call["mem_size"]
-                    if now > self.peak.get(device, 0):
-                        self.peak[device] = now
+                with contextlib.suppress(Exception):
+                    if call["mem_ptr"]:
+                        device = call["device_id"]
+                        now = self.now[device] = self.now.get(device, 0) + call["mem_size"]
+                        if now > self.peak.get(device, 0):
+                            self.peak[device] = now
 
             def free_postprocess(self, **call: Any) -> None:
                 self.calls += 1
-                device = call["device_id"]
-                self.now[device] = self.now.get(device, 0) - call["mem_size"]
+                with contextlib.suppress(Exception):
+                    device = call["device_id"]
+                    self.now[device] = self.now.get(device, 0) - call["mem_size"]
 
         hook = Hook()
         started = time.perf_counter()
