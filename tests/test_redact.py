@@ -7,16 +7,19 @@ import base64
 import html
 import itertools
 import json
+import re
+import textwrap
+from collections.abc import Callable
 from types import SimpleNamespace
-from urllib.parse import quote
+from urllib.parse import quote, quote_plus
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from runner import log
 from runner.errors import UsageError
-from runner.redact import MASK, Redactor, check_secret
+from runner.redact import MASK, Redactor, check_secret, values_in
 from runner.run.runlog import RunLog
 
 SECRET = "hunter2-ÄÖ/+\"'\\ <&> \n end"
@@ -60,6 +63,117 @@ def test_a_secret_is_masked_in_each_spelling(name: str) -> None:
     assert redactor.text(text) == f"token={MASK}&more"
     for place in range(len(text)):
         assert streamed(redactor, [text[:place], text[place:]]) == f"token={MASK}&more"
+
+
+KEY = "-----BEGIN KEY-----\nMIIEvQIBADANBgkq\nhkiG9w0BAQEFAA/+\n-----END KEY-----\n"
+ESCAPES: dict[str, Callable[[str], str]] = {
+    "json": json.dumps,
+    "json, utf-8": lambda s: json.dumps(s, ensure_ascii=False),
+    "repr": repr,
+    "ascii": ascii,
+    "bytes": lambda s: repr(s.encode()),
+    "html": html.escape,
+    "url": lambda s: quote(s, safe=""),
+    "form": quote_plus,
+}
+
+
+@pytest.mark.parametrize("before", range(6))
+@pytest.mark.parametrize("after", range(3))
+@pytest.mark.parametrize("encode", [base64.b64encode, base64.urlsafe_b64encode])
+def test_base64_masks_a_secret_at_each_alignment(before: int, after: int, encode: Callable[[bytes], bytes]) -> None:
+    """`user:TOKEN` of an HTTP header has the token anywhere; what is left of it is less than a byte at each end."""
+    token = "s3cr3t-t0ken?>"
+    code = encode(f"{'u' * before}{token}{'x' * after}".encode()).decode()
+
+    shown = Redactor([token]).text(f"Authorization: Basic {code}\n")
+
+    left = shown.removeprefix("Authorization: Basic ").removesuffix("\n")
+    assert MASK in left
+    start, end = left.split(MASK)
+    assert code.startswith(start)
+    assert code.endswith(end)
+    assert len(start) <= before * 8 // 6 + 1
+    assert len(end.rstrip("=")) <= (after * 8 + 4) // 6 + 1
+
+
+@pytest.mark.parametrize(
+    "how",
+    {
+        "as it is": lambda s: s,
+        "CRLF": lambda s: s.replace("\n", "\r\n"),
+        "indented": lambda s: textwrap.indent(s, "    | "),
+        "numbered": lambda s: "".join(f"{n}\t{line}\n" for n, line in enumerate(s.splitlines(), 1)),
+        "a list": lambda s: repr(s.splitlines()),
+        "JSON in JSON": lambda s: json.dumps({"key": json.dumps({"key": s})}),
+        "JSON three deep": lambda s: json.dumps(json.dumps({"key": json.dumps(s)})),
+        "repr of repr": lambda s: repr(repr(s)),
+        "base64": lambda s: base64.b64encode(s.encode()).decode(),
+        "base64, CRLF": lambda s: base64.b64encode(s.replace("\n", "\r\n").encode()).decode(),
+        "each line in base64": lambda s: " ".join(base64.b64encode(x.encode()).decode() for x in s.splitlines()),
+        "base64 of base64": lambda s: base64.b64encode(b"user:" + base64.b64encode(s.encode())).decode(),
+    }.items(),
+    ids=lambda pair: pair[0],
+)
+@pytest.mark.parametrize("given", ["\n", "\r\n"])
+def test_no_line_of_a_secret_is_left(how: tuple[str, Callable[[str], str]], given: str) -> None:
+    """A key of many lines is masked line by line, whatever stands around the lines."""
+    text = how[1](KEY)
+
+    for shown in (
+        Redactor([KEY.replace("\n", given)]).text(text),
+        streamed(Redactor([KEY.replace("\n", given)]), list(text)),
+    ):
+        assert MASK in shown
+        for line in KEY.splitlines():
+            assert line not in shown
+            assert base64.b64encode(line.encode()).decode().rstrip("=")[:-1] not in shown
+        assert not re.search(r"\w{12}", shown.replace("BEGIN", "").replace("END", ""))
+
+
+@settings(deadline=None)
+@given(
+    st.text("ab4Z\"'\\/<&%+ \u00e4", min_size=6, max_size=12).filter(lambda s: s == s.strip()),
+    st.sampled_from(sorted(ESCAPES)),
+    st.sampled_from(sorted(ESCAPES)),
+)
+def test_a_spelling_within_a_spelling_is_masked(secret: str, inner: str, outer: str) -> None:
+    """JSON in JSON, the repr of a URL, HTML of JSON: nothing is left but the quotes around it."""
+    text = ESCAPES[outer](ESCAPES[inner](f"Q{secret}Q"))
+
+    assert Redactor([secret]).text(text).split("Q")[1] == MASK, text
+
+
+def test_overlapping_secrets_leave_nothing_of_each_other() -> None:
+    """A short secret that ends where a long one starts does not save the rest of the long one."""
+    redactor = Redactor(["user", "ersecret-of-many-characters"])
+
+    for text in ("usersecret-of-many-characters", "a usersecret-of-many-characters b"):
+        assert redactor.text(text) == text.replace("usersecret-of-many-characters", MASK)
+        assert streamed(redactor, list(text)) == redactor.text(text)
+
+
+def test_values_of_a_mounted_secret_are_read_as_kubernetes_lays_them_out(tmp_path) -> None:
+    """A link for each key into a folder of one version; a key may start with a dot, values too short are none."""
+    data = tmp_path / "..2026_01_01"
+    data.mkdir()
+    (tmp_path / "..data").symlink_to(data.name)
+    for key, value in {
+        "token": b"hunter2\n",
+        ".dockerconfigjson": b'{"auths": {}}',
+        "pin": b"123",
+        "raw": b"\xff\xfe\xfd\xfc",
+    }.items():
+        (data / key).write_bytes(value)
+        (tmp_path / key).symlink_to(f"..data/{key}")
+
+    values = values_in(tmp_path)
+
+    assert {"hunter2\n", '{"auths": {}}'} < set(values)
+    assert len(values) == 3
+    assert values_in(tmp_path / "missing") == values_in(None) == ()
+    code = base64.b64encode(b"u:\xff\xfe\xfd\xfc").decode()
+    assert Redactor(values).text(f"{code} 123") == f"{code[:3]}{MASK} 123"
 
 
 def test_values_of_a_tree_are_masked_and_the_rest_is_kept() -> None:
