@@ -65,6 +65,24 @@ def check_secret(name: str, value: str) -> str:
     return value
 
 
+def read_secrets(names: Iterable[str], environs: Iterable[Mapping[str, str]]) -> dict[str, tuple[str, ...]]:
+    """Return the values of the variables that are secrets: what each environment gives them.
+
+    Raises
+    ------
+    UsageError
+        One is set nowhere, or is too short.
+    """
+    known = [*environs]
+    found = {name: tuple({environ[name] for environ in known if environ.get(name)}) for name in names}
+    missing = next((name for name, values in found.items() if not values), None)
+    if missing is not None:
+        raise UsageError(
+            f"--secret-env {missing}: the variable is not set", hint="set it in the environment of this command"
+        )
+    return {name: tuple(check_secret(name, value) for value in values) for name, values in found.items()}
+
+
 def values_in(folder: Path | None) -> tuple[str, ...]:
     """Return the values of a mounted Secret, a file for each key; without such a folder there are none.
 
@@ -87,6 +105,11 @@ def values_in(folder: Path | None) -> tuple[str, ...]:
             hint="its values could not be kept out of files; make it readable, or leave the option out",
         ) from error
     return tuple(value for value in values if len(value.strip()) >= SHORTEST_CHARACTERS)
+
+
+def hidden_values(names: Iterable[str], folder: Path | None, environs: Iterable[Mapping[str, str]]) -> tuple[str, ...]:
+    """Return every value that no file may hold: of these variables, and of a mounted Secret."""
+    return (*(value for values in read_secrets(names, environs).values() for value in values), *values_in(folder))
 
 
 def _bytes_of(text: str) -> bytes:

@@ -21,6 +21,7 @@ from runner import files, log
 from runner.errors import RunnerError, UsageError
 from runner.machine.processes import RUN_TAG, end_with_parent
 from runner.plan import Plan, load
+from runner.redact import Redactor, hidden_values
 from runner.run import needs
 from runner.run.job import checkout_of
 from runner.stop import exit_code, handling
@@ -48,6 +49,8 @@ def run_all(
     start: str | None = None,
     run_id: str | None = None,
     run_arguments: Sequence[str] = (),
+    secret_env: Sequence[str] = (),
+    secrets_dir: Path | None = None,
 ) -> WorkflowResult:
     """Run a plan and write its report, whatever happened.
 
@@ -57,18 +60,21 @@ def run_all(
         Which part of the plan to run; needs are then met by a success of any run.
     run_arguments
         Options for each ``runner run``.
+    secret_env, secrets_dir
+        Secrets, which the report keeps out of the plan that it writes.
 
     Raises
     ------
     PlanError
         The plan is none, or a name is not in it.
     UsageError
-        No notebook is left to run.
+        No notebook is left to run, or a secret is not set.
     RecordError
         The output folder cannot be made.
     """
     plan = load(plan_path)
     names = select(plan, only, start)
+    hidden = hidden_values(secret_env, secrets_dir, (os.environ, *(notebook.env for notebook in plan.notebooks)))
     files.make_folder(output_dir)
     run_id = run_id or str(uuid.uuid4())
     common = ["--plan", str(plan_path), "--output-dir", str(output_dir), "--run-id", run_id, *run_arguments]
@@ -89,7 +95,7 @@ def run_all(
             elif code not in {0, *range(1, 10)}:
                 log.error("notebook-process", nb=name, exit_code=code)
         # Still heard: a signal does not stop the report, and the exit code tells of it.
-        return _finish(plan, plan_path, output_dir, names if only or start else (), run_id, child)
+        return _finish(plan, plan_path, output_dir, names if only or start else (), run_id, child, hidden)
 
 
 def select(plan: Plan, only: Sequence[str], start: str | None) -> list[str]:
@@ -128,13 +134,25 @@ def _environment(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def _finish(
-    plan: Plan, plan_path: Path, output_dir: Path, only: Sequence[str], run_id: str, child: _Child
+    plan: Plan,
+    plan_path: Path,
+    output_dir: Path,
+    only: Sequence[str],
+    run_id: str,
+    child: _Child,
+    hidden: Sequence[str],
 ) -> WorkflowResult:
     from runner import report
 
     try:
         result = report.build(
-            output_dir, plan=plan, plan_source=str(plan_path), only=only, run_id=run_id, environ=os.environ
+            output_dir,
+            plan=plan,
+            plan_source=str(plan_path),
+            only=only,
+            run_id=run_id,
+            environ=os.environ,
+            redactor=Redactor(hidden),
         )
     except RunnerError as error:
         log.error("report", reason=str(error))

@@ -116,6 +116,21 @@ gate_options = (
     ),
 )
 
+secret_options = (
+    click.option(
+        "--secret-env",
+        metavar="NAME",
+        multiple=True,
+        help="Variable of our environment whose value (4 characters or more) is kept out of every file. Repeatable.",
+    ),
+    click.option(
+        "--secrets-dir",
+        type=FOLDER,
+        help="Folder such as a mounted Secret: the content of each file in it (4 characters or more) is kept out of "
+        "every file. It may be missing.",
+    ),
+)
+
 run_options = (
     checkout,
     output_dir,
@@ -170,12 +185,7 @@ run_options = (
     click.option("--strict-release", is_flag=True, help="Fail when the GPU memory is not back at its baseline."),
     click.option("--kernel", help="Kernel to use instead of the notebook's."),
     click.option("--env", type=Variable(), multiple=True, help="Variable for the kernel. Repeatable."),
-    click.option(
-        "--secret-env",
-        metavar="NAME",
-        multiple=True,
-        help="Variable of our environment whose value (4 characters or more) is kept out of every file. Repeatable.",
-    ),
+    *secret_options,
     click.option("--trust-html", is_flag=True, help="Keep scripts of outputs in the HTML."),
     click.option("--no-html", is_flag=True, help="Write no HTML."),
     click.option("--offline", is_flag=True, help="Fail instead of fetching data that is not staged."),

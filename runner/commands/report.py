@@ -29,6 +29,7 @@ from runner.commands import options
 @click.option("--regression-threshold", type=options.Number(0), default=0.2, show_default=True, help="Growth allowed.")
 @click.option("--pushgateway", metavar="URL", help="Prometheus Pushgateway to send the metrics to.")
 @click.option("--results-dir", type=options.FOLDER, help="Folder for Tekton's one-line results.")
+@options.add(options.secret_options)
 @options.as_json
 def command(
     output_dir: Path,
@@ -42,6 +43,8 @@ def command(
     regression_threshold: float,
     pushgateway: str | None,
     results_dir: Path | None,
+    secret_env: tuple[str, ...],
+    secrets_dir: Path | None,
     as_json: bool,
 ) -> int:
     """Write page, summary.json, junit.xml, metrics.prom and github-summary.md below OUTPUT_DIR/reports.
@@ -55,12 +58,17 @@ def command(
 
     from runner import report
     from runner.plan import load
+    from runner.redact import Redactor, hidden_values
 
+    loaded = load(plan) if plan else None
+    hidden = hidden_values(
+        secret_env, secrets_dir, [os.environ, *(n.env for n in loaded.notebooks)] if loaded else [os.environ]
+    )
     if results_dir is not None:
         output_dir.mkdir(parents=True, exist_ok=True)  # a pipeline that ended before its first notebook left none
     result = report.build(
         output_dir,
-        plan=load(plan) if plan else None,
+        plan=loaded,
         plan_source=str(plan) if plan else None,
         only=only,
         run_id=run_id,
@@ -69,6 +77,7 @@ def command(
         regression_threshold=regression_threshold,
         pushgateway=pushgateway,
         environ=os.environ,
+        redactor=Redactor(hidden),
     )
     click.echo(result.summary_path.read_text() if as_json else str(result.html_path), nl=not as_json)
     if results_dir is not None:

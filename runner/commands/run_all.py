@@ -52,6 +52,8 @@ def command(
         start=start,
         run_id=run_id,
         run_arguments=shared,
+        secret_env=given["secret_env"],
+        secrets_dir=given["secrets_dir"],
     )
     with answering(result.exit_code):
         answer(result.summary_path.read_text() if as_json and result.summary_path else result.text)

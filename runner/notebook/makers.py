@@ -21,6 +21,7 @@ from runner import files
 
 if TYPE_CHECKING:
     from runner.plan import Notebook, Rule
+    from runner.redact import Redactor
 
 _SCHEMA_VERSION = 2
 
@@ -103,7 +104,13 @@ def vouched(output_dir: Path, run: Run) -> dict[str, set[Fingerprint]]:
     return found
 
 
-def remember(output_dir: Path, run: Run, now: Mapping[str, Fingerprint], standing: Mapping[str, Fingerprint]) -> None:
+def remember(
+    output_dir: Path,
+    run: Run,
+    now: Mapping[str, Fingerprint],
+    standing: Mapping[str, Fingerprint],
+    redactor: Redactor | None = None,
+) -> None:
     """Record the products that a succeeded run wrote; of those it found, only what it recorded earlier.
 
     Parameters
@@ -112,12 +119,16 @@ def remember(output_dir: Path, run: Run, now: Mapping[str, Fingerprint], standin
         Every product as the run leaves it.
     standing
         Those that were data before it began, as they were.
+    redactor
+        A product whose name holds a secret is not recorded: it is made again rather than told about.
     """
     document: dict[str, list[dict[str, Any]]] = {}
     for product, made in _read(_path(output_dir, run.name)):
         if now.get(product) == standing.get(product) == made.fingerprint:
             document.setdefault(product, []).append(asdict(made))
     for product, look in now.items():
+        if redactor is not None and redactor.shown(product) != product:
+            continue
         if look != standing.get(product):
             made = Made(
                 fingerprint=look,

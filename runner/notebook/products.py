@@ -26,6 +26,7 @@ from runner.notebook import makers
 if TYPE_CHECKING:
     from runner.notebook.makers import Fingerprint, Run
     from runner.plan.sources import Sources
+    from runner.redact import Redactor
 
 ASIDE = ".set-aside"
 _PATTERN = frozenset("*?[")
@@ -100,7 +101,13 @@ def set_aside(patterns: Sequence[str], *, checkout: Path, output_dir: Path, run:
 
 
 def record(
-    patterns: Sequence[str], *, checkout: Path, output_dir: Path, run: Run, standing: Mapping[str, Fingerprint]
+    patterns: Sequence[str],
+    *,
+    checkout: Path,
+    output_dir: Path,
+    run: Run,
+    standing: Mapping[str, Fingerprint],
+    redactor: Redactor | None = None,
 ) -> tuple[str, ...]:
     """Record which products a run made that succeeded, and return the paths of all that are there.
 
@@ -108,9 +115,11 @@ def record(
     ----------
     standing
         Products that were there and good before it, which it may have found only.
+    redactor
+        Knows the secrets that no file may hold.
     """
     now = {str(path): makers.fingerprint(checkout / path) for path in find(patterns, checkout)}
-    makers.remember(output_dir, run, now, standing)
+    makers.remember(output_dir, run, now, standing, redactor)
     return tuple(now)
 
 

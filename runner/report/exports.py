@@ -6,6 +6,7 @@ A file that cannot be made becomes a problem of the report and takes nothing els
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 from runner.files import write
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from runner.plan import Plan
+    from runner.redact import Redactor
     from runner.report.model import Report
     from runner.report.summary import Summary
 
@@ -27,7 +29,7 @@ CRATE_FILE = "ro-crate-metadata.json"
 MARKDOWN_FILE = "reports/github-summary.md"
 
 
-def export_texts(report: Report, summary: Summary, plan: Plan | None) -> dict[str, str]:
+def export_texts(report: Report, summary: Summary, plan: Plan | None, redactor: Redactor) -> dict[str, str]:
     """Return the files for machines by their paths, before anything is written."""
     texts = {
         "reports/summary.json": to_json(summary),
@@ -36,7 +38,9 @@ def export_texts(report: Report, summary: Summary, plan: Plan | None) -> dict[st
         MARKDOWN_FILE: github_summary(summary),
     }
     if plan:
-        texts[PLAN_FILE] = plan.model_dump_json(indent=1, by_alias=True, exclude_none=True) + "\n"
+        # Records were redacted by their runs; a plan is as somebody wrote it.
+        document = redactor.tree(plan.model_dump(mode="json", by_alias=True, exclude_none=True), keys=True)
+        texts[PLAN_FILE] = json.dumps(document, indent=1, ensure_ascii=False) + "\n"
     return texts
 
 

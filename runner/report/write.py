@@ -14,6 +14,7 @@ from runner import log
 from runner.errors import UsageError
 from runner.files import write
 from runner.inflight import alive
+from runner.redact import Redactor
 from runner.report import drawings, openmetrics, page
 from runner.report.advice import advise
 from runner.report.compare import Comparison, compare, read_baseline
@@ -58,6 +59,7 @@ def build(
     pushgateway: str | None = None,
     environ: Mapping[str, str] | None = None,
     watch: Watch | None = None,
+    redactor: Redactor | None = None,
 ) -> ReportResult:
     """Write `reports/` in an output folder and return what it says.
 
@@ -85,6 +87,8 @@ def build(
         Where `GITHUB_STEP_SUMMARY` may stand.
     watch
         Tells live runs from dead ones; `runner.inflight.alive` when not given.
+    redactor
+        Keeps secrets out of the plan as it is written.
 
     Raises
     ------
@@ -109,6 +113,7 @@ def build(
         regression_threshold=regression_threshold,
         pushgateway=pushgateway,
         generated_at=now.isoformat(timespec="seconds").replace("+00:00", "Z"),
+        redactor=redactor or Redactor(),
     )
     try:
         made = _make(found, wanted)
@@ -148,6 +153,7 @@ class _Wanted:
     regression_threshold: float
     pushgateway: str | None
     generated_at: str
+    redactor: Redactor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -188,7 +194,7 @@ def _make(found: Found, wanted: _Wanted) -> _Made:
         "comparison": comparison,
         "trends": drawings.trends(comparison) if comparison else {},
     }
-    texts = export_texts(report, summary, wanted.plan)
+    texts = export_texts(report, summary, wanted.plan, wanted.redactor)
     return _Made(report=report, summary=summary, html=page.render(view), texts=texts)
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from runner import files
 from runner.errors import UsageError
 from runner.records import Requirements
-from runner.redact import check_secret
+from runner.redact import read_secrets, values_in
 
 if TYPE_CHECKING:
     from runner.plan import Dataset, Expect, Notebook, Plan, Rule
@@ -51,6 +51,7 @@ class Options:
     cwd: Path | None = None
     env: Mapping[str, str] = field(default_factory=dict)
     secret_env: Sequence[str] = ()
+    secrets_dir: Path | None = None
     parameters: Mapping[str, Any] = field(default_factory=dict)
     run_id: str | None = None
     any_run: bool = False
@@ -81,9 +82,11 @@ class Job:
     cell_seconds: float | None
     kernel: str | None
     env: Mapping[str, str]
-    secrets: Mapping[str, str]
+    secrets: Mapping[str, Sequence[str]]
     parameters: Mapping[str, Any]
     run_id: str
+    hidden: Sequence[str]
+    """Values that no file may hold: those of the secrets, and of a mounted folder of them."""
     lone: bool
     """Not part of the run of a plan, so needs are met by a success of any run."""
     plan: Plan | None = None
@@ -142,6 +145,8 @@ def resolve(options: Options, environ: Mapping[str, str] | None = None) -> Job:
     checkout = checkout_of(options.plan, options.checkout)
     source = _source(options, entry, checkout)
     name = files.check_name(options.name or (entry.name if entry else source.stem))
+    env = {**(entry.env if entry else {}), **options.env}
+    secrets = read_secrets(options.secret_env, (environ, env))
     return Job(
         name=name,
         source=source,
@@ -156,8 +161,9 @@ def resolve(options: Options, environ: Mapping[str, str] | None = None) -> Job:
         notebook_seconds=_first(options.timeout, entry.timeout if entry else None),
         cell_seconds=_first(options.cell_timeout, entry.cell_timeout if entry else None),
         kernel=options.kernel or (entry.kernel if entry else None),
-        env={**(entry.env if entry else {}), **options.env},
-        secrets=_secrets(options.secret_env, environ),
+        env=env,
+        secrets=secrets,
+        hidden=(*(value for values in secrets.values() for value in values), *values_in(options.secrets_dir)),
         parameters={**(entry.parameters if entry else {}), **options.parameters},
         run_id=options.run_id or _new_run_id(),
         lone=options.run_id is None or options.any_run,
@@ -231,15 +237,6 @@ def wanted(gpus: int | None, gpu_memory_gb: float | None, free_fraction: float) 
     memory = gpu_memory_gb or None
     count = gpus if gpus is not None else int(memory is not None)
     return Requirements(gpus=count, gpu_memory_gb=memory, gpu_free_fraction=free_fraction)
-
-
-def _secrets(names: Sequence[str], environ: Mapping[str, str]) -> dict[str, str]:
-    missing = [name for name in names if not environ.get(name)]
-    if missing:
-        raise UsageError(
-            f"--secret-env {missing[0]}: the variable is not set", hint="set it in the environment of this command"
-        )
-    return {name: check_secret(name, environ[name]) for name in names}
 
 
 def _first(*values: Any) -> Any:

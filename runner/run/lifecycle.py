@@ -50,7 +50,7 @@ def run(job: Job, stopper: Stopper, progress: Progress) -> Metrics:
     RecordError
         The record cannot be written.
     """
-    redactor = Redactor(job.secrets.values())
+    redactor = Redactor(job.hidden)
     with contextlib.ExitStack() as stack:
         # First of all: the first process of a container does not even hear a signal that it does not handle.
         stack.enter_context(stopper.on_signals())

@@ -32,7 +32,7 @@ def prepare_only(job: Job, *, as_json: bool) -> int:
         read_notebook(job.source), rules=job.rules, parameters=job.parameters, replacements=replacements, name=job.name
     )
     path = job.path(".prepared.ipynb")
-    redactor = Redactor(job.secrets.values())
+    redactor = Redactor(job.hidden)
     files.write(path, notebook_bytes(prepared.notebook, redactor))
     if as_json:
         changes = redactor.tree([dataclasses.asdict(change) for change in prepared.changes])

@@ -14,6 +14,7 @@ from runner.notebook import makers, products
 from runner.plan.sharing import shared_with
 from runner.plan.sources import Sources
 from runner.records import Change
+from runner.redact import Redactor
 
 if TYPE_CHECKING:
     from runner.run.job import Job
@@ -88,7 +89,12 @@ class Staging:
         if not job.products:
             return ()
         return products.record(
-            job.products, checkout=job.checkout, output_dir=job.output_dir, run=self._run, standing=self.standing
+            job.products,
+            checkout=job.checkout,
+            output_dir=job.output_dir,
+            run=self._run,
+            standing=self.standing,
+            redactor=Redactor(job.hidden),
         )
 
     def changes(self, moved: tuple[str, ...]) -> tuple[Change, ...]:
