@@ -19,6 +19,7 @@ from runner.errors import BrokenInputError
 from runner.notebook import makers, products
 from runner.plan import Rule, parse
 from runner.plan.sources import Sources
+from runner.redact import Redactor
 
 PATTERNS = ["notebooks/h5/*.h5ad"]
 
@@ -66,6 +67,47 @@ class World:
         return products.record(
             patterns, checkout=self.checkout, output_dir=self.outputs, run=run, standing=self.standing
         )
+
+
+@pytest.mark.parametrize("pattern", ["notebooks/h5/*.h5ad", "notebooks/h5/a.h5ad", "**/*.h5ad", "notebooks/*/a.h5ad"])
+def test_what_lies_outside_the_checkout_is_never_moved(world, tmp_path, pattern) -> None:
+    """A folder of products may be a link: what is behind it is refused, unless a succeeded run made it so."""
+    outside = tmp_path / "elsewhere"
+    outside.mkdir()
+    (world.checkout / "notebooks" / "h5").rmdir()
+    (world.checkout / "notebooks" / "h5").symlink_to(outside)
+    (outside / "a.h5ad").write_text("somebody's")
+    inside = world.write("notebooks/b/a.h5ad")
+    patterns = [pattern, "notebooks/b/*", "notebooks/h5/a*"]
+
+    with pytest.raises(BrokenInputError, match=f"outside the checkout, in {outside}"):
+        world.set_aside(world.run(), patterns)
+
+    assert (outside / "a.h5ad").read_text() == "somebody's"
+    assert inside.exists()
+    world.record(world.run(), patterns)
+    assert world.set_aside(world.run(), patterns) == ()
+    (outside / "a.h5ad").unlink()
+    assert world.set_aside(world.run(), patterns) == ()
+
+
+def test_a_product_whose_name_holds_a_secret_is_not_recorded(world) -> None:
+    """The memory of makers is a file like any other: such a product is made again instead."""
+    world.write("notebooks/h5/hunter2.h5ad")
+    world.write("notebooks/h5/b.h5ad")
+
+    products.record(
+        PATTERNS,
+        checkout=world.checkout,
+        output_dir=world.outputs,
+        run=world.run(),
+        standing={},
+        redactor=Redactor(["hunter2"]),
+    )
+
+    assert "hunter2" not in "".join(path.read_text() for path in world.outputs.iterdir())
+    assert world.set_aside(world.run()) == (".set-aside/01/1/notebooks/h5/hunter2.h5ad",)
+    assert [*world.standing] == ["notebooks/h5/b.h5ad"]
 
 
 def test_a_leftover_is_moved_and_listed(world):

@@ -77,7 +77,8 @@ def set_aside(patterns: Sequence[str], *, checkout: Path, output_dir: Path, run:
     Raises
     ------
     BrokenInputError
-        A pattern matches a source; nothing was moved.
+        A pattern matches a source, or a product that may not be taken for data lies behind a link outside the
+        checkout, where nothing is ours to move; nothing was moved.
     RecordError
         A product cannot be moved.
     """
@@ -87,12 +88,13 @@ def set_aside(patterns: Sequence[str], *, checkout: Path, output_dir: Path, run:
             f"notebook {run.name!r}: {clash}", hint="write a narrower pattern under `products`, such as out/*.h5ad"
         )
     vouched = makers.vouched(output_dir, run)
-    moved, standing = [], {}
-    for path in find(patterns, checkout):
-        look = makers.fingerprint(checkout / path)
-        if look in vouched.get(str(path), ()):
-            standing[str(path)] = look
-            continue
+    looks = {path: makers.fingerprint(checkout / path) for path in find(patterns, checkout)}
+    standing = {str(path): look for path, look in looks.items() if look in vouched.get(str(path), ())}
+    doubtful = [path for path in looks if str(path) not in standing]
+    for path in doubtful:
+        _check_inside(path, checkout, run.name)
+    moved = []
+    for path in doubtful:
         target = _moved(checkout, path, run.name)
         moved.append(str(target.relative_to(checkout)))
         reason = "no succeeded run of this source and these parameters made it so"
@@ -165,6 +167,17 @@ def exclusive(
             except OSError as error:
                 log.warning("lock-unsupported", path=lock, reason=error.strerror)
         yield
+
+
+def _check_inside(path: Path, checkout: Path, name: str) -> None:
+    """Refuse a product that lies outside the checkout: a rename would move the file of somebody else."""
+    place = (checkout / path).parent.resolve()
+    if not place.is_relative_to(checkout.resolve()):
+        raise BrokenInputError(
+            f"notebook {name!r}: the product {path} lies outside the checkout, in {place}, and no succeeded run of "
+            "this source and these parameters made it so: it may not be taken for data, and is not moved",
+            hint="delete it if it is left over, or put its folder into the checkout; declare data under `datasets`",
+        )
 
 
 def _moved(checkout: Path, path: Path, name: str) -> Path:
