@@ -101,8 +101,101 @@ RAISED = {
         Cause.SHM,
         "",
     ),
-    "ucx": ("UCXError", "Input/output error", Cause.UCX, "UCX_TLS"),
+    "ucx": ("UCXError", "Input/output error", Cause.UCX, "UCX_TLS=tcp,cuda_copy,cuda_ipc"),
     "ucxx": ("RuntimeError", "ucxx: Endpoint timed out", Cause.UCX, ""),
+    "an old driver, said by cupy": (
+        "CUDARuntimeError",
+        "cudaErrorInsufficientDriver: CUDA driver version is insufficient for CUDA runtime version",
+        Cause.DRIVER,
+        "newer driver",
+    ),
+    "an old driver, said by torch": (
+        "RuntimeError",
+        "The NVIDIA driver on your system is too old (found version 11040).",
+        Cause.DRIVER,
+        "newer driver",
+    ),
+    "PTX of a newer CUDA": (
+        "LinkerError",
+        "[222] Call to cuLinkAddData results in CUDA_ERROR_UNSUPPORTED_PTX_VERSION",
+        Cause.DRIVER,
+        "newer driver",
+    ),
+    "a GPU that the package was not built for": (
+        "RuntimeError",
+        "FAIL: call='cudaGetLastError()'. Reason:no kernel image is available for execution on the device",
+        Cause.DRIVER,
+        "architecture",
+    ),
+    "no driver in the container": (
+        "ImportError",
+        "libcuda.so.1: cannot open shared object file: No such file or directory",
+        Cause.DRIVER,
+        "--gpus all",
+    ),
+    "no driver, said by numba": (
+        "CudaSupportError",
+        "Error at driver init: \nCUDA driver library cannot be found.\nIf you are sure that a CUDA driver is installed,",
+        Cause.DRIVER,
+        "--gpus all",
+    ),
+    "a GPU in exclusive mode": (
+        "RuntimeError",
+        "CUDA error: all CUDA-capable devices are busy or unavailable",
+        Cause.GPU_BUSY,
+        "nvidia-smi -q -d COMPUTE",
+    ),
+    "a GPU in exclusive mode, said by cupy": (
+        "CUDARuntimeError",
+        "cudaErrorDevicesUnavailable: CUDA-capable device(s) is/are busy or unavailable",
+        Cause.GPU_BUSY,
+        "--wait",
+    ),
+    "no device": (
+        "CUDARuntimeError",
+        "cudaErrorNoDevice: no CUDA-capable device is detected",
+        Cause.NO_DEVICE,
+        "--min-gpus 1",
+    ),
+    "no device, said by torch": ("RuntimeError", "No CUDA GPUs are available", Cause.NO_DEVICE, "requires.gpus"),
+    "a second device that is not there": (
+        "CUDARuntimeError",
+        "cudaErrorInvalidDevice: invalid device ordinal",
+        Cause.NO_DEVICE,
+        "fewer than the cell uses",
+    ),
+    "nvrtc": (
+        "RuntimeError",
+        "CuPy failed to load libnvrtc.so.13: OSError: libnvrtc.so.13: cannot open shared object file: "
+        "No such file or directory",
+        Cause.MISSING_LIBRARY,
+        "libnvrtc.so.13",
+    ),
+    "cudart": (
+        "ImportError",
+        "libcudart.so.12: cannot open shared object file: No such file or directory",
+        Cause.MISSING_LIBRARY,
+        "libcudart.so.12",
+    ),
+    "a library of another version": (
+        "ImportError",
+        "/opt/conda/lib/python3.12/site-packages/cuml/internals.cpython-312.so: undefined symbol: _ZN3rmm2mr6detail",
+        Cause.MISSING_LIBRARY,
+        "internals.cpython-312.so",
+    ),
+    "an old C++ library": (
+        "ImportError",
+        "/lib/x86_64-linux-gnu/libstdc++.so.6: version `GLIBCXX_3.4.32' not found (required by cudf.so)",
+        Cause.MISSING_LIBRARY,
+        "libstdc++.so.6",
+    ),
+    "nvvm": (
+        "NvvmSupportError",
+        "libNVVM cannot be found. Do `conda install cudatoolkit`:\nlibrary nvvm not found: "
+        "libnvvm.so: cannot open shared object file: No such file or directory",
+        Cause.MISSING_LIBRARY,
+        "libnvvm.so",
+    ),
     "urllib": ("URLError", "<urlopen error [Errno -2] Name or service not known>", Cause.NETWORK, "dataset"),
     "urllib, refused": ("URLError", "<urlopen error [Errno 111] Connection refused>", Cause.NETWORK, "egress"),
     "requests": ("ConnectionError", REQUESTS, Cause.NETWORK, ""),
@@ -151,6 +244,9 @@ RAISED = {
         Cause.EXCEPTION,
         "",
     ),
+    "a busy server": ("RuntimeError", "the server is busy, try again", Cause.EXCEPTION, ""),
+    "a library of books": ("KeyError", "'the library was not found in obs'", Cause.EXCEPTION, ""),
+    "a device of a scanner": ("ValueError", "no device named 'scanner' in the table", Cause.EXCEPTION, ""),
     "28 of something": ("ValueError", "errno 281 is no row of the table", Cause.EXCEPTION, ""),
     "shared memory of a GPU kernel": (
         "OutOfResources",
@@ -203,6 +299,30 @@ def test_the_error_behind_the_error_counts() -> None:
 
     assert found is not None
     assert found.cause is Cause.DEVICE_MEMORY
+
+
+@pytest.mark.parametrize(
+    ("tls", "says"), [("tcp", "UCX_TLS=tcp has no cuda_copy"), ("tcp,cuda_copy", "set UCX_TLS"), (None, "set UCX_TLS")]
+)
+def test_transports_without_gpu_memory_are_named(tls: str | None, says: str) -> None:
+    """Where the kernel's own UCX_TLS cannot send GPU arrays, that is what the hint says first."""
+    found = diagnose(Evidence(status=Status.FAILED, error_name="UCXError", message="Input/output error", ucx_tls=tls))
+
+    assert found is not None
+    assert found.hint.startswith(says)
+    assert "UCX_TLS=tcp,cuda_copy,cuda_ipc" in found.hint
+
+
+def test_a_pointer_beside_an_error_of_its_reader_is_the_cause() -> None:
+    """The reader speaks of a signature; the file that it read says more."""
+    message = "Unable to synchronously open file (file signature not found)"
+
+    found = diagnose(Evidence(status=Status.FAILED, error_name="OSError", message=message, lfs_pointers=("pbmc.h5ad",)))
+
+    assert found is not None
+    assert found.cause is Cause.LFS_POINTER
+    assert "pbmc.h5ad is a git-lfs pointer" in found.hint
+    assert "git lfs pull" in found.hint
 
 
 def test_source_code_in_a_traceback_is_no_evidence() -> None:
@@ -278,7 +398,7 @@ DEATHS = {
         Cause.SEGFAULT,
         "native code crashed",
     ),
-    "UCX": ({"signal": "SIGSEGV", "last_words": UCX_CRASH}, Cause.UCX, "UCX_TLS=tcp"),
+    "UCX": ({"signal": "SIGSEGV", "last_words": UCX_CRASH}, Cause.UCX, "UCX_TLS=tcp,cuda_copy,cuda_ipc"),
     "a bus error": ({"signal": "SIGBUS", "last_words": "Fatal Python error: Bus error\n"}, Cause.SHM, "/dev/shm"),
     "an abort by rmm": ({"signal": "SIGABRT", "last_words": RMM_ABORT}, Cause.DEVICE_MEMORY, "managed_memory"),
     "an abort on the host": ({"signal": "SIGABRT", "last_words": HOST_ABORT}, Cause.HOST_MEMORY, "container"),

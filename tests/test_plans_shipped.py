@@ -17,6 +17,7 @@ import pytest
 import yaml
 from support import cli, notebooks
 
+from runner.notebook.diagnose import lacks_cuda
 from runner.notebook.document import read_notebook
 from runner.notebook.prepare import prepare
 from runner.plan import Notebook, Plan, load
@@ -147,7 +148,8 @@ def test_dask_notebooks_get_the_ucx_variables(shipped):
     """Those that start a cluster, in both generations."""
     name, plan, _checkout = shipped
     dask = {"gpu-resource-config": {"04", "05"}, "upstream-notebooks-plan": {"04", "07"}}[name]
-    assert {nb.name[:2] for nb in plan.notebooks if nb.env.get("UCX_TLS") == "tcp"} == dask
+    assert {nb.name[:2] for nb in plan.notebooks if nb.env.get("UCX_TLS") == "tcp,cuda_copy,cuda_ipc"} == dask
+    assert not any(lacks_cuda(nb.env.get("UCX_TLS")) for nb in plan.notebooks)
     assert {nb.name[:2] for nb in plan.notebooks if nb.env.get("UCX_MEMTYPE_CACHE") == "n"} == dask
 
 

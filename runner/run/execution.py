@@ -120,6 +120,7 @@ class Execution:
         """Run the cells; afterwards the kernel is gone and the verdict stands."""
         from jupyter_core.utils import run_sync
 
+        from runner.notebook.diagnose import lacks_cuda
         from runner.notebook.kernel import Kernel, runs_here
 
         self.watch = Watch(
@@ -133,6 +134,9 @@ class Execution:
         self.watch.sampler.on_tick.append(self._show_memory)
         self.probing = Probing(self.job.options.allocator_probe, self.watch)
         environ = self._kernel_environment() | self.probing.variables()
+        self.ucx_tls = environ.get("UCX_TLS")
+        if self.decision.gpus and lacks_cuda(self.ucx_tls):
+            self.draft.warnings.append(f"UCX_TLS={self.ucx_tls} has no cuda_copy: UCX cannot send arrays on a GPU")
         self.kernel = Kernel(self.kernel_name, cwd=self.job.cwd, env=environ, startup=self.probing.startup)
         self.draft.environment = provenance.environment(self.job, self.kernel_name, self.kernel.transport)
         with self.watch:
@@ -267,6 +271,8 @@ class Execution:
             last_words=self.last_words,
             shm_free_bytes=shm_free_bytes(),
             gpu_fraction=self._gpu_fraction(),
+            cwd=self.job.cwd,
+            ucx_tls=self.ucx_tls,
         )
         return self.probing.explain(self._without_gpu(failure)) if failure else None
 

@@ -1,15 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From facts to records: cells, failure, and what the samples say of them. Pure."""
+"""From facts to records: cells, failure, and what the samples say of them."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runner.machine.joins import CellUse, Span
-from runner.notebook.diagnose import Evidence, diagnose
+from runner.notebook.diagnose import Evidence, bounded, diagnose, is_unreadable
 from runner.notebook.outputs import is_figure, output_bytes
+from runner.notebook.pointers import named_pointers, pointers_below
 from runner.records import Cell, CellStatus, Failure, Status
 from runner.run.reporter import title_of
 from runner.run.runlog import without_colours
@@ -53,6 +55,8 @@ def failure(
     last_words: str,
     shm_free_bytes: int | None,
     gpu_fraction: float | None,
+    cwd: Path,
+    ucx_tls: str | None,
 ) -> Failure | None:
     """Return what went wrong, with cause and hint; None after a success.
 
@@ -62,16 +66,22 @@ def failure(
         What faulthandler and the kernel's raw stderr hold.
     gpu_fraction
         Largest share of a GPU's memory in use near the end.
+    cwd
+        The kernel's working directory; whether files that the cell names are git-lfs pointers is read there.
+    ucx_tls
+        The kernel's ``UCX_TLS``.
     """
     if verdict.status is Status.SUCCEEDED:
         return None
     raised = _raised(facts.cells.get(verdict.cell_id or ""))
     traceback = without_colours("\n".join(raised.traceback)) if raised else ""
+    message = (raised.error_message if raised else "") or ""
+    cell = next((c for c in notebook.cells if c.id == verdict.cell_id), None)
     diagnosis = diagnose(
         Evidence(
             status=verdict.status,
             error_name=(raised.error_name if raised else "") or "",
-            message=(raised.error_message if raised else "") or "",
+            message=message,
             traceback=traceback,
             last_words=last_words,
             signal=verdict.signal,
@@ -79,9 +89,10 @@ def failure(
             guard_acted=facts.stop is not None and facts.stop.kind is StopKind.MEMORY_GUARD,
             shm_free_bytes=shm_free_bytes,
             gpu_peak_fraction=gpu_fraction,
+            lfs_pointers=_pointers(cell, message, cwd) if raised else (),
+            ucx_tls=ucx_tls,
         )
     )
-    cell = next((c for c in notebook.cells if c.id == verdict.cell_id), None)
     return Failure(
         message=((raised.error_message if raised else None) or verdict.reason)[:_MESSAGE_CHARS],
         cell_index=cell.metadata.runner.get("index") if cell is not None else None,
@@ -121,6 +132,15 @@ def with_use(found: Sequence[Cell], uses: Mapping[int, CellUse]) -> tuple[Cell, 
 
 def _raised(event: CellEvent | None) -> CellEvent | None:
     return event if event is not None and event.outcome == "error" else None
+
+
+def _pointers(cell: Any, message: str, cwd: Path) -> tuple[str, ...]:
+    """Return the git-lfs pointers that a cell may have stumbled over.
+
+    Those that it names, or its error; where a reader complains about a format, those of the folder.
+    """
+    named = named_pointers((bounded(message), bounded(cell.source) if cell is not None else ""), cwd)
+    return named or (pointers_below(cwd) if is_unreadable(message) else ())
 
 
 def _tail(text: str) -> str:
