@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 _PYTHON_CELL_MAGICS = re.compile(rb"(?:\s*%%(?:time|capture|prun|debug)\b[^\r\n]*(?:\r\n|\r|\n|$))*")
 """Cell magics at the top that run their body as Python in the notebook's own namespace."""
-_MAGIC_LINE = re.compile(rb"\s*(?:%(?!%)|!|\?)|.*\?\s*$|\s*[\w.,\s\[\]'\"]+=\s*[%!]")
+_MAGIC_LINE = re.compile(rb"\s*+(?:%(?!%)|!|\?)|.*\?\s*$|[\w.,\s\[\]'\"]++=\s*+[%!]")
 _LINE = re.compile(rb"[^\r\n]*(?:\r\n|\r|\n|$)")
 
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from runner.notebook.safe_html import clean_html, missing_image
 from runner.notebook.safe_svg import svg_data_url
-from runner.notebook.tex import to_mathml
+from runner.notebook.tex import Ahead, to_mathml
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -29,6 +29,8 @@ MAX_IMAGE_BYTES = 20_000_000
 _IMAGE_TYPES = ("image/svg+xml", "image/png", "image/jpeg", "image/gif", "image/webp")
 _TAGS = re.compile(r"<[^>]*>")
 _LOOKS_LIKE_TEX = re.compile(r"\\[a-zA-Z]|[=^_<>+]")
+_ENVIRONMENT = r"\\begin\{(?P<math_env_name>[a-z]*\*?)\}"
+_MULTILINE = re.compile(rf"(?<!\\)\$\$|\\\\\[|{_ENVIRONMENT}")
 
 
 class Heading(NamedTuple):
@@ -124,6 +126,43 @@ def _slug(text: str) -> str:
     return re.sub(r"\s+", "-", text.strip())[:100] or "section"
 
 
+def _ahead(state: Any) -> Ahead:
+    """Return what comes next in the text that a state of the parser is about."""
+    ahead: Ahead | None = getattr(state, "ahead", None)
+    if ahead is None or ahead.text is not state.src:
+        ahead = state.ahead = Ahead(state.src)
+    return ahead
+
+
+# Jupyter's rules match whole formulas. Where none closes, each opening delimiter searches the rest of
+# the text, in one regular expression that holds the interpreter's lock. So these rules match what opens
+# a formula, and its end is looked up.
+
+
+@cache
+def _block_class() -> type[Any]:
+    from nbconvert.filters.markdown_mistune import MathBlockParser
+
+    class Block(MathBlockParser):  # type: ignore[misc]
+        """Jupyter's block rules, in linear time."""
+
+        SPECIFICATION = {**MathBlockParser.SPECIFICATION, "multiline_math": _MULTILINE.pattern}  # noqa: RUF012
+
+        def parse_multiline_math(self, match: re.Match[str], state: Any) -> int | None:
+            """Keep a formula in one paragraph, the first of the line that closes."""
+            line_end = state.find_line_end()
+            opener: re.Match[str] | None = match
+            while opener is not None and opener.start() < line_end:
+                found = _ahead(state).closing(opener[0], opener["math_env_name"], opener.end())
+                if found:
+                    state.add_paragraph(state.src[match.start() : found[1]])
+                    return found[1]
+                opener = _MULTILINE.search(state.src, opener.end(), line_end)
+            return None
+
+    return Block
+
+
 @cache
 def _inline_class() -> type[Any]:
     """Build the inline rules when markdown is first rendered: importing nbconvert takes a tenth of a second."""
@@ -135,14 +174,15 @@ def _inline_class() -> type[Any]:
         # As pandoc: no blank inside the delimiters unless at both ends, no digit after the last.
         tight = r"(?<![$\\])\$(?=[^\s$])(?P<math_inline_tex>(?:[^$\\`]|\\.)+?)(?<=\S)\$(?![\d$])"
         loose = r"(?<![$\\])\$(?=\s)(?P<math_inline_loose>(?:[^$\\`]|\\.)+?)(?<=\s)\$(?![\d$]|\s*\d)"
-        single = (
-            r"(?<!\\)\\\((?P<math_single>(?:(?!\\\)).)+?)\\\)|(?<!\\)\\\[(?P<math_single_block>(?:(?!\\\]).)+?)\\\]"
-        )
         SPECIFICATION = {  # noqa: RUF012  (the base class has it so)
             **MathInlineParser.SPECIFICATION,
+            "block_math_tex": r"(?<!\\)\$\$",
+            "block_math_latex": r"(?<!\\)\\\\\[",
+            "inline_math_latex": r"(?<!\\)\\\\\(",
             "inline_math_tex": f"(?s:{tight})",
             "inline_math_loose": f"(?s:{loose})",
-            "single_backslash_math": f"(?s:{single})",
+            "single_backslash_math": r"(?<!\\)\\[\[(]",
+            "latex_environment": _ENVIRONMENT,
         }
         DEFAULT_RULES = (
             "block_math_tex",
@@ -158,13 +198,37 @@ def _inline_class() -> type[Any]:
             state.append_token({"type": "inline_math", "raw": match["math_inline_loose"]})
             return match.end()
 
+        def parse_block_math_tex(self, match: re.Match[str], state: Any) -> int | None:
+            """Take what is between two equal delimiters for a formula."""
+            found = _ahead(state).closing(match[0], None, match.end())
+            if found is None:
+                return self._as_text(match, state)
+            kind = "inline_math" if match[0].endswith("(") else "block_math"
+            state.append_token({"type": kind, "raw": state.src[match.end() : found[0]]})
+            return found[1]
+
+        parse_block_math_latex = parse_inline_math_latex = parse_block_math_tex
+
         def parse_single_backslash_math(self, match: re.Match[str], state: Any) -> int | None:
             r"""Take `\(a^2\)` for a formula, but leave `\[1\]` and `\(see below\)` as escaped brackets."""
-            tex = match["math_single"] or match["math_single_block"]
-            if not _LOOKS_LIKE_TEX.search(tex):
+            found = _ahead(state).closing(match[0], None, match.end())
+            sign = _ahead(state).next(_LOOKS_LIKE_TEX, match.end())
+            if found is None or sign is None or sign.start() >= found[0]:
+                return self._as_text(match, state)
+            return self.parse_block_math_tex(match, state)
+
+        def parse_latex_environment(self, match: re.Match[str], state: Any) -> int | None:
+            found = _ahead(state).closing(match[0], match["math_env_name"], match.end())
+            if found is None:
                 return None
-            state.append_token({"type": "inline_math" if match["math_single"] else "block_math", "raw": tex})
-            return match.end()
+            attrs = {"name": match["math_env_name"], "body": state.src[match.end() : found[0]]}
+            state.append_token({"type": "latex_environment", "attrs": attrs})
+            return found[1]
+
+        def _as_text(self, match: re.Match[str], state: Any) -> int | None:
+            """Read a delimiter that opens nothing as markdown does: an escaped bracket, or just text."""
+            escaped = re.compile(self.specification["escape"]).match(state.src, match.start())
+            return self.parse_escape(escaped, state) if escaped else None
 
     return Inline
 
@@ -222,7 +286,8 @@ def _parser() -> tuple[Any, Any]:
     from nbconvert.filters.markdown_mistune import MarkdownWithMath
 
     renderer = _renderer_class()(escape=False)
-    return MarkdownWithMath(renderer=renderer, inline=_inline_class()(hard_wrap=False)), renderer
+    block, inline = _block_class()(), _inline_class()(hard_wrap=False)
+    return MarkdownWithMath(renderer=renderer, block=block, inline=inline), renderer
 
 
 def preload() -> None:

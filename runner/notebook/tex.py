@@ -11,6 +11,7 @@ as a tag), so it is only ever used behind the sanitiser of `runner.notebook.safe
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections.abc import Iterator
 from html import escape
 
@@ -41,14 +42,50 @@ _NOT_SHOWN = re.compile(r"\\label\s*\{[^{}]*\}|\\(?:nonumber|notag)(?![a-zA-Z])"
 _LESS_THAN = "\ue000"
 """Stands in for `<` inside latex2mathml, which does not escape it in text."""
 
-SEGMENT = re.compile(
-    r"(?s)(?<!\\)\$\$(?P<display_tex>.+?)(?<!\\)\$\$"
-    r"|\\\[(?P<display_latex>.+?)\\\]"
-    r"|\\\((?P<inline_latex>.+?)\\\)"
-    r"|(?P<environment>\\begin\{(?P<name>[a-zA-Z]+\*?)\}.*?\\end\{(?P=name)\})"
-    r"|(?<![\\$])\$(?P<inline_tex>(?:[^$\\]|\\.)+)\$(?!\$)"
+_OPENER = re.compile(
+    r"(?s)(?<!\\)\$\$|\\[\[(]|\\begin\{(?P<name>[a-zA-Z]+\*?)\}"
+    r"|(?<![\\$])\$(?P<inline>(?:[^$\\]|\\.)++)\$(?!\$)"
 )
-"""A formula inside the text of a `text/latex` output."""
+"""What opens a formula inside the text of a `text/latex` output."""
+_CLOSERS = {
+    "$$": re.compile(r"(?<!\\)\$\$"),
+    r"\[": re.compile(r"\\\]"),
+    r"\(": re.compile(r"\\\)"),
+    r"\\[": re.compile(r"(?<!\\)\\\\\]"),
+    r"\\(": re.compile(r"(?<!\\)\\\\\)"),
+}
+_END = re.compile(r"\\end\{([a-zA-Z]*\*?)\}")
+
+
+class Ahead:
+    """What comes next in one text, looked for once, so that many formulas that never close cost linear time."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self._found: dict[re.Pattern[str], tuple[int, re.Match[str] | None]] = {}
+        self._ends: dict[str, list[int]] | None = None
+
+    def next(self, pattern: re.Pattern[str], start: int) -> re.Match[str] | None:
+        """Return the first match at or after a position."""
+        since, found = self._found.get(pattern, (len(self.text) + 1, None))
+        if since <= start and (found is None or found.start() >= start):
+            return found
+        found = pattern.search(self.text, start)
+        self._found[pattern] = (start, found)
+        return found
+
+    def closing(self, opener: str, environment: str | None, start: int) -> tuple[int, int] | None:
+        """Return where the formula that was opened ends: before and after what closes it, or None."""
+        if environment is None:
+            found = self.next(_CLOSERS[opener], start)
+            return found.span() if found else None
+        if self._ends is None:
+            self._ends = {}
+            for match in _END.finditer(self.text):
+                self._ends.setdefault(match[1], []).append(match.start())
+        ends = self._ends.get(environment, [])
+        place = bisect_left(ends, start)
+        return (ends[place], ends[place] + len(environment) + len(r"\end{}")) if place < len(ends) else None
 
 
 def to_mathml(tex: str, *, display: bool) -> str:
@@ -66,15 +103,29 @@ def mixed_to_html(text: str) -> str:
 
 
 def _pieces(text: str) -> Iterator[str]:
-    end = 0
-    for match in SEGMENT.finditer(text):
-        yield escape(text[end : match.start()])
-        end = match.end()
-        inline = match["inline_latex"] or match["inline_tex"]
-        alone = not (text[: match.start()].strip() or text[end:].strip())
-        tex = inline or match["display_tex"] or match["display_latex"] or match["environment"]
-        yield to_mathml(tex, display=alone or not inline)
-    yield escape(text[end:])
+    shown = 0
+    for start, end, tex, inline in _formulas(text):
+        yield escape(text[shown:start])
+        shown = end
+        alone = not (text[:start].strip() or text[end:].strip()) if inline else True
+        yield to_mathml(tex, display=alone)
+    yield escape(text[shown:])
+
+
+def _formulas(text: str) -> Iterator[tuple[int, int, str, bool]]:
+    """Yield start, end and TeX of each formula, and whether it stands in a line of text."""
+    ahead = Ahead(text)
+    position = 0
+    while match := _OPENER.search(text, position):
+        start, position = match.start(), match.start() + 1
+        if match["inline"] is not None:
+            position = match.end()
+            yield start, position, match["inline"], True
+        elif found := ahead.closing(match[0], match["name"], match.end()):
+            body = text[match.end() : found[0]]
+            if body or match["name"]:
+                position = found[1]
+                yield start, position, text[start:position] if match["name"] else body, match[0] == r"\("
 
 
 def _translate(tex: str, display: str) -> str | None:
