@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from runner.plan import Plan
 
-_TOKEN = re.compile(r"\*+|\?|\[!?+\]?+[^\]]*+\]|.", re.DOTALL)
+_TOKEN = re.compile(r"\*+|\?|\[!?+\]?+[^\]]{0,500}+\]|.", re.DOTALL)
 """What `fnmatch` reads one by one: any text, any character, one of a set, itself."""
 _LOOKED_AT = 256
 """Parts of a path, or of a name, beyond which no file is looked for: names end at 255 bytes."""
