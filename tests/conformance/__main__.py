@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """`make conformance`: put every case to every engine, print the table, write the page.
 
+A part of the cases or engines renews its part of the page; the rest stays as it was measured.
+
 Exit code 1 when one of this project's own engines is wrong about anything; what others answer
 is their business.
 """
@@ -18,7 +20,7 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from conformance import table
+from conformance import store, table
 from conformance.engines import ENGINES, Engine
 from conformance.judge import Verdict, judge
 from conformance.play import Bench, impossible, play, remove
@@ -37,7 +39,7 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--cases", nargs="+", metavar="GLOB", default=["*"], help="only cases with such a name")
     parser.add_argument("--jobs", type=int, default=(os.cpu_count() or 1) + 1, help="runs at the same time")
     parser.add_argument("--keep", type=Path, help="keep what the runs make in this folder")
-    parser.add_argument("--write", type=Path, help="write the page here")
+    parser.add_argument("--write", type=Path, help="write the page here, and the verdicts beside it as JSON")
     return parser.parse_args(given)
 
 
@@ -59,8 +61,11 @@ def main(given: Sequence[str] | None = None) -> int:
     print(table.terminal(table.summary(cases, engines, verdicts)))
     print(f"\n{len(verdicts)} runs in {time.monotonic() - started:.0f} s")
     if options.write:
-        options.write.parent.mkdir(exist_ok=True)
-        options.write.write_text(table.document(cases, engines, verdicts, version))
+        kept = options.write.with_suffix(".json")
+        known = {**store.read(kept, CASES), **verdicts}
+        store.write(kept, CASES, known)
+        everyone = [engine(ours=ours, peers=peers) for engine in ENGINES]
+        options.write.write_text(table.document(CASES, everyone, known, version))
     failing = [
         f"{engine.title}: {case.name}"
         for engine in engines
