@@ -12,6 +12,7 @@ from typing import Any
 
 import nbformat
 import papermill
+import psutil
 import pytest
 from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from support import cli, notebooks
@@ -238,3 +239,20 @@ def test_a_notebook_can_be_run_outside_the_main_thread(tmp_path: Path) -> None:
     thread.join(cli.PATIENCE)
 
     assert "x" in cli.text_of(results[0])
+
+
+@pytest.mark.parametrize("cell", ["1", "1 / 0"], ids=["success", "failure"])
+@pytest.mark.parametrize("cleanup", [True, False])
+def test_a_child_in_a_session_of_its_own_ends_with_the_notebook(tmp_path: Path, cell: str, cleanup: bool) -> None:
+    """However the notebook ends; unless the caller wants to keep what it started."""
+    start = "import subprocess\nchild = subprocess.Popen(['sleep', '600'], start_new_session=True)\n"
+    source = notebooks.write(tmp_path / "in.ipynb", start + "open('pid', 'w').write(str(child.pid))", cell)
+    script = "import papermill, sys; papermill.execute_notebook(*sys.argv[1:3], engine_name='runner', cleanup=%s)"
+
+    cli.python(script % cleanup, source, tmp_path / "out.ipynb", env={"PYTHONWARNINGS": "ignore"}, cwd=tmp_path)
+
+    left = [process for process in psutil.process_iter() if process.pid == int((tmp_path / "pid").read_text())]
+    alive = [process for process in left if process.status() != psutil.STATUS_ZOMBIE]
+    for process in alive:
+        process.kill()
+    assert len(alive) == (0 if cleanup else 1)

@@ -40,6 +40,8 @@ __all__ = [
 RUN_TAG = "RUNNER_RUN_TAG"
 """Environment variable of the kernel by which its descendants are known, whoever adopted them."""
 
+TERM_SECONDS, KILL_SECONDS = 3.0, 2.0
+"""How long processes that outlive a kernel have after SIGTERM, and to end after SIGKILL."""
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _ENVIRON_BYTES = 4 << 20

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from papermill.engines import Engine, NotebookExecutionManager
 from papermill.iorw import LocalHandler, papermill_io
 
 from runner.errors import RecordError
+from runner.machine.processes import KILL_SECONDS, RUN_TAG, TERM_SECONDS, Family
 from runner.notebook.client import Observer
 from runner.notebook.document import check_metadata, check_shape
 from runner.notebook.execute import Limits, Session
@@ -139,23 +141,36 @@ class RunnerEngine(Engine):  # type: ignore[misc]
         stderr_file: Any = None,
         start_timeout: float = 60,
         execution_timeout: float | None = None,
+        cleanup: bool = True,
         **_: Any,
     ) -> Verdict:
-        """Run the cells; papermill's options mean what they mean there."""
+        """Run the cells; papermill's options mean what they mean there.
+
+        Parameters
+        ----------
+        cleanup
+            End processes that the notebook leaves behind, as `runner run` does; from Python,
+            ``papermill.execute_notebook(..., cleanup=False)`` leaves them alone.
+        """
         stopper = Stopper()
-        kernel = Kernel(kernel_name, cwd=Path.cwd(), env=dict(os.environ))
+        tag = uuid.uuid4().hex
+        family = Family(tag)
+        kernel = Kernel(kernel_name, cwd=Path.cwd(), env={**os.environ, RUN_TAG: tag})
         session = Session(
             nb_man,
             kernel,
             stopper,
             limits=Limits(cell_seconds=execution_timeout, start_seconds=start_timeout),
             observer=_Echo(nb_man, log_output=log_output, files={"stdout": stdout_file, "stderr": stderr_file}),
+            on_kernel=family.watch,
             save=nb_man.saver.save_if_due if nb_man.saver else None,
         )
         try:
             with _signals(stopper):
                 _facts, verdict = execute(nb_man, session)
         finally:
+            if cleanup:
+                family.sweep(TERM_SECONDS, KILL_SECONDS)
             kernel.remove_folder()
         with contextlib.suppress(RecordError):
             nb_man.write()

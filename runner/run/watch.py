@@ -119,7 +119,9 @@ class Watch:
         seconds_left
             How much time there is; `RELEASE_SECONDS` are taken at most.
         """
-        swept = self.family.sweep(3.0, 2.0) if cleanup else tuple(self._left_alone())
+        swept = (
+            self.family.sweep(processes.TERM_SECONDS, processes.KILL_SECONDS) if cleanup else tuple(self._left_alone())
+        )
         return prove(
             self.gpus,
             self.baseline,

@@ -53,9 +53,9 @@ def runner(*arguments: object, env: Mapping[str, str] | None = None, cwd: Path |
     return Ended(done.returncode, done.stdout, done.stderr)
 
 
-def python(script: str, *arguments: object, env: Mapping[str, str] | None = None) -> Ended:
+def python(script: str, *arguments: object, env: Mapping[str, str] | None = None, cwd: Path | None = None) -> Ended:
     """Run a script that puts a stand-in somewhere and then runs the command line, to its end."""
-    with start(*arguments, env=env, script=script) as process:
+    with start(*arguments, env=env, cwd=cwd, script=script) as process:
         out, err = process.communicate(timeout=PATIENCE)
     return Ended(process.returncode, out, err)
 
