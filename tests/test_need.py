@@ -183,3 +183,22 @@ def test_managed_memory_takes_the_largest_overhead_of_all_cells():
     )
     assert found.gpus[FIRST].overhead_bytes == GB // 2
     assert found.gpus[FIRST].managed
+
+
+def test_a_neighbour_whose_memory_moved_leaves_no_need():
+    """What it took is in the device's figure, as if it lay outside the notebook's pools."""
+    allocations = Allocations(rows=(row(0.9, GB, held=GB, free=60 * GB),), libraries={"rmm": "1"}, started=True)
+    device = Device(uuid=FIRST, free_before_bytes=79 * GB, neighbours="others used this GPU too, x (pid 7)")
+    found = account(allocations, spans=SPANS, started_monotonic=1000.0, devices=[device])
+    use = with_need(GpuUse(uuid=FIRST, index=0, name="x", total_bytes=None), found.gpus[FIRST])
+    assert (use.allocated.peak_allocated_bytes, use.need_bytes) == (GB, None)
+    assert use.unavailable["need_bytes"].startswith("others used this GPU too")
+
+
+@pytest.mark.parametrize(("peak", "told"), [(75 * GB, True), (GB, False), (None, False)])
+def test_nothing_allocated_is_not_all_there_is_to_say_where_memory_was_taken(peak, told):
+    """Another library may hold the whole card: the figure of the device stands beside the allocators'."""
+    use = GpuUse(uuid=FIRST, index=0, name="x", total_bytes=80 * GB, baseline_bytes=0, peak_gpu_memory_bytes=peak)
+    reason = with_need(use, joined().gpus[FIRST]).allocated.reason
+    assert reason.startswith(NOTHING)
+    assert ("75.0 GB more were in use there" in reason) is told

@@ -72,9 +72,15 @@ class CudaProcesses:
         self.names: dict[int, str] = {}
         """Processes of the run beside the kernel, by pid."""
 
-    def look(self) -> None:
-        """Look again; the first look must come before the kernel starts."""
-        first, regular = self._looks == 0, self._looks % _EVERY == 0
+    def look(self, *, at_once: bool = False) -> None:
+        """Look again; the first look must come before the kernel starts.
+
+        Parameters
+        ----------
+        at_once
+            Ask NVML now, whenever it was asked last.
+        """
+        first, regular = self._looks == 0, at_once or self._looks % _EVERY == 0
         self._looks += 1
         new = [pid for pid in self._family.others() if pid not in self.names]
         if not (regular or new):

@@ -81,7 +81,8 @@ class Watch:
         for gpu in self.gpus:
             self._readings[gpu.uuid] = gpu.read()
         self.baseline = read_baseline(self.gpus)
-        self.users.look()  # nobody here is of this run yet
+        if self.gpus:
+            self.users.look()  # nobody here is of this run yet
         self.sampler.start()
         self.guard.start()
         return self
@@ -119,6 +120,8 @@ class Watch:
         seconds_left
             How much time there is; `RELEASE_SECONDS` are taken at most.
         """
+        if self.gpus:
+            self.users.look(at_once=True)  # a short run has not come to a regular look
         swept = (
             self.family.sweep(processes.TERM_SECONDS, processes.KILL_SECONDS) if cleanup else tuple(self._left_alone())
         )
