@@ -7,6 +7,8 @@ and the next step; the last of these goes into ``hint``.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 
 class RunnerError(Exception):
     """Root of the errors that are shown to users without a traceback.
@@ -66,3 +68,15 @@ class NetworkError(RunnerError):
     """The network failed after all retries (EX_TEMPFAIL)."""
 
     exit_code = 75
+
+
+def did_you_mean(value: str, known: Iterable[str]) -> str:
+    """Return ``did you mean 'NAME'? `` for the known name nearest to a value; empty if none is near.
+
+    Letter case and the ending ``.ipynb``, which people leave out, do not count as differences.
+    """
+    import difflib
+
+    names = {name.casefold().removesuffix(".ipynb"): name for name in known}
+    near = difflib.get_close_matches(value.casefold().removesuffix(".ipynb"), names, n=1)
+    return f"did you mean {names[near[0]]!r}? " if near else ""

@@ -7,6 +7,7 @@ failure), so that Tekton and this loop cannot disagree.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import subprocess
@@ -22,8 +23,8 @@ from runner.errors import RunnerError, UsageError
 from runner.machine.processes import RUN_TAG, end_with_parent
 from runner.plan import Plan, load
 from runner.redact import Redactor, hidden_values
-from runner.run import needs
-from runner.run.job import checkout_of
+from runner.run import needs, preflight
+from runner.run.job import Options, checkout_of, resolve
 from runner.stop import exit_code, handling
 
 _COMMAND = (sys.executable, "-P", "-m", "runner", "run")
@@ -41,44 +42,43 @@ class WorkflowResult:
 
 
 def run_all(
-    plan_path: Path,
+    options: Options,
     *,
-    checkout: Path | None = None,
-    output_dir: Path,
     only: Sequence[str] = (),
     start: str | None = None,
-    run_id: str | None = None,
     run_arguments: Sequence[str] = (),
-    secret_env: Sequence[str] = (),
-    secrets_dir: Path | None = None,
 ) -> WorkflowResult:
     """Run a plan and write its report, whatever happened.
 
     Parameters
     ----------
+    options
+        The plan, and what counts for all its notebooks; they are checked before the first one runs.
     only, start
         Which part of the plan to run; needs are then met by a success of any run.
     run_arguments
-        Options for each ``runner run``.
-    secret_env, secrets_dir
-        Secrets, which the report keeps out of the plan that it writes.
+        The same options as arguments of each ``runner run``.
 
     Raises
     ------
     PlanError
         The plan is none, or a name is not in it.
     UsageError
-        No notebook is left to run, or a secret is not set.
+        No notebook is left to run, or an option cannot work.
     RecordError
         The output folder cannot be made.
     """
+    plan_path, output_dir = options.plan, options.output_dir
+    assert plan_path is not None
     plan = load(plan_path)
     names = select(plan, only, start)
-    hidden = hidden_values(secret_env, secrets_dir, (os.environ, *(notebook.env for notebook in plan.notebooks)))
+    preflight.check_options([resolve(dataclasses.replace(options, notebook=name)) for name in names])
+    given = (os.environ, *(notebook.env for notebook in plan.notebooks))
+    hidden = hidden_values(options.secret_env, options.secrets_dir, given)
     files.make_folder(output_dir)
-    run_id = run_id or str(uuid.uuid4())
+    run_id = options.run_id or str(uuid.uuid4())
     common = ["--plan", str(plan_path), "--output-dir", str(output_dir), "--run-id", run_id, *run_arguments]
-    common += ["--checkout", str(checkout_of(plan_path, checkout))]
+    common += ["--checkout", str(checkout_of(plan_path, options.checkout))]
     if only or start:
         common.append("--any-run")
     log.info("run-all", plan=plan.name, notebooks=len(names), run_id=run_id, output_dir=output_dir)

@@ -103,7 +103,7 @@ def test_a_damaged_notebook_is_a_broken_input_with_a_record(tmp_path: Path) -> N
     """Exit 9, metrics that say why, no traceback; a page can be made of it all the same."""
     written(tmp_path / "n.ipynb", cell={"tags": "raises-exception"})
 
-    ended = cli.runner("run", tmp_path / "n.ipynb", "--output-dir", tmp_path / "out")
+    ended = cli.runner("run", tmp_path / "n.ipynb", "--output-dir", tmp_path / "out", "--run-id", "r")
 
     assert ended.code == 9
     assert "Traceback" not in ended.err

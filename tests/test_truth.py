@@ -162,7 +162,7 @@ def test_input_that_is_no_notebook_is_broken_input(name: str, tmp_path: Path) ->
     content, message = BAD_INPUTS[name]
     (tmp_path / "n.ipynb").write_text(content)
 
-    ended = cli.runner("run", tmp_path / "n.ipynb", "--output-dir", tmp_path / "out")
+    ended = cli.runner("run", tmp_path / "n.ipynb", "--output-dir", tmp_path / "out", "--run-id", "r")
 
     record = cli.metrics(tmp_path / "out", "n")
     assert (ended.code, record["status"]) == (9, "broken-input")
@@ -187,7 +187,7 @@ def test_an_unknown_kernel_lists_those_that_are_installed(tmp_path: Path) -> Non
     """The message names the wrong kernel and the right ones."""
     source = notebooks.write(tmp_path / "n.ipynb", "1", kernel="julia-1.9")
 
-    ended = cli.runner("run", source, "--output-dir", tmp_path)
+    ended = cli.runner("run", source, "--output-dir", tmp_path, "--run-id", "r")
 
     reason = cli.metrics(tmp_path, "n")["reason"]
     assert ended.code == 9
@@ -197,7 +197,7 @@ def test_an_unknown_kernel_lists_those_that_are_installed(tmp_path: Path) -> Non
 
 def test_a_missing_notebook_is_broken_input(tmp_path: Path) -> None:
     """A path that leads nowhere is told as such."""
-    ended = cli.runner("run", tmp_path / "nowhere.ipynb", "--output-dir", tmp_path)
+    ended = cli.runner("run", tmp_path / "nowhere.ipynb", "--output-dir", tmp_path, "--run-id", "r")
 
     assert ended.code == 9
     assert "does not exist" in cli.metrics(tmp_path, "nowhere")["reason"]

@@ -10,6 +10,7 @@ import click
 
 from runner.commands import options
 from runner.commands.run import command as run_command
+from runner.commands.run import make_options
 
 
 @click.command("demo")
@@ -43,6 +44,7 @@ def command(ctx: click.Context, /, copy_to_folder: Path | None, as_json: bool, *
     output_dir: Path = given["output_dir"]
     plan = copy_to(output_dir / "demo")
     shared = options.arguments(ctx, run_command, leave_out=("output_dir", "checkout", "as_json"))
-    result = run_all(plan, checkout=plan.parent, output_dir=output_dir, run_arguments=shared)
+    run_options = make_options({**given, "notebook": "", "plan": plan, "checkout": plan.parent, "parameters": ()})
+    result = run_all(run_options, run_arguments=shared)
     click.echo(result.summary_path.read_text() if as_json and result.summary_path else result.text)
     return result.exit_code

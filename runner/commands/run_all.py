@@ -11,6 +11,7 @@ import click
 from runner.commands import options
 from runner.commands.answer import answer
 from runner.commands.run import command as run_command
+from runner.commands.run import make_options
 
 
 @click.command("run-all")
@@ -44,17 +45,8 @@ def command(
     from runner.workflow import run_all
 
     shared = options.arguments(ctx, run_command, leave_out=("plan", "output_dir", "checkout", "run_id", "as_json"))
-    result = run_all(
-        plan,
-        checkout=given["checkout"],
-        output_dir=given["output_dir"],
-        only=only,
-        start=start,
-        run_id=run_id,
-        run_arguments=shared,
-        secret_env=given["secret_env"],
-        secrets_dir=given["secrets_dir"],
-    )
+    run_options = make_options({**given, "notebook": "", "plan": plan, "parameters": (), "run_id": run_id})
+    result = run_all(run_options, only=only, start=start, run_arguments=shared)
     with answering(result.exit_code):
         answer(result.summary_path.read_text() if as_json and result.summary_path else result.text)
     return result.exit_code

@@ -27,7 +27,7 @@ from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
 from jupyter_client.manager import AsyncKernelManager
 
 from runner import log
-from runner.errors import BrokenInputError
+from runner.errors import BrokenInputError, did_you_mean
 from runner.machine import procfs
 
 FAULT_LOG = "RUNNER_FAULT_LOG"
@@ -50,10 +50,11 @@ def check_kernel(name: str) -> str:
     try:
         argv = specs.get_kernel_spec(name).argv
     except NoSuchKernel:
-        installed = ", ".join(sorted(specs.find_kernel_specs())) or "none"
+        installed = sorted(specs.find_kernel_specs())
         raise BrokenInputError(
-            f"no kernel named {name!r} is installed; installed: {installed}",
-            hint="choose one with --kernel, or install it with `python -m ipykernel install`",
+            f"no kernel named {name!r} is installed; installed: {', '.join(installed) or 'none'}",
+            hint=f"{did_you_mean(name, installed)}choose one with --kernel, "
+            "or install it with `python -m ipykernel install`",
         ) from None
     except Exception as error:  # a file that others wrote: no JSON, wrong types, not to be read
         raise _broken_spec(specs, name, str(error) or type(error).__name__) from error

@@ -12,12 +12,11 @@ an error.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import keyword
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from runner.errors import BrokenInputError
+from runner.errors import BrokenInputError, did_you_mean
 from runner.notebook.assignments import assignments, literal, reads, rewritten
 from runner.notebook.cellsource import CellSource, parse
 from runner.notebook.rules import add_cell, change, mark_dropped, running_cells, shown, source_cells
@@ -151,8 +150,7 @@ def _refuse(notebook: NotebookNode, parameter: str, name: str) -> NoReturn:
         reason = "in a loop" if "loop" in why else "from its own value"
         problem = f"notebook {name!r}, parameter {parameter!r}: it is assigned only {reason}, which stays"
     names = list(dict.fromkeys(place.name for place in places if place.settable))
-    near = difflib.get_close_matches(parameter, names, n=1)
-    hint = f"did you mean {near[0]!r}? " if near else ""
+    hint = did_you_mean(parameter, names)
     listed = ", ".join(f"{key}" for key in names[:_LISTED]) + (", …" if len(names) > _LISTED else "")
     hint += f"assigned are: {listed}" if names else "the notebook assigns nothing at top level"
     if unread:

@@ -7,14 +7,13 @@ file, key path and what is allowed. Nothing here touches a checkout or a machine
 
 from __future__ import annotations
 
-import difflib
 import keyword
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from runner.errors import PlanError, UsageError
+from runner.errors import PlanError, UsageError, did_you_mean
 from runner.files import check_name
 from runner.plan.graph import check_graph
 from runner.plan.text import document_of, with_defaults
@@ -218,9 +217,8 @@ class Plan(_Strict):
             if notebook.name == name:
                 return notebook
         names = [notebook.name for notebook in self.notebooks]
-        near = difflib.get_close_matches(name, names, n=1)
-        guess = f"did you mean {near[0]!r}? " if near else ""
-        raise PlanError(f"the plan {self.name!r} has no notebook {name!r}", hint=f"{guess}it has {', '.join(names)}")
+        hint = f"{did_you_mean(name, names)}it has {', '.join(names)}"
+        raise PlanError(f"the plan {self.name!r} has no notebook {name!r}", hint=hint)
 
 
 def requirements(requires: Requires, free_fraction: float = 0.95) -> Requirements:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from runner.errors import BrokenInputError
+from runner.errors import BrokenInputError, did_you_mean
 
 if TYPE_CHECKING:
     from runner.run.job import Job
@@ -22,9 +22,10 @@ def check_source(job: Job) -> None:
     if job.source.exists():
         return
     if job.entry is None:
+        beside = [path.name for path in job.source.parent.glob("*.ipynb")]
         raise BrokenInputError(
             f"the notebook {job.source} does not exist",
-            hint="check the path; a name of a plan needs --plan as well",
+            hint=f"{did_you_mean(job.source.name, beside)}check the path; a name of a plan needs --plan as well",
         )
     if job.checkout.is_dir() and any(job.checkout.iterdir()):
         raise BrokenInputError(

@@ -103,12 +103,12 @@ class Draft:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Take the wall time of a stage."""
+        """Add to the wall time of a stage."""
         start = time.monotonic()
         try:
             yield
         finally:
-            self.stages[name] = round(time.monotonic() - start, 6)
+            self.stages[name] = round(self.stages.get(name, 0.0) + time.monotonic() - start, 6)
 
     def seconds(self) -> float:
         """Return the seconds since the run's start."""

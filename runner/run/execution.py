@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from runner.notebook.kernel import Kernel
     from runner.notebook.status import Facts, Verdict
     from runner.run.draft import Draft
+    from runner.run.preflight import Checked
     from runner.run.progress import Progress
     from runner.run.recorder import Recorder
     from runner.run.staging import Staging
@@ -65,29 +66,19 @@ class Execution:
         self.verdict: Verdict | None = None
         self._marked_as: Status | None = None
 
-    def prepare(self) -> None:
-        """Read the notebook and apply rules and parameters.
+    def prepare(self, checked: Checked) -> None:
+        """Stage data and apply rules and parameters to the notebook that was checked.
 
         Raises
         ------
         BrokenInputError
-            Notebook, kernel, rule, parameter or dataset is not what it should be.
+            A dataset is not what it should be.
         """
-        from runner.notebook.document import read_notebook
         from runner.notebook.prepare import prepare
 
         job = self.job
-        self.source_notebook = read_notebook(job.source)
-        if not job.cwd.is_dir():
-            raise BrokenInputError(
-                f"the working directory {job.cwd} does not exist", hint="give --cwd or the plan's cwd"
-            )
-        wanted = job.kernel or self.source_notebook.metadata.get("kernelspec", {}).get("name") or "python3"
-        from runner.notebook.kernel import check_kernel
-
-        self.kernel_name = check_kernel(wanted)
-        self.source_bytes = job.source.read_bytes()
-        source = provenance.source_record(job, self.source_notebook, self.source_bytes, wanted)
+        self.source_notebook, self.kernel_name, source = checked.notebook, checked.kernel, checked.source
+        self.source_bytes = checked.source_bytes
         self.draft.source = source
         if job.plan is not None or job.options.offline:  # else nothing is staged, and what that imports stays out
             from runner.run.staging import Staging

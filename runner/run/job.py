@@ -97,6 +97,11 @@ class Job:
         return self.output_dir / f"{self.name}{suffix}"
 
     @property
+    def standalone(self) -> bool:
+        """Whether nobody but the caller waits for a record: no plan, no run of a plan, no Tekton results."""
+        return self.plan is None and self.options.run_id is None and self.options.results_dir is None
+
+    @property
     def rules(self) -> Sequence[Rule]:
         """Rules of preparation."""
         return self.entry.prepare if self.entry else ()

@@ -21,8 +21,7 @@ from runner.errors import BrokenInputError, RefusedError
 from runner.inflight import Claim
 from runner.records import Metrics, Status
 from runner.redact import Redactor
-from runner.run import needs
-from runner.run.checkout import check_source
+from runner.run import needs, preflight
 from runner.run.draft import Draft
 from runner.run.recorder import Recorder
 from runner.run.runlog import RunLog
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
     from runner.gate import GateDecision
     from runner.run.execution import Execution
     from runner.run.job import Job
+    from runner.run.preflight import Checked
     from runner.run.progress import Progress
 
 SIGNAL_RECORD_SECONDS = 8.0
@@ -45,6 +45,8 @@ def run(job: Job, stopper: Stopper, progress: Progress) -> Metrics:
 
     Raises
     ------
+    UsageError
+        A standalone run fails a check; nothing was written.
     AlreadyRunningError
         Another live run has this name here; nothing was written.
     RecordError
@@ -54,6 +56,7 @@ def run(job: Job, stopper: Stopper, progress: Progress) -> Metrics:
     with contextlib.ExitStack() as stack:
         # First of all: the first process of a container does not even hear a signal that it does not handle.
         stack.enter_context(stopper.on_signals())
+        checked = preflight.check_standalone(job)
         plan = job.plan.name if job.plan else None
         claim = stack.enter_context(Claim.of(job.output_dir, job.name, job.run_id, plan, sleep=stopper.sleep))
         attempts.set_aside(job.output_dir, job.name)
@@ -64,7 +67,7 @@ def run(job: Job, stopper: Stopper, progress: Progress) -> Metrics:
         log.info("start", nb=job.name, run_id=job.run_id, source=job.source_label)
         recorder = Recorder(draft, redactor, runlog, claim)
         try:
-            _to_the_end(job, draft, stopper, recorder, progress)
+            _to_the_end(job, draft, stopper, recorder, progress, checked)
             metrics = recorder.write()
         except Exception as error:
             recorder.write_fault(error)
@@ -74,10 +77,12 @@ def run(job: Job, stopper: Stopper, progress: Progress) -> Metrics:
         return metrics
 
 
-def _to_the_end(job: Job, draft: Draft, stopper: Stopper, recorder: Recorder, progress: Progress) -> None:
+def _to_the_end(
+    job: Job, draft: Draft, stopper: Stopper, recorder: Recorder, progress: Progress, checked: Checked | None
+) -> None:
     """Go through the stages; an end before the notebook's own is an end as well."""
     try:
-        _stages(job, draft, stopper, recorder, progress)
+        _stages(job, draft, stopper, recorder, progress, checked)
     except StoppedError as stopped:
         draft.end(Status.TERMINATED, f"{stopped.stop.detail} before the notebook started", stopped.exit_code)
     except BrokenInputError as error:
@@ -102,12 +107,15 @@ def _reason_to_skip(job: Job, stopper: Stopper) -> str | None:
     )
 
 
-def _stages(job: Job, draft: Draft, stopper: Stopper, recorder: Recorder, progress: Progress) -> None:
+def _stages(
+    job: Job, draft: Draft, stopper: Stopper, recorder: Recorder, progress: Progress, checked: Checked | None
+) -> None:
     skip = _reason_to_skip(job, stopper)
     if skip:
         draft.end(Status.SKIPPED, skip)
         return
-    check_source(job)
+    with draft.stage("prepare"):
+        checked = checked or preflight.check(job)  # before anything waits for a GPU
     with draft.stage("gate"):
         decision = _gate(job, stopper)
     with decision:
@@ -117,7 +125,7 @@ def _stages(job: Job, draft: Draft, stopper: Stopper, recorder: Recorder, progre
             draft.end(Status.SKIPPED if skipped else Status.REFUSED, decision.record.reason)
             return
         stopper.check()
-        _run_notebook(job, draft, decision, stopper, recorder, progress)
+        _run_notebook(job, draft, decision, stopper, recorder, progress, checked)
 
 
 def _gate(job: Job, stopper: Stopper) -> GateDecision:
@@ -134,14 +142,20 @@ def _gate(job: Job, stopper: Stopper) -> GateDecision:
 
 
 def _run_notebook(
-    job: Job, draft: Draft, decision: GateDecision, stopper: Stopper, recorder: Recorder, progress: Progress
+    job: Job,
+    draft: Draft,
+    decision: GateDecision,
+    stopper: Stopper,
+    recorder: Recorder,
+    progress: Progress,
+    checked: Checked,
 ) -> None:
     from runner.run.execution import Execution
 
     execution = Execution(job, draft, decision, stopper, recorder, progress)
     try:
         with draft.stage("prepare"):
-            execution.prepare()
+            execution.prepare(checked)
         stopper.check()
         with draft.stage("execute"):
             execution.execute()

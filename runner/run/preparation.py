@@ -14,6 +14,8 @@ from runner.notebook.document import read_notebook
 from runner.notebook.prepare import prepare
 from runner.notebook.save import notebook_bytes
 from runner.redact import Redactor
+from runner.run.checkout import check_source
+from runner.run.preflight import as_usage
 
 if TYPE_CHECKING:
     from runner.run.job import Job
@@ -26,11 +28,14 @@ def prepare_only(job: Job, *, as_json: bool) -> int:
     ------
     BrokenInputError
         A rule, parameter or dataset matches nothing.
+    UsageError
+        The same in a standalone run.
     """
     replacements = {dataset.url: dataset.url for dataset in job.datasets.values() if dataset.place is None}
-    prepared = prepare(
-        read_notebook(job.source), rules=job.rules, parameters=job.parameters, replacements=replacements, name=job.name
-    )
+    with as_usage(job):
+        check_source(job)
+        source = read_notebook(job.source)
+        prepared = prepare(source, rules=job.rules, parameters=job.parameters, replacements=replacements, name=job.name)
     path = job.path(".prepared.ipynb")
     redactor = Redactor(job.hidden)
     files.write(path, notebook_bytes(prepared.notebook, redactor))
