@@ -24,7 +24,10 @@ SCHEMA_VERSION = 1
 
 
 class Status(StrEnum):
-    """How a notebook ended. `NOT_RUN` stands in reports only, `LOST` also in the record of a run that broke off."""
+    """How a notebook ended.
+
+    `NOT_RUN` and `RUNNING` stand in reports only, `LOST` also in the record of a run that broke off.
+    """
 
     SUCCEEDED = "succeeded"
     SKIPPED = "skipped"
@@ -38,6 +41,7 @@ class Status(StrEnum):
     BROKEN_INPUT = "broken-input"
     TERMINATED = "terminated"
     NOT_RUN = "not-run"
+    RUNNING = "running"
     LOST = "lost"
 
 
@@ -171,7 +175,8 @@ class Change:
     """One thing that preparation did to the notebook.
 
     ``rule`` is one of ``drop_cells, replace, insert, parameter, dataset, place, product``;
-    ``cell_index`` counts the code cells of the source notebook from 0.
+    ``cell_index`` counts the code cells of the source notebook from 0. ``old`` is what no longer
+    runs, ``new`` what runs instead; a cell that was added replaces nothing.
     """
 
     rule: str

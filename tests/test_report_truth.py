@@ -12,6 +12,7 @@ import pytest
 from support import pages
 from support import records as made
 
+from runner import attempts
 from runner.errors import UsageError
 from runner.records import Failure, Status, to_json
 from runner.report import build
@@ -39,7 +40,7 @@ def summary_of(result):
     return json.loads(result.summary_path.read_text())
 
 
-@pytest.mark.parametrize("status", [s for s in Status if s not in (Status.NOT_RUN, Status.LOST)])
+@pytest.mark.parametrize("status", [s for s in Status if s not in (Status.NOT_RUN, Status.RUNNING, Status.LOST)])
 @pytest.mark.parametrize("optional", [True, False])
 def test_run_is_a_success_only_with_succeeded_and_rightly_skipped_notebooks(tmp_path, status, optional):
     """Only `succeeded`, and `skipped` of an optional notebook, let a run count as a success."""
@@ -72,11 +73,15 @@ def test_notebook_without_a_record_is_listed_and_fails_the_run(tmp_path):
     assert "no record" in entry(report, "b").reason
 
 
-def test_empty_folder_is_no_success(tmp_path):
-    """Nothing that ran is nothing that succeeded."""
-    result = build(tmp_path, watch=all_dead)
+def test_empty_folder_is_a_wrong_call_and_with_a_plan_no_success(tmp_path):
+    """Nothing that ran is nothing that succeeded; a plan tells what should have run, also in no folder at all."""
+    with pytest.raises(UsageError, match="holds no record of a run"):
+        build(tmp_path, watch=all_dead)
+    assert not list(tmp_path.iterdir())
+    result = build(tmp_path / "new", plan=made.plan_of("a", "b"), watch=all_dead)
     assert result.verdict == "failed"
-    assert "No notebook to report on" in result.html_path.read_text()
+    assert "None of 2 notebooks has run yet" in result.html_path.read_text()
+    assert {nb["status"] for nb in summary_of(result)["notebooks"]} == {"not-run"}
 
 
 def test_missing_folder_is_a_usage_error(tmp_path):
@@ -97,6 +102,82 @@ def test_success_of_another_run_is_not_this_runs_success(tmp_path):
     assert "run old (succeeded)" in entry(report, "a").reason
     assert [m.run_id for m in report.others] == ["old"]
     assert entry(report_on(tmp_path, plan=made.plan_of("a", "b"), run_id="old"), "a").status is Status.SUCCEEDED
+
+
+def repeated(folder):
+    """Leave two runs of the notebooks a and b, as the product does: the first one is moved to attempts/."""
+    for day, run_id in enumerate(("first", "second")):
+        start = made.START + timedelta(days=day)
+        for name, status in (("a", Status.SUCCEEDED), ("b", Status.SUCCEEDED if day else Status.FAILED)):
+            attempts.set_aside(folder, name)
+            made.leave(folder, made.metrics(name, run_id=run_id, start=start, status=status))
+
+
+def test_an_earlier_run_is_reported_from_its_attempts(tmp_path):
+    """Its records, statuses, figures and files, though a later run of the same names moved them aside."""
+    repeated(tmp_path)
+    plan = made.plan_of("a", "b")
+
+    report = report_on(tmp_path, plan=plan, run_id="first")
+
+    assert [(e.name, e.status) for e in report.entries] == [("a", Status.SUCCEEDED), ("b", Status.FAILED)]
+    assert entry(report, "a").files["samples"] == "attempts/a/1/a.samples.csv"
+    assert entry(report, "a").attempts == ()
+    assert [m.run_id for m in report.others] == ["second", "second"]
+    assert report_on(tmp_path, plan=plan, run_id="second").verdict == "succeeded"
+    result = build(tmp_path, run_id="first", watch=all_dead)
+    assert (result.verdict, result.problems) == ("failed", ())
+    assert {nb["run_id"] for nb in summary_of(result)["notebooks"]} == {"first"}
+    assert 'href="../attempts/b/1/b.log"' in result.html_path.read_text()
+
+
+def test_an_unknown_run_is_named_with_those_that_are_known(tmp_path):
+    """A wrong call without a plan; with one a report in which nothing ran, and which runs there are."""
+    repeated(tmp_path)
+    with pytest.raises(UsageError) as refused:
+        build(tmp_path, run_id="frist", watch=all_dead)
+    assert "did you mean 'first'? known runs, newest first: second, first" in str(refused.value)
+    assert not (tmp_path / "reports").exists()
+
+    result = build(tmp_path, plan=made.plan_of("a", "b"), run_id="frist", watch=all_dead)
+
+    assert result.counts["not-run"] == 2
+    assert result.problems == ("no notebook has a record of run frist; known runs, newest first: second, first",)
+
+
+@pytest.mark.parametrize("plan", [None, made.plan_of("a", "b")], ids=["folder", "plan"])
+def test_an_unknown_name_is_a_wrong_call(tmp_path, plan):
+    """Not a report on a notebook that nobody knows."""
+    repeated(tmp_path)
+    with pytest.raises(UsageError, match="did you mean 'a'"):
+        build(tmp_path, plan=plan, only=["A"], watch=all_dead)
+    assert not (tmp_path / "reports").exists()
+
+
+@pytest.mark.parametrize(
+    ("tasks", "why"),
+    [
+        ({"clone": "Failed", "validate": "None"}, "the task clone failed"),
+        ({"clone": "Succeeded", "validate": "Failed", "data": "Failed"}, "the tasks validate, data failed"),
+        ({"clone": "None", "validate": "None"}, "the tasks clone, validate did not run"),
+        ({"clone": "Succeeded", "validate": "Succeeded"}, ""),
+    ],
+)
+def test_why_nothing_ran_is_told_where_the_caller_knows(tmp_path, tasks, why):
+    """In the reason of each notebook, on the page and in the summary."""
+    result = build(tmp_path, plan=made.plan_of("a"), tasks=tasks, watch=all_dead)
+    summary = summary_of(result)
+    assert (f"; before it, {why}" in summary["notebooks"][0]["reason"]) is bool(why)
+    assert (f"Nothing has run: {why}" in result.html_path.read_text()) is bool(why)
+    assert summary["tasks"] == tasks
+
+
+def test_a_caller_who_knows_why_nothing_ran_gets_a_report_without_a_plan(tmp_path):
+    """The plan was to come with the clone."""
+    result = build(tmp_path / "new", tasks={"clone": "Failed"}, problems=["no such plan"], watch=all_dead)
+    assert result.verdict == "failed"
+    assert result.problems == ("no such plan",)
+    assert result.objections(fail_on_failure=True) == ("there is no notebook to report on",)
 
 
 def test_notebooks_run_one_by_one_are_all_covered(tmp_path):
@@ -128,6 +209,27 @@ def test_only_limits_the_report(tmp_path):
     assert [e.name for e in report.entries] == ["a"]
     assert report.verdict == "succeeded"
     assert report.others == ()
+    assert {one.name: one.reason for one in report.left_out} == {
+        "b": "not chosen for this report; it ended failed in this run",
+        "c": "not in this run; it has no record here",
+    }
+
+
+def test_notebooks_that_were_not_chosen_are_listed_with_their_last_run(tmp_path):
+    """The verdict is over the chosen ones; page, summary and markdown say what the others last did."""
+    repeated(tmp_path)
+    attempts.set_aside(tmp_path, "a")
+    made.leave(tmp_path, made.metrics("a", run_id="third", start=made.START + timedelta(days=2)), with_samples=False)
+
+    result = build(tmp_path, plan=made.plan_of("a", "b"), only=["a"], run_id="third", watch=all_dead)
+
+    assert (result.verdict, result.counts["notebooks"]) == ("succeeded", 1)
+    (left_out,) = summary_of(result)["left_out"]
+    assert left_out["name"] == "b"
+    assert left_out["reason"].startswith("not in this run; last succeeded at 2026-11-21 ")
+    assert left_out["reason"].endswith(", run second")
+    assert left_out["reason"] in result.html_path.read_text()
+    assert "### Not chosen" in (tmp_path / "reports" / "github-summary.md").read_text()
 
 
 @pytest.mark.parametrize("content", [b"", b"{nope", b"[]", b'{"notebook": "a"}', b"\xff\xfe", b"[" * 100_000])
@@ -234,11 +336,12 @@ def test_broken_running_file_does_not_stop_the_report(tmp_path, content):
 
 
 def test_live_run_is_still_running_and_no_success(tmp_path):
-    """A run that lives on when the waiting is over is `not-run`, with where it is."""
+    """A run that lives on when the waiting is over is `running`, with where it is, and no failure yet."""
     made.leave(tmp_path, made.metrics("a"), with_samples=False)
     made.running(tmp_path, "b", cell_index=3, cell_count=9)
     report = report_on(tmp_path, watch=all_alive)
-    assert entry(report, "b").status is Status.NOT_RUN
+    assert entry(report, "b").status is Status.RUNNING
+    assert report.first_failure is None
     assert "still running" in entry(report, "b").reason
     assert "cell 4 of 9" in entry(report, "b").reason
     assert report.verdict == "failed"

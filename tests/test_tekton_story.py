@@ -110,6 +110,19 @@ def test_a_clone_that_fails_ends_in_a_report_too(repository, tmp_path):
     assert set(run.ended) == {"clone", "report"}
     assert run.ended["clone"].code == 9
     assert set(statuses(run).values()) == {"not-run"}
+    assert all("before it, the task clone failed" in one["reason"] for one in run.summary().values())
+
+
+def test_a_plan_that_was_to_come_with_the_clone_ends_in_a_report_too(repository, tmp_path):
+    """Without the plan nobody knows the notebooks; the report says what is missing and is red."""
+    wrong = {"repository-url": f"file://{tmp_path}/nowhere", "plan": "source/plan.yaml"}
+    run = story(repository, tmp_path, "good", **wrong)
+    assert not run.run()
+    assert run.ended["report"].code == 1, run.ended["report"].output
+    assert run.ended["report"].results["verdict"] == "failed"
+    (page,) = (run.volume / "outputs" / "reports").glob("*.html")
+    assert "Nothing has run: the task clone failed" in page.read_text()
+    assert "cannot read the plan source/plan.yaml" in page.read_text()
 
 
 def test_data_that_cannot_be_had_stops_only_who_needs_it(repository, tmp_path):

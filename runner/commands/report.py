@@ -28,6 +28,15 @@ from runner.commands import options
 @click.option("--fail-on-regression", is_flag=True, help="Exit 1 when something got slower or bigger than allowed.")
 @click.option("--regression-threshold", type=options.Number(0), default=0.2, show_default=True, help="Growth allowed.")
 @click.option("--pushgateway", metavar="URL", help="Prometheus Pushgateway to send the metrics to.")
+@click.option(
+    "--task-status",
+    "tasks",
+    type=options.Setting(),
+    multiple=True,
+    metavar="TASK=STATUS",
+    help="How a task before the notebooks ended, such as clone=Failed; the report is then written in any case. "
+    "Repeatable.",
+)
 @click.option("--results-dir", type=options.FOLDER, help="Folder for Tekton's one-line results.")
 @options.add(options.secret_options)
 @options.as_json
@@ -42,6 +51,7 @@ def command(
     fail_on_regression: bool,
     regression_threshold: float,
     pushgateway: str | None,
+    tasks: tuple[tuple[str, str], ...],
     results_dir: Path | None,
     secret_env: tuple[str, ...],
     secrets_dir: Path | None,
@@ -57,15 +67,22 @@ def command(
     import os
 
     from runner import report
+    from runner.errors import PlanError
     from runner.plan import load
     from runner.redact import Redactor, hidden_values
 
-    loaded = load(plan) if plan else None
+    problems = []
+    try:
+        loaded = load(plan) if plan else None
+    except PlanError as error:
+        if not tasks:
+            raise
+        loaded = None  # a plan that was to come with the clone
+        problems.append(str(error))
     hidden = hidden_values(
         secret_env, secrets_dir, [os.environ, *(n.env for n in loaded.notebooks)] if loaded else [os.environ]
     )
-    if results_dir is not None:
-        output_dir.mkdir(parents=True, exist_ok=True)  # a pipeline that ended before its first notebook left none
+    redactor = Redactor(hidden)
     result = report.build(
         output_dir,
         plan=loaded,
@@ -76,9 +93,14 @@ def command(
         baselines=baseline,
         regression_threshold=regression_threshold,
         pushgateway=pushgateway,
+        tasks=dict(tasks),
+        problems=problems,
         environ=os.environ,
-        redactor=Redactor(hidden),
+        redactor=redactor,
     )
+    objections = result.objections(fail_on_failure=fail_on_failure, fail_on_regression=fail_on_regression)
+    for objection in objections:
+        click.echo(f"runner: {redactor.text(objection)}", err=True)
     click.echo(result.summary_path.read_text() if as_json else str(result.html_path), nl=not as_json)
     if results_dir is not None:
         from runner.results import write_values
@@ -88,5 +110,4 @@ def command(
         write_values(results_dir, values)
     for problem in result.problems:
         click.echo(f"runner: {problem}", err=True)
-    failed = fail_on_failure and not result.ok(fail_on_failure=True)
-    return int(failed or (fail_on_regression and bool(result.regressions)))
+    return int(bool(objections))

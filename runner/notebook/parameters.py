@@ -107,7 +107,7 @@ def _inject(notebook: NotebookNode, tagged: NotebookNode, parameters: dict[str, 
     added = add_cell(notebook, source, tagged, "after", f"injected: {', '.join(parameters)}")
     cell = next(cell for cell in notebook.cells if cell.id == added.cell_id)
     cell.metadata.tags = ["injected-parameters"]
-    return dataclasses.replace(added, rule="parameter", old=tagged.source)
+    return dataclasses.replace(added, rule="parameter")  # the tagged cell stays, so nothing is replaced
 
 
 def _rewrite(notebook: NotebookNode, parameter: str, value: Any, tagged: NotebookNode | None) -> Iterator[Change]:

@@ -9,6 +9,9 @@ from runner.report.text import moment
 from runner.units import format_count, format_seconds
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from runner.records import Metrics
     from runner.report.model import Flight, Found
 
 NEAR_LIMIT = 0.85
@@ -45,11 +48,44 @@ def _guess(flight: Flight) -> str:
     return f"the last sample shows {share}: memory was probably not the cause; the node or the Pod may have gone"
 
 
-def not_run(name: str, found: Found, run_id: str | None, flight: Flight | None) -> str:
-    """Say why the plan's notebook has no record of this run."""
-    if flight:
-        cell = f", in cell {flight.cell_index + 1} of {flight.cell_count}" if flight.cell_index is not None else ""
-        return f"still running on {flight.host} when this report was written{cell}"
+def running(flight: Flight) -> str:
+    """Say where a run is that has not ended."""
+    cell = f", in cell {flight.cell_index + 1} of {flight.cell_count}" if flight.cell_index is not None else ""
+    return f"still running on {flight.host} when this report was written{cell}"
+
+
+def not_run(name: str, found: Found, run_id: str | None, tasks: Mapping[str, str]) -> str:
+    """Say why the plan's notebook has no record of this run.
+
+    Parameters
+    ----------
+    tasks
+        How the tasks before the notebooks ended, as Tekton says it.
+    """
+    reason = _not_run(name, found, run_id)
+    before = stopped(tasks)
+    return f"{reason}; before it, {before}" if before else reason
+
+
+def stopped(tasks: Mapping[str, str]) -> str:
+    """Name the tasks that failed, else those that did not run; nothing where all succeeded."""
+    for status, what in (("Failed", "failed"), ("None", "did not run")):
+        names = [name for name, ended in tasks.items() if ended == status]
+        if names:
+            return f"the task{'' if len(names) == 1 else 's'} {', '.join(names)} {what}"
+    return ""
+
+
+def left_out(last: Metrics | None, run_id: str | None) -> str:
+    """Say what is known of a notebook that was not chosen."""
+    if last is None:
+        return "not in this run; it has no record here"
+    if last.run_id == run_id:
+        return f"not chosen for this report; it ended {last.status.value} in this run"
+    return f"not in this run; last {last.status.value} at {moment(last.ended_at)}, run {last.run_id}"
+
+
+def _not_run(name: str, found: Found, run_id: str | None) -> str:
     if name in found.broken:
         return f"its record cannot be read: {found.broken[name]}"
     other = found.metrics.get(name)

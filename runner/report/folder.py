@@ -15,13 +15,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from runner import files
+from runner import attempts, files
 from runner.errors import UsageError
 from runner.files import check_name
 from runner.provisional import settled
 from runner.records import SCHEMA_VERSION, Metrics, read_metrics
 from runner.report import saved
-from runner.report.model import Flight, Found, LastSample
+from runner.report.model import Attempt, Flight, Found, LastSample
 from runner.report.reading import LARGEST, check_figures, fault
 
 Watch = Callable[[Sequence[Path], float], Mapping[Path, bool]]
@@ -85,7 +85,7 @@ def read_folder(
         flight = flights.get(name)
         if not (flight and flight.run_id == record.run_id and alive.get(name, True)):
             metrics[name] = settled(record)
-    names = list(dict.fromkeys([*metrics, *flights, *broken]))
+    names = list(dict.fromkeys([*metrics, *flights, *broken, *_names_of_attempts(folder)]))
     return Found(
         metrics=metrics,
         attempts={name: _attempts(folder, name) for name in names},
@@ -188,11 +188,24 @@ def last_sample(path: Path) -> LastSample | None:
         return None
 
 
-def _attempts(folder: Path, name: str) -> tuple[Metrics, ...]:
-    """Return the records of earlier runs of a notebook, oldest first; unreadable ones are left out."""
-    paths = [path for path in (folder / "attempts" / name).glob("*") if path.name.isdigit()]
-    records = [_read_record(path / f"{name}{METRICS}", []) for path in sorted(paths, key=lambda p: int(p.name))]
-    return tuple(settled(record) for record in records if isinstance(record, Metrics))
+def _names_of_attempts(folder: Path) -> list[str]:
+    """Return the notebooks that have earlier runs."""
+    try:
+        return sorted(path.name for path in (folder / "attempts").iterdir() if path.is_dir())
+    except OSError:
+        return []
+
+
+def _attempts(folder: Path, name: str) -> tuple[Attempt, ...]:
+    """Return the earlier runs of a notebook, oldest first; unreadable ones are left out."""
+    found = []
+    for path in attempts.folders(folder, name):
+        record = _read_record(path / f"{name}{METRICS}", [])
+        if isinstance(record, Metrics):
+            below = path.relative_to(folder).as_posix()
+            kept = {kind: f"{below}/{file}" for kind, file in _files(path, name).items()}
+            found.append(Attempt(metrics=settled(record), files=kept))
+    return tuple(found)
 
 
 def _files(folder: Path, name: str) -> dict[str, str]:

@@ -41,6 +41,9 @@ def github_summary(summary: Summary) -> str:
     worse = [f"- {text(r.notebook)}: {text(r.figure)} from {r.before:g} to {r.now:g}" for r in summary.regressions[:50]]
     if worse:
         lines += ["", "### Worse than the baseline", "", *worse]
+    left_out = [f"- {text(one.name)}: {text(one.reason)}" for one in summary.left_out[:50]]
+    if left_out:
+        lines += ["", "### Not chosen", "", *left_out]
     problems = [f"- {text(first_line(problem, 300))}" for problem in summary.problems[:20]]
     if problems:
         lines += ["", "### Problems of the report", "", *problems]

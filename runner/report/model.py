@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 from runner.records import Status
 from runner.report import absent
+from runner.report.summary import LeftOut
 
 if TYPE_CHECKING:
     from runner.plan import Plan
@@ -55,12 +56,20 @@ class Flight:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """An earlier run of a notebook."""
+
+    metrics: Metrics
+    files: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
     """Everything an output folder holds that a report speaks of."""
 
     metrics: Mapping[str, Metrics] = field(default_factory=dict)
-    attempts: Mapping[str, tuple[Metrics, ...]] = field(default_factory=dict)
-    """Records of earlier runs by notebook, oldest first."""
+    attempts: Mapping[str, tuple[Attempt, ...]] = field(default_factory=dict)
+    """Earlier runs by notebook, oldest first."""
     flights: Mapping[str, Flight] = field(default_factory=dict)
     files: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """By notebook: kind of file (`notebook, html, log, samples, metrics, attempts`) to its name."""
@@ -101,6 +110,9 @@ class Report:
     entries: tuple[Entry, ...]
     others: tuple[Metrics, ...] = ()
     """Records of other runs, which say nothing about this one."""
+    left_out: tuple[LeftOut, ...] = ()
+    tasks: Mapping[str, str] = field(default_factory=dict)
+    """How the tasks before the notebooks ended, where the caller knows."""
     counts: Mapping[str, int] = field(default_factory=dict)
     plan_name: str | None = None
     plan_source: str | None = None
@@ -115,11 +127,16 @@ class Report:
         return any(entry.status is not Status.NOT_RUN or entry.flight or entry.files for entry in self.entries)
 
     @property
+    def stopped(self) -> str:
+        """Which tasks before the notebooks kept them from running; empty where none is known."""
+        return absent.stopped(self.tasks)
+
+    @property
     def first_failure(self) -> Entry | None:
         """The notebook that went wrong first in time, one without a record last; None where nothing has run."""
         if not self.ran:
             return None
-        bad = [entry for entry in self.entries if not entry.ok]
+        bad = [entry for entry in self.entries if not entry.ok and entry.status is not Status.RUNNING]
         ended = [entry for entry in bad if entry.metrics and entry.status is not Status.SKIPPED]
         rest = [entry for entry in bad if entry.status is Status.LOST] + bad
         return min(ended, key=_end, default=None) or (rest[0] if rest else None)
@@ -150,17 +167,18 @@ def assemble(
     plan_source: str | None = None,
     only: Sequence[str] = (),
     run_id: str | None = None,
+    tasks: Mapping[str, str] | None = None,
     generated_at: str = "",
 ) -> Report:
     """Return the report on one run: the whole plan, and what the folder holds beyond it."""
     chosen = run_id or choose_run(found.metrics, found.flights, planned=plan is not None)
     planned = [notebook.name for notebook in plan.notebooks] if plan else []
-    held = dict.fromkeys([*found.metrics, *found.flights, *found.broken])
+    tasks = tasks or {}
+    held = dict.fromkeys([*found.metrics, *found.flights, *found.broken, *found.attempts])
     mine = [name for name in held if _is_mine(found, name, chosen)]
-    names = [name for name in dict.fromkeys([*planned, *mine, *only]) if not only or name in only]
-    entries = tuple(
-        _entry(position, name, found, plan, chosen) for position, name in enumerate(_in_order(names, planned, found), 1)
-    )
+    listed = _in_order(list(dict.fromkeys([*planned, *mine, *only])), planned, found)
+    names = [name for name in listed if not only or name in only]
+    entries = tuple(_entry(position, name, found, plan, chosen, tasks) for position, name in enumerate(names, 1))
     told = [entry.metrics for entry in entries if entry.metrics]
     counts: dict[str, int] = {"notebooks": len(entries), "ok": sum(entry.ok for entry in entries)}
     for status in Status:
@@ -176,6 +194,12 @@ def assemble(
             for m in found.metrics.values()
             if m not in told and m.notebook not in found.set_aside and not (only and m.notebook not in only)
         ),
+        left_out=tuple(
+            LeftOut(name=name, reason=absent.left_out(_last(found, name), chosen))
+            for name in listed
+            if name not in names
+        ),
+        tasks=tasks,
         counts=counts,
         plan_name=plan.name if plan else None,
         plan_source=plan_source,
@@ -190,8 +214,27 @@ def _is_mine(found: Found, name: str, run_id: str | None) -> bool:
     """Tell whether a name belongs to the run; an unreadable record might, so it is not passed over."""
     if name in found.broken:
         return True
-    ids = {record.run_id for record in (found.metrics.get(name), found.flights.get(name)) if record}
-    return run_id is None or run_id in ids
+    now = [record for record in (found.metrics.get(name), found.flights.get(name)) if record]
+    if run_id is None:
+        return bool(now)
+    return run_id in {*(record.run_id for record in now), *(one.metrics.run_id for one in found.attempts.get(name, ()))}
+
+
+def _last(found: Found, name: str) -> Metrics | None:
+    """Return the newest record of a notebook, of whatever run."""
+    earlier = found.attempts.get(name, ())
+    return found.metrics.get(name) or (earlier[-1].metrics if earlier else None)
+
+
+def runs(found: Found) -> tuple[str, ...]:
+    """Return the runs of which something is in the folder, newest first."""
+    started: dict[str, str] = {}
+    kept = [one.metrics for attempts in found.attempts.values() for one in attempts]
+    seen = [(record.run_id, record.started_at) for record in (*found.metrics.values(), *kept)]
+    seen += [(flight.run_id, flight.started_at or "") for flight in found.flights.values()]
+    for run_id, at in seen:
+        started[run_id] = max(started.get(run_id, ""), at)
+    return tuple(sorted(started, key=lambda run_id: started[run_id], reverse=True))
 
 
 def _in_order(names: list[str], planned: list[str], found: Found) -> list[str]:
@@ -205,9 +248,12 @@ def _in_order(names: list[str], planned: list[str], found: Found) -> list[str]:
     return sorted(names, key=key)
 
 
-def _entry(position: int, name: str, found: Found, plan: Plan | None, run_id: str | None) -> Entry:
+def _entry(
+    position: int, name: str, found: Found, plan: Plan | None, run_id: str | None, tasks: Mapping[str, str]
+) -> Entry:
     notebook = next((nb for nb in plan.notebooks if nb.name == name), None) if plan else None
     metrics, flight = found.metrics.get(name), found.flights.get(name)
+    files, attempts = found.files.get(name, {}), found.attempts.get(name, ())
     if run_id is not None:
         metrics = metrics if metrics and metrics.run_id == run_id else None
         flight = flight if flight and flight.run_id == run_id else None
@@ -215,13 +261,19 @@ def _entry(position: int, name: str, found: Found, plan: Plan | None, run_id: st
         metrics = None  # the record is of the run before the one that is under way
     if metrics and metrics.provisional and flight and flight.alive:
         metrics = None  # it says how far the run is, not how it ended
+    if metrics is None and flight is None:  # a later run may have moved this run's record aside
+        place = next((i for i in reversed(range(len(attempts))) if attempts[i].metrics.run_id == run_id), None)
+        if place is not None:
+            metrics, files, attempts = attempts[place].metrics, attempts[place].files, attempts[:place]
     if metrics:
         flight = None
         status, reason = metrics.status, metrics.reason
     elif flight and not flight.alive:
         status, reason = Status.LOST, absent.lost(flight)
+    elif flight:
+        status, reason = Status.RUNNING, absent.running(flight)
     else:
-        status, reason = Status.NOT_RUN, absent.not_run(name, found, run_id, flight)
+        status, reason = Status.NOT_RUN, absent.not_run(name, found, run_id, tasks)
     if name in found.set_aside:
         reason = f"{reason} (no more is shown, as its record makes the report fail: {found.set_aside[name]})"
     optional = bool((notebook and notebook.optional) or (metrics and metrics.optional))
@@ -236,8 +288,8 @@ def _entry(position: int, name: str, found: Found, plan: Plan | None, run_id: st
         needs=tuple(notebook.needs) if notebook else (),
         metrics=metrics if name not in found.set_aside else None,
         flight=flight if name not in found.set_aside else None,
-        attempts=found.attempts.get(name, ()) if name not in found.set_aside else (),
-        files=found.files.get(name, {}) if metrics or flight or name in found.broken else {},
+        attempts=tuple(one.metrics for one in attempts) if name not in found.set_aside else (),
+        files=files if metrics or flight or name in found.broken else {},
     )
 
 

@@ -8,12 +8,13 @@ that two places never show two numbers for one thing. What was not measured is N
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
 from runner.records import Status  # noqa: TC001  (the schema is made from the annotations)
+from runner.units import format_bytes, format_seconds
 
 if TYPE_CHECKING:
     from runner.records import GpuUse, Metrics
@@ -99,6 +100,22 @@ class Regression:
     ratio: float | None
     """None where it was 0 before, of which nothing is a multiple."""
 
+    def __str__(self) -> str:
+        if self.figure == "status":
+            return f"{self.notebook} succeeded before and does not now"
+        writers: dict[str, Callable[[float], str]] = {"seconds": format_seconds, "bytes": format_bytes}
+        shown = writers.get(self.figure.rpartition("_")[2], "{:g}".format)
+        change = f" ({self.ratio - 1:+.0%})" if self.ratio is not None else ""
+        return f"{self.notebook}: {self.figure} from {shown(self.before)} to {shown(self.now)}{change}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeftOut:
+    """A notebook that was not chosen: it is listed and has no part in the verdict."""
+
+    name: str
+    reason: str
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
@@ -120,6 +137,10 @@ class Summary:
     gpu_energy_joules: float | None = None
     regressions: tuple[Regression, ...] = ()
     problems: tuple[str, ...] = ()
+    left_out: tuple[LeftOut, ...] = ()
+    """Notebooks that were not chosen, and so have no part in the verdict."""
+    tasks: dict[str, str] = field(default_factory=dict)
+    """How the tasks before the notebooks ended, where the caller knows."""
 
 
 def summarize(report: Report, seen: Mapping[str, Seen] | None = None) -> Summary:
@@ -145,6 +166,8 @@ def summarize(report: Report, seen: Mapping[str, Seen] | None = None) -> Summary
         gpu_busy_seconds=total(nb.gpu_busy_seconds for nb in notebooks),
         gpu_energy_joules=total(nb.gpu_energy_joules for nb in notebooks),
         problems=report.problems,
+        left_out=report.left_out,
+        tasks=dict(report.tasks),
     )
 
 

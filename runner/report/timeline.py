@@ -34,6 +34,7 @@ _CLASS = {
     Status.SUCCEEDED: "good",
     Status.SKIPPED: "idle",
     Status.NOT_RUN: "idle",
+    Status.RUNNING: "idle",
     Status.LOST: "odd",
     Status.TIMED_OUT: "warn",
     Status.TERMINATED: "warn",

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runner import log
-from runner.errors import UsageError
-from runner.files import write
+from runner.errors import UsageError, did_you_mean
+from runner.files import make_folder, write
 from runner.inflight import alive
 from runner.redact import Redactor
 from runner.report import drawings, openmetrics, page
@@ -21,12 +21,16 @@ from runner.report.compare import Comparison, compare, read_baseline
 from runner.report.exports import export_texts, write_exports
 from runner.report.facts import gather
 from runner.report.folder import Watch, read_folder
-from runner.report.model import Found, Report, Verdict, assemble
+from runner.report.model import Found, Report, Verdict, assemble, runs
 from runner.report.reading import fault
 from runner.report.summary import Regression, Summary, summarize
 
 if TYPE_CHECKING:
     from runner.plan import Plan
+
+
+_LISTED = 10
+"""Names that a message lists."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,11 +43,25 @@ class ReportResult:
     counts: Mapping[str, int]
     regressions: tuple[Regression, ...] = ()
     problems: tuple[str, ...] = ()
+    failed: tuple[str, ...] = ()
+    """Each notebook that keeps the verdict from being a success, with its status and reason."""
+    compared: bool = False
+    """Whether a baseline could be read."""
 
     def ok(self, *, fail_on_failure: bool = False, fail_on_regression: bool = False) -> bool:
         """Tell whether the command should end with 0."""
-        failed = fail_on_failure and self.verdict == "failed"
-        return not failed and not (fail_on_regression and self.regressions)
+        return not self.objections(fail_on_failure=fail_on_failure, fail_on_regression=fail_on_regression)
+
+    def objections(self, *, fail_on_failure: bool = False, fail_on_regression: bool = False) -> tuple[str, ...]:
+        """Return why the command should not end with 0, most important first."""
+        found: list[str] = []
+        if fail_on_failure and self.verdict == "failed":
+            found += self.failed or ["there is no notebook to report on"]
+        if fail_on_regression and not self.compared:
+            found.append("no regression can be ruled out: no --baseline was given that can be read")
+        if fail_on_regression:
+            found += [f"regression: {regression}" for regression in self.regressions]
+        return tuple(found)
 
 
 def build(
@@ -57,6 +75,8 @@ def build(
     baselines: Sequence[Path] = (),
     regression_threshold: float = 0.2,
     pushgateway: str | None = None,
+    tasks: Mapping[str, str] | None = None,
+    problems: Sequence[str] = (),
     environ: Mapping[str, str] | None = None,
     watch: Watch | None = None,
     redactor: Redactor | None = None,
@@ -72,7 +92,7 @@ def build(
     plan_source
         Where the plan came from, for the page.
     only
-        Names to which the report is limited.
+        Names to which the report is limited; the others are listed apart and have no part in the verdict.
     run_id
         The run it is about; without it the newest one.
     wait_for_running_seconds
@@ -83,6 +103,10 @@ def build(
         The share by which a figure must grow to count as a regression.
     pushgateway
         Where to push the figures.
+    tasks
+        How the tasks before the notebooks ended. A caller who tells this gets a report in any case.
+    problems
+        What the caller found wrong, to be listed.
     environ
         Where `GITHUB_STEP_SUMMARY` may stand.
     watch
@@ -93,15 +117,23 @@ def build(
     Raises
     ------
     UsageError
-        There is no such folder.
+        A name of ``only`` is unknown; or, without plan and tasks, there is no such folder, run or record.
     RecordError
         The report cannot be written.
     """
-    if not output_dir.is_dir():
+    for name in only:
+        if plan:
+            plan.notebook(name)
+    if plan or tasks:  # what should have run is told even where nothing did
+        make_folder(output_dir)
+    elif not output_dir.is_dir():
         raise UsageError(f"there is no folder {output_dir}", hint="give the --output-dir of the runs")
     found = read_folder(
         output_dir, watch=watch or alive, wait_seconds=wait_for_running_seconds, run_id=run_id, only=only
     )
+    if not plan and not tasks:
+        _check_there_is_something(found, output_dir, run_id, only)
+    found = dataclasses.replace(found, problems=(*problems, *_unknown_run(found, run_id), *found.problems))
     now = datetime.now(UTC)
     wanted = _Wanted(
         folder=output_dir,
@@ -112,6 +144,7 @@ def build(
         baselines=baselines,
         regression_threshold=regression_threshold,
         pushgateway=pushgateway,
+        tasks=tasks or {},
         generated_at=now.isoformat(timespec="seconds").replace("+00:00", "Z"),
         redactor=redactor or Redactor(),
     )
@@ -123,11 +156,11 @@ def build(
     html_path = _free_name(output_dir / "reports", now)
     write(html_path, made.html.encode(errors="replace"))
     html = html_path.relative_to(output_dir).as_posix()
-    problems = [
+    told = [
         *report.problems,
         *write_exports(output_dir, report, made.texts, plan=plan, html=html, environ=environ or {}),
     ]
-    for problem in problems:
+    for problem in told:
         log.warning("report-problem", detail=problem)
     log.info("report-written", verdict=report.verdict, path=html_path, **report.counts)
     return ReportResult(
@@ -136,8 +169,39 @@ def build(
         verdict=report.verdict,
         counts=report.counts,
         regressions=summary.regressions,
-        problems=tuple(problems),
+        problems=tuple(told),
+        failed=tuple(f"{entry.name} {entry.status.value}: {entry.reason}" for entry in report.entries if not entry.ok),
+        compared=made.compared,
     )
+
+
+def _check_there_is_something(found: Found, folder: Path, run_id: str | None, only: Sequence[str]) -> None:
+    known = runs(found)
+    names = list(dict.fromkeys([*found.metrics, *found.flights, *found.broken, *found.attempts]))
+    if not names:
+        raise UsageError(
+            f"{folder} holds no record of a run",
+            hint="give the --output-dir of the runs; with --plan the report lists what should have run",
+        )
+    if run_id is not None and run_id not in known:
+        hint = f"{did_you_mean(run_id, known)}known runs, newest first: {_listed(known)}"
+        raise UsageError(f"{folder} holds no record of run {run_id!r}", hint=hint)
+    for name in only:
+        if name not in names:
+            hint = f"{did_you_mean(name, names)}it has {_listed(names)}"
+            raise UsageError(f"{folder} holds no record of {name!r}", hint=hint)
+
+
+def _unknown_run(found: Found, run_id: str | None) -> tuple[str, ...]:
+    known = runs(found)
+    if run_id is None or run_id in known:
+        return ()
+    return (f"no notebook has a record of run {run_id}; known runs, newest first: {_listed(known)}",)
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f", and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    return (", ".join(names[:_LISTED]) or "none") + more
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,6 +216,7 @@ class _Wanted:
     baselines: Sequence[Path]
     regression_threshold: float
     pushgateway: str | None
+    tasks: Mapping[str, str]
     generated_at: str
     redactor: Redactor
 
@@ -164,6 +229,7 @@ class _Made:
     summary: Summary
     html: str
     texts: Mapping[str, str]
+    compared: bool
 
 
 def _make(found: Found, wanted: _Wanted) -> _Made:
@@ -174,6 +240,7 @@ def _make(found: Found, wanted: _Wanted) -> _Made:
         plan_source=wanted.plan_source,
         only=wanted.only,
         run_id=wanted.run_id,
+        tasks=wanted.tasks,
         generated_at=wanted.generated_at,
     )
     drawn = drawings.draw(report, wanted.folder)
@@ -195,7 +262,7 @@ def _make(found: Found, wanted: _Wanted) -> _Made:
         "trends": drawings.trends(comparison) if comparison else {},
     }
     texts = export_texts(report, summary, wanted.plan, wanted.redactor)
-    return _Made(report=report, summary=summary, html=page.render(view), texts=texts)
+    return _Made(report=report, summary=summary, html=page.render(view), texts=texts, compared=comparison is not None)
 
 
 def _without_culprits(found: Found, wanted: _Wanted, error: Exception) -> Found:

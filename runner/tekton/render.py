@@ -45,7 +45,7 @@ def pipeline(plan: Plan, shape: Shape) -> Document:
                 *_downloads(groups, shape),
                 *_notebooks(plan, notebooks, groups, shape),
             ],
-            "finally": [_report(notebooks, shape)],
+            "finally": [_report(notebooks, groups, shape)],
         },
     }
 
@@ -232,11 +232,14 @@ def _notebooks(plan: Plan, notebooks: list[Notebook], groups: Groups, shape: Sha
     return found
 
 
-def _report(notebooks: list[Notebook], shape: Shape) -> Document:
+def _report(notebooks: list[Notebook], groups: Groups, shape: Shape) -> Document:
+    """Return the report's task. It is told how others ended by their status, which is there in any case."""
+    before = [_source(shape)["name"], "validate", *(group.task for group in groups.all)]
     values = {
         **_given("image"),
         **_plan_params(shape),
         "run-id": RUN_ID,
+        "task-statuses": " ".join(f"{task}=$(tasks.{task}.status)" for task in before),
         **_given("pushgateway"),
         **_only(notebooks, shape),
     }

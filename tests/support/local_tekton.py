@@ -54,6 +54,10 @@ class LocalTekton:
                 break
             ended = self.ended[task["name"]] = self._task(task)
             stopped = bool(ended.code) and task.get("onError") != "continue"
+        for task in self.pipeline["tasks"]:
+            ended = self.ended.get(task["name"], Ended(None))
+            status = "None" if ended.code is None else "Failed" if ended.code else "Succeeded"
+            self.values[f"tasks.{task['name']}.status"] = status
         for task in self.pipeline["finally"]:
             self.ended[task["name"]] = self._task(task)
         return not stopped and all(not self.ended[task["name"]].code for task in self.pipeline["finally"])
