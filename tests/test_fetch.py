@@ -6,6 +6,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import fcntl
+import gzip
 import hashlib
 import json
 import os
@@ -14,6 +15,7 @@ import random
 import re
 import shutil
 import signal
+import ssl
 import struct
 import subprocess
 import sys
@@ -27,7 +29,8 @@ from types import SimpleNamespace
 
 import pytest
 from support.cli import PATIENCE
-from support.server import Reply, serving
+from support.proxy import Proxy, proxying
+from support.server import Reply, Server, serving
 
 from runner import log
 from runner.data import fetch as fetch_stage
@@ -332,6 +335,102 @@ def test_a_web_page_is_no_dataset(tmp_path, server):
     url = server.add("/data.bin", Reply(content=b"<html>", headers={"Content-Type": "text/html; charset=utf-8"}))
     with pytest.raises(BrokenInputError, match="is a web page"):
         fetch(tmp_path, url)
+
+
+LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"9" * 64 + b"\nsize 330454481\n"
+PAGE = b"<!doctype html>\n<html lang=en>\n<title>Sign in</title>"
+DENIED = b'<?xml version="1.0"?>\n<Error><Code>AccessDenied</Code></Error>'
+HDF5 = b"\x89HDF\r\n\x1a\n" + b"\0" * 100
+
+
+@pytest.mark.parametrize("source", ["http", "file", "cache"])
+@pytest.mark.parametrize(
+    ("path", "content", "message"),
+    [
+        ("d.h5ad", LFS, "a git-lfs pointer, not the file itself, which has 330454481 bytes"),
+        ("d.csv", LFS, "a git-lfs pointer"),
+        ("d", LFS, "a git-lfs pointer"),
+        ("d.h5ad", PAGE, "an HTML page ('Sign in')"),
+        ("d.csv", PAGE, "an HTML page"),
+        ("d", b"\n <!-- login -->\n<HTML>", "an HTML page"),
+        ("d.zarr.tar.gz", DENIED, "an XML error message ('AccessDenied')"),
+        ("d.csv", DENIED, "an XML error message"),
+        ("d", DENIED, "an XML error message"),
+        ("d.tsv", b"<?xml version='1.0'?><list/>", "an XML document"),
+        (
+            "d.h5ad",
+            b'{"error": "not found"}',
+            'no HDF5 file, as .h5ad promises: it begins with b\'{"error": "not found"}\'',
+        ),
+        ("D.H5AD", b"\x1f\x8b\x08", "no HDF5 file, as .h5ad promises"),
+        ("d.csv.gz", b"gene,cell\n", "no gzip file, as .gz promises"),
+        ("d.npz", HDF5, "no zip file, as .npz promises"),
+    ],
+)
+def test_what_comes_in_place_of_the_data_is_named_for_what_it_is(tmp_path, server, path, content, message, source):
+    """Pointers, pages and error messages are refused without a checksum too, wherever they come from, and not kept."""
+    headers = {"Content-Type": "application/octet-stream"}
+    url = server.add("/" + path, Reply(content=content, headers=headers))
+    if source == "file":
+        (tmp_path / path).write_bytes(content)
+        url = f"file://{tmp_path / path}"
+    cache = tmp_path / "cache"
+    if source == "cache":
+        cache.mkdir()
+        (cache / path).write_bytes(content)
+    with pytest.raises(BrokenInputError) as caught:
+        fetch_stage.fetch(plan(data={"url": url, "path": path}), cache=cache, limits=QUICK)
+    assert message in str(caught.value)
+    assert source == "cache" or not (cache / path).exists()
+
+
+@pytest.mark.parametrize(
+    ("path", "content"),
+    [
+        ("d.h5ad", HDF5),
+        ("d.h5", b"\0" * 2048 + HDF5),
+        ("d.csv.gz", b"\x1f\x8b\x08"),
+        ("d.csv", b"<a,b\n"),
+        ("d.html", PAGE),
+        ("d.xml", DENIED),
+        ("d", b"<?xml version='1.0'?><list/>"),
+        ("d.bin", b"version https://git-lfs.github.com/spec/v1 is a text"),
+    ],
+)
+def test_data_is_taken_for_what_it_is(tmp_path, server, path, content):
+    """Names and first bytes that fit each other, or promise nothing, are no reason to refuse."""
+    url = server.add("/" + path, Reply(content=content))
+    (staged,) = fetch_stage.fetch(plan(data={"url": url, "path": path}), cache=tmp_path, limits=QUICK)
+    assert staged.path.read_bytes() == content
+
+
+def test_a_checksum_decides_against_the_name(tmp_path, server):
+    """What the plan pins is what the plan wants, whatever it is called; what it does not want is named."""
+    url = server.add("/d.h5ad", Reply(content=LFS))
+    staged = fetch(tmp_path, url, sha256=sha256(LFS))
+    assert staged.path.read_bytes() == LFS
+    with pytest.raises(BrokenInputError, match=r"its sha256 is .*; it is a git-lfs pointer"):
+        fetch(tmp_path / "other", url, sha256="0" * 64)
+
+
+@pytest.mark.parametrize("fields", [{}, {"sha256": sha256(CONTENT)}, {"bytes": len(CONTENT)}])
+def test_gzip_that_nobody_asked_for_is_named(tmp_path, server, fields):
+    """Encoded bytes are never staged as the file."""
+    packed = gzip.compress(CONTENT)
+    url = server.add("/data.bin", Reply(content=packed, headers={"Content-Encoding": "gzip"}))
+    with pytest.raises(BrokenInputError, match="the server sent it gzip-encoded"):
+        fetch(tmp_path, url, **fields)
+    assert not {"data.bin", "data.bin.json"} & left(tmp_path)
+
+
+@pytest.mark.parametrize(("path", "pinned"), [("d.csv.gz", False), ("d.bin", True)])
+def test_a_stored_gzip_file_that_is_called_encoded_is_the_file(tmp_path, server, path, pinned):
+    """Some servers call the file itself an encoding: its name or its checksum says that it is the file."""
+    packed = gzip.compress(CONTENT)
+    url = server.add("/" + path, Reply(content=packed, headers={"Content-Encoding": "gzip"}))
+    fields = {"sha256": sha256(packed)} if pinned else {}
+    (staged,) = fetch_stage.fetch(plan(data={"url": url, "path": path, **fields}), cache=tmp_path, limits=QUICK)
+    assert staged.path.read_bytes() == packed
 
 
 @pytest.mark.parametrize(
@@ -809,6 +908,84 @@ def test_a_proxy_is_used(tmp_path, server, monkeypatch, name):
     monkeypatch.delenv("NO_PROXY", raising=False)
     server.add("http://data.invalid/data.bin", Reply(content=b"proxied"))
     assert fetch(tmp_path, "http://data.invalid/data.bin").path.read_bytes() == b"proxied"
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory) -> Path:
+    """Give a file with the key and the certificate of a server on this machine that nobody else trusts."""
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl is not installed")
+    folder = tmp_path_factory.mktemp("tls")
+    key, certificate = folder / "key.pem", folder / "certificate.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=test"]
+    command += ["-addext", "subjectAltName=DNS:data.invalid,IP:127.0.0.1", "-keyout", key, "-out", certificate]
+    subprocess.run(command, check=True, capture_output=True)
+    return certificate
+
+
+@pytest.fixture
+def secure(certificate, monkeypatch):
+    """Give a server that speaks TLS, and is trusted."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, certificate.with_name("key.pem"))
+    monkeypatch.setenv("CURL_CA_BUNDLE", str(certificate))
+    with serving(context) as running:
+        yield running
+
+
+@pytest.fixture
+def proxy(monkeypatch):
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    with proxying() as running:
+        monkeypatch.setenv("https_proxy", running.url)
+        yield running
+
+
+def elsewhere(url: str) -> str:
+    """Return the URL with a host that only the proxy can find."""
+    return url.replace("127.0.0.1", "data.invalid")
+
+
+@pytest.mark.parametrize("pinned", [True, False])
+@pytest.mark.parametrize("ranges", [True, False])
+def test_https_goes_through_a_tunnel_of_the_proxy(tmp_path, secure: Server, proxy: Proxy, ranges, pinned):
+    """What the proxy says when it opens a tunnel is not taken for the answer of the server."""
+    url = elsewhere(secure.add("/data.bin", Reply(content=CONTENT, ranges=ranges)))
+    staged = fetch(tmp_path, url, **({"sha256": sha256(CONTENT)} if pinned else {}))
+    assert staged.path.read_bytes() == CONTENT
+    assert proxy.tunnels
+    assert all(tunnel.startswith("data.invalid:") for tunnel in proxy.tunnels)
+    assert secure.requests
+
+
+def test_a_cut_download_is_continued_through_the_proxy(tmp_path, secure: Server, proxy: Proxy):
+    """A download of several tunnels is one file; a tunnel that fails for the moment is tried again."""
+    proxy.statuses = [503, 502]
+    url = elsewhere(secure.add("/data.bin", Reply(content=CONTENT, cut_after=[MB, MB // 2])))
+    assert fetch(tmp_path, url).path.read_bytes() == CONTENT
+
+
+def test_an_empty_file_comes_through_the_proxy(tmp_path, secure: Server, proxy: Proxy):
+    """The size of an empty file is the server's word, not the proxy's."""
+    url = elsewhere(secure.add("/data.bin", Reply(content=b"", ranges=False)))
+    assert fetch(tmp_path, url, bytes=0).bytes == 0
+
+
+def test_a_proxy_gets_the_credentials_it_wants_or_is_named(tmp_path, secure: Server, proxy: Proxy, monkeypatch):
+    """A refusal of the proxy is called that, with what to set; its password is in no message."""
+    proxy.authorization = "Basic " + base64.b64encode(b"ada:pass-word").decode()
+    url = elsewhere(secure.add("/data.bin", Reply(content=b"proxied")))
+    with pytest.raises(NetworkError, match="the proxy answered 407") as caught:
+        fetch(tmp_path, url)
+    assert "USER:PASSWORD" in (caught.value.hint or "")
+    monkeypatch.setenv("https_proxy", proxy.url.replace("//", "//ada:pass-word@"))
+    assert fetch(tmp_path, url).path.read_bytes() == b"proxied"
+    proxy.statuses = [403]
+    with pytest.raises(NetworkError, match="the proxy answered 403") as caught:
+        fetch(tmp_path / "other", url)
+    assert "no_proxy" in (caught.value.hint or "")
+    assert "pass-word" not in str(caught.value)
 
 
 def test_user_and_password_of_a_url_are_used_and_not_shown(tmp_path, server):

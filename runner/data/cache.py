@@ -20,8 +20,10 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from runner import files
+from runner.data.content import not_data
 from runner.data.locate import fingerprint, shown
 from runner.errors import BrokenInputError
 from runner.units import format_bytes
@@ -109,14 +111,16 @@ def lookup(name: str, dataset: Dataset, cache: Path) -> Staged | None:
         known = _verified_again(name, place, known)
     if known is None:
         known = _measured(dataset, place)
-        wrong = mismatch(dataset, known)
+        wrong = mismatch(dataset, known, place.file)
         if wrong:
             raise BrokenInputError(
                 f"dataset {name!r}: {place.file} is not what the plan says: {wrong}",
                 hint="delete that file and fetch it",
             )
         remember(place, known)
-    elif mismatch(dataset, known) or (verified_by(dataset) is None and known.url_sha256 != fingerprint(dataset.url)):
+    elif mismatch(dataset, known, place.file) or (
+        verified_by(dataset) is None and known.url_sha256 != fingerprint(dataset.url)
+    ):
         return None
     return staged(name, dataset, place, known)
 
@@ -139,15 +143,19 @@ def verified_by(dataset: Dataset) -> str | None:
     return "sha256" if dataset.sha256 else "md5" if dataset.md5 else None
 
 
-def mismatch(dataset: Dataset, known: Known) -> str | None:
-    """Say how a file differs from what the plan says, or None."""
+def mismatch(dataset: Dataset, known: Known, path: Path) -> str | None:
+    """Return how a file differs from what the plan says, or None; without a checksum its first bytes must fit."""
+    wrong = None
     if dataset.bytes is not None and dataset.bytes != known.bytes:
-        return f"it has {known.bytes} bytes, the plan says {dataset.bytes}"
-    if dataset.sha256 and dataset.sha256.lower() != known.sha256:
-        return f"its sha256 is {known.sha256}, the plan says {dataset.sha256.lower()}"
-    if dataset.md5 and known.md5 is not None and dataset.md5.lower() != known.md5:
-        return f"its md5 is {known.md5}, the plan says {dataset.md5.lower()}"
-    return None
+        wrong = f"it has {known.bytes} bytes, the plan says {dataset.bytes}"
+    elif dataset.sha256 and dataset.sha256.lower() != known.sha256:
+        wrong = f"its sha256 is {known.sha256}, the plan says {dataset.sha256.lower()}"
+    elif dataset.md5 and known.md5 is not None and dataset.md5.lower() != known.md5:
+        wrong = f"its md5 is {known.md5}, the plan says {dataset.md5.lower()}"
+    elif verified_by(dataset) is not None:
+        return None
+    content = not_data(path, dataset.path, urlsplit(dataset.url).path)
+    return "; ".join(filter(None, [wrong, f"it is {content}" if content else None])) or None
 
 
 def remember(place: Place, known: Known) -> None:

@@ -47,6 +47,8 @@ def of_status(status: int, headers: Mapping[str, str], location: Location, sourc
         return Fault(f"answered {status}", retry_after=retry_after, too_many=status in {429, 503})
     if status in {202, 204}:
         return Fault(f"answered {status} with nothing")
+    if status == 407:
+        return _proxy_refused(where, status)
     unsigned = not location.has_credential and source.startswith("s3:")
     if status in {401, 403} or (status == 400 and unsigned):
         credential = location.credential
@@ -58,11 +60,13 @@ def of_status(status: int, headers: Mapping[str, str], location: Location, sourc
     return BrokenInputError(f"{where} answered {status}", hint="correct the URL in the plan")
 
 
-def of_libcurl(code: int, message: str, location: Location) -> Exception:
-    """Return what an error of libcurl means."""
+def of_libcurl(code: int, message: str, location: Location, tunnel: int = 0) -> Exception:
+    """Return what an error of libcurl means; ``tunnel`` is what a proxy answered to CONNECT, 0 without one."""
     import pycurl
 
     where = shown(location.url)
+    if tunnel >= 400 and tunnel not in _PASSING:
+        return _proxy_refused(where, tunnel)
     untrusted = {
         pycurl.E_PEER_FAILED_VERIFICATION,
         pycurl.E_SSL_CACERT_BADFILE,
@@ -74,6 +78,15 @@ def of_libcurl(code: int, message: str, location: Location) -> Exception:
     if code in {pycurl.E_TOO_MANY_REDIRECTS, pycurl.E_URL_MALFORMAT, pycurl.E_UNSUPPORTED_PROTOCOL}:
         return BrokenInputError(f"{where}: {message}", hint="correct the URL in the plan")
     return Fault(message or f"libcurl error {code}")
+
+
+def _proxy_refused(where: str, status: int) -> NetworkError:
+    hint = (
+        "give it user and password: https_proxy=http://USER:PASSWORD@HOST:PORT"
+        if status == 407
+        else "let the proxy admit this host, or add the host to no_proxy"
+    )
+    return NetworkError(f"{where}: the proxy answered {status}", hint=hint)
 
 
 def _retry_after(text: str) -> float | None:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
+from urllib.parse import urlsplit
 
 from runner import log
 from runner.data import cache as staging
@@ -164,18 +165,23 @@ class _Fetcher:
     def _download(self, progress: Progress) -> Known:
         """Download, verify and publish; a continued download that does not verify is begun anew once."""
         while True:
-            known, resumed = self._transferred(progress)
-            wrong = staging.mismatch(self.dataset, known)
-            if not wrong:
+            known, resumed, encoding = self._transferred(progress)
+            wrong = staging.mismatch(self.dataset, known, self.place.part)
+            if not wrong and not (encoding and self._must_not_be_encoded()):
                 return staging.publish(self.place, known)
             self.place.part.unlink()
             self.place.journal.unlink(missing_ok=True)
             if not resumed:
-                self._refuse(shown(self.dataset.url), wrong)
+                self._refuse(shown(self.dataset.url), wrong or "", encoding)
             log.warning("fetch-restart", dataset=self.name, reason=wrong)
 
-    def _transferred(self, progress: Progress) -> tuple[Known, bool]:
-        """Return what came, and whether a part of it is from an earlier try."""
+    def _must_not_be_encoded(self) -> bool:
+        """Return True where only the name tells: some servers call a stored .gz file an encoding."""
+        names = (self.dataset.path, urlsplit(self.dataset.url).path)
+        return staging.verified_by(self.dataset) is None and not any(name.endswith((".gz", ".tgz")) for name in names)
+
+    def _transferred(self, progress: Progress) -> tuple[Known, bool, str]:
+        """Return what came, whether a part of it is from an earlier try, and how the server encoded it."""
         partial = Partial(
             self.place.part,
             self.place.journal,
@@ -191,7 +197,7 @@ class _Fetcher:
             partial=partial,
             connections=self.connections,
             limits=self.limits,
-            admit=lambda total: self._admit(total, partial.bytes()),
+            admit=lambda total: self._admit(total, partial.bytes(), transfer.encoding),
             progress=progress,
         )
         try:
@@ -201,14 +207,14 @@ class _Fetcher:
             os.fsync(partial.handle)
         finally:
             partial.close()
-        return Known.of(self.dataset.url, size, sha256, md5), resumed
+        return Known.of(self.dataset.url, size, sha256, md5), resumed, transfer.encoding
 
-    def _admit(self, total: int | None, there: int) -> None:
+    def _admit(self, total: int | None, there: int, encoding: str) -> None:
         """Refuse what cannot be the file, or does not fit, before the first byte."""
         if total is None:
             return
         if self.dataset.bytes is not None and total != self.dataset.bytes:
-            self._refuse(shown(self.dataset.url), f"it has {total} bytes, the plan says {self.dataset.bytes}")
+            self._refuse(shown(self.dataset.url), f"it has {total} bytes, the plan says {self.dataset.bytes}", encoding)
         if total == 0 and self.dataset.bytes != 0:
             self._refuse(shown(self.dataset.url), "it is empty (0 bytes)")
         _check_room(self.place.part.parent, total - there, f"dataset {self.name!r}")
@@ -223,7 +229,7 @@ class _Fetcher:
             os.fsync(writing.fileno())
         sha256, md5 = staging.hashes(part, with_md5=self.dataset.md5 is not None)
         known = Known.of(self.dataset.url, part.stat().st_size, sha256, md5)
-        wrong = staging.mismatch(self.dataset, known)
+        wrong = staging.mismatch(self.dataset, known, part)
         if wrong:
             part.unlink()
             self._refuse(str(source), wrong)
@@ -242,8 +248,12 @@ class _Fetcher:
                 hint="give the path of a file that can be read",
             ) from error
 
-    def _refuse(self, source: str, wrong: str) -> NoReturn:
-        raise BrokenInputError(
-            f"dataset {self.name!r} from {source} is not what the plan says: {wrong}",
-            hint="the file changed upstream or the plan is wrong: check both, then correct the plan",
-        )
+    def _refuse(self, source: str, wrong: str, encoding: str = "") -> NoReturn:
+        hint = "the file changed upstream or the plan is wrong: check both, then correct the plan"
+        if encoding:
+            encoded = f"the server sent it {encoding}-encoded (Content-Encoding), which was not asked for"
+            wrong = f"{wrong}; {encoded}" if wrong else encoded
+            hint = "give the URL of a server that sends the file as it is, or the checksum of what this one sends"
+        elif staging.verified_by(self.dataset) is None:
+            hint = "give the URL of the file itself; if this is the file, pin it with its sha256"
+        raise BrokenInputError(f"dataset {self.name!r} from {source} is not what the plan says: {wrong}", hint=hint)

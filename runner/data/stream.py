@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 _BUFFER_BYTES = 1 << 20
 _LONGEST_HELD_SECONDS = 0.25
 _CONTENT_RANGE = re.compile(r"bytes\s+(?:(\d+)-(\d+)|\*)/(\d+|\*)")
+_WITH_CONTENT = {200, 206}
 _USER_AGENT = "rapids-notebook-runner"
 
 
@@ -77,26 +78,26 @@ class Stream:
             curl.setopt(option, value)
         return curl
 
-    def _header(self, line: bytes) -> int | None:
+    def _header(self, line: bytes) -> None:
+        """Keep the headers of the latest answer: a redirect's come before it, and those of a proxy's tunnel."""
         text = line.decode("latin-1").strip()
         if text.startswith("HTTP/"):
             self._status, self._headers = int(text.split()[1]), {}
         elif ":" in text:
             name, _colon, value = text.partition(":")
             self._headers[name.strip().lower()] = value.strip()
-        elif not text and self._status in {200, 206}:
+
+    def _body(self, data: bytes) -> int | None:
+        if self._problem is not None:
+            return 0
+        if not self._accepted:
+            if self._status not in _WITH_CONTENT:
+                return None  # the text of an error
             try:
                 self._accept()
             except (RunnerError, Fault, Restart) as problem:
                 self._problem = problem
                 return 0
-        return None
-
-    def _body(self, data: bytes) -> int | None:
-        if not self._accepted:
-            return None  # the text of an error
-        if self._problem is not None:
-            return 0
         if self.end is not None and self.position + len(data) > self.end:
             self._problem = Fault("sends more than it announced")
             return 0
@@ -173,6 +174,7 @@ class Stream:
             raise NotInParts("names no version, and the plan has no checksum: parts of two files could be mixed")
         if transfer.total is None:
             _check_kind(transfer, self._headers)
+            transfer.encoding = _encoding(self._headers)
             transfer.admit(total)
             partial.version = now
             transfer.total = total
@@ -192,16 +194,24 @@ class Stream:
         if self._problem is not None:
             raise self._problem
         if code != 0:
-            raise faults.of_libcurl(code, message, transfer.location)
+            raise faults.of_libcurl(code, message, transfer.location, self._tunnel())
+        if self._status in _WITH_CONTENT and not self._accepted:
+            self._accept()  # nothing came behind the headers
         if self._status == 416:
             self._beyond_the_end()
-        elif self._status not in {200, 206}:
+        elif self._status not in _WITH_CONTENT:
             raise faults.of_status(self._status, self._headers, transfer.location, transfer.source)
         elif transfer.whole and transfer.total is None:
             transfer.admit(self.position)
             transfer.total = self.position
         elif self.end is not None and (self.position < self.end or self.position == self.start != transfer.total):
             raise Fault(f"ended after {self.position - self.start} of {self.end - self.start} bytes")
+
+    def _tunnel(self) -> int:
+        """Return what a proxy answered to the wish for a tunnel, 0 when none was asked."""
+        import pycurl
+
+        return int(self.curl.getinfo(pycurl.HTTP_CONNECTCODE))
 
     def _beyond_the_end(self) -> None:
         """Take a refused range: an empty file has no first byte, another file may be shorter."""
@@ -221,6 +231,12 @@ def _authorities() -> str:
 
     names = ("CURL_CA_BUNDLE", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE")
     return next((os.environ[name] for name in names if os.environ.get(name)), certifi.where())
+
+
+def _encoding(headers: dict[str, str]) -> str:
+    """Return how the bytes of an answer are encoded, although nothing was asked for; empty when they are not."""
+    encoding = headers.get("content-encoding", "").strip().lower()
+    return "" if encoding == "identity" else encoding
 
 
 def _check_kind(transfer: Transfer, headers: dict[str, str]) -> None:

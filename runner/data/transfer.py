@@ -61,6 +61,8 @@ class Transfer:
     total: int | None = None
     whole: bool = False
     """The file comes in one answer: one connection, from the start."""
+    encoding: str = ""
+    """The Content-Encoding that the server applied without being asked."""
     patience: Patience = field(init=False)
     _multi: Any = field(init=False)
     _streams: dict[int, Stream] = field(default_factory=dict)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import http.server
 import re
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -49,7 +50,7 @@ class Reply:
 class Server:
     """Serves replies by path and remembers the requests."""
 
-    def __init__(self) -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
         self.replies: dict[str, Reply] = {}
         self.requests: list[tuple[str, str, dict[str, str]]] = []
         self.open_connections = 0
@@ -58,7 +59,9 @@ class Server:
         self.lock = threading.Lock()
         self._httpd = _Httpd(("127.0.0.1", 0), _Handler)
         self._httpd.owner = self
-        self.url = f"http://127.0.0.1:{self._httpd.server_address[1]}"
+        if tls:
+            self._httpd.socket = tls.wrap_socket(self._httpd.socket, server_side=True, do_handshake_on_connect=False)
+        self.url = f"{'https' if tls else 'http'}://127.0.0.1:{self._httpd.server_address[1]}"
 
     def add(self, path: str, reply: Reply) -> str:
         """Serve a reply and return its URL."""
@@ -209,9 +212,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
 
 @contextlib.contextmanager
-def serving() -> Iterator[Server]:
+def serving(tls: ssl.SSLContext | None = None) -> Iterator[Server]:
     """Run a server for the time of a block."""
-    server = Server()
+    server = Server(tls)
     server.start()
     try:
         yield server
