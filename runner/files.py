@@ -138,10 +138,11 @@ def _umask() -> int:
 
 def cannot_write(path: Path, error: OSError) -> RecordError:
     """Return the error for a file that could not be written, with the step that helps against its cause."""
-    return RecordError(f"cannot write {path}: {error.strerror or error}", hint=_remedy(path, error.errno))
+    return RecordError(f"cannot write {path}: {error.strerror or error}", hint=remedy(path, error.errno))
 
 
-def _remedy(path: Path, number: int | None) -> str:
+def remedy(path: Path, number: int | None) -> str:
+    """Return the step that helps where a file cannot be written, by the error's number."""
     if number == errno.ENOSPC:
         return f"the volume is full{_free(path)}: free space on it, enlarge it, or use another folder"
     if number == errno.EDQUOT:

@@ -83,6 +83,7 @@ def test_a_run_that_is_killed_before_it_is_judged_is_lost_everywhere(tmp_path: P
     assert ended.code == 1, ended.err
     assert cli.metrics(out, "a")["provisional"] is True
     assert cli.metrics(out, "a")["stage"] == "release"
+    assert cli.executed(out, "a").metadata.runner.provisional is True
     assert summary(out)["a"]["status"] == "lost"
     assert said in summary(out)["a"]["reason"]
     assert summary(out)["b"]["status"] == "skipped"
@@ -92,6 +93,7 @@ def test_a_run_that_is_killed_before_it_is_judged_is_lost_everywhere(tmp_path: P
     assert again.code == 7
     assert cli.metrics(out, "a")["provisional"] is False
     assert cli.metrics(out, "a")["stage"] is None
+    assert "provisional" not in cli.executed(out, "a").metadata.runner
 
 
 def test_a_run_that_is_killed_while_its_page_is_made_is_lost(tmp_path: Path, at_stage) -> None:
@@ -178,6 +180,7 @@ def test_a_notebook_that_cannot_be_saved_is_lost_everywhere(tmp_path: Path, smal
     (tmp_path / "plan.yaml").write_text("version: 1\nname: p\nnotebooks: [{name: a, path: a.ipynb}]\n")
 
     ended = cli.runner("run-all", tmp_path / "plan.yaml", "--output-dir", small_disk / "all", "--no-html")
+    assert cli.metrics(small_disk / "all", "a")["failure"]["error_name"] == "RecordError"
     assert ended.code == 1, ended.err
     ended = cli.runner(
         *("run", "a", "--plan", tmp_path / "plan.yaml", "--output-dir", small_disk / "one", "--no-html"),
@@ -259,5 +262,8 @@ def test_a_folder_in_the_notebooks_place_is_told(tmp_path: Path, at_stage) -> No
     assert "something else has the name" in ended.err
     record = read_metrics((out / "a.metrics.json").read_bytes())
     assert (record.status, record.exit_code) == (Status.LOST, 74)
+    page = (out / "a.html").read_text()
+    assert "succeeded</" not in page
+    assert "<strong>lost</strong>" in page
     cli.runner("report", out)
     assert summary(out)["a"]["status"] == "lost"

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 from urllib.parse import urlsplit
 
-from runner import log
+from runner import files, log
 from runner.data import cache as staging
 from runner.data.cache import Known, Place, Staged
 from runner.data.locate import local_path, locate, shown
@@ -98,7 +98,7 @@ def _writable(place: Place) -> Iterator[None]:
     except OSError as error:
         raise RecordError(
             f"cannot write the cache {place.file.parent}: {error.strerror or error}",
-            hint=f"it must be writable by uid {os.getuid()} and have free space",
+            hint=files.remedy(place.file, error.errno),
         ) from error
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from runner import files
 from runner.data.cache import Staged, hashes
 from runner.errors import BrokenInputError, RecordError
 from runner.records import Change
@@ -78,7 +79,8 @@ def _put(item: Staged, target: Path) -> bool:
         draft.replace(target)
     except OSError as error:
         raise RecordError(
-            f"cannot place dataset {item.name!r} at {target}: {error.strerror}", hint="the checkout must be writable"
+            f"cannot place dataset {item.name!r} at {target}: {error.strerror}",
+            hint=files.remedy(target, error.errno),
         ) from error
     finally:
         draft.unlink(missing_ok=True)

@@ -8,6 +8,7 @@ import re
 import time
 from typing import TYPE_CHECKING, Any
 
+from runner import files
 from runner.data import faults
 from runner.data.faults import Changed, Fault, NotInParts, Restart
 from runner.data.locate import shown
@@ -251,5 +252,6 @@ def _check_kind(transfer: Transfer, headers: dict[str, str]) -> None:
 def _cannot_write(transfer: Transfer, error: OSError) -> RunnerError:
     return RecordError(
         f"cannot write {transfer.partial.part}: {error.strerror}",
-        hint="free space and run the same command again; it continues where it stopped",
+        hint=f"{files.remedy(transfer.partial.part, error.errno)}; "
+        "the same command then continues where this one stopped",
     )

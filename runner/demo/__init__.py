@@ -7,7 +7,7 @@ import shutil
 from importlib import resources
 from pathlib import Path
 
-from runner.errors import RecordError
+from runner import files
 
 PLAN = "plan.yaml"
 
@@ -29,7 +29,5 @@ def copy_to(folder: Path) -> Path:
                 with resources.as_file(item) as source:
                     shutil.copyfile(source, folder / item.name)
     except OSError as error:
-        raise RecordError(
-            f"cannot copy the demo to {folder}: {error.strerror or error}", hint="give a writable --output-dir"
-        ) from error
+        raise files.cannot_write(folder / PLAN, error) from error
     return folder / PLAN

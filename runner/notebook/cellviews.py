@@ -103,7 +103,7 @@ class NotebookView:
         code = sum(map(_is_code, self._cells))
         language = " ".join(str(info[key]) for key in ("name", "version") if info.get(key))
         pairs = [
-            ("Status", str(_mapping(self._metadata.get("runner")).get("status") or "")),
+            ("Status", _status(_mapping(self._metadata.get("runner")))),
             ("Kernel", str(kernel.get("display_name") or kernel.get("name") or "")),
             ("Language", language),
             ("Code cells", str(code)),
@@ -233,6 +233,12 @@ def _places(cells: list[dict[str, Any]]) -> dict[int, str]:
     inserted = (position for position in code if position not in known)
     names = {position: f"inserted-{number}" for number, position in enumerate(inserted, 1)}
     return names | {position: str(index + 1) for position, index in known.items()}
+
+
+def _status(mark: dict[str, Any]) -> str:
+    """Return how the notebook ended; a run that was killed before it was judged left no more than a provisional end."""
+    status = str(mark.get("status") or "")
+    return f"provisional: {status}, but expectations and release were not judged" if mark.get("provisional") else status
 
 
 def _is_code(cell: dict[str, Any]) -> bool:

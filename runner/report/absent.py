@@ -32,10 +32,11 @@ def lost(flight: Flight) -> str:
     if flight.cells_saved is not None:
         saved += f" with {format_count(flight.cells_saved, 'cell')} done"
     where = ", ".join(at) or "at an unknown point"
-    return f"its process on {flight.host or 'an unknown host'} is gone, last heard of {where}{saved}; {_guess(flight)}"
+    return f"its process on {flight.host or 'an unknown host'} is gone, last heard of {where}{saved}; {guess(flight)}"
 
 
-def _guess(flight: Flight) -> str:
+def guess(flight: Flight) -> str:
+    """Say what the last sample of a run that is gone makes likely."""
     used = flight.last_sample.host_memory_bytes if flight.last_sample else None
     limit = flight.memory_limit_bytes
     if used is None:

@@ -19,8 +19,8 @@ from runner import attempts, files
 from runner.errors import UsageError
 from runner.files import check_name
 from runner.provisional import settled
-from runner.records import SCHEMA_VERSION, Metrics, read_metrics
-from runner.report import saved
+from runner.records import SCHEMA_VERSION, Metrics, Status, read_metrics
+from runner.report import absent, saved
 from runner.report.model import Attempt, Flight, Found, LastSample
 from runner.report.reading import LARGEST, check_figures, fault
 
@@ -84,7 +84,7 @@ def read_folder(
     for name, record in metrics.items():
         flight = flights.get(name)
         if not (flight and flight.run_id == record.run_id and alive.get(name, True)):
-            metrics[name] = settled(record)
+            metrics[name] = _explained(settled(record), flight)
     names = list(dict.fromkeys([*metrics, *flights, *broken, *_names_of_attempts(folder)]))
     return Found(
         metrics=metrics,
@@ -94,6 +94,13 @@ def read_folder(
         broken=broken,
         problems=tuple(problems),
     )
+
+
+def _explained(record: Metrics, flight: Flight | None) -> Metrics:
+    """Add to a record that is lost what the last sample makes likely."""
+    if not record.provisional or record.status is not Status.LOST or flight is None:
+        return record
+    return dataclasses.replace(record, reason=f"{record.reason}; {absent.guess(flight)}")
 
 
 def _wait(folder: Path, watch: Watch, seconds: float, matters: Callable[[Flight | None], bool]) -> dict[str, bool]:

@@ -46,12 +46,15 @@ def _cell(place: int, cell: dict[str, Any]) -> Cell | None:
     if not began or not isinstance(index, int):
         return None
     wall = (datetime.fromisoformat(ended) - datetime.fromisoformat(began)).total_seconds() if ended else None
+    status = CellStatus.INTERRUPTED if wall is None else CellStatus.SUCCEEDED
+    if wall is not None and wall < 0:
+        wall = None  # the clock stepped back within the cell
     source = cell.get("source", "")
     lines = "".join(source).splitlines()
     return Cell(
         index=index,
         id=str(cell.get("id", "")),
-        status=CellStatus.INTERRUPTED if wall is None else CellStatus.SUCCEEDED,
+        status=status,
         started_at=str(began),
         wall_seconds=wall,
         title=next((line.strip() for line in lines if line.strip() and not line.startswith("#")), None),

@@ -77,8 +77,10 @@ class Draft:
         """Note that the run broke off by an error of ours and not by an end of the notebook's.
 
         The run is lost, whatever the notebook came to: what it left is not whole. How it had ended stays in
-        the reason, and its failure and cells stay as they are.
+        the reason, and its failure and cells stay as they are. The first such error stays.
         """
+        if self.status is Status.LOST:
+            return
         code, text = RunnerError.exit_code, f"{type(error).__name__}: {error}"
         text = f"internal error in runner, the traceback is in {self.job.path('.log').name}: {text}"
         if isinstance(error, RunnerError):

@@ -64,7 +64,7 @@ class Execution:
         self.manager: Manager | None = None
         self.facts: Facts | None = None
         self.verdict: Verdict | None = None
-        self._marked_as: Status | None = None
+        self._marked_as: tuple[Status, bool] | None = None
 
     def prepare(self, checked: Checked) -> None:
         """Stage data and apply rules and parameters to the notebook that was checked.
@@ -249,7 +249,7 @@ class Execution:
         self.draft.failure = self._failure(facts, verdict)
         self.draft.cells = findings.cells(self.notebook, facts, verdict)
         self.draft.note_outputs(figures=sum(cell.figures for cell in self.draft.cells))
-        self._mark()
+        self._mark(judged=self.draft.status is not Status.SUCCEEDED)
 
     def _failure(self, facts: Facts, verdict: Verdict) -> Failure | None:
         from runner.machine.host import shm_free_bytes
@@ -290,15 +290,26 @@ class Execution:
         ]
         return max(shares, default=None)
 
-    def _mark(self) -> None:
-        """Make the notebook say how it ended, once for each end."""
+    def mark_lost(self, error: Exception) -> None:
+        """Have notebook and page say that the run is lost: no success is shown beside a record that says so."""
+        self.draft.fault(error)
+        self._mark()
+
+    def _mark(self, *, judged: bool = True) -> None:
+        """Make the notebook say how it ended, once for each end.
+
+        Parameters
+        ----------
+        judged
+            False before expectations and release were judged: the success is provisional, as in the record.
+        """
         from runner.notebook.marks import add_banners
 
         assert self.verdict is not None
         assert self.draft.status is not None
-        if self._marked_as is self.draft.status:
+        if self._marked_as == (self.draft.status, judged):
             return
-        self._marked_as = self.draft.status
+        self._marked_as = self.draft.status, judged
         verdict = dataclasses.replace(
             self.verdict, status=self.draft.status, reason=self.draft.reason, exit_code=self.draft.exit_code
         )
@@ -307,6 +318,7 @@ class Execution:
             "reason": self.recorder.redactor.text(verdict.reason),
             "exit_code": verdict.exit_code,
             "run_id": self.job.run_id,
+            **({} if judged else {"provisional": True}),
         }
         add_banners(self.notebook, verdict, self.draft.failure.hint if self.draft.failure else None)
         if self.manager is not None:

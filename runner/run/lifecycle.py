@@ -167,10 +167,13 @@ def _run_notebook(
         with draft.stage("expect"):
             execution.expect()
         recorder.save_notebook(execution)
+        if recorder.problem is not None:
+            execution.mark_lost(recorder.problem)
         recorder.write_early("convert")
         with draft.stage("convert"):
             _convert(job, draft, execution, hurry)
-        recorder.save_notebook(execution)  # once more, if it failed before or its file was touched meanwhile
+        if recorder.problem is None:
+            recorder.save_notebook(execution)  # once more, if its file was touched meanwhile
     finally:
         execution.close()
 

@@ -113,14 +113,12 @@ class Recorder:
         found: dict[str, str | None] = {}
         for key, suffix in self._opened.items():
             path = job.path(suffix)
-            try:
-                sizes[key] = path.stat().st_size
-            except OSError:
-                found[key] = None
-                unavailable[key] = "it was deleted while the notebook ran, or could not be made"
-                self._warn(f"{path.name} is not there: {unavailable[key]}")
+            if path.is_file():
+                found[key], sizes[key] = path.name, path.stat().st_size
             else:
-                found[key] = path.name
+                found[key] = None
+                unavailable[key] = "it was deleted or replaced while the notebook ran, or could not be made"
+                self._warn(f"{path.name} is not there: {unavailable[key]}")
         self.draft.note_outputs(bytes=sizes, unavailable=unavailable, **found)
         if self.runlog.problem:
             self._warn(f"the log is not whole: {self.runlog.problem}")
