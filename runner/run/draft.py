@@ -79,12 +79,13 @@ class Draft:
         The run is lost, whatever the notebook came to: what it left is not whole. How it had ended stays in
         the reason, and its failure and cells stay as they are. The first such error stays.
         """
-        if self.status is Status.LOST:
-            return
         code, text = RunnerError.exit_code, f"{type(error).__name__}: {error}"
         text = f"internal error in runner, the traceback is in {self.job.path('.log').name}: {text}"
         if isinstance(error, RunnerError):
             code, text = error.exit_code, str(error)
+        if self.status is Status.LOST:
+            self.exit_code = code  # of the error that ends the process
+            return
         earlier = f"; before that the notebook ended {self.status.value}: {self.reason}" if self.status else ""
         self.status, self.reason, self.exit_code = Status.LOST, f"the run broke off: {text}{earlier}", code
         if self.failure is None:

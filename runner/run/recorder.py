@@ -84,7 +84,7 @@ class Recorder:
         Where not even that can be written the claim stays, and a report says that the run was lost.
         """
         self.draft.fault(error)
-        log.error("broke-off", nb=self.draft.job.name, reason=self.draft.warnings[-1])
+        log.error("broke-off", nb=self.draft.job.name, reason=self.draft.reason)
         with contextlib.suppress(Exception):  # first: they lie on another volume, which has room
             self._write_results(self.draft.metrics())
         for draft in (self.draft, self.draft.bare()):
