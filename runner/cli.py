@@ -92,6 +92,8 @@ def _exit_code() -> int:
         return error.exit_code
     except click.Abort:
         return 130
+    except SystemExit as error:  # after a signal, see `runner.stop.ending_on_signals`
+        return error.code if isinstance(error.code, int) else RunnerError.exit_code
     except RunnerError as error:
         _tell(f"runner: {error.message}", f"  what to do: {error.hint}" if error.hint else "")
         return error.exit_code

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from runner import owners
 from runner.errors import RecordError, UsageError
 
 
@@ -57,7 +58,9 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name[:80]}.", suffix=".part", dir=path.parent)
+        handle, temporary = tempfile.mkstemp(
+            prefix=f".{path.name[:80]}.{owners.mark()}.", suffix=".part", dir=path.parent
+        )
     except OSError as error:
         raise cannot_write(path, error) from error
     try:

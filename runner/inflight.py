@@ -16,12 +16,12 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from runner import files, log
+from runner import files, log, owners
 from runner.errors import AlreadyRunningError, RecordError
 from runner.log import utc_now
 
@@ -49,6 +49,8 @@ class Running:
     cell_count: int | None = None
     last_save_at: str | None = None
     plan: str | None = None
+    tag: str = ""
+    """What the environment of the kernel and its descendants carries, so that the next run can end them."""
 
     def text(self) -> str:
         """Return the content of the file."""
@@ -94,6 +96,11 @@ def alive(
     return {path: verdict.get(path, False) for path in first}
 
 
+def died_here(running: Running | None) -> bool:
+    """Tell whether a run was one of this boot and pid namespace, and its process is gone."""
+    return _known_here(running) is False
+
+
 class Claim:
     """Holds a notebook's name in an output folder while it runs.
 
@@ -123,7 +130,9 @@ class Claim:
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self.path = folder / f"{running.notebook}.running"
-        self._running = dataclasses.replace(running, namespace=_namespace(), pid_started=_pid_started(running.pid))
+        self._running = dataclasses.replace(
+            running, namespace=owners.namespace(), pid_started=owners.started(running.pid)
+        )
         self._lock = threading.Lock()
         self._wake = threading.Event()
         self._stopping = False
@@ -152,8 +161,14 @@ class Claim:
             host=socket.gethostname(),
             started_at=utc_now(),
             plan=plan,
+            tag=uuid.uuid4().hex,
         )
         return cls(folder, running, sleep=sleep)
+
+    @property
+    def tag(self) -> str:
+        """What marks the processes of this run."""
+        return self._running.tag
 
     def _take(self, watch_seconds: float, sleep: Callable[[float], None]) -> None:
         if not self._create():
@@ -315,23 +330,6 @@ def _seconds() -> float:
 
 def _known_here(running: Running | None) -> bool | None:
     """Tell at once where pids can be compared; None where only watching helps."""
-    if running is None or not running.namespace or running.namespace != _namespace():
+    if running is None or not running.namespace or running.namespace != owners.namespace():
         return None
-    return running.pid_started is not None and _pid_started(running.pid) == running.pid_started
-
-
-def _namespace() -> str:
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{boot}:{Path('/proc/self/ns/pid').readlink()}"
-    except OSError:
-        return ""
-
-
-def _pid_started(pid: int) -> int | None:
-    """Return the start time of a live process in clock ticks; a zombie is not alive."""
-    try:
-        fields: Mapping[int, str] = dict(enumerate(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()))
-    except OSError:
-        return None
-    return int(fields[19]) if fields[0] not in {"Z", "X"} else None
+    return running.pid_started is not None and owners.started(running.pid) == running.pid_started

@@ -140,6 +140,25 @@ class Stopper:
 
 
 @contextmanager
+def ending_on_signals() -> Iterator[None]:
+    """Have the first of `SIGNALS` end the block with its exit code: files are left whole, none is left half written.
+
+    For commands that leave no record of their own. Without it the first process of a container does not even
+    hear a signal.
+    """
+    heard: list[int] = []
+
+    def end(number: int, _frame: FrameType | None) -> None:
+        if not heard:  # a second one must not break off what the first one began to clean up
+            heard.append(number)
+            log.warning("signal", name=signal.Signals(number).name, action="ending")
+            raise SystemExit(exit_code(number))
+
+    with handling(end):
+        yield
+
+
+@contextmanager
 def handling(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
     """Have `SIGNALS` handled for the length of the block; a hang-up that `nohup` has us ignore stays ignored."""
     previous = _handle(handler)

@@ -25,6 +25,7 @@ from runner.plan import Plan, load
 from runner.redact import Redactor, hidden_values
 from runner.run import needs, preflight
 from runner.run.job import Options, checkout_of, resolve
+from runner.run.leftovers import clean_up_all
 from runner.stop import exit_code, handling
 
 _COMMAND = (sys.executable, "-P", "-m", "runner", "run")
@@ -76,6 +77,7 @@ def run_all(
     given = (os.environ, *(notebook.env for notebook in plan.notebooks))
     hidden = hidden_values(options.secret_env, options.secrets_dir, given)
     files.make_folder(output_dir)
+    clean_up_all(output_dir)
     run_id = options.run_id or str(uuid.uuid4())
     common = ["--plan", str(plan_path), "--output-dir", str(output_dir), "--run-id", run_id, *run_arguments]
     common += ["--checkout", str(checkout_of(plan_path, options.checkout))]

@@ -9,6 +9,7 @@ import click
 
 from runner.commands import options
 from runner.commands.answer import answer
+from runner.stop import ending_on_signals
 
 
 @click.command("convert")
@@ -16,11 +17,12 @@ from runner.commands.answer import answer
 @click.option("--output-dir", type=options.FOLDER, help="Where the pages go. [default: beside each notebook]")
 @click.option("--trust-html", is_flag=True, help="Keep scripts of outputs.")
 @options.as_json
+@ending_on_signals()
 def command(notebooks: tuple[Path, ...], output_dir: Path | None, trust_html: bool, as_json: bool) -> int:
     """Convert NOTEBOOKS, files or folders of them, to pages that need no network.
 
     All are tried. Exit code: 0, else that of the first that could not be converted: 9 when it is no
-    notebook, 74 when its page cannot be written.
+    notebook, 74 when its page cannot be written; 143/130 after SIGTERM/SIGINT, which leaves whole pages only.
 
     \b
     Examples:

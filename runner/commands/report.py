@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from runner.commands import options
+from runner.stop import ending_on_signals
 
 
 @click.command("report")
@@ -40,6 +41,7 @@ from runner.commands import options
 @click.option("--results-dir", type=options.FOLDER, help="Folder for Tekton's one-line results.")
 @options.add(options.secret_options)
 @options.as_json
+@ending_on_signals()
 def command(
     output_dir: Path,
     plan: Path | None,

@@ -14,6 +14,7 @@ import contextlib
 import ctypes
 import dataclasses
 import os
+import re
 import signal
 import threading
 import time
@@ -31,6 +32,7 @@ __all__ = [
     "Use",
     "adopt_orphans",
     "become_subreaper",
+    "end_orphans",
     "end_with_parent",
     "tree",
     "tree_cpu_seconds",
@@ -45,6 +47,9 @@ TERM_SECONDS, KILL_SECONDS = 3.0, 2.0
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _ENVIRON_BYTES = 4 << 20
+_TAG = re.compile(r"[0-9a-f]{32}")
+TERM_SECONDS, KILL_SECONDS = 3.0, 2.0
+"""How long processes that outlive their kernel are given after SIGTERM, and then after SIGKILL."""
 
 
 class Use(NamedTuple):
@@ -104,12 +109,16 @@ class Family:
         Orphans that come to us are the kernel's descendants, see `adopt_orphans`. They are told from
         processes that we start ourselves by their session: the kernel is started in one of its own,
         nothing else is, and nobody can join ours.
+    orphaned
+        The run is another one that has died: whoever carries its tag belongs, however old; there is no
+        kernel to wait for.
     """
 
-    def __init__(self, tag: str, *, adopts: bool = False) -> None:
+    def __init__(self, tag: str, *, adopts: bool = False, orphaned: bool = False) -> None:
         self._needle = f"\0{RUN_TAG}={tag}\0".encode()
         self._lock = threading.RLock()
-        self._oldest = int(time.clock_gettime(time.CLOCK_BOOTTIME) * procfs.TICKS_PER_SECOND)
+        self._orphaned = orphaned
+        self._oldest = 0 if orphaned else int(time.clock_gettime(time.CLOCK_BOOTTIME) * procfs.TICKS_PER_SECOND)
         self._protected = _protected()
         self._adopts = adopts
         self._session = os.getsid(0)
@@ -137,7 +146,7 @@ class Family:
         each process that was not there before.
         """
         with self._lock:
-            if not self._kernels:
+            if not self._kernels and not self._orphaned:
                 return None
             present = procfs.pids()
             self._update_members()
@@ -277,6 +286,19 @@ class Family:
         started = datetime.fromtimestamp(boot + identity.started / procfs.TICKS_PER_SECOND, UTC)
         text = started.isoformat(timespec="milliseconds").replace("+00:00", "Z")
         return records.Process(pid=identity.pid, name=stat.name if stat else "?", started_at=text)
+
+
+def end_orphans(tag: str) -> tuple[records.Process, ...]:
+    """End what a run that has died left behind, and return who that was.
+
+    Parameters
+    ----------
+    tag
+        The value of `RUN_TAG` that its processes carry; one that no run of ours gives is nobody's.
+    """
+    if not _TAG.fullmatch(str(tag)):  # from a file that a notebook may have written
+        return ()
+    return Family(tag, orphaned=True).sweep(TERM_SECONDS, KILL_SECONDS)
 
 
 def _outcome(process: records.Process, number: signal.Signals | None, left: bool) -> records.Process:

@@ -26,7 +26,7 @@ import zmq.asyncio
 from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
 from jupyter_client.manager import AsyncKernelManager
 
-from runner import log
+from runner import log, owners
 from runner.errors import BrokenInputError, did_you_mean
 from runner.machine import procfs
 
@@ -211,8 +211,9 @@ def _private_folder() -> Path:
     for parent in (os.environ.get("RUNNER_SOCKET_DIR"), tempfile.gettempdir(), "/tmp", "/dev/shm"):
         if parent and len(parent) < 60:
             with contextlib.suppress(OSError):
-                return Path(tempfile.mkdtemp(prefix="run-", dir=parent))
-    return Path(tempfile.mkdtemp(prefix="run-"))
+                owners.remove_left_over(Path(parent), "run-*")
+                return Path(tempfile.mkdtemp(prefix=f"run-{owners.mark()}-", dir=parent))
+    return Path(tempfile.mkdtemp(prefix=f"run-{owners.mark()}-"))
 
 
 def _transport(folder: Path) -> str:

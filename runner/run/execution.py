@@ -115,6 +115,7 @@ class Execution:
         from runner.notebook.kernel import Kernel, runs_here
 
         self.watch = Watch(
+            tag=self.recorder.claim.tag,
             samples=self.job.path(".samples.csv"),
             started_monotonic=self.draft.started_monotonic,
             gpus=self.decision.gpus,

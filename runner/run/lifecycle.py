@@ -23,6 +23,7 @@ from runner.records import Metrics, Status
 from runner.redact import Redactor
 from runner.run import needs, preflight
 from runner.run.draft import Draft
+from runner.run.leftovers import clean_up
 from runner.run.recorder import Recorder
 from runner.run.runlog import RunLog
 from runner.stop import StoppedError, Stopper
@@ -62,6 +63,9 @@ def run(job: Job, stopper: Stopper, progress: Progress) -> Metrics:
         attempts.set_aside(job.output_dir, job.name)
         runlog = stack.enter_context(RunLog(job.path(".log"), redactor))
         draft = Draft(job)
+        left = clean_up(job.output_dir, claim.took_over)
+        if left:
+            draft.warnings.append(left)
         if claim.took_over:
             draft.warnings.append(f"took over from a dead run {claim.took_over.run_id} on {claim.took_over.host}")
         log.info("start", nb=job.name, run_id=job.run_id, source=job.source_label)

@@ -7,7 +7,6 @@ what the kernel left behind and proves that its GPUs are free again.
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -31,6 +30,8 @@ class Watch:
 
     Parameters
     ----------
+    tag
+        What marks the processes of this run, and of no other.
     samples
         Where the samples go.
     started_monotonic
@@ -46,13 +47,14 @@ class Watch:
     def __init__(
         self,
         *,
+        tag: str,
         samples: Path,
         started_monotonic: float,
         gpus: Sequence[Any],
         guard_fraction: float,
         on_breach: Callable[[int], None],
     ) -> None:
-        self.tag = uuid.uuid4().hex
+        self.tag = tag
         self.gpus = tuple(gpus)
         self.started_monotonic = started_monotonic
         self.baseline: dict[str, int | None] = {}
