@@ -13,7 +13,6 @@ import pytest
 from simdriver import Device, Slice, hold_source
 from support import cli, notebooks
 
-from runner.records import Cause
 from runner.units import format_seconds
 
 FIRST = "GPU-00000000-0000-4000-8000-00000000000a"
@@ -235,7 +234,6 @@ def test_a_gpu_that_the_plan_or_an_option_shows_by_itself_is_a_warning(run, simu
     assert any("CUDA_VISIBLE_DEVICES='0' was replaced" in warning for warning in record["warnings"])
 
 
-@pytest.mark.skipif("no-device" not in list(Cause), reason="no signature of that cause yet")
 def test_no_device_in_a_kernel_that_was_given_none_names_the_option(run, simulated_driver):
     """The commonest reason for that error is ours, so the hint says which option ends it."""
     simulated_driver.write(Device(uuid=FIRST))

@@ -16,7 +16,7 @@ from runner import log, proxies
 from runner.errors import BrokenInputError
 from runner.gate import GateDecision, visibility_env
 from runner.machine.cuda_processes import shown
-from runner.records import Failure, Status
+from runner.records import Cause, Failure, Status
 from runner.run import provenance
 from runner.run.job import EXECUTED_SUFFIX, Job
 from runner.run.probing import Probing
@@ -271,7 +271,7 @@ class Execution:
     def _without_gpu(self, failure: Failure) -> Failure:
         """Name our own part in it where a kernel that was given no GPU looked for one."""
         hidden = self.job.options.gpu_visibility == "chosen" and not self.decision.gpus
-        if failure.cause != "no-device" or not hidden:
+        if failure.cause is not Cause.NO_DEVICE or not hidden:
             return failure
         hint = (
             f"the kernel was given no GPU ({self.decision.record.reason}): ask the gate for one with --min-gpus 1 "
