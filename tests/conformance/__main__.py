@@ -64,7 +64,8 @@ def main(given: Sequence[str] | None = None) -> int:
         kept = options.write.with_suffix(".json")
         known = {**store.read(kept, CASES), **verdicts}
         store.write(kept, CASES, known)
-        everyone = [engine(ours=ours, peers=peers) for engine in ENGINES]
+        measured = {key for _, key in known}
+        everyone = [engine(ours=ours, peers=peers) for engine in ENGINES if engine.key in measured]
         options.write.write_text(table.document(CASES, everyone, known, version))
     failing = [
         f"{engine.title}: {case.name}"

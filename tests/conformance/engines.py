@@ -127,6 +127,7 @@ class PapermillRunner(Papermill):
         "raises-exception": "papermill judges error outputs itself, after the engine, and knows no such tag",
         "exit-0": "papermill takes SystemExit with code 0 for a success, and its users rely on it",
         "exit-last": "papermill takes SystemExit with code 0 for a success, and its users rely on it",
+        "stdout-full": "papermill's own command flushes its streams at its end, and Python then exits with 120",
         "cannot-save": "the last write is papermill's, in place",
     }
 
