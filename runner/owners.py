@@ -15,7 +15,7 @@ import re
 import shutil
 from pathlib import Path
 
-_OWNER = re.compile(r"(?:^|[.-])([0-9a-f]{8})-([0-9a-f]{1,8})-([0-9a-f]{1,16})[.-]\w+(?:\.part)?$", re.ASCII)
+_OWNER = re.compile(r"(?:^|[.-])([0-9a-f]{8})-([0-9a-f]{1,8})-([0-9a-f]{1,16})[.-]\w{8}(?:\.part)?$", re.ASCII)
 _LONGEST_NAME = 255
 
 

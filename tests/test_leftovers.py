@@ -128,7 +128,7 @@ def test_a_pid_that_is_used_again_is_another_process() -> None:
     """A process of that number that started at another time did not make the file."""
     namespace, pid, started = owners.mark().split("-")
 
-    assert owners.is_left_over(f"run-{namespace}-{pid}-{int(started, 16) - 1:x}-abc")
+    assert owners.is_left_over(f"run-{namespace}-{pid}-{int(started, 16) - 1:x}-abc_1234")
 
 
 def test_left_over_files_and_folders_go_and_links_lead_nowhere(tmp_path: Path) -> None:
