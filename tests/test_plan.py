@@ -14,9 +14,11 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from support import notebooks
 
-from runner.errors import PlanError
+from runner.commands.run import parameters_from_yaml
+from runner.errors import PlanError, UsageError
 from runner.plan import load, parse
 from runner.plan.check import check_plan
+from runner.plan.model import is_config_map
 from runner.plan.sharing import overlap, shared_datasets, shared_products, shared_with
 
 MINIMAL = {"version": 1, "name": "p", "notebooks": [{"name": "a", "path": "a.ipynb"}]}
@@ -48,8 +50,8 @@ DATASET = {"url": "https://x.org/a", "path": "a"}
     [
         ("", "a plan is a mapping, this is NoneType"),
         ("- a", "a plan is a mapping, this is list"),
-        ("a: [", "plan.yaml: no YAML: .*line 1"),
-        ("a: 2026-13-45", "no YAML that can be read"),
+        ("a: [", "plan.yaml: not a YAML that can be read: .*line 1"),
+        ("a: 2026-13-45", "not a YAML that can be read: a value that cannot be read"),
         ("name: a\nversion: 1\nname: b", r"line 3: the key 'name' stands twice"),
         ("notebooks:\n  - name: a\n    env: {A: '1', A: '2'}", r"line 3: the key 'A' stands twice"),
         (changed("version", value=2), r"version: .*\(found 2\)"),
@@ -120,6 +122,48 @@ def test_aliases_cannot_unfold_without_end():
     text = yaml.safe_dump({**MINIMAL, "notebooks": []}).replace("notebooks: []", "")
     entries = "notebooks:\n- {name: a, path: a.ipynb, env: &e {A: '1'}}\n- {name: b, path: b.ipynb, env: *e}"
     assert parse(f"{text}\n{entries}", "plan.yaml").notebook("b").env == {"A": "1"}
+
+
+MERGES = "\n".join(f"a{n}: &a{n} {{<<: [{', '.join([f'*a{n - 1}'] * 9)}]}}" for n in range(1, 30))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (f"a0: &a0 {{k: 1}}\n{MERGES}", "merge keys (<<) put in more than 200000 values"),
+        ("a: &a {<<: *a}", "a value that cannot be read"),
+        ("a: " + "9" * 20_000, "line 1: a number of 20000 characters, the limit is 1000; put it in quotes"),
+        ("a: 0x" + "f" * 20_000, "a number of 20002 characters"),
+        ("a: 1" + ":59" * 20_000, "a number of 60001 characters"),
+        ("a: 1" + ":59" * 320 + ":59.5", "a value that cannot be read"),
+        ("a: " + "9" * 20_000 + ".5", "a number of 20002 characters"),
+        ("a: " + "[" * 200_000, "line 1: nested deeper than 100 levels"),
+        ("a: " + "{a: " * 200_000, "nested deeper than 100 levels"),
+        ("\n".join(" " * level + "a:" for level in range(2000)), "line 100: nested deeper than 100 levels"),
+        ("- " * 100_000, "nested deeper than 100 levels"),
+        ("a: " + "x" * 4_000_000, "4000003 characters, the limit is 4000000"),
+    ],
+    ids=lambda value: value[:30],
+)
+def test_a_plan_that_would_keep_us_busy_is_refused_with_a_reason(tmp_path, text, message):
+    """Multiplying merge keys, endless numbers and nesting are usage errors, for each way in."""
+    with pytest.raises(PlanError, match="not a YAML that can be read") as caught:
+        parse(text, "plan.yaml")
+    assert message in str(caught.value)
+    assert len(str(caught.value)) < 500
+    with pytest.raises(PlanError, match="not a YAML that can be read"):
+        parse(yaml.safe_dump({"kind": "ConfigMap", "data": {"plan.yaml": text}}), "plan.yaml")
+    (tmp_path / "plan.yaml").write_text(text)
+    with pytest.raises(yaml.YAMLError):
+        is_config_map(tmp_path / "plan.yaml")
+    with pytest.raises(UsageError, match="--parameters-yaml"):
+        parameters_from_yaml(text)
+
+
+def test_merge_keys_of_honest_plans_work():
+    """What merge keys put in, and long numbers that Python can print, stay what they are."""
+    text = f"version: 1\nname: p\nnotebooks:\n- &n {{name: a, path: a.ipynb, parameters: {{k: {'7' * 900}}}}}\n- {{<<: *n, name: b}}"
+    assert parse(text, "plan.yaml").notebook("b").parameters == {"k": int("7" * 900)}
 
 
 def test_defaults_are_filled_in():

@@ -87,10 +87,11 @@ def parameters_from_yaml(text: str | None) -> dict[str, Any]:
         return {}
     import yaml
 
+    from runner import safe_yaml
     from runner.errors import UsageError
 
     try:
-        values = yaml.safe_load(text)
+        values = safe_yaml.load(text)
     except yaml.YAMLError as error:
         raise UsageError(f"--parameters-yaml is no YAML: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):

@@ -258,9 +258,9 @@ def load(path: Path) -> Plan:
 
 def is_config_map(path: Path) -> bool:
     """Tell whether the file is a ConfigMap around a plan; paths then start at the current folder."""
-    import yaml
+    from runner import safe_yaml
 
-    document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    document = safe_yaml.load(path.read_text(encoding="utf-8"))
     return isinstance(document, dict) and document.get("kind") == "ConfigMap"
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from runner import safe_yaml
 from runner.errors import UsageError
 from runner.tekton import install
 from runner.tekton.fit import Fit, fitted
@@ -79,7 +80,7 @@ def _from_plan(wanted: Wanted, path: Path) -> tuple[list[dict[str, Any]], dict[s
 def _plan_text(path: Path) -> str:
     """Return the text of a plan, also of one that is wrapped in a ConfigMap."""
     text = path.read_text(encoding="utf-8")
-    document = yaml.safe_load(text)
+    document = safe_yaml.load(text)
     return str(document["data"]["plan.yaml"]) if document.get("kind") == "ConfigMap" else text
 
 

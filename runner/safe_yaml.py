@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""YAML of people we do not know: what it means in plain values, or an error within moments.
+
+PyYAML's safe loader constructs nothing dangerous, but a few hundred bytes keep it busy for minutes:
+merge keys (`<<`) that multiply, nesting without end. Integers that Python refuses to print
+would fail much later, where nobody expects them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import yaml
+
+_LARGEST_CHARACTERS = 4_000_000
+_LARGEST_NODES = 200_000
+_DEEPEST = 100
+_LONGEST_NUMBER = 1000
+
+
+def load(text: str) -> Any:
+    """Return what one document holds.
+
+    Raises
+    ------
+    yaml.YAMLError
+        It is not valid YAML, repeats a key, or is larger, deeper or longer than any honest document.
+    """
+    if len(text) > _LARGEST_CHARACTERS:
+        raise yaml.YAMLError(f"{len(text)} characters, the limit is {_LARGEST_CHARACTERS}")
+    loader = _Loader(text)
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        _refuse_repeated_keys(node)
+        document = loader.construct_document(node)
+    except (ValueError, OverflowError, RecursionError) as error:  # a date such as 2026-13-45, an alias of itself
+        raise yaml.YAMLError(f"a value that cannot be read: {error}; put odd values in quotes") from error
+    finally:
+        loader.dispose()
+    if _nodes(document, _LARGEST_NODES) <= 0:
+        raise yaml.YAMLError(f"unfolds to more than {_LARGEST_NODES} values; write it with fewer aliases")
+    return document
+
+
+class _Loader(yaml.SafeLoader):
+    """The safe loader with bounds on depth, merge keys and numbers."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._depth = 0
+        self._merged = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        """Compose a node, unless it lies too deep."""
+        self._depth += 1
+        if self._depth > _DEEPEST:
+            raise _fault(f"nested deeper than {_DEEPEST} levels", self.peek_event())  # type: ignore[no-untyped-call]
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
+
+    def flatten_mapping(self, node: Any) -> None:
+        """Put in what merge keys name, as long as it does not multiply."""
+        for key, value in node.value:
+            if key.tag == "tag:yaml.org,2002:merge":
+                for source in value.value if isinstance(value, yaml.SequenceNode) else [value]:
+                    if isinstance(source, yaml.MappingNode):
+                        self.flatten_mapping(source)
+                        self._merged += len(source.value)
+                    if self._merged > _LARGEST_NODES:
+                        raise _fault(f"merge keys (<<) put in more than {_LARGEST_NODES} values", key)
+        super().flatten_mapping(node)
+
+    def bounded_number(self, node: Any) -> Any:
+        """Return a number of a length that Python can print."""
+        if len(node.value) > _LONGEST_NUMBER:
+            digits = f"a number of {len(node.value)} characters, the limit is {_LONGEST_NUMBER}"
+            raise _fault(f"{digits}; put it in quotes if it is a text", node)
+        is_integer = node.tag == "tag:yaml.org,2002:int"
+        return self.construct_yaml_int(node) if is_integer else self.construct_yaml_float(node)
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.bounded_number)
+_Loader.add_constructor("tag:yaml.org,2002:float", _Loader.bounded_number)
+
+
+def _fault(what: str, place: Any) -> yaml.YAMLError:
+    return yaml.YAMLError(f"line {place.start_mark.line + 1}: {what}")
+
+
+def _refuse_repeated_keys(node: yaml.Node) -> None:
+    """Look at the tree before it becomes mappings, in which the earlier of two keys is lost."""
+    waiting, seen = [node], set()
+    while waiting:
+        node = waiting.pop()
+        if id(node) in seen:
+            continue
+        seen.add(id(node))
+        if isinstance(node, yaml.MappingNode):
+            keys: set[Any] = set()
+            for key, value in node.value:
+                if isinstance(key, yaml.ScalarNode) and key.value != "<<":
+                    if key.value in keys:
+                        raise _fault(f"the key {key.value!r} stands twice; keep one", key)
+                    keys.add(key.value)
+                waiting.append(value)
+        elif isinstance(node, yaml.SequenceNode):
+            waiting.extend(node.value)
+
+
+def _nodes(value: Any, left: int) -> int:
+    """Return what is left of a budget of values; aliases, also of themselves, use it up instead of the memory."""
+    waiting = [value]
+    left -= 1
+    while waiting and left > 0:
+        item = waiting.pop()
+        if isinstance(item, dict | list):
+            left -= len(item)
+            waiting.extend(item.values() if isinstance(item, dict) else item)
+    return left
