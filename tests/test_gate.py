@@ -11,10 +11,11 @@ import pytest
 from simdriver import Device, Slice, hold_source
 
 from runner.gate import gate, visibility_env
-from runner.judgement import Seen, best, gpus_wanted, hopeless, host_checks, judge, refusal
+from runner.judgement import Seen, best, gpus_wanted, hopeless, host_checks, judge, refusal, requirements_of
 from runner.machine.device import Memory
 from runner.machine.host import HostLimits
 from runner.machine.visible import Identity
+from runner.plan.model import Requires, requirements
 from runner.records import GpuProcess, Requirements
 
 MIB = 2**20
@@ -111,6 +112,18 @@ def test_memory_alone_asks_for_one_gpu():
     assert gpus_wanted(Requirements(gpu_memory_gb=24)) == 1
     assert gpus_wanted(Requirements()) == 0
     assert gpus_wanted(Requirements(gpus=2, gpu_memory_gb=24)) == 2
+
+
+@pytest.mark.parametrize(
+    ("gpus", "memory_gb", "asked"), [(0, 24, (0, None)), (None, 24, (1, 24)), (2, 24, (2, 24)), (None, None, (0, None))]
+)
+def test_no_gpus_means_none_whatever_memory_is_given(gpus, memory_gb, asked):
+    """Options and plans ask by the same rule."""
+    plan = Requires(gpus=gpus, gpu_memory_gb=memory_gb)
+
+    for found in (requirements_of(gpus, memory_gb, 0.95), requirements(plan)):
+        assert (found.gpus, found.gpu_memory_gb) == asked
+        assert gpus_wanted(found) == asked[0]
 
 
 def test_two_slices_are_not_two_gpus():

@@ -69,6 +69,25 @@ def test_a_burst_that_ends_below_the_limit_is_let_through(sizes):
     assert first_action(sizes, 32) is None
 
 
+@pytest.mark.parametrize(
+    ("share", "ahead", "fraction", "acts"),
+    [
+        (0.74, 2.0, 0.97, False),
+        (0.76, 2.0, 0.97, True),
+        (0.76, 0.96, 0.97, False),
+        (0.49, 2.0, 0.5, False),
+        (0.5, 0.5, 0.5, True),
+        (0.97, 0.97, 0.97, True),
+    ],
+    ids=["far", "near and growing", "near and calm", "far for a low fraction", "at a low fraction", "at the fraction"],
+)
+def test_growth_counts_near_the_limit_only(share, ahead, fraction, acts):
+    """Below three quarters of the limit no growth is carried on, however steep."""
+    limit = 32 * GB
+
+    assert must_act(round(share * limit), ahead * limit, limit, fraction) is acts
+
+
 @pytest.fixture
 def simulated(tmp_path):
     """Give a simulated version 2 cgroup with a limit of 1 GB, and the function that fills it."""
@@ -165,6 +184,20 @@ def test_a_container_that_can_not_be_read_any_more_turns_the_guard_off(simulated
         time.sleep(0.01)
     guard.stop()
     assert calls == []
+
+
+def test_a_guard_whose_thread_fails_says_so(simulated, monkeypatch, capsys):
+    """Whatever ends the thread stands in its record and in the log, and nobody is ended."""
+    root, _ = simulated
+    container = Container(root)
+    monkeypatch.setattr(Container, "used_bytes", lambda _: 1 / 0)
+    guard = MemoryGuard(container, 0.97, pytest.fail, 0.005)
+    guard.start()
+    guard._thread.join(PATIENCE)
+    guard.stop()
+    assert "ZeroDivisionError" in guard.problem
+    assert "ZeroDivisionError" in guard.record().unavailable["peak_unreclaimable_bytes"]
+    assert "no longer watched" in capsys.readouterr().err
 
 
 def test_fraction_0_and_no_limit_are_off_with_a_reason(simulated, tmp_path_factory):

@@ -229,6 +229,32 @@ CASES = {
         "c0",
         "SIGKILL",
     ),
+    "the memory guard, which kills before it asks": Case(
+        facts(
+            unfinished(0, ended=4.8),
+            stop=stop(StopKind.MEMORY_GUARD, 4.9, "24.0 GB of 24.5 GB"),
+            kernel_dead=True,
+            kernel_returncode=-9,
+        ),
+        Status.KERNEL_DIED,
+        (INTERRUPTED, NOT_RUN, NOT_RUN),
+        "the memory guard ended the kernel in cell 1: 24.0 GB",
+        "c0",
+        "SIGKILL",
+    ),
+    "a signal after the kernel's death": Case(
+        facts(
+            unfinished(0, ended=4.8),
+            stop=stop(StopKind.SIGTERM, 4.9, "received SIGTERM"),
+            kernel_dead=True,
+            kernel_returncode=-9,
+        ),
+        Status.KERNEL_DIED,
+        (INTERRUPTED, NOT_RUN, NOT_RUN),
+        "the kernel died in cell 1 by SIGKILL",
+        "c0",
+        "SIGKILL",
+    ),
     "the kernel never answered": Case(
         facts(start_problem="its process ended with exit status 1 while it started", kernel_returncode=1),
         Status.KERNEL_DIED,

@@ -26,10 +26,10 @@ def command(as_json: bool, wait: float, **given: Any) -> int:
     import os
 
     from runner.gate import gate
+    from runner.judgement import requirements_of
     from runner.records import to_json
-    from runner.run.job import wanted
 
-    asked = wanted(given["min_gpus"], given["min_gpu_memory_gb"], given["gpu_free_fraction"])
+    asked = requirements_of(given["min_gpus"], given["min_gpu_memory_gb"], given["gpu_free_fraction"])
     with gate(asked, environ=os.environ, wait_seconds=wait, disk_path=Path.cwd(), owner="runner gate") as decision:
         record = decision.record
     if as_json:

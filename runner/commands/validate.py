@@ -60,8 +60,9 @@ def command(as_json: bool, **given: Any) -> int:
 
 def _asked(given: dict[str, Any]) -> Any:
     """Return the question that these options ask."""
+    from runner.judgement import requirements_of
     from runner.plan import load
-    from runner.run.job import checkout_of, wanted
+    from runner.run.job import checkout_of
     from runner.validate.result import Asked
 
     plan = load(given["plan"]) if given["plan"] else None
@@ -76,7 +77,7 @@ def _asked(given: dict[str, Any]) -> Any:
         plan_path=given["plan"],
         checkout=checkout,
         folders={label: path.absolute() for label, path in folders.items() if path},
-        requirements=wanted(given["min_gpus"], given["min_gpu_memory_gb"], given["gpu_free_fraction"]),
+        requirements=requirements_of(given["min_gpus"], given["min_gpu_memory_gb"], given["gpu_free_fraction"]),
         kernel=given["kernel"],
         network=given["network"],
         limit_seconds=given["limit"],

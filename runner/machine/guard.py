@@ -105,11 +105,13 @@ class MemoryGuard:
         self._acted_at: int | None = None
         self._cpu_seconds: float | None = None
         self._off = self._why_off()
+        self.problem: str | None = None
+        """Why a guard that was on ended before the run, if it did."""
 
     def start(self) -> None:
         """Begin to watch, unless the guard is off; `record` says why it is."""
         if self._off is None and self._thread is None:
-            self._thread = threading.Thread(target=self._watch, name="memory-guard", daemon=True)
+            self._thread = threading.Thread(target=self._guarded, name="memory-guard", daemon=True)
             self._thread.start()
 
     def stop(self) -> None:
@@ -141,6 +143,18 @@ class MemoryGuard:
             return f"no memory guard: {self._container.unavailable['limit_bytes']}"
         return self._container.unavailable.get("unreclaimable_bytes")
 
+    def _guarded(self) -> None:
+        """Watch; a thread has nobody to raise to, so its end is noted and logged."""
+        try:
+            self._watch()
+        except Exception as error:  # noqa: BLE001  (whatever it is, the run goes on without a guard and says so)
+            self._give_up(f"{type(error).__name__}: {error}")
+
+    def _give_up(self, problem: str) -> None:
+        self._off = self.problem = problem
+        with contextlib.suppress(Exception):
+            log.error("memory-guard", problem=f"the container's memory is no longer watched: {problem}")
+
     def _watch(self) -> None:
         limit = (self._container.limit_bytes or 0) + self._container.swap_bytes
         measured_at = -math.inf
@@ -153,7 +167,7 @@ class MemoryGuard:
                 measured_at = now
                 size = self._container.unreclaimable_bytes()
                 if size is None:
-                    self._off = f"{self._container.source} could not be read any more"
+                    self._give_up(f"{self._container.source} could not be read any more")
                     return
                 self._peak = max(size, self._peak or 0)
                 self._trend.add(now, size)

@@ -199,7 +199,9 @@ class Session:
             outcome = "error"
         dropped = self.client.end_cell(cell)
         if dropped:
-            log.warning("output-truncated", cell=position, characters=dropped, whole_text_in=self.log_name)
+            log.warning(
+                "output-truncated", cell=self._number(position), characters=dropped, whole_text_in=self.log_name
+            )
         event = CellEvent(
             id=cell.id,
             started_at=started_at,
@@ -227,11 +229,19 @@ class Session:
             return "error", error.ename, error.evalue
         except (DeadKernelError, CellTimeoutError, Empty, RuntimeError) as error:
             if self.kernel.alive and self.stopper.stop is None:
-                log.warning("kernel-silent", cell=position, reason=str(error))
+                log.warning("kernel-silent", cell=self._number(position), reason=str(error))
                 self.kernel.signal_group(signal.SIGKILL)
                 await self.kernel.ended(5)
             return "unfinished", None, str(error)
         return "ok", None, None
+
+    def _number(self, position: int) -> int | str:
+        """Return a cell's number as people count: code cells of the source, from 1; `+` for an inserted one."""
+        cells = self.nb_man.nb.cells
+        mark = cells[position].metadata.get("runner", {})
+        if "index" in mark:
+            return "+" if mark["index"] is None else int(mark["index"]) + 1
+        return sum(1 for cell in cells[: position + 1] if cell.cell_type == "code")
 
     @contextlib.contextmanager
     def _cell_deadline(self) -> Iterator[None]:

@@ -7,18 +7,22 @@ file, key path and what is allowed. Nothing here touches a checkout or a machine
 
 from __future__ import annotations
 
+import dataclasses
 import keyword
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from runner.errors import PlanError, UsageError, did_you_mean
 from runner.files import check_name
+from runner.judgement import requirements_of
 from runner.plan.graph import check_graph
 from runner.plan.text import document_of, with_defaults
-from runner.records import Requirements
 from runner.units import duration_seconds
+
+if TYPE_CHECKING:
+    from runner.records import Requirements
 
 SCHEMES = ("http", "https", "s3", "hf", "file")
 """Where datasets can come from."""
@@ -222,12 +226,9 @@ class Plan(_Strict):
 
 
 def requirements(requires: Requires, free_fraction: float = 0.95) -> Requirements:
-    """Return what is asked of a machine: GPUs wanted are 1 when only their memory is given."""
-    gpus = requires.gpus if requires.gpus is not None else int(requires.gpu_memory_gb is not None)
-    return Requirements(
-        gpus=gpus,
-        gpu_memory_gb=requires.gpu_memory_gb,
-        gpu_free_fraction=free_fraction,
+    """Return what is asked of a machine."""
+    return dataclasses.replace(
+        requirements_of(requires.gpus, requires.gpu_memory_gb, free_fraction),
         cpu_fallback=requires.cpu_fallback,
         cpus=requires.cpus,
         memory_gb=requires.memory_gb,

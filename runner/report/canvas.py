@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 SVG = "{http://www.w3.org/2000/svg}"
 XLINK = "{http://www.w3.org/1999/xlink}href"
-_NUMBER = re.compile(r"-?\d+\.\d+")
+_NUMBER = re.compile(r"-?(?<!\d)\d++\.\d++")
 _DROPPED = {"stroke-linejoin", "stroke-linecap", "font", "stroke-miterlimit", "opacity"}
 _SETTINGS: Any = {
     "svg.fonttype": "none",  # text stays text

@@ -143,7 +143,6 @@ def build(
         run_id=run_id,
         baselines=baselines,
         regression_threshold=regression_threshold,
-        pushgateway=pushgateway,
         tasks=tasks or {},
         generated_at=now.isoformat(timespec="seconds").replace("+00:00", "Z"),
         redactor=redactor or Redactor(),
@@ -151,7 +150,11 @@ def build(
     try:
         made = _make(found, wanted)
     except Exception as error:  # noqa: BLE001  (no record may cost the report of the others)
-        made = _make(_without_culprits(found, wanted, error), wanted)
+        found = _without_culprits(found, wanted, error)
+        made = _make(found, wanted)
+    # Once, and only when there is a report: the attempt above may have failed, and begun again without some records.
+    if pushgateway and (problem := openmetrics.push(pushgateway, made.summary)):
+        made = _make(dataclasses.replace(found, problems=(*found.problems, problem)), wanted)
     report, summary = made.report, made.summary
     html_path = _free_name(output_dir / "reports", now)
     write(html_path, made.html.encode(errors="replace"))
@@ -215,7 +218,6 @@ class _Wanted:
     run_id: str | None
     baselines: Sequence[Path]
     regression_threshold: float
-    pushgateway: str | None
     tasks: Mapping[str, str]
     generated_at: str
     redactor: Redactor
@@ -248,8 +250,6 @@ def _make(found: Found, wanted: _Wanted) -> _Made:
     summary = summarize(report, drawn.seen)
     comparison = _compare(summary, wanted.baselines, wanted.regression_threshold, problems)
     summary = dataclasses.replace(summary, regressions=comparison.regressions if comparison else ())
-    if wanted.pushgateway:
-        problems += filter(None, [openmetrics.push(wanted.pushgateway, summary)])
     report = dataclasses.replace(report, problems=tuple(problems))
     summary = dataclasses.replace(summary, problems=report.problems)
     view = {
@@ -274,7 +274,7 @@ def _without_culprits(found: Found, wanted: _Wanted, error: Exception) -> Found:
     faults = {}
     for name in names:
         try:
-            _make(found, dataclasses.replace(wanted, only=[name], pushgateway=None))
+            _make(found, dataclasses.replace(wanted, only=[name]))
         except Exception as one:  # noqa: BLE001
             faults[name] = f"{type(one).__name__}: {fault(one)}"
     faults = faults or dict.fromkeys(names, f"{type(error).__name__}: {fault(error)}")

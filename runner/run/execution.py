@@ -19,6 +19,7 @@ from runner.machine.cuda_processes import shown
 from runner.records import Cause, Failure, Status
 from runner.run import provenance
 from runner.run.job import EXECUTED_SUFFIX, Job
+from runner.run.kernel_environment import kernel_environment
 from runner.run.probing import Probing
 from runner.run.watch import Watch
 from runner.stop import StopKind, Stopper
@@ -111,6 +112,7 @@ class Execution:
         """Run the cells; afterwards the kernel is gone and the verdict stands."""
         from jupyter_core.utils import run_sync
 
+        from runner.notebook import shell
         from runner.notebook.diagnose import lacks_cuda
         from runner.notebook.kernel import Kernel, runs_here
 
@@ -129,7 +131,9 @@ class Execution:
         self.ucx_tls = environ.get("UCX_TLS")
         if self.decision.gpus and lacks_cuda(self.ucx_tls):
             self.draft.warnings.append(f"UCX_TLS={self.ucx_tls} has no cuda_copy: UCX cannot send arrays on a GPU")
-        self.kernel = Kernel(self.kernel_name, cwd=self.job.cwd, env=environ, startup=self.probing.startup)
+        self.kernel = Kernel(
+            self.kernel_name, cwd=self.job.cwd, env=environ, startup=(shell.STARTUP, *self.probing.startup)
+        )
         self.draft.environment = provenance.environment(self.job, self.kernel_name, self.kernel.transport)
         with self.watch:
             try:
@@ -206,8 +210,7 @@ class Execution:
     def _kernel_environment(self) -> dict[str, str]:
         """Return the kernel's environment: ours without our own options, then GPUs, plan and run tag."""
         assert self.watch is not None
-        environ = {key: value for key, value in os.environ.items() if not key.startswith("RUNNER_")}
-        environ |= self.job.env
+        environ = kernel_environment(os.environ) | dict(self.job.env)
         if self.job.options.gpu_visibility == "chosen":
             visible = visibility_env(self.decision.gpus, environ)
             self._tell_visibility(visible)
@@ -249,8 +252,24 @@ class Execution:
         self.draft.end(verdict.status, verdict.reason, verdict.exit_code)
         self.draft.failure = self._failure(facts, verdict)
         self.draft.cells = findings.cells(self.notebook, facts, verdict)
+        self._warn_of_commands(facts)
         self.draft.note_outputs(figures=sum(cell.figures for cell in self.draft.cells))
         self._mark(judged=self.draft.status is not Status.SUCCEEDED)
+
+    def _warn_of_commands(self, facts: Facts) -> None:
+        """Say what a green cell hides: commands that failed, and work that the kernel's end cut off."""
+        from runner.notebook import shell
+
+        assert self.kernel is not None
+        for warning in shell.read(self.kernel.folder, facts.cells):
+            cell = next((cell for cell in self.draft.cells if cell.id == warning.cell_id), None)
+            if cell is not None:
+                self.draft.cells = tuple(
+                    dataclasses.replace(each, warnings=(*each.warnings, warning.text)) if each is cell else each
+                    for each in self.draft.cells
+                )
+            where = f"cell {cell.index + 1}: " if cell is not None else ""
+            self.draft.warnings.append(f"{where}{warning.text}")
 
     def _failure(self, facts: Facts, verdict: Verdict) -> Failure | None:
         from runner.machine.host import shm_free_bytes
@@ -379,6 +398,8 @@ class Execution:
             self.draft.warnings.append(self.probing.warning)
         self.draft.host = self.watch.host()
         self.draft.sampler = self.watch.sampling()
+        if self.watch.guard.problem:
+            self.draft.warnings.append(f"the memory guard ended before the run: {self.watch.guard.problem}")
         self.draft.versions = self.provenance.versions
         if self.draft.source is not None:
             self.draft.source = self.provenance.complete(self.draft.source)

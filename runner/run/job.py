@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from runner import files
 from runner.errors import UsageError
-from runner.records import Requirements
+from runner.judgement import requirements_of
 from runner.redact import read_secrets, values_in
 
 if TYPE_CHECKING:
     from runner.plan import Dataset, Expect, Notebook, Plan, Rule
+    from runner.records import Requirements
 
 EXECUTED_SUFFIX = ".executed.ipynb"
 
@@ -224,7 +225,7 @@ def _asked(options: Options, entry: Notebook | None) -> Requirements:
     requires = entry.requires if entry else None
     demanded = options.min_gpus is not None or options.min_gpu_memory_gb is not None  # not a wish of the plan's
     return dataclasses.replace(
-        wanted(
+        requirements_of(
             _first(options.min_gpus, requires.gpus if requires else None),
             _first(options.min_gpu_memory_gb, requires.gpu_memory_gb if requires else None),
             options.gpu_free_fraction,
@@ -235,13 +236,6 @@ def _asked(options: Options, entry: Notebook | None) -> Requirements:
         disk_gb=requires.disk_gb if requires else None,
         shm_gb=requires.shm_gb if requires else None,
     )
-
-
-def wanted(gpus: int | None, gpu_memory_gb: float | None, free_fraction: float) -> Requirements:
-    """Return what is asked of GPUs: their number is given, else 1 if memory is asked for, else 0."""
-    memory = gpu_memory_gb or None
-    count = gpus if gpus is not None else int(memory is not None)
-    return Requirements(gpus=count, gpu_memory_gb=memory, gpu_free_fraction=free_fraction)
 
 
 def _first(*values: Any) -> Any:
