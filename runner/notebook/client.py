@@ -2,30 +2,32 @@
 """papermill's client, and so nbclient's, with outputs that are bounded and redacted as they arrive.
 
 A dead kernel is noticed within a tenth of a second, and what happens is told to an `Observer`.
+Outputs go to the cell that they belong to, also when its tasks and threads go on while later cells
+run. An error that a cell shows is noted wherever it is captured.
 """
 
 from __future__ import annotations
 
 import asyncio
-import gc
+import time
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from nbclient.exceptions import CellExecutionComplete
-from nbformat import NotebookNode
 from papermill.clientwrap import PapermillNotebookClient
 
 from runner import log
+from runner.notebook.collector import CapturedOutput, Collector, Displays
 from runner.notebook.document import DEEPEST, nested_too_deeply
-from runner.notebook.outputs import Bound, Results, Stream, redacted_output
+from runner.notebook.status import Shown
 
 if TYPE_CHECKING:
+    from nbformat import NotebookNode
+
     from runner.notebook.kernel import Kernel
     from runner.notebook.status import CellEvent
-    from runner.redact import RedactedStream, Redactor
+    from runner.redact import Redactor
 
-PIECE_CHARS = 1_000_000
-COLLECT_CHARS = 32_000_000
-_OUTPUTS = {"stream", "display_data", "execute_result", "error"}
 _FLAT = {"stream", "status", "execute_input", "error", "clear_output"}
 IOPUB_SECONDS = 120
 """nbclient's own 4 s raise on a 50 MB image; a kernel that is alive is worth waiting for."""
@@ -56,20 +58,35 @@ class NotebookClient(PapermillNotebookClient):  # type: ignore[misc]
         self.observer = observer
         self.redactor = redactor
         self.log_name = log_name
-        self._streams: dict[int, Stream] = {}
-        """Streams of the current cell by the identity of their output."""
-        self._bounds: dict[str, Bound] = {}
-        self._results = Results(log_name)
-        self._redacted: dict[str, RedactedStream] = {}
-        self._printed_chars = 0
-        self.clear_before_next_output: bool = False
-        self.asked_to_exit = False
-        """The current cell called ``quit()``: the kernel lives on, but the notebook wants to end."""
-        self.on_cell_executed = self._look_for_exit
+        self.reply: dict[str, Any] | None = None
+        """Content of the kernel's reply to the current cell, once it was seen."""
+        self.widgets_to_tell: dict[str, CapturedOutput] = {}
+        self.widget_registry = {"@jupyter-widgets/output": {"OutputModel": CapturedOutput}}
+        self._displays: Displays = {}
+        self._collectors: dict[int, Collector] = {}
+        """Of the current cell, and of earlier ones whose outputs still come; by position."""
+        self._requests: dict[str, int] = {}
+        """Positions of the cells by the message that asked to run them."""
+        self._shown: dict[int, list[Shown]] = {}
+        self._late: list[tuple[int, Shown]] = []
+        self._current: int | None = None
+        self.on_cell_executed = self._take_reply
 
-    def _look_for_exit(self, *, execute_reply: dict[str, Any], **_: Any) -> None:
-        payload = execute_reply["content"].get("payload") or []
-        self.asked_to_exit = any(item.get("source") == "ask_exit" for item in payload)
+    def begin_cell(self, position: int) -> None:
+        """Forget the reply to the cell before."""
+        self._current, self.reply = position, None
+
+    def _take_reply(self, *, execute_reply: dict[str, Any], **_: Any) -> None:
+        self.reply = execute_reply["content"]
+
+    def shown(self, position: int) -> Sequence[Shown]:
+        """Return the errors that a cell showed: the first, and the first SystemExit."""
+        return self._shown.get(position, ())
+
+    def late_errors(self) -> Iterator[tuple[int, Shown]]:
+        """Return, once, the errors of cells that had ended when they showed them."""
+        while self._late:
+            yield self._late.pop(0)
 
     async def _async_poll_kernel_alive(self) -> None:
         """Notice the kernel's death at once, but let its last messages arrive."""
@@ -78,6 +95,29 @@ class NotebookClient(PapermillNotebookClient):  # type: ignore[misc]
         await asyncio.sleep(0.3)
         if self.task_poll_for_reply is not None:
             self.task_poll_for_reply.cancel()
+
+    async def _async_poll_output_msg(self, parent_msg_id: str, cell: NotebookNode, cell_index: int) -> None:
+        """Take messages until the kernel has done with a cell, those of earlier cells among them."""
+        self._requests[parent_msg_id] = cell_index
+        while await self._take_message() != cell_index:
+            pass
+
+    async def take_late_outputs(self) -> None:
+        """Take what comes after the last cell: a kernel waits with its end until its outputs are taken."""
+        while True:
+            await self._take_message()
+
+    async def _take_message(self) -> int | None:
+        """Take the next output of the kernel; return the position of the cell that it ends, if it ends one."""
+        assert self.kc is not None
+        msg = await self.kc.iopub_channel.get_msg(timeout=None)
+        position = self._requests.get(msg["parent_header"].get("msg_id"))
+        if position is not None:
+            try:
+                self.process_message(msg, self.nb.cells[position], position)
+            except CellExecutionComplete:
+                return position
+        return None
 
     def process_message(self, msg: dict[str, Any], cell: NotebookNode, cell_index: int) -> NotebookNode | None:
         """Handle one message of the kernel as nbclient does, and tell the observer."""
@@ -100,103 +140,75 @@ class NotebookClient(PapermillNotebookClient):  # type: ignore[misc]
     def output(
         self, outs: list[NotebookNode], msg: dict[str, Any], display_id: str | None, cell_index: int
     ) -> NotebookNode | None:
-        """Add an output: streams bounded, everything redacted."""
-        if self.output_hook_stack[msg["parent_header"].get("msg_id")]:  # a widget takes it
-            return super().output(outs, self._without_secrets(msg), display_id, cell_index)
-        if self.clear_before_next_output and msg["msg_type"] in _OUTPUTS:
-            self.clear_before_next_output = False
-            outs.clear()
-            self.clear_display_id_mapping(cell_index)
-            self._forget()
-        if msg["msg_type"] == "stream":
-            return self._print(outs, msg["content"]["name"], msg["content"]["text"])
-        msg = self._without_secrets(msg)
+        """Add an output to its cell, or to the widget that captures it."""
+        collector = self._collector(cell_index, outs)
         if msg["msg_type"] == "error":
-            self.observer.printed("stderr", "\n".join(msg["content"].get("traceback", [])) + "\n")
-        return super().output(outs, self._bounded(msg, self._results), display_id, cell_index)
+            self._note_error(collector.error(msg["content"]), cell_index)
+        widgets = self.output_hook_stack[msg["parent_header"].get("msg_id")]
+        if widgets:
+            widgets[-1].output(outs, msg, display_id, cell_index)
+            return None
+        return collector.take(msg, display_id)
 
     def clear_output(self, outs: list[NotebookNode], msg: dict[str, Any], cell_index: int) -> None:
-        """Take the outputs away, at once or when the next one comes; what they took of the bounds is free again."""
-        super().clear_output(outs, msg, cell_index)
-        if not outs:
-            self._forget()
+        """Take the outputs of a cell or widget away, at once or when the next one comes."""
+        widgets = self.output_hook_stack[msg["parent_header"].get("msg_id")]
+        if widgets:
+            widgets[-1].clear_output(outs, msg, cell_index)
+        else:
+            self._collector(cell_index, outs).clear(wait=bool(msg["content"].get("wait")))
 
-    def _forget(self) -> None:
-        self._streams.clear()
-        self._bounds.clear()
-        self._results = Results(self.log_name)
+    def remove_output_hook(self, msg_id: str, hook: Any) -> None:
+        """Let a widget capture no more; those of several tasks need not end in the order of a stack."""
+        if hook in self.output_hook_stack[msg_id]:
+            self.output_hook_stack[msg_id].remove(hook)
 
     def _update_display_id(self, display_id: str, msg: dict[str, Any]) -> None:
-        if display_id not in self._display_id_map:
-            return
-        msg = self._without_secrets(msg)
-        # What replaces another output takes nothing of what new ones may have.
-        bounded = self._bounded(msg, Results(self.log_name), logged=msg["msg_type"] == "update_display_data")
-        super()._update_display_id(display_id, bounded)
+        self.new_collector([]).update(display_id, msg)
 
-    def _without_secrets(self, msg: dict[str, Any]) -> dict[str, Any]:
-        return {**msg, "content": redacted_output(msg["content"], self.redactor)} if self.redactor else msg
+    def new_collector(self, outputs: list[NotebookNode]) -> Collector:
+        """Return a collector of outputs into a list."""
+        return Collector(
+            outputs,
+            redactor=self.redactor,
+            log_name=self.log_name,
+            printed=self.observer.printed,
+            displays=self._displays,
+        )
 
-    def _bounded(self, msg: dict[str, Any], results: Results, *, logged: bool = True) -> dict[str, Any]:
-        """Return the message of a result or an error with texts that are not too long; the log gets them whole."""
-        content = dict(msg["content"])
-        data = content.get("data")
-        if isinstance(data, dict) and isinstance(data.get("text/plain"), str):
-            text = data["text/plain"]
-            content["data"] = {**data, "text/plain": results.text(text)}
-            if logged and content["data"]["text/plain"] is not text:
-                self.observer.printed("stdout", f"{text}\n")
-        if msg["msg_type"] == "error":
-            content["evalue"] = results.text(str(content.get("evalue", "")))
-            content["traceback"] = [results.text(str(line)) for line in content.get("traceback") or []]
-        return {**msg, "content": content}
+    def _collector(self, position: int, outputs: list[NotebookNode]) -> Collector:
+        if position not in self._collectors:
+            self._collectors[position] = self.new_collector(outputs)
+        return self._collectors[position]
 
-    def _print(self, outs: list[NotebookNode], name: str, text: str) -> NotebookNode | None:
-        """Add printed text in pieces: a kernel may send tens of megabytes in one message."""
-        redacted = self._redacted.setdefault(name, self.redactor.stream())
-        node = None
-        for start in range(0, len(text), PIECE_CHARS):
-            piece = redacted.feed(text[start : start + PIECE_CHARS])
-            if piece:
-                self.observer.printed(name, piece)
-                stream = self._stream(outs, name)
-                stream.write(piece)
-                node = stream.node
-        self._printed_chars += len(text)
-        if self._printed_chars >= COLLECT_CHARS:
-            # Messages lie in cycles of asyncio's futures, and a few megabytes in few objects do not
-            # make the garbage collector run by itself.
-            self._printed_chars = 0
-            gc.collect()
-        return node
-
-    def _stream(self, outs: list[NotebookNode], name: str) -> Stream:
-        """Return the stream to append to: one of the streams at the end of the outputs, or a new one."""
-        for node in reversed(outs):
-            if node.output_type != "stream":
-                break
-            if node.name == name and id(node) in self._streams:
-                return self._streams[id(node)]
-        node = NotebookNode(output_type="stream", name=name, text="")
-        outs.append(node)
-        stream = self._streams[id(node)] = Stream(node, self.log_name, self._bounds.setdefault(name, Bound()))
-        return stream
+    def _note_error(self, content: dict[str, Any], position: int) -> None:
+        error = Shown.of(content, monotonic=time.monotonic())
+        noted = self._shown.setdefault(position, [])
+        if not noted or (error.ends_notebook and not any(each.ends_notebook for each in noted)):
+            noted.append(error)
+            if position != self._current:
+                self._late.append((position, error))
 
     def settle(self) -> None:
-        """Write the bounded text of the current cell's streams into the notebook."""
-        for stream in self._streams.values():
-            stream.settle()
+        """Write the bounded text of streams into the notebook."""
+        widgets = (each.collector for each in self.comm_objects.values() if isinstance(each, CapturedOutput))
+        for collector in (*self._collectors.values(), *widgets):
+            collector.settle()
 
-    def end_cell(self, cell: NotebookNode) -> int:
-        """Finish the cell's streams and return how many characters stand in the log only."""
-        for name, redacted in self._redacted.items():
-            rest = redacted.flush()
-            if rest:
-                self.observer.printed(name, rest)
-                self._stream(cell.outputs, name).write(rest)
-        self.settle()
-        dropped = self._results.dropped_chars + sum(stream.dropped_chars for stream in self._streams.values())
-        self._forget()
-        self._redacted.clear()
-        self.clear_before_next_output = False  # a cell clears its own outputs only
+    def end_cell(self, position: int) -> int:
+        """Finish a cell's streams and return how many characters stand in the log only."""
+        collector = self._collectors.pop(position, None)
+        dropped = collector.finish() if collector is not None else 0
+        self._current = None
+        for widget in self.widgets_to_tell.values():
+            widget.tell_kernel()
+        self.widgets_to_tell.clear()
         return dropped
+
+    def end(self) -> Iterator[tuple[int | None, int]]:
+        """Finish what came late and what widgets captured; yield its cell, and how much the log alone has."""
+        for position in list(self._collectors):
+            yield position, self._collectors.pop(position).finish()
+        for widget in self.comm_objects.values():
+            if isinstance(widget, CapturedOutput):
+                yield None, widget.collector.finish()

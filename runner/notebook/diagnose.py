@@ -193,6 +193,7 @@ _ERROR_LINE = re.compile(r"^[A-Za-z_][\w.]*+: .*+$", re.MULTILINE)
 _EXTENSIONS = re.compile(r"^Extension modules:.*$", re.MULTILINE)
 """faulthandler's list of all that is loaded, which says nothing about what crashed."""
 _MAX_CHARACTERS = 100_000
+_NO_TRACEBACK = "the kernel sent no traceback: look at the cell's own outputs and at the log"
 _HOST_MEMORY = "give the container more memory (plan: requires.memory_gb), or load less at once"
 
 
@@ -288,7 +289,8 @@ def _raised(evidence: Evidence) -> Diagnosis:
         return found
     if evidence.oom_kills:
         return Diagnosis(Cause.HOST_MEMORY, f"the host's OOM killer ended a process of this run: {_HOST_MEMORY}")
-    return Diagnosis(Cause.EXCEPTION, "the traceback's last lines say where")
+    where = "the traceback's last lines say where" if evidence.traceback else _NO_TRACEBACK
+    return Diagnosis(Cause.EXCEPTION, where)
 
 
 def _input(evidence: Evidence, text: str) -> Diagnosis | None:

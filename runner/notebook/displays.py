@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 _NOTHING = Markup()
 _RASTER = ("image/png", "image/jpeg", "image/gif", "image/webp", "image/bmp")
+WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
+_DEEPEST = 4
 _THEMED_MAX_CHARACTERS = 5_000_000
 
 
@@ -63,6 +65,8 @@ class Place:
     trust: bool = False
     figures: int = 0
     outputs: int = 0
+    depth: int = 0
+    """How many Output widgets stand around it."""
     warnings: list[str] = field(default_factory=list)
 
     def next_id(self) -> str:
@@ -84,7 +88,20 @@ def displays(outputs: object, place: Place) -> Iterator[Display]:
         if stream:
             yield Display(kind=stream, body=Markup(terminal_html("".join(text_of(o.get("text")) for o in group))))  # noqa: S704
         else:
-            yield from (_guarded(output, place) for output in group)
+            for output in group:
+                yield _guarded(output, place)
+                yield from _captured(output, place)
+
+
+def _captured(output: dict[str, Any], place: Place) -> Iterator[Display]:
+    """Show what an Output widget captured below the widget; one may hold another, or itself."""
+    data = output.get("data")
+    view = data.get(WIDGET_VIEW) if isinstance(data, dict) else None
+    if view is None or place.depth >= _DEEPEST:
+        return
+    place.depth += 1
+    yield from displays(place.widgets.captured(view), place)
+    place.depth -= 1
 
 
 def text_of(value: object) -> str:
@@ -227,7 +244,7 @@ def _json(_: str, value: object, __: Place, ___: object) -> Display:
 
 _Show = Callable[[str, Any, Place, Mapping[str, Any]], Display | None]
 _SHOWN: Iterable[tuple[str, _Show]] = (
-    ("application/vnd.jupyter.widget-view+json", _widget),
+    (WIDGET_VIEW, _widget),
     ("text/html", _html),
     ("text/markdown", _markdown),
     ("image/svg+xml", _svg),

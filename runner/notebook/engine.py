@@ -26,7 +26,7 @@ from runner.notebook.client import Observer
 from runner.notebook.document import check_metadata, check_shape
 from runner.notebook.execute import Limits, Session
 from runner.notebook.kernel import Kernel
-from runner.notebook.marks import code_cells, mark
+from runner.notebook.marks import code_cells, mark, mark_skipped
 from runner.notebook.save import Saver, notebook_bytes
 from runner.notebook.status import Facts, Verdict, derive
 from runner.records import Status
@@ -118,6 +118,7 @@ class RunnerEngine(Engine):  # type: ignore[misc]
         name = Path(str(kwargs.get("input_path") or "for papermill"))
         check_shape(nb, name)
         check_metadata(nb, name)
+        mark_skipped(nb)
         manager = Manager(
             nb,
             output_path=output_path,
@@ -226,7 +227,5 @@ def _raise(verdict: Verdict) -> None:
         raise SystemExit(verdict.exit_code)
     if verdict.status is Status.TIMED_OUT:
         raise CellTimeoutError(verdict.reason)
-    if verdict.status is Status.KERNEL_DIED or (
-        verdict.status is Status.INCOMPLETE and "kernel exited" in verdict.reason
-    ):
+    if verdict.kernel_ended:
         raise DeadKernelError(verdict.reason)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import signal
 import time
 from collections.abc import Awaitable, Callable, Iterator
@@ -16,12 +17,17 @@ from queue import Empty
 from typing import TYPE_CHECKING, Any
 
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+from nbformat.v4 import new_output
 
 from runner import log
 from runner.errors import RecordError
 from runner.log import utc_now
+from runner.notebook.characters import without_colours
 from runner.notebook.client import NotebookClient, Observer
-from runner.notebook.status import CellEvent, Facts, Outcome
+from runner.notebook.marks import code_cells
+from runner.notebook.outputs import redacted_output
+from runner.notebook.status import CellEvent, Facts, Shown, judge
+from runner.notebook.tracebacks import failed_line
 from runner.redact import Redactor
 from runner.stop import Stop, StopKind, Stopper
 from runner.units import format_seconds
@@ -32,6 +38,7 @@ if TYPE_CHECKING:
     from runner.notebook.kernel import Kernel
 
 INTERRUPT_GRACE_SECONDS = 2.0
+LAST_OUTPUTS_SECONDS = 0.1
 
 # Runs in the kernel before it ends. A courtesy to allocators with their own exit hooks; only the
 # end of the process frees the device, and only `release` proves it.
@@ -109,7 +116,8 @@ class Session:
                 await self._cells()
             dead = not self.kernel.alive
             returncode = self.kernel.returncode if dead else None
-            reader = asyncio.create_task(self._take_late_outputs())
+            if self.client is not None and self.client.kc is not None:
+                reader = asyncio.create_task(self.client.take_late_outputs())
             if problem is None and not dead and self.stopper.stop is None and self.courtesy:
                 await self._be_courteous()
         finally:
@@ -119,7 +127,9 @@ class Session:
                 saver.cancel()
             await self._end_kernel()
             if reader:
-                reader.cancel()
+                with contextlib.suppress(Exception):  # what lies on the way when the kernel has ended
+                    await asyncio.wait_for(reader, LAST_OUTPUTS_SECONDS)
+                self._take_late_errors()
             self._close()
         return Facts(
             cells=self.events,
@@ -176,7 +186,7 @@ class Session:
             if self.stopper.stop is not None or not self.kernel.alive:
                 return
             event = await self._cell(cell, position)
-            if event.outcome != "ok":
+            if event.outcome != "ok" or self._take_late_errors():
                 return
 
     async def _cell(self, cell: NotebookNode, position: int) -> CellEvent:
@@ -186,32 +196,22 @@ class Session:
         self.nb_man.cell_start(cell, position)
         self.observer.cell_started(cell, position)
         self._cell_done.clear()
-        self.client.asked_to_exit = False
+        self.client.begin_cell(position)
         with self._cell_deadline():
-            outcome, name, message = await self._attempt(cell, position)
+            silence = await self._attempt(cell, position)
         self._cell_done.set()
-        raised = _error_output(cell)
-        if raised is not None:
-            name, message = raised.ename, raised.evalue
-        elif outcome == "ok" and self.client.asked_to_exit:
-            name, message = "SystemExit", "quit"
-        if name == "SystemExit":  # the notebook ends itself, whatever the cell's tags allow
-            outcome = "error"
-        dropped = self.client.end_cell(cell)
-        if dropped:
-            log.warning(
-                "output-truncated", cell=self._number(position), characters=dropped, whole_text_in=self.log_name
-            )
+        outcome, error = judge(self.client.shown(position), self.client.reply, expected=_may_raise(cell))
+        self._warn_if_truncated(position, self.client.end_cell(position))
         event = CellEvent(
             id=cell.id,
             started_at=started_at,
             started_monotonic=started,
             ended_monotonic=time.monotonic(),
             outcome=outcome,
-            error_name=name,
-            error_message=self.redactor.text(message) if message else message,
-            traceback=tuple(raised.traceback) if raised is not None else (),
+            error_message=silence,
         )
+        if error is not None:
+            event = self._with_error(event, error, cell)
         self.events[cell.id] = event
         if outcome != "ok":
             self.nb_man.cell_exception(cell, cell_index=position)
@@ -220,28 +220,62 @@ class Session:
         self.observer.changed()
         return event
 
-    async def _attempt(self, cell: NotebookNode, position: int) -> tuple[Outcome, str | None, str | None]:
-        """Send the cell to the kernel; return the outcome, and name and message of what was raised."""
+    async def _attempt(self, cell: NotebookNode, position: int) -> str | None:
+        """Send the cell to the kernel; return why no reply came, if none did. What it says is for `judge`."""
         assert self.client is not None
         try:
-            await self.client.async_execute_cell(cell, position)
-        except CellExecutionError as error:
-            return "error", error.ename, error.evalue
+            with contextlib.suppress(CellExecutionError):
+                await self.client.async_execute_cell(cell, position)
         except (DeadKernelError, CellTimeoutError, Empty, RuntimeError) as error:
             if self.kernel.alive and self.stopper.stop is None:
-                log.warning("kernel-silent", cell=self._number(position), reason=str(error))
+                log.warning("kernel-silent", cell=self._place(position), reason=str(error))
                 self.kernel.signal_group(signal.SIGKILL)
                 await self.kernel.ended(5)
-            return "unfinished", None, str(error)
-        return "ok", None, None
+            return self.redactor.text(str(error))
+        return None
 
-    def _number(self, position: int) -> int | str:
-        """Return a cell's number as people count: code cells of the source, from 1; `+` for an inserted one."""
-        cells = self.nb_man.nb.cells
-        mark = cells[position].metadata.get("runner", {})
-        if "index" in mark:
-            return "+" if mark["index"] is None else int(mark["index"]) + 1
-        return sum(1 for cell in cells[: position + 1] if cell.cell_type == "code")
+    def _with_error(self, event: CellEvent, error: Shown, cell: NotebookNode) -> CellEvent:
+        """Return the event with what the error says.
+
+        A cell that failed holds it as an output, wherever it was captured: page, papermill and
+        other readers of the notebook look for it there.
+        """
+        content = {"ename": error.name, "evalue": error.message, "traceback": list(error.traceback)}
+        if event.outcome == "error" and not (error.ends_notebook or _has_error(cell)):
+            cell.outputs.append(new_output("error", **redacted_output(content, self.redactor)))
+        return dataclasses.replace(
+            event,
+            error_name=error.name,
+            error_message=self.redactor.text(error.message),
+            traceback=tuple(self.redactor.tree(list(error.traceback))),
+            failed_line=failed_line(without_colours("\n".join(error.traceback)), cell.source),
+        )
+
+    def _take_late_errors(self) -> bool:
+        """Let cells fail whose tasks or threads showed an error after their end; tell whether one did."""
+        assert self.client is not None
+        failed = False
+        for position, error in self.client.late_errors():
+            cell, stop = self.nb_man.nb.cells[position], self.stopper.stop
+            event = self.events.get(cell.id)
+            outcome, shown = judge([error], {"status": "ok"}, expected=_may_raise(cell))
+            if stop is not None and error.monotonic >= stop.monotonic:
+                continue  # the echo of our interrupt
+            if event is not None and event.outcome == "ok" and outcome == "error" and shown is not None:
+                self.events[cell.id] = self._with_error(dataclasses.replace(event, outcome=outcome), shown, cell)
+                failed = True
+        return failed
+
+    def _place(self, position: int) -> int | str:
+        """Return the number of a code cell in the source, from 1, as everywhere in logs and reports."""
+        cell_id = self.nb_man.nb.cells[position].id
+        index = next(cell.index for cell in code_cells(self.nb_man.nb) if cell.id == cell_id)
+        return "inserted" if index is None else index + 1
+
+    def _warn_if_truncated(self, position: int | None, characters: int) -> None:
+        if characters:
+            place = "widget" if position is None else self._place(position)
+            log.warning("output-truncated", cell=place, characters=characters, whole_text_in=self.log_name)
 
     @contextlib.contextmanager
     def _cell_deadline(self) -> Iterator[None]:
@@ -281,13 +315,6 @@ class Session:
                 except RecordError as error:  # the disk may have room again by the next time
                     log.warning("save", reason=str(error))
 
-    async def _take_late_outputs(self) -> None:
-        """Read what comes after the last cell: a kernel waits with its end until its outputs are taken."""
-        if self.client is not None and self.client.kc is not None:
-            channel = self.client.kc.iopub_channel
-            while True:
-                await _matching(channel, set(), 60.0)
-
     async def _be_courteous(self) -> None:
         assert self.client is not None
         kc = self.client.kc
@@ -302,7 +329,8 @@ class Session:
 
     def _close(self) -> None:
         if self.client is not None:
-            self.client.settle()
+            for position, characters in self.client.end():
+                self._warn_if_truncated(position, characters)
             with contextlib.suppress(Exception):
                 self.client.set_widgets_metadata()
         if self.client is not None and self.client.kc is not None:
@@ -325,6 +353,9 @@ async def _matching(channel: Any, requests: set[str], seconds: float) -> dict[st
     return None
 
 
-def _error_output(cell: NotebookNode) -> NotebookNode | None:
-    errors = [output for output in cell.outputs if output.output_type == "error"]
-    return errors[-1] if errors else None
+def _has_error(cell: NotebookNode) -> bool:
+    return any(output.output_type == "error" for output in cell.outputs)
+
+
+def _may_raise(cell: NotebookNode) -> bool:
+    return "raises-exception" in cell.metadata.get("tags", [])

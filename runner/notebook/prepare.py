@@ -25,6 +25,7 @@ from runner.notebook import parameters as parameter_values
 from runner.notebook import rules as plan_rules
 from runner.notebook import urls
 from runner.notebook.characters import without_surrogates
+from runner.notebook.marks import mark_skipped
 
 if TYPE_CHECKING:
     from runner.plan import Rule
@@ -73,6 +74,7 @@ def prepare(
     prepared = _copy(notebook)
     changes = [
         *_mend_characters(prepared),
+        *_drop_skipped(prepared),
         *plan_rules.apply(prepared, rules, name),
         *plan_rules.drop_shutdown(prepared),
         *parameter_values.apply(prepared, parameters or {}, name),
@@ -90,6 +92,12 @@ def _mend_characters(notebook: NotebookNode) -> Iterator[Change]:
             cell.source = new
             old = ascii("".join(dict.fromkeys(halves)))[1:-1]
             yield plan_rules.change("replace", "half a character -> '?'", cell, times=len(halves), old=old, new="?")
+
+
+def _drop_skipped(notebook: NotebookNode) -> Iterator[Change]:
+    """Take out what the author tagged to be skipped, before rules and parameters look for what runs."""
+    for cell in mark_skipped(notebook):
+        yield plan_rules.mark_dropped(cell, cell.metadata.runner.dropped)
 
 
 def _copy(notebook: NotebookNode) -> NotebookNode:

@@ -8,9 +8,9 @@ cell ``completed``), so nothing is read from it. Everything here is pure: facts 
 from __future__ import annotations
 
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal, NamedTuple, Self
 
 from runner.records import EXIT_CODES, CellStatus, Status
 from runner.stop import Stop, StopKind
@@ -31,11 +31,74 @@ class CodeCell:
 
 
 @dataclass(frozen=True, slots=True)
+class Shown:
+    """An error that a cell showed, or that the kernel's reply to it told."""
+
+    name: str
+    message: str = ""
+    traceback: tuple[str, ...] = ()
+    monotonic: float = 0.0
+    """When it was seen."""
+
+    @classmethod
+    def of(cls, content: Mapping[str, Any], *, monotonic: float = 0.0) -> Self:
+        """Return the error in the content of a message, which may be of any kernel."""
+        lines = content.get("traceback")
+        traceback = tuple(map(str, lines)) if isinstance(lines, list | tuple) else ()
+        return cls(str(content.get("ename") or ""), str(content.get("evalue") or ""), traceback, monotonic)
+
+    @property
+    def ends_notebook(self) -> bool:
+        """Tell whether it is the notebook's wish to end, whatever the cell's tags allow."""
+        return self.name == "SystemExit"
+
+
+def judge(
+    shown: Sequence[Shown], reply: Mapping[str, Any] | None, *, expected: bool = False
+) -> tuple[Outcome, Shown | None]:
+    """Return how a cell ended and by which error: the one rule for every way to run a notebook.
+
+    An error that a cell shows makes it fail, whatever the kernel replied: `%run`, `%%capture` and
+    an Output widget show an error and go on. The first one counts; what comes after it, as a
+    debugger that asks nobody, is its echo.
+
+    Parameters
+    ----------
+    shown
+        Errors that were shown while the cell ran, wherever they were captured.
+    reply
+        Content of the kernel's reply; None if none was seen, and then no cell succeeded.
+    expected
+        The cell is tagged ``raises-exception``.
+    """
+    errors = [*shown, *(_told(reply, shown) if reply is not None else ())]
+    first = errors[0] if errors else None
+    if reply is None:
+        return "unfinished", first
+    if expected:
+        ending = next((error for error in errors if error.ends_notebook), None)
+        return ("error", ending) if ending else ("ok", first)
+    return ("error", first) if first else ("ok", None)
+
+
+def _told(reply: Mapping[str, Any], shown: Sequence[Shown]) -> Iterator[Shown]:
+    """Yield the errors of a reply that were not shown."""
+    status = reply.get("status")
+    error = Shown.of(reply)
+    if status == "error" and all(each.name != error.name for each in shown):
+        yield error
+    elif status not in {"ok", "error"}:
+        yield Shown("NotRun", f"the kernel answered {str(status)[:40]!r}: it did not run the cell")
+    payload = reply.get("payload")
+    if isinstance(payload, list) and any(isinstance(p, dict) and p.get("source") == "ask_exit" for p in payload):
+        yield Shown("SystemExit", "quit")
+
+
+@dataclass(frozen=True, slots=True)
 class CellEvent:
     """What happened to a cell that was started.
 
-    ``outcome`` is ``ok``, ``error`` (it raised) or ``unfinished`` (no reply ever came). An
-    error in a cell tagged ``raises-exception`` is ``ok``, unless it is SystemExit.
+    ``outcome`` is ``ok``, ``error`` (it raised) or ``unfinished`` (no reply ever came), see `judge`.
     """
 
     id: str
@@ -46,6 +109,8 @@ class CellEvent:
     error_name: str | None = None
     error_message: str | None = None
     traceback: tuple[str, ...] = ()
+    failed_line: str | None = None
+    """The line of the cell that failed, if the traceback shows it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +139,15 @@ class Verdict:
     cell_id: str | None = None
     """The cell it went wrong in."""
     signal: str | None = None
+    kernel_ended: bool = False
+    """The kernel ended before the notebook did, or never began: no cell raised."""
+
+
+class _End(NamedTuple):
+    status: Status
+    reason: str
+    signal: str | None = None
+    kernel_ended: bool = False
 
 
 def derive(cells: Sequence[CodeCell], facts: Facts) -> Verdict:
@@ -87,58 +161,67 @@ def derive(cells: Sequence[CodeCell], facts: Facts) -> Verdict:
         What was seen of cells, kernel and stop requests.
     """
     culprit = next((c for c in cells if _broke(facts.cells.get(c.id), facts)), None)
-    status, reason, death = _notebook(cells, facts, culprit)
+    end = _notebook(cells, facts, culprit)
     statuses = {cell.id: _cell(cell, facts) for cell in cells}
-    if status is not Status.SUCCEEDED:
+    if end.status is not Status.SUCCEEDED:
         _forget_unreached_blanks(cells, statuses)
-    exit_code = facts.stop.exit_code if facts.stop and status is Status.TERMINATED else EXIT_CODES[status]
-    return Verdict(status, reason, exit_code, statuses, culprit.id if culprit else None, death)
+    exit_code = facts.stop.exit_code if facts.stop and end.status is Status.TERMINATED else EXIT_CODES[end.status]
+    cell_id = culprit.id if culprit else None
+    return Verdict(end.status, end.reason, exit_code, statuses, cell_id, end.signal, end.kernel_ended)
 
 
-def _notebook(cells: Sequence[CodeCell], facts: Facts, culprit: CodeCell | None) -> tuple[Status, str, str | None]:
+def _notebook(cells: Sequence[CodeCell], facts: Facts, culprit: CodeCell | None) -> _End:
     where = _where(culprit)
     event = facts.cells[culprit.id] if culprit else None
     raised_first = event is not None and event.outcome == "error" and not _after(event, facts.stop)
     if facts.start_problem and facts.stop is None:
-        return (
-            Status.KERNEL_DIED,
-            f"the kernel never answered: {facts.start_problem}",
-            signal_name(facts.kernel_returncode),
-        )
+        reason = f"the kernel never answered: {facts.start_problem}"
+        return _End(Status.KERNEL_DIED, reason, signal_name(facts.kernel_returncode), kernel_ended=True)
     if raised_first and event is not None:
         return _raised(event, where)
     if facts.stop is not None and not _too_late(cells, facts, facts.stop, event):
         return _stopped(facts.stop, where)
     if any(_unreached(cell, facts) for cell in cells):
         return _died(facts, where or " between cells")
-    return Status.SUCCEEDED, "all cells ran", None
+    dropped = sum(cell.dropped for cell in cells)
+    return _End(Status.SUCCEEDED, f"all cells ran, {dropped} dropped" if dropped else "all cells ran")
 
 
-def _raised(event: CellEvent, where: str) -> tuple[Status, str, str | None]:
+def _raised(event: CellEvent, where: str) -> _End:
     if event.error_name == "SystemExit":
-        return Status.INCOMPLETE, f"the notebook ended itself{where} by SystemExit({event.error_message or '0'})", None
-    return Status.FAILED, f"{event.error_name}{where}: {_short(event.error_message)}", None
+        reason = f"the notebook ended itself{where} by SystemExit({event.error_message or '0'})"
+        return _End(Status.INCOMPLETE, reason)
+    reason = f"{event.error_name or 'an error without a name'}{where}"
+    if event.error_message and event.error_message.strip():
+        reason += f": {_short(event.error_message)}"
+    elif event.failed_line:  # an exception without a message: the line says what failed
+        reason += f": {_short(event.failed_line)}"
+    return _End(Status.FAILED, reason)
 
 
-def _died(facts: Facts, where: str) -> tuple[Status, str, str | None]:
+def _died(facts: Facts, where: str) -> _End:
     if not facts.kernel_dead:  # killed for its silence, and not even that ended it: a hanging driver
-        return Status.KERNEL_DIED, f"the kernel stopped answering{where}", None
+        return _End(Status.KERNEL_DIED, f"the kernel stopped answering{where}", kernel_ended=True)
     death = signal_name(facts.kernel_returncode)
     if death is None and facts.kernel_returncode is not None:
-        return Status.INCOMPLETE, f"the kernel exited by itself{where} with code {facts.kernel_returncode}", None
+        reason = f"the kernel exited by itself{where} with code {facts.kernel_returncode}"
+        return _End(Status.INCOMPLETE, reason, kernel_ended=True)
     if facts.oom_kills and death in {None, "SIGKILL"}:  # a crash is none of the OOM killer's
-        return Status.KERNEL_DIED, f"the kernel was killed by the host's OOM killer{where}", death
-    return Status.KERNEL_DIED, f"the kernel died{where}" + (f" by {death}" if death else ""), death
+        reason = f"the kernel was killed by the host's OOM killer{where}"
+    else:
+        reason = f"the kernel died{where}" + (f" by {death}" if death else "")
+    return _End(Status.KERNEL_DIED, reason, death, kernel_ended=True)
 
 
-def _stopped(stop: Stop, where: str) -> tuple[Status, str, str | None]:
+def _stopped(stop: Stop, where: str) -> _End:
     match stop.kind:
         case StopKind.CELL_TIMEOUT | StopKind.NOTEBOOK_TIMEOUT:
-            return Status.TIMED_OUT, f"{stop.detail}{where}", None
+            return _End(Status.TIMED_OUT, f"{stop.detail}{where}")
         case StopKind.MEMORY_GUARD:
-            return Status.KERNEL_DIED, f"the memory guard ended the kernel{where}: {stop.detail}", "SIGKILL"
+            reason = f"the memory guard ended the kernel{where}: {stop.detail}"
+            return _End(Status.KERNEL_DIED, reason, "SIGKILL", kernel_ended=True)
         case _:
-            return Status.TERMINATED, f"{stop.detail}{where}", stop.kind.value
+            return _End(Status.TERMINATED, f"{stop.detail}{where}", stop.kind.value)
 
 
 def _cell(cell: CodeCell, facts: Facts) -> CellStatus:

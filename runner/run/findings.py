@@ -9,15 +9,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runner.machine.joins import CellUse, Span
+from runner.notebook import tracebacks
+from runner.notebook.characters import without_colours
 from runner.notebook.diagnose import Evidence, bounded, diagnose, is_unreadable
 from runner.notebook.outputs import is_figure, output_bytes
 from runner.notebook.pointers import named_pointers, pointers_below
 from runner.records import Cell, CellStatus, Failure, Status
 from runner.run.reporter import title_of
-from runner.run.runlog import without_colours
 from runner.stop import StopKind
 
 if TYPE_CHECKING:
+    from runner.notebook.diagnose import Diagnosis
     from runner.notebook.status import CellEvent, Facts, Verdict
 
 _MESSAGE_CHARS = 10_000
@@ -73,7 +75,8 @@ def failure(
     """
     if verdict.status is Status.SUCCEEDED:
         return None
-    raised = _raised(facts.cells.get(verdict.cell_id or ""))
+    event = facts.cells.get(verdict.cell_id or "")
+    raised = event if event is not None and event.outcome == "error" else None
     traceback = without_colours("\n".join(raised.traceback)) if raised else ""
     message = (raised.error_message if raised else "") or ""
     cell = next((c for c in notebook.cells if c.id == verdict.cell_id), None)
@@ -98,11 +101,18 @@ def failure(
         cell_index=cell.metadata.runner.get("index") if cell is not None else None,
         cell_id=verdict.cell_id,
         error_name=raised.error_name if raised else None,
-        traceback_tail=_tail(traceback) or _tail(last_words) or None,
+        traceback_tail=tracebacks.tail(traceback, _TAIL_LINES) or tracebacks.tail(last_words, _TAIL_LINES) or None,
         signal=verdict.signal,
         cause=diagnosis.cause if diagnosis else None,
-        hint=diagnosis.hint if diagnosis else None,
+        hint=_hint(diagnosis, event),
     )
+
+
+def _hint(diagnosis: Diagnosis | None, event: CellEvent | None) -> str | None:
+    """Return what to do, with the line of the notebook that it is about."""
+    line = event.failed_line if event is not None else None
+    at = f"the cell's line is `{line}`" if line else None
+    return "; ".join(filter(None, (diagnosis.hint if diagnosis else None, at))) or None
 
 
 def spans(found: Sequence[Cell], facts: Facts, started_monotonic: float) -> list[Span]:
@@ -130,10 +140,6 @@ def with_use(found: Sequence[Cell], uses: Mapping[int, CellUse]) -> tuple[Cell, 
     )
 
 
-def _raised(event: CellEvent | None) -> CellEvent | None:
-    return event if event is not None and event.outcome == "error" else None
-
-
 def _pointers(cell: Any, message: str, cwd: Path) -> tuple[str, ...]:
     """Return the git-lfs pointers that a cell may have stumbled over.
 
@@ -141,7 +147,3 @@ def _pointers(cell: Any, message: str, cwd: Path) -> tuple[str, ...]:
     """
     named = named_pointers((bounded(message), bounded(cell.source) if cell is not None else ""), cwd)
     return named or (pointers_below(cwd) if is_unreadable(message) else ())
-
-
-def _tail(text: str) -> str:
-    return "\n".join(text.strip().splitlines()[-_TAIL_LINES:])

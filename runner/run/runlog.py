@@ -7,7 +7,6 @@ not the notebook.
 
 from __future__ import annotations
 
-import re
 import threading
 import traceback
 from pathlib import Path
@@ -15,11 +14,10 @@ from typing import TYPE_CHECKING, Self
 
 from runner import files, log
 from runner.errors import RunnerError
+from runner.notebook.characters import without_colours
 
 if TYPE_CHECKING:
     from runner.redact import Redactor
-
-_ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\-_])")
 
 
 class RunLog:
@@ -95,8 +93,3 @@ class RunLog:
             self.event("--- fault of runner itself ---")
             self.printed("".join(traceback.format_exception(error)))
         self.close()
-
-
-def without_colours(text: str) -> str:
-    """Return text without terminal control sequences."""
-    return _ANSI.sub("", text) if "\x1b" in text else text
