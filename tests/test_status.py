@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runner.notebook.status import CellEvent, CodeCell, Facts, Verdict, derive, signal_name
+from runner.notebook.status import CellEvent, CodeCell, Facts, Shown, Verdict, derive, judge, signal_name
 from runner.records import EXIT_CODES, CellStatus, Status
 from runner.stop import Stop, StopKind
 
@@ -473,6 +473,54 @@ def test_facts_give_one_status(name: str) -> None:
     assert tuple(verdict.cells[f"c{i}"] for i in range(3)) == case.statuses
     assert (verdict.cell_id, verdict.signal) == (case.cell, case.signal)
     assert verdict.exit_code == (EXIT_CODES[case.status] if case.exit_code is None else case.exit_code)
+
+
+FIRST, SECOND, EXIT = Shown("ValueError", "first"), Shown("KeyError", "second"), Shown("SystemExit", "3")
+DONE, ERROR, QUIT = (
+    {"status": "ok"},
+    {"status": "error", "ename": "KeyError", "evalue": "second"},
+    [{"source": "ask_exit"}],
+)
+
+
+@pytest.mark.parametrize(
+    ("shown", "reply", "expected", "ended"),
+    [
+        ([], DONE, False, ("ok", None)),
+        ([], None, False, ("unfinished", None)),
+        ([], None, True, ("unfinished", None)),
+        ([FIRST], None, False, ("unfinished", FIRST)),
+        ([FIRST], DONE, False, ("error", FIRST)),
+        ([FIRST, EXIT], DONE, False, ("error", FIRST)),
+        ([FIRST], ERROR, False, ("error", FIRST)),
+        ([], ERROR, False, ("error", SECOND)),
+        ([FIRST], DONE, True, ("ok", FIRST)),
+        ([], ERROR, True, ("ok", SECOND)),
+        ([FIRST, EXIT], DONE, True, ("error", EXIT)),
+        ([], {**ERROR, "ename": "SystemExit", "evalue": "3"}, True, ("error", EXIT)),
+        ([], {**DONE, "payload": QUIT}, True, ("error", Shown("SystemExit", "quit"))),
+        ([FIRST], {**DONE, "payload": QUIT}, False, ("error", FIRST)),
+    ],
+)
+def test_a_cell_ends_by_the_first_error_that_it_shows(shown, reply, expected, ended) -> None:
+    """Whatever the kernel replied; only the tag allows one, and none without a reply is a success."""
+    assert judge(shown, reply, expected=expected) == ended
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        {},
+        {"status": None},
+        {"status": "aborted"},
+        {"status": "ok", "payload": "x"},
+        {"status": "error", "traceback": 1},
+    ],
+)
+def test_a_reply_of_any_kind_is_judged(reply) -> None:
+    """A success is only the reply that says so."""
+    outcome, error = judge([], reply)
+    assert (outcome == "ok") == (reply.get("status") == "ok") == (error is None)
 
 
 def test_a_long_message_is_cut_in_the_reason() -> None:
