@@ -240,7 +240,8 @@ class Session:
         A cell that failed holds it as an output, wherever it was captured: page, papermill and
         other readers of the notebook look for it there.
         """
-        content = {"ename": error.name, "evalue": error.message, "traceback": list(error.traceback)}
+        shown = list(error.traceback) or [f"{error.name or 'Error'}: {error.message}"]  # papermill prints nothing else
+        content = {"ename": error.name, "evalue": error.message, "traceback": shown}
         if event.outcome == "error" and not (error.ends_notebook or _has_error(cell)):
             cell.outputs.append(new_output("error", **redacted_output(content, self.redactor)))
         return dataclasses.replace(
