@@ -130,6 +130,26 @@ def write(path: Path, content: str | bytes) -> int:
     return len(data)
 
 
+def ignores_case(folder: Path) -> bool:
+    """Return True if two names in a folder that differ in case only are one file.
+
+    Asked with a file of its own, as it is a property of the folder on some file systems. A folder
+    that is still to be made is as the one above it.
+    """
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    try:
+        with tempfile.NamedTemporaryFile(prefix=".Case-", dir=folder) as probe:
+            return (folder / Path(probe.name).name.swapcase()).exists()
+    except OSError:
+        return False  # whoever writes there meets the error itself
+
+
+def folded(name: str) -> str:
+    """Return what names have in common that a folder which ignores case takes for one."""
+    return unicodedata.normalize("NFC", name).casefold()
+
+
 def _umask() -> int:
     """Return the umask; there is no call that only reads it, `/proc` does so without a race."""
     try:

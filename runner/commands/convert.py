@@ -22,7 +22,8 @@ def command(notebooks: tuple[Path, ...], output_dir: Path | None, trust_html: bo
     """Convert NOTEBOOKS, files or folders of them, to pages that need no network.
 
     All are tried. Exit code: 0, else that of the first that could not be converted: 9 when it is no
-    notebook, 74 when its page cannot be written; 143/130 after SIGTERM/SIGINT, which leaves whole pages only.
+    notebook, 74 when its page cannot be written; 2 when two would become one page, and none is written;
+    143/130 after SIGTERM/SIGINT, which leaves whole pages only.
 
     \b
     Examples:
@@ -35,7 +36,6 @@ def command(notebooks: tuple[Path, ...], output_dir: Path | None, trust_html: bo
 
     from runner.errors import RunnerError
     from runner.notebook.convert import convert, find_notebooks
-    from runner.run.job import EXECUTED_SUFFIX
 
     done: dict[Path, dict[str, object]] = {}
     failed: dict[Path, tuple[str, int]] = {}
@@ -47,27 +47,57 @@ def command(notebooks: tuple[Path, ...], output_dir: Path | None, trust_html: bo
         click.echo(f"runner: {path}: {reason}", err=True)
         failed[path] = (reason, getattr(error, "exit_code", RunnerError.exit_code))
 
+    pages: dict[Path, Path | RunnerError] = {}
     for path in notebooks:
         try:
-            found = find_notebooks([path])
+            pages |= {found: (output_dir or found.parent) / _page(found) for found in find_notebooks([path])}
         except RunnerError as error:
-            fail(path, error)
+            pages[path] = error
+    _check_apart({notebook: page for notebook, page in pages.items() if isinstance(page, Path)})
+    for notebook, page in pages.items():
+        try:
+            if isinstance(page, RunnerError):
+                raise page  # noqa: TRY301  (told in the order of the arguments)
+            done[notebook] = dataclasses.asdict(convert(notebook, page, trust=trust_html))
+        except Exception as error:  # noqa: BLE001  (one notebook must not cost the others their pages)
+            fail(notebook, error)
             continue
-        for notebook in found:
-            if notebook in done or notebook in failed:
-                continue
-            stem = notebook.name.removesuffix(EXECUTED_SUFFIX).removesuffix(".ipynb")
-            html = (output_dir or notebook.parent) / f"{stem}.html"
-            try:
-                done[notebook] = dataclasses.asdict(convert(notebook, html, trust=trust_html))
-            except Exception as error:  # noqa: BLE001  (one notebook must not cost the others their pages)
-                fail(notebook, error)
-                continue
-            if not as_json:
-                answer(str(html))
+        if not as_json:
+            answer(str(page))
     if as_json:
         problems = [{"notebook": str(path), "reason": reason} for path, (reason, _) in failed.items()]
         answer(
             json.dumps({"converted": [*done.values()], "failed": problems}, indent=1, default=str, ensure_ascii=False)
         )
     return next((code for _, code in failed.values()), 0)
+
+
+def _page(notebook: Path) -> str:
+    from runner.run.job import EXECUTED_SUFFIX
+
+    return notebook.name.removesuffix(EXECUTED_SUFFIX).removesuffix(".ipynb") + ".html"
+
+
+def _check_apart(pages: dict[Path, Path]) -> None:
+    """Refuse notebooks whose pages would be one file, before any is written.
+
+    Raises
+    ------
+    UsageError
+        Two different notebooks have one page, also by names that differ in case only where the folder ignores it.
+    """
+    from runner import files
+    from runner.errors import UsageError
+
+    taken: dict[tuple[Path, str], Path] = {}
+    one_case: dict[Path, bool] = {}
+    for notebook, html in pages.items():
+        folder = html.parent.resolve()
+        if folder not in one_case:
+            one_case[folder] = files.ignores_case(folder)
+        other = taken.setdefault((folder, files.folded(html.name) if one_case[folder] else html.name), notebook)
+        if other.resolve() != notebook.resolve():
+            raise UsageError(
+                f"{other} and {notebook} would both become {html}",
+                hint="convert them one by one, with an --output-dir for each; nothing was written",
+            )

@@ -31,7 +31,6 @@ from runner.stop import ending_on_signals
 @click.option("--pushgateway", metavar="URL", help="Prometheus Pushgateway to send the metrics to.")
 @click.option(
     "--task-status",
-    "tasks",
     type=options.Setting(),
     multiple=True,
     metavar="TASK=STATUS",
@@ -53,7 +52,7 @@ def command(
     fail_on_regression: bool,
     regression_threshold: float,
     pushgateway: str | None,
-    tasks: tuple[tuple[str, str], ...],
+    task_status: tuple[tuple[str, str], ...],
     results_dir: Path | None,
     secret_env: tuple[str, ...],
     secrets_dir: Path | None,
@@ -77,7 +76,7 @@ def command(
     try:
         loaded = load(plan) if plan else None
     except PlanError as error:
-        if not tasks:
+        if not task_status:
             raise
         loaded = None  # a plan that was to come with the clone
         problems.append(str(error))
@@ -95,7 +94,7 @@ def command(
         baselines=baseline,
         regression_threshold=regression_threshold,
         pushgateway=pushgateway,
-        tasks=dict(tasks),
+        tasks=dict(task_status),
         problems=problems,
         environ=os.environ,
         redactor=redactor,

@@ -17,6 +17,7 @@ from runner.errors import BrokenInputError
 from runner.notebook import cellsource, document, prepare, products, urls
 from runner.notebook import parameters as parameter_values
 from runner.notebook import rules as plan_rules
+from runner.plan.sharing import case_clashes
 from runner.plan.sources import Sources
 
 if TYPE_CHECKING:
@@ -50,6 +51,14 @@ def check_plan(plan: Plan, checkout: Path, plan_file: Path | None = None) -> lis
     """
     problems = list(_datasets(plan))
     sources = Sources.of(plan, checkout, {plan_file.absolute(): "the plan"} if plan_file else None)
+    problems += [
+        Problem(
+            where="products",
+            message=f"{one!r} and {other!r} may be one file: {checkout} ignores case",
+            hint="write the same name in the same case, or name them apart",
+        )
+        for one, other in case_clashes(plan, checkout)
+    ]
     for position, notebook in enumerate(plan.notebooks):
         problems += _notebook(plan, notebook, f"notebooks[{position}]", checkout, sources)
     return problems

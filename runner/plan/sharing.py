@@ -7,12 +7,15 @@ is still to be made. In doubt they share it: a lock too many costs time, one too
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from functools import cache
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
+
+from runner import files
 
 if TYPE_CHECKING:
     from runner.plan import Plan
@@ -54,6 +57,17 @@ def shared_with(plan: Plan, name: str) -> dict[str, tuple[str, ...]]:
         for key, names in shared_products(plan).items()
         if name in names
     }
+
+
+def case_clashes(plan: Plan, checkout: Path) -> list[tuple[str, str]]:
+    """Return the product patterns that name one file only because the checkout's volume ignores case."""
+    patterns = list(dict.fromkeys(pattern for notebook in plan.notebooks for pattern in notebook.products))
+    pairs = [
+        (one, other)
+        for one, other in itertools.combinations(patterns, 2)
+        if overlap(files.folded(one), files.folded(other)) and not overlap(one, other)
+    ]
+    return pairs if pairs and files.ignores_case(checkout) else []
 
 
 def overlap(one: str, other: str) -> bool:

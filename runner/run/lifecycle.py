@@ -57,6 +57,7 @@ def run(job: Job, stopper: Stopper, progress: Progress) -> Metrics:
     with contextlib.ExitStack() as stack:
         # First of all: the first process of a container does not even hear a signal that it does not handle.
         stack.enter_context(stopper.on_signals())
+        preflight.check_name_is_free(job)
         checked = preflight.check_standalone(job)
         plan = job.plan.name if job.plan else None
         claim = stack.enter_context(Claim.of(job.output_dir, job.name, job.run_id, plan, sleep=stopper.sleep))

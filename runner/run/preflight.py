@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from runner import attempts, files
 from runner.errors import BrokenInputError, UsageError, did_you_mean
 from runner.run.checkout import check_source
 
@@ -81,6 +82,7 @@ def check_options(jobs: Sequence[Job]) -> None:
             f"the checkout {jobs[0].checkout} is not a folder",
             hint=f"{_folder_meant(jobs[0].checkout)}give the folder that the plan's paths start from as --checkout",
         )
+    check_names([job.name for job in jobs], jobs[0].output_dir)
     if options.kernel is not None:
         from runner.notebook.kernel import check_kernel
 
@@ -95,6 +97,42 @@ def check_options(jobs: Sequence[Job]) -> None:
         f"--cache: {reader.cache} is not a folder, and {reader.name} reads {', '.join(reader.datasets)}",
         hint=f"{_folder_meant(reader.cache)}stage the datasets: `runner fetch PLAN --cache {reader.cache}`",
     )
+
+
+def check_names(names: Sequence[str], folder: Path) -> None:
+    """Check that the files of notebooks stay apart in a folder that ignores case.
+
+    Raises
+    ------
+    UsageError
+        Two names differ in case only, and the folder takes them for one.
+    """
+    taken: dict[str, str] = {}
+    for name in names:
+        other = taken.setdefault(files.folded(name), name)
+        if other != name and files.ignores_case(folder):
+            raise UsageError(
+                f"the notebooks {other!r} and {name!r} would have the same files in {folder}, which ignores case",
+                hint="give one of them another name, or choose an --output-dir on another volume",
+            )
+
+
+def check_name_is_free(job: Job) -> None:
+    """Check that the run's files are not those of a notebook whose name is spelled in another case.
+
+    Raises
+    ------
+    UsageError
+        They are; nothing was written.
+    """
+    names = [path.name for path in job.output_dir.iterdir()] if job.output_dir.is_dir() else []
+    for path in (job.path(suffix) for suffix in (*attempts.SUFFIXES, ".running")):
+        others = [name for name in names if name != path.name and files.folded(name) == files.folded(path.name)]
+        if others and path.name not in names and path.exists():
+            raise UsageError(
+                f"the notebook {job.name!r} would have the file {others[0]!r} of another: {job.output_dir} ignores case",
+                hint="give another --name, or an --output-dir on another volume; nothing was written",
+            )
 
 
 def check(job: Job) -> Checked:
@@ -115,6 +153,7 @@ def check(job: Job) -> Checked:
 
     kernel = check_kernel(wanted)
     from runner.notebook.prepare import prepare
+    from runner.plan.sharing import case_clashes
     from runner.run import provenance
 
     prepare(
@@ -125,6 +164,13 @@ def check(job: Job) -> Checked:
         placed={dataset.url for dataset in job.datasets.values() if dataset.place is not None},
         name=job.name,
     )
+    if job.plan is not None and job.products:
+        clash = next((one for one in case_clashes(job.plan, job.checkout) if set(one) & set(job.products)), None)
+        if clash:
+            raise BrokenInputError(
+                f"the products {clash[0]!r} and {clash[1]!r} may be one file: {job.checkout} ignores case",
+                hint="write the same name in the same case, or name them apart",
+            )
     data = job.source.read_bytes()
     source = provenance.source_record(job, notebook, data, wanted)
     return Checked(notebook=notebook, source_bytes=data, source=source, kernel=kernel)
