@@ -438,9 +438,9 @@ def test_every_status_is_told(tmp_path):
     page, summary = result.html_path.read_text(), summary_of(result)
     ended = {status.value for status in Status} - {"running"}  # which is told of a live run only, see above
     assert {nb["status"] for nb in summary["notebooks"]} == ended
-    for status in Status:
-        assert f"<span>{status.value}</span>" in page
-        assert summary["counts"][status.value] == 1
+    for status in ended:
+        assert f"<span>{status}</span>" in page
+        assert summary["counts"][status] == 1
     assert result.problems == ()
 
 
