@@ -207,6 +207,7 @@ class Cell:
     """First line of the source that says something, for tables."""
     allocated: tuple[Allocated, ...] = ()
     warnings: tuple[str, ...] = ()
+    """What a green cell hides; the record's warnings list it as well, with the cell's number."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -235,7 +235,7 @@ def _measured(plain: NotebookSummary, m: Metrics) -> NotebookSummary:
         release_seconds=release.seconds if release else None,
         output_bytes=sum(m.outputs.bytes.values()) if m.outputs.bytes else None,
         figures=m.outputs.figures,
-        warnings=len(m.warnings) + sum(len(cell.warnings) for cell in m.cells),
+        warnings=len(m.warnings),
     )
 
 

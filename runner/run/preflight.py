@@ -130,7 +130,8 @@ def check_name_is_free(job: Job) -> None:
         others = [name for name in names if name != path.name and files.folded(name) == files.folded(path.name)]
         if others and path.name not in names and path.exists():
             raise UsageError(
-                f"the notebook {job.name!r} would have the file {others[0]!r} of another: {job.output_dir} ignores case",
+                f"the notebook {job.name!r} would have the file {others[0]!r} of another: "
+                f"{job.output_dir} ignores case",
                 hint="give another --name, or an --output-dir on another volume; nothing was written",
             )
 
