@@ -549,3 +549,13 @@ def test_a_url_that_begins_another_is_kept_apart(notebook):
     replacements = {"https://a.org/x": "SHORT", "https://a.org/x.gz": "LONG"}
     prepared = prepare(notebook("f('https://a.org/x', 'https://a.org/x.gz')"), replacements=replacements)
     assert sources(prepared) == ["f('SHORT', 'LONG')"]
+
+
+def test_a_parameters_cell_that_stays_is_not_recorded_as_replaced(notebook):
+    """A report strikes out what is `old`; the tagged cell still runs, and the injected one is added to it."""
+    prepared = prepare(notebook(notebooks.code("n = 1", tags=["parameters"]), "print(n)"), parameters={"n": 2})
+
+    (change,) = prepared.changes
+    assert (change.rule, change.old) == ("parameter", None)
+    assert "n = 2" in (change.new or "")
+    assert [cell.source for cell in prepared.notebook.cells if cell.metadata.runner.get("index") == 0] == ["n = 1"]
