@@ -11,7 +11,7 @@ import re
 
 from runner.errors import UsageError
 
-_DURATION = re.compile(r"(?P<number>\d+(?:\.\d+)?)\s*(?P<unit>s|m|h)")
+_DURATION = re.compile(r"(?<!\d)(?P<number>\d++(?:\.\d++)?)\s*+(?P<unit>s|m|h)")
 _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
 

@@ -25,13 +25,13 @@ from typing import Any
 import pytest
 
 import runner
-from runner.notebook import diagnose, markdown, safe_css, terminal, tex
-from runner.records import Status
 
 CHARACTERS = 10_000_000
 CPU_SECONDS = 120
 """For one text of 10 MB; linear patterns take about a second."""
 PACKAGE = Path(runner.__file__).parent
+PLAIN_CALLS: dict[Any, set[str]] = {}
+"""Where a pattern is written into a call of `re.match` or `re.fullmatch`."""
 
 
 DIAGNOSED = (
@@ -65,6 +65,7 @@ def patterns() -> dict[str, re.Pattern[Any]]:
 
     re._compile = spying
     try:
+        assert "runner.notebook" not in sys.modules, "what is imported already cannot be seen any more"
         importlib.import_module("papermill.engines")  # first: it imports our engine by its entry point
         for module in pkgutil.walk_packages(runner.__path__, "runner."):
             if (
@@ -72,13 +73,15 @@ def patterns() -> dict[str, re.Pattern[Any]]:
                 and "standalone" not in module.name
             ):
                 importlib.import_module(module.name)
-        markdown.preload()
+        importlib.import_module("runner.notebook.markdown").preload()
     finally:
         re._compile = original
     for path in PACKAGE.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and ast.unparse(node.func).startswith("re.") and node.args:
                 first = node.args[0]
+                if isinstance(first, ast.Constant) and ast.unparse(node.func) in {"re.match", "re.fullmatch"}:
+                    PLAIN_CALLS.setdefault(first.value, set()).add(path.stem)
                 if isinstance(first, ast.Constant) and ast.unparse(node.func) != "re.escape":
                     compiled = re.compile(first.value)
                     found.setdefault(f"{path.stem}:{compiled.pattern!r:.60}", compiled)
@@ -180,12 +183,14 @@ def names_and_methods() -> dict[str, set[str]]:
 
 def anchored(stem: str, pattern: re.Pattern[Any]) -> bool:
     """Return True if the package only ever matches this pattern at the start of a text."""
+    if stem in PLAIN_CALLS.get(pattern.pattern, ()):
+        return True
     used = names_and_methods()
     for module in list(sys.modules.values()):
         name = getattr(module, "__name__", "")
         if name.startswith("runner.") and name.rpartition(".")[2] == stem:
             for variable, value in vars(module).items():
-                if value is pattern:
+                if isinstance(value, re.Pattern) and value.pattern == pattern.pattern:
                     return used.get(f"{stem}:{variable}", {"search"}) <= {"match", "fullmatch", "pattern"}
     return False
 
@@ -248,28 +253,31 @@ def test_what_is_made_of_notebook_texts_takes_linear_time(work: str) -> None:
 def make(work: str) -> None:
     """Do one kind of work on texts that are made to be slow."""
     resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, resource.RLIM_INFINITY))
-    units, characters, do = WORKS[work]
+    units, characters, do = works()[work]
     for unit in units:
         print(repr(unit), flush=True)
         do((unit * (characters // len(unit) + 1))[:characters])
     print("done", flush=True)
 
 
-def _diagnose(text: str) -> None:
-    raised = diagnose.Evidence(status=Status.FAILED, error_name="OSError", message=text, traceback=text)
-    diagnose.diagnose(raised)
-    diagnose.diagnose(diagnose.Evidence(status=Status.KERNEL_DIED, signal="SIGSEGV", last_words=text))
+def works() -> dict[str, tuple[tuple[str, ...], int, Callable[[str], object]]]:
+    """Return each kind of work with its texts and their length; imported late, see `patterns`."""
+    from runner.notebook import diagnose, markdown, safe_css, terminal, tex
+    from runner.records import Status
 
+    def find_cause(text: str) -> None:
+        raised = diagnose.Evidence(status=Status.FAILED, error_name="OSError", message=text, traceback=text)
+        diagnose.diagnose(raised)
+        diagnose.diagnose(diagnose.Evidence(status=Status.KERNEL_DIED, signal="SIGSEGV", last_words=text))
 
-def _style(text: str) -> None:
-    safe_css.safe_stylesheet(text, "#a")
-    safe_css.safe_declarations(text)
+    def clean_style(text: str) -> None:
+        safe_css.safe_stylesheet(text, "#a")
+        safe_css.safe_declarations(text)
 
-
-WORKS: dict[str, tuple[tuple[str, ...], int, Callable[[str], object]]] = {
-    "diagnose": (DIAGNOSED, CHARACTERS, _diagnose),
-    "markdown": (MARKED, 300_000, lambda text: markdown.MarkdownPage().render(text)),
-    "latex": (MARKED, 2_000_000, tex.mixed_to_html),
-    "terminal": (("\x1b[", "\x1b]", "\x1b[1m", "\r", "a\r\n", "\x1b[0;"), CHARACTERS, terminal.terminal_html),
-    "style": (("a{b:c}", "{", "(", "a,", "/*", ":root ", "@media{", "url("), 400_000, _style),
-}
+    return {
+        "diagnose": (DIAGNOSED, CHARACTERS, find_cause),
+        "markdown": (MARKED, 300_000, lambda text: markdown.MarkdownPage().render(text)),
+        "latex": (MARKED, 200_000, tex.mixed_to_html),
+        "terminal": (("\x1b[", "\x1b]", "\x1b[1m", "\r", "a\r\n", "\x1b[0;"), CHARACTERS, terminal.terminal_html),
+        "style": (("a{b:c}", "{", "(", "a,", "/*", ":root ", "@media{", "url("), 400_000, clean_style),
+    }

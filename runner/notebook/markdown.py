@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 MAX_IMAGE_BYTES = 20_000_000
 _IMAGE_TYPES = ("image/svg+xml", "image/png", "image/jpeg", "image/gif", "image/webp")
-_TAGS = re.compile(r"<[^>]*>")
+_TAGS = re.compile(r"<[^<>]*+>")
 _LOOKS_LIKE_TEX = re.compile(r"\\[a-zA-Z]|[=^_<>+]")
 _ENVIRONMENT = r"\\begin\{(?P<math_env_name>[a-z]*\*?)\}"
 _MULTILINE = re.compile(rf"(?<!\\)\$\$|\\\\\[|{_ENVIRONMENT}")

@@ -104,11 +104,12 @@ def mixed_to_html(text: str) -> str:
 
 def _pieces(text: str) -> Iterator[str]:
     shown = 0
+    first, last = len(text) - len(text.lstrip()), len(text.rstrip())
     for start, end, tex, inline in _formulas(text):
         yield escape(text[shown:start])
         shown = end
-        alone = not (text[:start].strip() or text[end:].strip()) if inline else True
-        yield to_mathml(tex, display=alone)
+        alone = start <= first and end >= last
+        yield to_mathml(tex, display=alone or not inline)
     yield escape(text[shown:])
 
 
