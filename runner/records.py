@@ -421,6 +421,8 @@ class Sampling:
     interval_seconds: float
     ticks: int = 0
     cpu_seconds: float | None = None
+    left_out_ticks: int = 0
+    """Ticks that the samples file does not hold, because a long run is thinned out there."""
     stopped: str | None = None
     """Why sampling of the GPUs ended early, if it did."""
 

@@ -80,11 +80,12 @@ def test_a_long_stream_keeps_its_ends_and_says_what_is_missing(piece: str) -> No
 
 def test_two_hundred_megabytes_of_print_stay_out_of_memory_and_notebook(tmp_path: Path) -> None:
     """The notebook has the ends with a marker, the log has it all, our memory stays small."""
-    line = "0123456789" * 10 + "\n"
+    line = "0123456789" * 10 + "\n"  # twice, as two lines that differ: a run of one line would be folded
     count = 200_000_000 // len(line)
+    pair = line + line.replace("0", "-")
     notebooks.write(
         tmp_path / "n.ipynb",
-        f"line = {line!r}\nfor _ in range({count // 1000}): print(line * 1000, end='')\nprint('the end')",
+        f"pair = {pair!r}\nfor _ in range({count // 1000}): print(pair * 500, end='')\nprint('the end')",
     )
     script = (
         "import resource, subprocess, sys; r = subprocess.call(sys.argv[1:]); "

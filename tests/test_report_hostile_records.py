@@ -11,7 +11,7 @@ import pytest
 from support import records as made
 
 from runner.records import Status, to_json
-from runner.report import advice, build, facts, junit, summary, text
+from runner.report import advice, build, facts, junit, openmetrics, summary, text
 
 ODD: dict[str, Any] = {
     "nothing": None,
@@ -155,6 +155,24 @@ def test_fault_of_ours_in_one_notebook_loses_no_other(tmp_path, monkeypatch, mod
     assert {name: nb["status"] for name, nb in found.items()} == dict.fromkeys(("a", "odd", "z"), "succeeded")
     assert {name: nb["wall_seconds"] for name, nb in found.items()} == {"a": 240.0, "odd": None, "z": 240.0}
     assert "odd makes the report fail" in result.html_path.read_text()
+
+
+def test_the_figures_are_pushed_once_and_those_of_the_report(tmp_path, monkeypatch):
+    """A report that is made again without a record pushes only what it shows; the page says what went wrong."""
+    for name in ("a", "odd"):
+        made.leave(tmp_path, made.metrics(name), with_samples=False)
+    monkeypatch.setattr(junit, "_outcome", fails_for_odd(junit._outcome))
+    pushed = []
+
+    def push(url, figures):
+        pushed.append({nb.name: nb.wall_seconds for nb in figures.notebooks})
+        return f"the Pushgateway {url} refused the figures: 400"
+
+    monkeypatch.setattr(openmetrics, "push", push)
+    result = build(tmp_path, watch=dead, pushgateway="http://gateway.example")
+    assert pushed == [{"a": 240.0, "odd": None}]
+    assert [p for p in result.problems if "refused the figures" in p]
+    assert "refused the figures" in result.html_path.read_text()
 
 
 def test_fault_without_a_culprit_still_leaves_a_report(tmp_path, monkeypatch):

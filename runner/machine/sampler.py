@@ -131,6 +131,7 @@ class Sampler:
             interval_seconds=self._interval,
             ticks=len(self._sampled.seconds),
             cpu_seconds=self._cpu_seconds,
+            left_out_ticks=self._file.left_out_ticks,
             stopped="; ".join(filter(None, (self._stopped, self._file.problem))) or None,
         )
 
@@ -170,7 +171,7 @@ class Sampler:
         self._keep(seconds, readings, host, percent)
         if use is not None:
             self._sampled.host_cpu_seconds = use.cpu_seconds
-        self._file.append(
+        self._file.tick(
             row(seconds, uuid, reading, host, percent) for uuid, reading in (readings or {"": None}).items()
         )
         self.latest = Latest(seconds, {uuid: r.used_bytes if r else None for uuid, r in readings.items()}, host)

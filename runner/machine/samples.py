@@ -87,11 +87,22 @@ class Sampled:
     """CPU time of the kernel and its descendants up to the last tick."""
 
 
+PART_BYTES = 16_000_000
+"""Each time the file has grown by so much, half as many ticks are written from then on."""
+
+
 class SamplesFile:
-    """The CSV file: each tick one write of whole lines, until the disk refuses one."""
+    """The CSV file: each tick one write of whole lines, until the disk refuses one.
+
+    A run of days would fill its volume, so ticks are thinned out as the file grows. In memory, where the
+    figures of the record come from, they are all there.
+    """
 
     def __init__(self, path: Path) -> None:
         self.problem: str | None = None
+        self.left_out_ticks = 0
+        """Ticks that were not written, to keep the file small."""
+        self._ticks = 0
         self._path = path
         self._handle: int | None = None
         self._size = 0
@@ -100,6 +111,15 @@ class SamplesFile:
         except OSError as error:
             self._fail(error)
         self.append([",".join(COLUMNS)])
+
+    def tick(self, rows: Iterable[str]) -> None:
+        """Add the lines of one tick, unless the file has become too long for each."""
+        every = 2 ** (self._size // PART_BYTES)
+        self._ticks += 1
+        if self._ticks % every:
+            self.left_out_ticks += 1
+        else:
+            self.append(rows)
 
     def append(self, rows: Iterable[str]) -> None:
         """Add lines; at a fault cut off what was half written and write nothing any more."""

@@ -120,6 +120,10 @@ class Recorder:
                 unavailable[key] = "it was deleted or replaced while the notebook ran, or could not be made"
                 self._warn(f"{path.name} is not there: {unavailable[key]}")
         self.draft.note_outputs(bytes=sizes, unavailable=unavailable, **found)
+        if self.runlog.bounds:
+            name = job.path(".log").name
+            self.draft.warnings[:] = [w for w in self.draft.warnings if not w.startswith(f"{name} is bounded: ")]
+            self._warn(f"{name} is bounded: {self.runlog.bounds}")
         if self.runlog.problem:
             self._warn(f"the log is not whole: {self.runlog.problem}")
 
