@@ -142,9 +142,9 @@ import sys, time
 from pathlib import Path
 
 import nbformat
-from runner import files
-from runner.notebook.document import read_notebook
-from runner.notebook.prepare import prepare
+from runner.core import files
+from runner.core.notebook_document import read_notebook
+from runner.stages.prepare.prepare import prepare
 from runner.plan import Rule
 
 started = time.perf_counter()

@@ -17,7 +17,7 @@ import click
 
 from runner import __version__
 from runner.commands.answer import settle_streams
-from runner.errors import RecordError, RunnerError
+from runner.core.errors import RecordError, RunnerError
 
 # Name, what it does in one line. The module runner.commands.<name> holds it and is imported when used.
 COMMANDS = {
@@ -92,7 +92,7 @@ def _exit_code() -> int:
         return error.exit_code
     except click.Abort:
         return 130
-    except SystemExit as error:  # after a signal, see `runner.stop.ending_on_signals`
+    except SystemExit as error:  # after a signal, see `runner.core.stop.ending_on_signals`
         return error.code if isinstance(error.code, int) else RunnerError.exit_code
     except RunnerError as error:
         _tell(f"runner: {error.message}", f"  what to do: {error.hint}" if error.hint else "")

@@ -16,7 +16,7 @@ from conformance.play import Bench, document, play
 from conformance.truths import CASES, Act, Case, Target
 from support import cli
 
-from runner.records import Status
+from runner.core.records import Status
 
 SAVE = """
 import json, os, subprocess, sys

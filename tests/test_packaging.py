@@ -81,7 +81,7 @@ def test_the_wheel_holds_every_module_and_demo_file_of_the_package(wheel):
 
 def test_the_wheel_holds_every_template_where_the_package_looks_for_it(wheel, tmp_path):
     """A wheel finds its templates inside itself, a checkout beside the package."""
-    from runner.templates import templates_folder
+    from runner.core.templates import templates_folder
 
     here = {path.relative_to(ROOT / "report_templates").as_posix() for path in files_below(ROOT / "report_templates")}
     assert here
@@ -89,7 +89,7 @@ def test_the_wheel_holds_every_template_where_the_package_looks_for_it(wheel, tm
 
     wheel.extractall(tmp_path)
     found = subprocess.run(
-        [sys.executable, "-c", "from runner.templates import templates_folder; print(templates_folder())"],
+        [sys.executable, "-c", "from runner.core.templates import templates_folder; print(templates_folder())"],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(tmp_path)},
         capture_output=True,
@@ -110,7 +110,7 @@ def test_the_wheel_declares_the_command_and_the_papermill_engine(wheel):
     parser = configparser.ConfigParser()
     parser.read_string(wheel.read(next(n for n in wheel.namelist() if n.endswith("entry_points.txt"))).decode())
     assert parser["console_scripts"]["runner"] == "runner.cli:main"
-    assert parser["papermill.engine"]["runner"] == "runner.notebook.engine:RunnerEngine"
+    assert parser["papermill.engine"]["runner"] == "runner.stages.execute.papermill_engine:RunnerEngine"
 
 
 def test_the_wheel_holds_nothing_but_the_package(wheel):

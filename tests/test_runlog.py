@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support import cli, notebooks
 
+from runner.core.redact import Redactor
 from runner.machine import samples
-from runner.redact import Redactor
-from runner.run import runlog
+from runner.outputs import run_log
+from runner.outputs.run_log import RunLog
 from runner.run.folding import KEPT, Folder
-from runner.run.runlog import RunLog
 
 
 def folded(*pieces: str) -> str:
@@ -55,8 +55,8 @@ def test_text_without_a_newline_is_written_at_once() -> None:
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Bound a log at 10 kB and twice 4 kB."""
-    monkeypatch.setattr(runlog, "HEAD_BYTES", 10_000)
-    monkeypatch.setattr(runlog, "TAIL_BYTES", 4_000)
+    monkeypatch.setattr(run_log, "HEAD_BYTES", 10_000)
+    monkeypatch.setattr(run_log, "TAIL_BYTES", 4_000)
 
 
 @pytest.mark.usefixtures("small")
@@ -74,7 +74,7 @@ def test_a_log_that_grows_too_long_keeps_head_and_tail(tmp_path: Path) -> None:
                 assert text.startswith("line 0 of many\n")
                 assert text.endswith(line)
         left_out = log.left_out_bytes
-        assert log.bounds == f"{runlog.format_bytes(left_out)} left out of its middle"
+        assert log.bounds == f"{run_log.format_bytes(left_out)} left out of its middle"
     lines = path.read_text().splitlines()
     (note,) = [line for line in lines if line.startswith("[")]
     assert "of this log are left out here" in note

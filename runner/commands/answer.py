@@ -14,7 +14,7 @@ from typing import TextIO
 
 import click
 
-from runner import log
+from runner.core import log
 
 
 def answer(text: str) -> None:

@@ -9,7 +9,7 @@ import click
 
 from runner.commands import options
 from runner.commands.answer import answer
-from runner.stop import ending_on_signals
+from runner.core.stop import ending_on_signals
 
 
 @click.command("convert")
@@ -34,8 +34,8 @@ def command(notebooks: tuple[Path, ...], output_dir: Path | None, trust_html: bo
     import json
     import traceback
 
-    from runner.errors import RunnerError
-    from runner.notebook.convert import convert, find_notebooks
+    from runner.core.errors import RunnerError
+    from runner.stages.convert.page import convert, find_notebooks
 
     done: dict[Path, dict[str, object]] = {}
     failed: dict[Path, tuple[str, int]] = {}
@@ -73,7 +73,7 @@ def command(notebooks: tuple[Path, ...], output_dir: Path | None, trust_html: bo
 
 
 def _page(notebook: Path) -> str:
-    from runner.run.job import EXECUTED_SUFFIX
+    from runner.plan.job import EXECUTED_SUFFIX
 
     return notebook.name.removesuffix(EXECUTED_SUFFIX).removesuffix(".ipynb") + ".html"
 
@@ -86,8 +86,8 @@ def _check_apart(pages: dict[Path, Path]) -> None:
     UsageError
         Two different notebooks have one page, also by names that differ in case only where the folder ignores it.
     """
-    from runner import files
-    from runner.errors import UsageError
+    from runner.core import files
+    from runner.core.errors import UsageError
 
     taken: dict[tuple[Path, str], Path] = {}
     one_case: dict[Path, bool] = {}

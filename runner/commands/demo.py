@@ -36,7 +36,7 @@ def command(ctx: click.Context, /, copy_to_folder: Path | None, as_json: bool, *
       runner demo --output-dir outputs
     """
     from runner.demo import copy_to
-    from runner.workflow import run_all
+    from runner.workflow.run_all import run_all
 
     if copy_to_folder is not None:
         click.echo(str(copy_to(copy_to_folder)))

@@ -31,9 +31,9 @@ def command(plan: Path, dataset: tuple[str, ...], cache: Path, offline: bool, co
     import dataclasses
     import json
 
+    from runner.data.download.progress_bar import suited_watcher
     from runner.data.fetch import fetch
     from runner.data.locate import shown
-    from runner.data.report import suited_watcher
     from runner.plan import load
 
     staged = fetch(

@@ -25,9 +25,9 @@ def command(as_json: bool, wait: float, **given: Any) -> int:
     """
     import os
 
-    from runner.gate import gate
-    from runner.judgement import requirements_of
-    from runner.records import to_json
+    from runner.core.records import to_json
+    from runner.stages.gate.criteria import requirements_of
+    from runner.stages.gate.gate import gate
 
     asked = requirements_of(given["min_gpus"], given["min_gpu_memory_gb"], given["gpu_free_fraction"])
     with gate(asked, environ=os.environ, wait_seconds=wait, disk_path=Path.cwd(), owner="runner gate") as decision:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 from click.core import ParameterSource
 
-from runner.errors import UsageError
-from runner.units import duration_seconds
+from runner.core.errors import UsageError
+from runner.core.units import duration_seconds
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 

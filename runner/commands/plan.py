@@ -12,7 +12,7 @@ from runner.commands import options, plan_render
 
 if TYPE_CHECKING:
     from runner.plan import Plan
-    from runner.plan.check import Problem
+    from runner.stages.prepare.plan_check import Problem
 
 
 @click.group("plan")
@@ -46,7 +46,7 @@ def check(plan: Path, checkout: Path | None, as_json: bool) -> int:
     loaded = load(plan)
     problems: list[Problem] = []
     if checkout is not None:
-        from runner.plan.check import check_plan
+        from runner.stages.prepare.plan_check import check_plan
 
         problems = check_plan(loaded, checkout, plan)
     errors = [problem for problem in problems if problem.severity == "error"]
@@ -118,7 +118,7 @@ def schema(document: str) -> None:
 
         found: Any = Plan.model_json_schema(by_alias=True)
     elif document == "metrics":
-        from runner.records import metrics_schema
+        from runner.core.records import metrics_schema
 
         found = metrics_schema()
     else:

@@ -79,13 +79,13 @@ def command(plan: Path, what: Literal["both", "pipeline", "run"], **given: Any) 
       runner plan render plan.yaml --repository-url https://git.example/me/notebooks > mine.yaml
     """
     from runner.plan import load
-    from runner.tekton import manifest, pipelinerun, render
+    from runner.tekton import manifest, pipeline, pipelinerun
 
     loaded = load(plan)
     shape, run = shapes(loaded.name, given)
     documents = []
     if what in {"both", "pipeline"}:
-        documents.append(render.pipeline(loaded, shape))
+        documents.append(pipeline.pipeline(loaded, shape))
     if what in {"both", "run"}:
         documents.append(pipelinerun.pipeline_run(loaded, shape, run))
     click.echo(manifest.text(documents, _COMMENTS), nl=False)
@@ -94,7 +94,7 @@ def command(plan: Path, what: Literal["both", "pipeline", "run"], **given: Any) 
 def shapes(plan_name: str, given: dict[str, Any]) -> tuple[Any, Any]:
     """Return the shapes of Pipeline and run for what was given; names are made from the plan's where none is."""
     from runner.tekton import names, pipelinerun
-    from runner.tekton.shape import IMAGE, Shape
+    from runner.tekton.pipeline_options import IMAGE, Shape
 
     label = names.task_names("plan", [plan_name])[plan_name].removeprefix("plan-")
     shape = Shape(

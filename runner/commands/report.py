@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from runner.commands import options
-from runner.stop import ending_on_signals
+from runner.core.stop import ending_on_signals
 
 
 @click.command("report")
@@ -68,9 +68,9 @@ def command(
     import os
 
     from runner import report
-    from runner.errors import PlanError
+    from runner.core.errors import PlanError
+    from runner.core.redact import Redactor, hidden_values
     from runner.plan import load
-    from runner.redact import Redactor, hidden_values
 
     problems = []
     try:
@@ -104,7 +104,7 @@ def command(
         click.echo(f"runner: {redactor.text(objection)}", err=True)
     click.echo(result.summary_path.read_text() if as_json else str(result.html_path), nl=not as_json)
     if results_dir is not None:
-        from runner.results import write_values
+        from runner.outputs.tekton_results import write_values
 
         counts = ", ".join(f"{count} {what}" for what, count in result.counts.items())
         values = {"verdict": result.verdict, "counts": counts, "report-path": str(result.html_path)}

@@ -37,18 +37,18 @@ def command(**given: Any) -> int:
       runner run notebook.ipynb --min-gpu-memory-gb 24 --timeout 2h
       runner run 02_extended --plan plan.yaml -p n_top_genes 2000
     """
-    from runner.run.job import resolve
+    from runner.plan.job import resolve
 
     as_json = given.pop("as_json")
     job = resolve(make_options(given))
     if job.options.prepare_only:
-        from runner.run.preparation import prepare_only
+        from runner.run.prepare_only import prepare_only
 
         return prepare_only(job, as_json=as_json)
+    from runner.core.stop import Stopper, answering
+    from runner.core.units import format_seconds
     from runner.run.lifecycle import run
     from runner.run.progress import for_terminal
-    from runner.stop import Stopper, answering
-    from runner.units import format_seconds
 
     stopper = Stopper()
     stopper.hear()
@@ -65,7 +65,7 @@ def command(**given: Any) -> int:
 
 def make_options(given: dict[str, Any]) -> Any:
     """Return the options record for what click parsed."""
-    from runner.run.job import Options
+    from runner.plan.job import Options
 
     values = dict(given)
     yaml_text = values.pop("parameters_yaml", None)
@@ -87,8 +87,8 @@ def parameters_from_yaml(text: str | None) -> dict[str, Any]:
         return {}
     import yaml
 
-    from runner import safe_yaml
-    from runner.errors import UsageError
+    from runner.core import safe_yaml
+    from runner.core.errors import UsageError
 
     try:
         values = safe_yaml.load(text)

@@ -41,8 +41,8 @@ def command(
       runner run-all plan.yaml --output-dir outputs
       runner run-all plan.yaml --only 01_preprocessing --only 02_extended
     """
-    from runner.stop import answering
-    from runner.workflow import run_all
+    from runner.core.stop import answering
+    from runner.workflow.run_all import run_all
 
     shared = options.arguments(ctx, run_command, leave_out=("plan", "output_dir", "checkout", "run_id", "as_json"))
     run_options = make_options({**given, "notebook": "", "plan": plan, "parameters": (), "run_id": run_id})

@@ -43,7 +43,7 @@ def command(as_json: bool, **given: Any) -> int:
       runner validate --plan plan.yaml --network --json
       runner validate --min-gpus 2 --min-gpu-memory-gb 48
     """
-    from runner.records import to_json
+    from runner.core.records import to_json
     from runner.validate.show import print_to_terminal
     from runner.validate.system import validate
 
@@ -60,9 +60,9 @@ def command(as_json: bool, **given: Any) -> int:
 
 def _asked(given: dict[str, Any]) -> Any:
     """Return the question that these options ask."""
-    from runner.judgement import requirements_of
     from runner.plan import load
-    from runner.run.job import checkout_of
+    from runner.plan.job import checkout_of
+    from runner.stages.gate.criteria import requirements_of
     from runner.validate.result import Asked
 
     plan = load(given["plan"]) if given["plan"] else None
@@ -86,9 +86,9 @@ def _asked(given: dict[str, Any]) -> Any:
 
 def _write(folder: Path, text: str, validation: Any) -> None:
     """Write both files; a folder that cannot be written is already among the findings."""
-    from runner import log
-    from runner.errors import RecordError
-    from runner.files import write
+    from runner.core import log
+    from runner.core.errors import RecordError
+    from runner.core.files import write
     from runner.validate.show import page
 
     try:

@@ -22,11 +22,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from runner import files
+from runner.core import files
+from runner.core.errors import BrokenInputError
+from runner.core.units import format_bytes
 from runner.data.content import not_data
 from runner.data.locate import fingerprint, shown
-from runner.errors import BrokenInputError
-from runner.units import format_bytes
 
 if TYPE_CHECKING:
     from runner.plan import Dataset

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Stage the datasets of a plan: each whole, verified and under its final name, or not there.
 
-Nothing here knows how bytes move (`runner.data.transfer`); this module decides whether they
+Nothing here knows how bytes move (`runner.data.download.transfer`); this module decides whether they
 have to, for whom there is room, and whether what came is what the plan says.
 """
 
@@ -19,17 +19,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 from urllib.parse import urlsplit
 
-from runner import files, log
+from runner.core import files, log
+from runner.core.errors import BrokenInputError, PlanError, RecordError, RefusedError
+from runner.core.units import format_bytes
 from runner.data import cache as staging
 from runner.data.cache import Known, Place, Staged
+from runner.data.download.partial import Partial
+from runner.data.download.progress_bar import Progress, Silent, Watcher
+from runner.data.download.retry import Limits
+from runner.data.download.transfer import Transfer
 from runner.data.locate import local_path, locate, shown
 from runner.data.locks import locked
-from runner.data.partial import Partial
-from runner.data.patience import Limits
-from runner.data.report import Progress, Silent, Watcher
-from runner.data.transfer import Transfer
-from runner.errors import BrokenInputError, PlanError, RecordError, RefusedError
-from runner.units import format_bytes
 
 if TYPE_CHECKING:
     from runner.plan import Dataset, Plan

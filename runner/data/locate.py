@@ -3,7 +3,7 @@
 
 Whoever defines a scheme also publishes the library that knows its rules: boto3 signs `s3://`,
 huggingface_hub resolves `hf://`. Both end in an https URL, so that resuming, verifying and
-retrying are written once, in `runner.data.transfer`.
+retrying are written once, in `runner.data.download.transfer`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NoReturn
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
-from runner.errors import BrokenInputError, UsageError
+from runner.core.errors import BrokenInputError, UsageError
 from runner.plan import SCHEMES
 
 _SIGNED_SECONDS = 12 * 3600

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from runner import log, proxies
+from runner.core import log, proxies
 from runner.data.locate import file_name, shown
 
 if TYPE_CHECKING:

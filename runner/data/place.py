@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from runner import files
+from runner.core import files
+from runner.core.errors import BrokenInputError, RecordError
+from runner.core.records import Change
 from runner.data.cache import Staged, hashes
-from runner.errors import BrokenInputError, RecordError
-from runner.records import Change
 
 if TYPE_CHECKING:
     from runner.plan import Dataset, Plan

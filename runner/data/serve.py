@@ -9,16 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from runner import log
+from runner.core import log
+from runner.core.errors import BrokenInputError
 from runner.data.fetch import fetch
 from runner.data.mirror import Mirror
 from runner.data.place import place
-from runner.errors import BrokenInputError
 
 if TYPE_CHECKING:
+    from runner.core.records import Change
     from runner.data.cache import Staged
     from runner.plan import Plan
-    from runner.records import Change
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +28,7 @@ class Served:
     Attributes
     ----------
     replacements
-        Where each dataset's URL is served, for `runner.notebook.prepare.prepare`.
+        Where each dataset's URL is served, for `runner.stages.prepare.prepare.prepare`.
     placed
         URLs that need not stand in the source.
     env

@@ -7,7 +7,7 @@ import shutil
 from importlib import resources
 from pathlib import Path
 
-from runner import files
+from runner.core import files
 
 PLAN = "plan.yaml"
 

@@ -16,12 +16,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from runner.core.units import format_bytes
 from runner.machine.nvml import DriverProblem
-from runner.units import format_bytes
 
 if TYPE_CHECKING:
+    from runner.core.records import GpuProcess
     from runner.machine.processes import Family
-    from runner.records import GpuProcess
 
 MOVES_BYTES = 64 * 2**20
 """More than the figures of an idle process wander, less than the smallest CUDA context."""

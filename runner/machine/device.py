@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal
 
+from runner.core.records import GpuProcess
 from runner.machine.nvml import Unavailable, ask
-from runner.records import GpuProcess
 
 if TYPE_CHECKING:
     from runner.machine.visible import Identity

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from runner import log, records
+from runner.core import log, records
 
 if TYPE_CHECKING:
     from runner.machine.host import Container

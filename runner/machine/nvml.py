@@ -13,7 +13,7 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any, Literal
 
-from runner.errors import RefusedError
+from runner.core.errors import RefusedError
 
 Kind = Literal["no-library", "no-driver", "version-mismatch", "unknown-error", "driver-lost", "no-device"]
 

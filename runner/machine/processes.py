@@ -21,7 +21,7 @@ import time
 from datetime import UTC, datetime
 from typing import NamedTuple
 
-from runner import records
+from runner.core import records
 from runner.machine import procfs
 from runner.machine.procfs import Identity, tree, tree_cpu_seconds, tree_rss_bytes
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from runner import log, records
+from runner.core import log, records
 from runner.machine.samples import Gpu, GpuSeries, Reading, Sampled, SamplesFile, row
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from runner import log
+from runner.core import log
 
 COLUMNS = (
     "time_seconds",

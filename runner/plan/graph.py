@@ -7,7 +7,7 @@ import graphlib
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
-from runner.errors import PlanError
+from runner.core.errors import PlanError
 
 if TYPE_CHECKING:
     from runner.plan import Plan

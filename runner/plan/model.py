@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from runner.errors import PlanError, UsageError, did_you_mean
-from runner.files import check_name
-from runner.judgement import requirements_of
+from runner.core.errors import PlanError, UsageError, did_you_mean
+from runner.core.files import check_name
+from runner.core.units import duration_seconds
 from runner.plan.graph import check_graph
 from runner.plan.text import document_of, with_defaults
-from runner.units import duration_seconds
+from runner.stages.gate.criteria import requirements_of
 
 if TYPE_CHECKING:
-    from runner.records import Requirements
+    from runner.core.records import Requirements
 
 SCHEMES = ("http", "https", "s3", "hf", "file")
 """Where datasets can come from."""
@@ -259,7 +259,7 @@ def load(path: Path) -> Plan:
 
 def is_config_map(path: Path) -> bool:
     """Tell whether the file is a ConfigMap around a plan; paths then start at the current folder."""
-    from runner import safe_yaml
+    from runner.core import safe_yaml
 
     document = safe_yaml.load(path.read_text(encoding="utf-8"))
     return isinstance(document, dict) and document.get("kind") == "ConfigMap"

@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from runner import files
+from runner.core import files
 
 if TYPE_CHECKING:
     from runner.plan import Plan

@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from runner import log
+from runner.core import log
 
 if TYPE_CHECKING:
     from runner.plan import Plan

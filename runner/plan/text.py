@@ -2,14 +2,14 @@
 """The text of a plan as a document: YAML or a ConfigMap around it, with defaults filled in.
 
 What a plan means is in `runner.plan`; here is what can be wrong with it before it means
-anything. What keeps hostile YAML from doing harm is in `runner.safe_yaml`.
+anything. What keeps hostile YAML from doing harm is in `runner.core.safe_yaml`.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from runner.errors import PlanError
+from runner.core.errors import PlanError
 
 _DEFAULTABLE = {
     "kernel",
@@ -78,7 +78,7 @@ def with_defaults(document: dict[str, Any]) -> dict[str, Any]:
 def _yaml(text: str, where: str) -> Any:
     import yaml
 
-    from runner import safe_yaml
+    from runner.core import safe_yaml
 
     try:
         return safe_yaml.load(text)

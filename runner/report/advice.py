@@ -7,19 +7,19 @@ import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from runner.need import smallest_card_gb
-from runner.records import Status
+from runner.core.records import Status
+from runner.core.units import format_bytes, format_count, format_seconds
+from runner.machine.card_size import smallest_card_gb
 from runner.report.order import depths
-from runner.units import format_bytes, format_count, format_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from runner.records import GpuUse
-    from runner.report.model import Entry, Report
+    from runner.core.records import GpuUse
+    from runner.report.assemble import Entry, Report
+    from runner.report.html.timeline import Row
     from runner.report.pool import Pool
     from runner.report.summary import NotebookSummary, Summary
-    from runner.report.timeline import Row
 
 GATE_TOO_HIGH = 2.0
 """A gate this many times what was needed keeps a notebook off cards that would do."""

@@ -9,9 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from runner.records import Status
-from runner.report.reading import check_figures, fault
+from runner.core.records import Status
 from runner.report.summary import NotebookSummary, Regression, Summary, read_summary
+from runner.report.validation import check_figures, fault
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

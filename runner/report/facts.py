@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from runner.records import GpuUse, Metrics
-    from runner.report.model import Report
+    from runner.core.records import GpuUse, Metrics
+    from runner.report.assemble import Report
     from runner.report.summary import Summary
 
 

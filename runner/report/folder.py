@@ -15,14 +15,15 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from runner import attempts, files
-from runner.errors import UsageError
-from runner.files import check_name
-from runner.provisional import settled
-from runner.records import SCHEMA_VERSION, Metrics, Status, read_metrics
-from runner.report import absent, saved
-from runner.report.model import Attempt, Flight, Found, LastSample
-from runner.report.reading import LARGEST, check_figures, fault
+from runner.core import files
+from runner.core.errors import UsageError
+from runner.core.files import check_name
+from runner.core.provisional import settled
+from runner.core.records import SCHEMA_VERSION, Metrics, Status, read_metrics
+from runner.outputs import attempts, saved_notebook
+from runner.report import missing
+from runner.report.assemble import Attempt, Flight, Found, LastSample
+from runner.report.validation import LARGEST, check_figures, fault
 
 Watch = Callable[[Sequence[Path], float], Mapping[Path, bool]]
 """Looks at `NAME.running` files for some seconds and tells which of their writers live."""
@@ -70,7 +71,7 @@ def read_folder(
     flights = {}
     for flight in under_way:
         if flight:
-            kept = saved.read(folder / f"{flight.notebook}.executed.ipynb")
+            kept = saved_notebook.read(folder / f"{flight.notebook}.executed.ipynb")
             if kept and kept.run_id != flight.run_id:
                 kept = None  # of the run before, which this one had not yet moved to attempts/
             flights[flight.notebook] = dataclasses.replace(
@@ -100,7 +101,7 @@ def _explained(record: Metrics, flight: Flight | None) -> Metrics:
     """Add to a record that is lost what the last sample makes likely."""
     if not record.provisional or record.status is not Status.LOST or flight is None:
         return record
-    return dataclasses.replace(record, reason=f"{record.reason}; {absent.guess(flight)}")
+    return dataclasses.replace(record, reason=f"{record.reason}; {missing.guess(flight)}")
 
 
 def _wait(folder: Path, watch: Watch, seconds: float, matters: Callable[[Flight | None], bool]) -> dict[str, bool]:

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from runner.records import GpuUse
-    from runner.report.samples import Samples
+    from runner.core.records import GpuUse
+    from runner.report.sample_series import Samples
 
 SHARE = (0.46, 0.54)
 """Half, give or take what the context and the libraries take in the same instant."""

@@ -13,13 +13,13 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
-from runner.records import Status  # noqa: TC001  (the schema is made from the annotations)
-from runner.units import format_bytes, format_seconds
+from runner.core.records import Status  # noqa: TC001  (the schema is made from the annotations)
+from runner.core.units import format_bytes, format_seconds
 
 if TYPE_CHECKING:
-    from runner.records import GpuUse, Metrics
-    from runner.report.model import Entry, Flight, Report
-    from runner.report.samples import Seen
+    from runner.core.records import GpuUse, Metrics
+    from runner.report.assemble import Entry, Flight, Report
+    from runner.report.sample_series import Seen
 
 SUMMARY_VERSION = 1
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from runner.errors import BrokenInputError, did_you_mean
+from runner.core.errors import BrokenInputError, did_you_mean
 
 if TYPE_CHECKING:
-    from runner.run.job import Job
+    from runner.plan.job import Job
 
 
 def check_source(job: Job) -> None:

@@ -12,29 +12,29 @@ import signal
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from runner import log, proxies
-from runner.errors import BrokenInputError
-from runner.gate import GateDecision, visibility_env
+from runner.core import log, proxies
+from runner.core.errors import BrokenInputError
+from runner.core.records import Cause, Failure, Status
+from runner.core.stop import StopKind, Stopper
+from runner.core.units import format_bytes
+from runner.machine.allocator_probe.probing import Probing
 from runner.machine.cuda_processes import shown
-from runner.records import Cause, Failure, Status
-from runner.run import provenance
-from runner.run.job import EXECUTED_SUFFIX, Job
-from runner.run.kernel_environment import kernel_environment
-from runner.run.probing import Probing
-from runner.run.watch import Watch
-from runner.stop import StopKind, Stopper
-from runner.units import format_bytes
+from runner.machine.run_monitor import Watch
+from runner.plan.job import EXECUTED_SUFFIX, Job
+from runner.stages.execute.kernel_environment import kernel_environment
+from runner.stages.gate.gate import GateDecision, visibility_env
+from runner.stages.record import provenance
 
 if TYPE_CHECKING:
     from runner.machine.sampler import Latest
-    from runner.notebook.engine import Manager
-    from runner.notebook.kernel import Kernel
-    from runner.notebook.status import Facts, Verdict
-    from runner.run.draft import Draft
     from runner.run.preflight import Checked
     from runner.run.progress import Progress
     from runner.run.recorder import Recorder
-    from runner.run.staging import Staging
+    from runner.stages.execute.kernel import Kernel
+    from runner.stages.execute.outcome import Facts, Verdict
+    from runner.stages.execute.papermill_engine import Manager
+    from runner.stages.prepare.staging import Staging
+    from runner.stages.record.metrics_builder import Draft
 
 
 class Execution:
@@ -75,14 +75,14 @@ class Execution:
         BrokenInputError
             A dataset is not what it should be.
         """
-        from runner.notebook.prepare import prepare
+        from runner.stages.prepare.prepare import prepare
 
         job = self.job
         self.source_notebook, self.kernel_name, source = checked.notebook, checked.kernel, checked.source
         self.source_bytes = checked.source_bytes
         self.draft.source = source
         if job.plan is not None or job.options.offline:  # else nothing is staged, and what that imports stays out
-            from runner.run.staging import Staging
+            from runner.stages.prepare.staging import Staging
 
             self.staging = Staging(job, source.sha256 or "")
             self.draft.warnings += self.staging.served.warnings
@@ -101,9 +101,9 @@ class Execution:
             self.draft.note_outputs(products_moved=moved)
             self.draft.preparation = (*self.staging.changes(moved), *prepared.changes)
         if job.expect is not None:
-            from runner.notebook import expect
+            from runner.stages.expect import expectations
 
-            self.expected_before = expect.before(job.expect, job.checkout)
+            self.expected_before = expectations.before(job.expect, job.checkout)
         self.notebook = prepared.notebook
         for change in self.draft.preparation:
             log.info("prepared", nb=job.name, rule=change.rule, cell=_number(change.cell_index), detail=change.detail)
@@ -112,9 +112,9 @@ class Execution:
         """Run the cells; afterwards the kernel is gone and the verdict stands."""
         from jupyter_core.utils import run_sync
 
-        from runner.notebook import shell
-        from runner.notebook.diagnose import lacks_cuda
-        from runner.notebook.kernel import Kernel, runs_here
+        from runner.stages.execute import shell
+        from runner.stages.execute.diagnose import lacks_cuda
+        from runner.stages.execute.kernel import Kernel, runs_here
 
         self.watch = Watch(
             tag=self.recorder.claim.tag,
@@ -151,14 +151,14 @@ class Execution:
     def _execute_cells(self) -> None:
         import papermill.engines  # noqa: F401  (first: it imports our engine by its entry point)
 
-        from runner.notebook import engine
-        from runner.notebook.execute import Limits, Session
-        from runner.run.reporter import Reporter
+        from runner.run.observer import Reporter
+        from runner.stages.execute import papermill_engine
+        from runner.stages.execute.session import Limits, Session
 
         assert self.kernel is not None
         assert self.watch is not None
         self.notebook.metadata.setdefault("papermill", {})
-        self.manager = engine.Manager(self.notebook, str(self.job.path(EXECUTED_SUFFIX)), progress_bar=False)
+        self.manager = papermill_engine.Manager(self.notebook, str(self.job.path(EXECUTED_SUFFIX)), progress_bar=False)
         self.manager.redactor = self.recorder.redactor
         if self.manager.saver is not None:
             self.manager.saver.on_saved = self.recorder.claim.saved
@@ -186,7 +186,7 @@ class Execution:
             save=self.manager.saver.save_if_due if self.manager.saver else None,
             oom_kills=self.watch.oom_kills,
         )
-        self.facts, self.verdict = engine.execute(self.manager, session)
+        self.facts, self.verdict = papermill_engine.execute(self.manager, session)
         self._last_words()
         self.probing.collect(self.kernel.folder)
         self._judge(self.facts, self.verdict)
@@ -247,18 +247,18 @@ class Execution:
 
     def _judge(self, facts: Facts, verdict: Verdict) -> None:
         """Record status, cells and failure, and mark the notebook."""
-        from runner.run import findings
+        from runner.stages.execute import cell_records
 
         self.draft.end(verdict.status, verdict.reason, verdict.exit_code)
         self.draft.failure = self._failure(facts, verdict)
-        self.draft.cells = findings.cells(self.notebook, facts, verdict)
+        self.draft.cells = cell_records.cells(self.notebook, facts, verdict)
         self._warn_of_commands(facts)
         self.draft.note_outputs(figures=sum(cell.figures for cell in self.draft.cells))
         self._mark(judged=self.draft.status is not Status.SUCCEEDED)
 
     def _warn_of_commands(self, facts: Facts) -> None:
         """Say what a green cell hides: commands that failed, and work that the kernel's end cut off."""
-        from runner.notebook import shell
+        from runner.stages.execute import shell
 
         assert self.kernel is not None
         for warning in shell.read(self.kernel.folder, facts.cells):
@@ -273,9 +273,9 @@ class Execution:
 
     def _failure(self, facts: Facts, verdict: Verdict) -> Failure | None:
         from runner.machine.host import shm_free_bytes
-        from runner.run import findings
+        from runner.stages.execute import cell_records
 
-        failure = findings.failure(
+        failure = cell_records.failure(
             self.notebook,
             facts,
             verdict,
@@ -323,7 +323,7 @@ class Execution:
         judged
             False before expectations and release were judged: the success is provisional, as in the record.
         """
-        from runner.notebook.marks import add_banners
+        from runner.stages.execute.annotate import add_banners
 
         assert self.verdict is not None
         assert self.draft.status is not None
@@ -379,12 +379,12 @@ class Execution:
         self._join()
 
     def _join(self) -> None:
-        from runner.run import findings
+        from runner.stages.execute import cell_records
 
         assert self.watch is not None
         assert self.facts is not None
-        spans = findings.spans(self.draft.cells, self.facts, self.draft.started_monotonic)
-        self.draft.cells = findings.with_use(self.draft.cells, self.watch.cells(spans))
+        spans = cell_records.spans(self.draft.cells, self.facts, self.draft.started_monotonic)
+        self.draft.cells = cell_records.with_use(self.draft.cells, self.watch.cells(spans))
         uses = self.watch.gpu_uses(self.decision.driver, held_seconds=self.draft.seconds())
         self.draft.cells, self.draft.gpus = self.probing.join(self.draft.cells, uses, spans)
         self.draft.allocator_probe = self.probing.record()
@@ -406,12 +406,12 @@ class Execution:
 
     def expect(self) -> None:
         """Compare what a successful notebook left with what the plan expects, then judge the release."""
-        from runner.notebook import expect
+        from runner.stages.expect import expectations
 
         if self.draft.status is Status.SUCCEEDED and self.staging is not None:
             self.draft.warnings += self.staging.warnings()
         if self.draft.status is Status.SUCCEEDED and self.job.expect is not None:
-            self.draft.expectations = expect.check(
+            self.draft.expectations = expectations.check(
                 self.job.expect,
                 checkout=self.job.checkout,
                 before=self.expected_before,
@@ -438,8 +438,8 @@ class Execution:
 
     def write_html(self) -> int:
         """Write the executed notebook as a page and return its size in bytes."""
-        from runner.notebook.convert import write_page
-        from runner.notebook.save import redacted
+        from runner.stages.convert.page import write_page
+        from runner.stages.execute.autosave import redacted
 
         page = write_page(
             redacted(self.notebook, self.recorder.redactor),

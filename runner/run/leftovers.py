@@ -9,10 +9,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from runner import inflight, log, owners
+from runner.core import log, owners
+from runner.outputs import claim
 
 if TYPE_CHECKING:
-    from runner.inflight import Running
+    from runner.outputs.claim import Running
 
 
 def clean_up(output_dir: Path, dead: Running | None) -> str | None:
@@ -25,7 +26,7 @@ def clean_up(output_dir: Path, dead: Running | None) -> str | None:
     """
     for folder in (output_dir, output_dir / "reports"):
         owners.remove_left_over(folder, ".*.part")
-    if dead is None or not inflight.died_here(dead):
+    if dead is None or not claim.died_here(dead):
         return None
     from runner.machine.processes import end_orphans
 
@@ -41,4 +42,4 @@ def clean_up_all(output_dir: Path) -> None:
     """Do so for all runs of a folder that died; their claims stay, so that a report finds them lost."""
     clean_up(output_dir, None)
     for path in sorted(output_dir.glob("*.running")):
-        clean_up(output_dir, inflight.read(path))
+        clean_up(output_dir, claim.read(path))

@@ -16,24 +16,25 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from runner import attempts, log
-from runner.errors import BrokenInputError, RefusedError
-from runner.inflight import Claim
-from runner.records import Metrics, Status
-from runner.redact import Redactor
+from runner.core import log
+from runner.core.errors import BrokenInputError, RefusedError
+from runner.core.records import Metrics, Status
+from runner.core.redact import Redactor
+from runner.core.stop import StoppedError, Stopper
+from runner.outputs import attempts
+from runner.outputs.claim import Claim
+from runner.outputs.run_log import RunLog
 from runner.run import needs, preflight
-from runner.run.draft import Draft
 from runner.run.leftovers import clean_up
 from runner.run.recorder import Recorder
-from runner.run.runlog import RunLog
-from runner.stop import StoppedError, Stopper
+from runner.stages.record.metrics_builder import Draft
 
 if TYPE_CHECKING:
-    from runner.gate import GateDecision
+    from runner.plan.job import Job
     from runner.run.execution import Execution
-    from runner.run.job import Job
     from runner.run.preflight import Checked
     from runner.run.progress import Progress
+    from runner.stages.gate.gate import GateDecision
 
 SIGNAL_RECORD_SECONDS = 8.0
 """After a signal, notebook and metrics are on the disk within this time."""
@@ -134,7 +135,7 @@ def _stages(
 
 
 def _gate(job: Job, stopper: Stopper) -> GateDecision:
-    from runner.gate import gate
+    from runner.stages.gate.gate import gate
 
     return gate(
         job.asked,

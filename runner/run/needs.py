@@ -11,9 +11,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from runner import files, inflight
-from runner.provisional import status_of
-from runner.records import Status
+from runner.core import files
+from runner.core.provisional import status_of
+from runner.core.records import Status
+from runner.outputs import claim
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +53,9 @@ def lost(folder: Path, names: Sequence[str], run_id: str, *, sleep: Callable[[fl
         Waits while a run of another machine is watched; whatever it raises ends the watch.
     """
     paths = {folder / f"{name}.running": name for name in names}
-    silent = [path for path in paths if (found := inflight.read(path)) and found.run_id == run_id]
+    silent = [path for path in paths if (found := claim.read(path)) and found.run_id == run_id]
     return {
-        paths[path]: Ended(Status.LOST, run_id)
-        for path, lives in inflight.alive(silent, sleep=sleep).items()
-        if not lives
+        paths[path]: Ended(Status.LOST, run_id) for path, lives in claim.alive(silent, sleep=sleep).items() if not lives
     }
 
 

@@ -12,8 +12,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from runner import attempts, files
-from runner.errors import BrokenInputError, UsageError, did_you_mean
+from runner.core import files
+from runner.core.errors import BrokenInputError, UsageError, did_you_mean
+from runner.outputs import attempts
 from runner.run.checkout import check_source
 
 if TYPE_CHECKING:
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
 
     from nbformat import NotebookNode
 
-    from runner.records import Source
-    from runner.run.job import Job
+    from runner.core.records import Source
+    from runner.plan.job import Job
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +85,7 @@ def check_options(jobs: Sequence[Job]) -> None:
         )
     check_names([job.name for job in jobs], jobs[0].output_dir)
     if options.kernel is not None:
-        from runner.notebook.kernel import check_kernel
+        from runner.stages.execute.kernel import check_kernel
 
         try:
             check_kernel(options.kernel)
@@ -145,17 +146,17 @@ def check(job: Job) -> Checked:
         One of them is missing, unreadable or has no effect.
     """
     check_source(job)
-    from runner.notebook.document import read_notebook
+    from runner.core.notebook_document import read_notebook
 
     notebook = read_notebook(job.source)
     _check_cwd(job)
     wanted = job.kernel or notebook.metadata.get("kernelspec", {}).get("name") or "python3"
-    from runner.notebook.kernel import check_kernel
+    from runner.stages.execute.kernel import check_kernel
 
     kernel = check_kernel(wanted)
-    from runner.notebook.prepare import prepare
     from runner.plan.sharing import case_clashes
-    from runner.run import provenance
+    from runner.stages.prepare.prepare import prepare
+    from runner.stages.record import provenance
 
     prepare(
         notebook,

@@ -9,8 +9,8 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Self
 
-from runner import log
-from runner.units import format_bytes, format_seconds
+from runner.core import log
+from runner.core.units import format_bytes, format_seconds
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

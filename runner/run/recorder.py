@@ -7,18 +7,19 @@ import contextlib
 import dataclasses
 from typing import TYPE_CHECKING
 
-from runner import files, log, provisional, results
-from runner.errors import RecordError
-from runner.records import to_json
-from runner.run.job import EXECUTED_SUFFIX
+from runner.core import files, log, provisional
+from runner.core.errors import RecordError
+from runner.core.records import to_json
+from runner.outputs import tekton_results
+from runner.plan.job import EXECUTED_SUFFIX
 
 if TYPE_CHECKING:
-    from runner.inflight import Claim
-    from runner.records import Metrics
-    from runner.redact import Redactor
-    from runner.run.draft import Draft
+    from runner.core.records import Metrics
+    from runner.core.redact import Redactor
+    from runner.outputs.claim import Claim
+    from runner.outputs.run_log import RunLog
     from runner.run.execution import Execution
-    from runner.run.runlog import RunLog
+    from runner.stages.record.metrics_builder import Draft
 
 
 class Recorder:
@@ -105,7 +106,7 @@ class Recorder:
         job = self.draft.job
         if job.options.results_dir is not None:
             shown = provisional.settled(metrics)  # what holds if nothing follows
-            results.write(job.options.results_dir, _redacted(shown, self.redactor), job.path(".metrics.json"))
+            tekton_results.write(job.options.results_dir, _redacted(shown, self.redactor), job.path(".metrics.json"))
 
     def _note_side_files(self) -> None:
         job = self.draft.job

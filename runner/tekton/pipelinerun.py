@@ -11,14 +11,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from runner.tekton import names
-from runner.tekton.order import downloads
 from runner.tekton.sizes import Needs, Times, deadline, go_duration, needs
+from runner.tekton.task_order import downloads
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from runner.plan import Notebook, Plan
-    from runner.tekton.shape import Document, Shape
+    from runner.tekton.pipeline_options import Document, Shape
 
 USER = 1001
 """The image's own user; any other works as well."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from runner.records import Check, Requirements
+from runner.core.records import Check, Requirements
 
 if TYPE_CHECKING:
     from runner.plan import Plan

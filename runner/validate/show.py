@@ -9,11 +9,11 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from runner.templates import templates_folder
-from runner.units import format_seconds
+from runner.core.templates import templates_folder
+from runner.core.units import format_seconds
 
 if TYPE_CHECKING:
-    from runner.records import Check
+    from runner.core.records import Check
     from runner.validate.result import Validation
 
 _STYLES = {"pass": "green", "warn": "yellow", "fail": "bold red"}

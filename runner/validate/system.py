@@ -15,9 +15,10 @@ from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from pathlib import Path
 
-from runner import __version__, log
-from runner.records import Check
-from runner.validate import devices, kernels, needs, packages
+from runner import __version__
+from runner.core import log
+from runner.core.records import Check
+from runner.validate import check_gpus, check_kernels, check_packages, notebook_imports
 from runner.validate.result import Asked, Section, Validation, counts, worst
 
 Group = Callable[[], Sequence[Check]]
@@ -28,11 +29,11 @@ def validate(asked: Asked, environ: Mapping[str, str] | None = None) -> Validati
     environ = os.environ if environ is None else environ
     started_at, started = log.utc_now(), time.monotonic()
     gpus, section = _gpus(asked, environ)
-    gpu = bool(gpus.seen) or devices.most_gpus(asked) > 0
-    wants = needs.of_plan(asked.plan, asked.checkout, asked.kernel)
+    gpu = bool(gpus.seen) or check_gpus.most_gpus(asked) > 0
+    wants = notebook_imports.of_plan(asked.plan, asked.checkout, asked.kernel)
     groups: dict[str, Group] = {
         "python": lambda: _python(wants, gpus, environ),
-        "kernels": lambda: [kernels.check(name, asked.checkout) for name in wants.kernels],
+        "kernels": lambda: [check_kernels.check(name, asked.checkout) for name in wants.kernels],
         "storage": lambda: _storage(asked),
         "host": lambda: _host(asked, environ, gpu=gpu),
     }
@@ -52,25 +53,25 @@ def validate(asked: Asked, environ: Mapping[str, str] | None = None) -> Validati
     )
 
 
-def _gpus(asked: Asked, environ: Mapping[str, str]) -> tuple[devices.Gpus, Section]:
+def _gpus(asked: Asked, environ: Mapping[str, str]) -> tuple[check_gpus.Gpus, Section]:
     """Look at the GPUs; a driver that hangs is a finding like any other."""
-    looks: list[devices.Gpus] = []
+    looks: list[check_gpus.Gpus] = []
 
     def look() -> Sequence[Check]:
-        looks.append(devices.look(environ))
-        return devices.checks(looks[0], asked)
+        looks.append(check_gpus.look(environ))
+        return check_gpus.checks(looks[0], asked)
 
     section = _side_by_side({"gpus": look}, asked.limit_seconds)[0]
-    return (looks[0] if looks else devices.Gpus(health={})), section
+    return (looks[0] if looks else check_gpus.Gpus(health={})), section
 
 
-def _python(wants: needs.Needs, gpus: devices.Gpus, environ: Mapping[str, str]) -> list[Check]:
-    from runner.validate import cuda
+def _python(wants: notebook_imports.Needs, gpus: check_gpus.Gpus, environ: Mapping[str, str]) -> list[Check]:
+    from runner.validate import check_cuda
 
     found = list(wants.checks)
     seen_pythons: set[str] = set()
     for kernel, notebooks in wants.kernels.items():
-        python = kernels.python_of(kernel)
+        python = check_kernels.python_of(kernel)
         if python is None or python in seen_pythons:
             continue  # of a kernel that is missing the kernels' own check tells
         seen_pythons.add(python)
@@ -79,34 +80,34 @@ def _python(wants: needs.Needs, gpus: devices.Gpus, environ: Mapping[str, str]) 
             for module, names in wants.modules.items()
             if set(names) & set(notebooks)
         }
-        env = packages.read(python, sorted(users), gpu=bool(gpus.seen))
-        found += packages.checks(env, users, gpu=bool(gpus.seen))
-        found += cuda.checks(gpus, python, env.versions, environ)
+        env = check_packages.read(python, sorted(users), gpu=bool(gpus.seen))
+        found += check_packages.checks(env, users, gpu=bool(gpus.seen))
+        found += check_cuda.checks(gpus, python, env.versions, environ)
     return found
 
 
 def _storage(asked: Asked) -> list[Check]:
-    from runner.validate import storage
+    from runner.validate import check_storage
 
     found: list[Check] = []
     tried: set[Path] = set()
     for label, folder in asked.folders.items():
         if folder.resolve() not in tried:
             tried.add(folder.resolve())
-            found += storage.checks(label, folder, must_write=label == "outputs")
+            found += check_storage.checks(label, folder, must_write=label == "outputs")
     return found
 
 
 def _host(asked: Asked, environ: Mapping[str, str], *, gpu: bool) -> list[Check]:
-    from runner.validate import host
+    from runner.validate import check_host
 
-    return host.checks(asked.plan, asked.requirements, asked.folders["outputs"], environ, gpu=gpu)
+    return check_host.checks(asked.plan, asked.requirements, asked.folders["outputs"], environ, gpu=gpu)
 
 
 def _network(asked: Asked) -> Sequence[Check]:
-    from runner.validate import network
+    from runner.validate import check_network
 
-    return network.checks(asked.plan)
+    return check_network.checks(asked.plan)
 
 
 def _side_by_side(groups: Mapping[str, Group], limit_seconds: float) -> tuple[Section, ...]:

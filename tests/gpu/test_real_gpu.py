@@ -16,9 +16,10 @@ import time
 
 import pytest
 
-from runner.gate import gate, visibility_env
-from runner.machine import gpus, release
-from runner.records import Requirements
+from runner.core.records import Requirements
+from runner.machine import gpus
+from runner.stages.gate.gate import gate, visibility_env
+from runner.stages.release import proof as release
 
 pytestmark = pytest.mark.gpu
 

@@ -47,7 +47,7 @@ def files_are_whole(world: World, story: Story) -> list[str]:
 def _read(path: Path) -> None:
     """Read a file as those do who depend on it."""
     if path.name.endswith(".metrics.json"):
-        from runner.records import read_metrics
+        from runner.core.records import read_metrics
 
         read_metrics(path.read_bytes())
     elif path.suffix == ".json":

@@ -87,7 +87,7 @@ def until(condition: Callable[[], Any], what: str, seconds: float = PATIENCE) ->
 
 def metrics(folder: Path, name: str) -> dict[str, Any]:
     """Return the metrics of a notebook, checked against the schema."""
-    from runner.records import read_metrics
+    from runner.core.records import read_metrics
 
     content = (folder / f"{name}.metrics.json").read_bytes()
     read_metrics(content)

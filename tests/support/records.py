@@ -17,15 +17,9 @@ from pathlib import Path
 
 from nbformat import from_dict
 
-from runner import files
 from runner import plan as plans
-from runner.inflight import Running
-from runner.machine.device import Reading
-from runner.machine.samples import COLUMNS, SamplesFile, row
-from runner.notebook.marks import mark
-from runner.notebook.save import notebook_bytes
-from runner.notebook.status import Facts, Verdict
-from runner.records import (
+from runner.core import files
+from runner.core.records import (
     EXIT_CODES,
     Allocated,
     Cause,
@@ -52,8 +46,14 @@ from runner.records import (
     Status,
     to_json,
 )
-from runner.run.draft import Draft
-from runner.run.job import Job, Options, resolve
+from runner.machine.device import Reading
+from runner.machine.samples import COLUMNS, SamplesFile, row
+from runner.outputs.claim import Running
+from runner.plan.job import Job, Options, resolve
+from runner.stages.execute.annotate import mark
+from runner.stages.execute.autosave import notebook_bytes
+from runner.stages.execute.outcome import Facts, Verdict
+from runner.stages.record.metrics_builder import Draft
 
 RUN = "run-2026-11-20"
 START = datetime(2026, 11, 20, 9, 0, 0, tzinfo=UTC)

@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Can any node host each notebook? What none can would stay Pending until its timeout, unseen by our gate.
+
+Pure: nodes and a plan's notebooks go in, a verdict for each notebook comes out. What is compared is
+what the run asks for (`runner.tekton.sizes`), with all of a node counted as free: a busy node is waited for.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from runner.tekton.names import GPU_RESOURCE
+from runner.tekton.sizes import Needs, needs
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from runner.cluster.nodes import Node
+    from runner.plan import Notebook
+
+Outcome = Literal["hosted", "skipped", "refused"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """What is done with a notebook that no node can host, and what the Pods tolerate."""
+
+    skip_optional: bool = True
+    skip_all: bool = False
+    gpu_resource: str = GPU_RESOURCE
+    tolerated: tuple[str, ...] = (GPU_RESOURCE,)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """Whether a notebook can be placed."""
+
+    notebook: str
+    outcome: Outcome
+    hosts: tuple[str, ...]
+    reason: str
+
+
+def judge(notebooks: Sequence[Notebook], nodes: Sequence[Node], policy: Policy) -> list[Verdict]:
+    """Return a verdict for each notebook, in order."""
+    return [_judge(notebook, nodes, policy) for notebook in notebooks]
+
+
+def _judge(notebook: Notebook, nodes: Sequence[Node], policy: Policy) -> Verdict:
+    asked = needs(notebook)
+    faults = {node.name: _fault(asked, node, policy) for node in nodes}
+    hosts = tuple(name for name, fault in faults.items() if fault is None)
+    if hosts:
+        return Verdict(notebook=notebook.name, outcome="hosted", hosts=hosts, reason=f"fits {', '.join(hosts[:5])}")
+    skip = policy.skip_all or (notebook.optional and policy.skip_optional)
+    return Verdict(
+        notebook=notebook.name,
+        outcome="skipped" if skip else "refused",
+        hosts=(),
+        reason=f"no node can host {describe(asked, policy.gpu_resource)}: {_summary(faults)}",
+    )
+
+
+def describe(asked: Needs, gpu_resource: str = GPU_RESOURCE) -> str:
+    """Return a request in words."""
+    gpus = f"{asked.gpus} {gpu_resource}" if asked.gpus else "no GPU"
+    if asked.gpus and asked.gpu_memory_gb is not None:
+        gpus += f" of {asked.gpu_memory_gb:g} GB"
+    return f"{gpus}, {asked.cpus:g} CPU, {asked.memory_gib} GiB memory"
+
+
+def _summary(faults: dict[str, str | None]) -> str:
+    """Name what the nodes lack, nodes with the same fault together."""
+    by_fault: dict[str, list[str]] = {}
+    for name, fault in faults.items():
+        by_fault.setdefault(str(fault), []).append(name)
+    parts = []
+    for fault, names in list(by_fault.items())[:4]:
+        shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+        parts.append(f"{shown}: {fault}")
+    more = len(by_fault) - len(parts)
+    return ("; ".join(parts) + (f"; and {more} other reasons" if more > 0 else "")) or "the cluster has no nodes"
+
+
+def _fault(asked: Needs, node: Node, policy: Policy) -> str | None:
+    """Return the first thing that keeps the Pod off this node, or None."""
+    if node.unschedulable:
+        return "is cordoned"
+    for taint in node.taints:
+        if taint.effect in {"NoSchedule", "NoExecute"} and taint.key not in policy.tolerated:
+            return f"has the taint {taint}, which the run does not tolerate"
+    gpu = _gpu_fault(asked, node, policy.gpu_resource)
+    if gpu:
+        return gpu
+    cpus = node.allocatable.get("cpu", 0.0)
+    if cpus < asked.cpus:
+        return f"has {cpus:g} CPU to give, {asked.cpus:g} are requested"
+    memory = node.allocatable.get("memory", 0.0)
+    if memory < asked.memory_gib * 2**30:
+        return f"has {memory / 2**30:.1f} GiB memory to give, {asked.memory_gib} GiB are requested"
+    return None
+
+
+def _gpu_fault(asked: Needs, node: Node, resource: str) -> str | None:
+    if not asked.gpus:
+        return None
+    count = node.allocatable.get(resource, 0.0)
+    if count < asked.gpus:
+        return f"has {count:g} {resource} to give, {asked.gpus} are requested"
+    least = asked.min_gpu_memory_mib
+    if least is None:
+        return None
+    label = f"{resource}.memory"
+    value = node.labels.get(label, "")
+    if not value.isdecimal():
+        return f"has no label {label} (GPU Feature Discovery sets it; by hand: kubectl label node NAME {label}=MIB)"
+    if int(value) < least:
+        return f"has GPUs of {value} MiB, {least} MiB are needed"
+    return None

@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The capacity check as it runs inside a Pod: asks for the nodes, judges, leaves records and results."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from runner.cluster.api import Api, ApiError, ForbiddenError, NotInClusterError
+from runner.cluster.capacity import Policy, Verdict, judge
+from runner.cluster.nodes import Node, read_nodes
+from runner.cluster.unschedulable import write_record
+from runner.core import files, log
+from runner.core.errors import NetworkError
+from runner.outputs.tekton_results import write_values
+from runner.tekton.names import GPU_RESOURCE
+
+if TYPE_CHECKING:
+    from runner.plan import Notebook, Plan
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What is asked."""
+
+    plan: Plan
+    only: tuple[str, ...] = ()
+    check: bool = True
+    skip_optional_notebooks: bool = True
+    skip_unhostable_notebooks: bool = False
+    gpu_resource: str = GPU_RESOURCE
+    tolerate: tuple[str, ...] = ()
+    output_dir: Path = Path("outputs")
+    run_id: str | None = None
+    results_dir: Path | None = None
+
+    def notebooks(self) -> list[Notebook]:
+        """Return the notebooks to judge, in the plan's order."""
+        wanted = {self.plan.notebook(name).name for name in self.only}
+        return [notebook for notebook in self.plan.notebooks if not wanted or notebook.name in wanted]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What was found."""
+
+    verdicts: tuple[Verdict, ...] = ()
+    unchecked: str = ""
+    """Why no node was looked at; empty when they were."""
+    skipped: tuple[str, ...] = field(default=())
+    refused: tuple[str, ...] = field(default=())
+
+    def text(self) -> str:
+        """Return a line for each notebook."""
+        if self.unchecked:
+            return f"capacity: not checked, all notebooks are let through: {self.unchecked}"
+        return "\n".join(f"{one.outcome:8} {one.notebook}: {one.reason}" for one in self.verdicts)
+
+    def summary(self) -> str:
+        """Return one short line."""
+        if self.unchecked:
+            return f"not checked: {self.unchecked}"
+        hosted = len(self.verdicts) - len(self.skipped) - len(self.refused)
+        return f"{hosted} hosted, {len(self.skipped)} skipped, {len(self.refused)} without a node"
+
+    def as_object(self) -> dict[str, Any]:
+        """Return it for JSON."""
+        import dataclasses
+
+        return dataclasses.asdict(self)
+
+
+def take(request: Request) -> Answer:
+    """Judge the notebooks, write records of those that are left out, and Tekton's results.
+
+    Raises
+    ------
+    RecordError, AlreadyRunningError
+        A record cannot be written.
+    """
+    answer = _judged(request)
+    run_id = request.run_id or str(uuid.uuid4())
+    by_name = {notebook.name: notebook for notebook in request.plan.notebooks}
+    for verdict in answer.verdicts:
+        if verdict.outcome != "hosted":
+            write_record(request.output_dir, request.plan, by_name[verdict.notebook], verdict, run_id)
+    log.info("capacity", summary=answer.summary())
+    if request.results_dir is not None:
+        # Never an empty array: what consumes it compares names, and no notebook has an empty one.
+        files.write(request.results_dir / "skipped-notebooks", json.dumps(list(answer.skipped) or [""]))
+        write_values(request.results_dir, {"capacity": answer.summary()})
+    return answer
+
+
+def _judged(request: Request) -> Answer:
+    if not request.check:
+        return Answer(unchecked="it was switched off")
+    nodes = _nodes()
+    if isinstance(nodes, str):
+        return Answer(unchecked=nodes)
+    policy = Policy(
+        skip_optional=request.skip_optional_notebooks,
+        skip_all=request.skip_unhostable_notebooks,
+        gpu_resource=request.gpu_resource,
+        tolerated=request.tolerate or (GPU_RESOURCE,),
+    )
+    verdicts = tuple(judge(request.notebooks(), nodes, policy))
+    return Answer(
+        verdicts=verdicts,
+        skipped=tuple(one.notebook for one in verdicts if one.outcome == "skipped"),
+        refused=tuple(one.notebook for one in verdicts if one.outcome == "refused"),
+    )
+
+
+def _nodes() -> list[Node] | str:
+    """Return the nodes, or why they cannot be seen."""
+    try:
+        return read_nodes(Api.from_pod().list("/api/v1/nodes"))
+    except (NotInClusterError, ForbiddenError, ApiError, NetworkError) as error:
+        return str(error)

@@ -1,0 +1,208 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Has a cluster what a run needs? What is missing is said together with how to get it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from runner.cluster.kubectl import ClusterError, Kubectl
+from runner.cluster.nodes import Node, read_nodes
+from runner.tekton.names import GPU_RESOURCE
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from runner.cluster.capacity import Policy
+    from runner.plan import Notebook
+
+MIN_TEKTON = (1, 0, 0)
+"""First release with a stable v1 API of all that the manifests use; they are tested with 1.15."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """One answer."""
+
+    name: str
+    status: Literal["pass", "warn", "fail"]
+    seen: str
+    advice: str = ""
+
+
+def check_cluster(kubectl: Kubectl, namespace: str) -> list[Check]:
+    """Return what the cluster has and lacks; only a connection that fails is raised."""
+    server = kubectl.json("version").get("serverVersion") or {}
+    found = [Check(name="kubernetes", status="pass", seen=str(server.get("gitVersion", "unknown")))]
+    found.append(_tekton(kubectl))
+    found.append(_namespace(kubectl, namespace))
+    found.append(_storage(kubectl))
+    nodes = read_nodes_of(kubectl)
+    if isinstance(nodes, Check):
+        return [*found, nodes]
+    return [*found, *_gpus(kubectl, nodes)]
+
+
+def read_nodes_of(kubectl: Kubectl) -> list[Node] | Check:
+    """Return the nodes, or the check that says why they cannot be seen."""
+    try:
+        return read_nodes(kubectl.items("get", "nodes"))
+    except ClusterError as error:
+        return Check(
+            name="nodes",
+            status="warn",
+            seen=error.message,
+            advice="without the right to list nodes the GPUs cannot be checked from here; the run checks them itself",
+        )
+
+
+def check_capacity(nodes: Sequence[Node], notebooks: Sequence[Notebook], policy: Policy) -> list[Check]:
+    """Return whether each notebook can be placed."""
+    from runner.cluster.capacity import judge
+
+    words: dict[str, Literal["pass", "warn", "fail"]] = {"hosted": "pass", "skipped": "warn", "refused": "fail"}
+    advice = {
+        "hosted": "",
+        "skipped": "it will be skipped",
+        "refused": "add such a node, or run with --param skip-unhostable-notebooks=true",
+    }
+    return [
+        Check(name=one.notebook, status=words[one.outcome], seen=one.reason, advice=advice[one.outcome])
+        for one in judge(notebooks, nodes, policy)
+    ]
+
+
+def _tekton(kubectl: Kubectl) -> Check:
+    advice = "install Tekton Pipelines: `kubectl apply` of release.yaml of tektoncd/pipeline, see its docs/install.md"
+    if kubectl.find("get", "crd", "pipelines.tekton.dev") is None:
+        return Check(name="tekton", status="fail", seen="no CRD pipelines.tekton.dev", advice=advice)
+    text = _tekton_config(kubectl, "pipelines-info").get("version", "")
+    version = version_of(text)
+    if version is None:
+        return Check(name="tekton", status="warn", seen="installed, of unknown version", advice="1.15 is tested")
+    if version < MIN_TEKTON:
+        return Check(name="tekton", status="fail", seen=text, advice=f"1.0 or newer is needed: {advice}")
+    return Check(name="tekton", status="pass", seen=text)
+
+
+def _tekton_config(kubectl: Kubectl, name: str) -> dict[str, str]:
+    """Return one of Tekton's ConfigMaps, empty where there is none or it may not be read."""
+    try:
+        found = kubectl.find("get", "configmap", name, "-n", "tekton-pipelines")
+    except ClusterError:
+        return {}
+    return {key: str(value) for key, value in ((found or {}).get("data") or {}).items()}
+
+
+def version_of(text: str) -> tuple[int, int, int] | None:
+    """Return the numbers of a version such as ``v1.15.0``."""
+    found = re.fullmatch(r"v?(\d+)\.(\d+)\.(\d+)(?:[-+].*)?", text.strip())
+    return (int(found[1]), int(found[2]), int(found[3])) if found else None
+
+
+def _namespace(kubectl: Kubectl, namespace: str) -> Check:
+    try:
+        document = kubectl.find("get", "namespace", namespace)
+    except ClusterError as error:
+        return Check(name="namespace", status="warn", seen=error.message, advice="its existence cannot be seen")
+    if document is None:
+        return Check(
+            name="namespace",
+            status="fail",
+            seen=f"there is no {namespace}",
+            advice=f"kubectl create namespace {namespace}, or install with --create-namespace",
+        )
+    labels = document["metadata"].get("labels") or {}
+    level = labels.get("pod-security.kubernetes.io/enforce", "not set")
+    seen = f"{namespace}, Pod Security {level}"
+    if level != "restricted":
+        return Check(name="namespace", status="pass", seen=seen)
+    flag = _tekton_config(kubectl, "feature-flags").get("set-security-context")
+    if flag == "true":
+        return Check(name="namespace", status="pass", seen=f"{seen}, and Tekton is set up for it")
+    return Check(
+        name="namespace",
+        status="warn" if flag is None else "fail",
+        seen=f"{seen}, Tekton's feature flag set-security-context {'cannot be seen' if flag is None else f'is {flag}'}",
+        advice="Tekton's init containers are rejected here without it: kubectl patch configmap feature-flags "
+        """-n tekton-pipelines -p '{"data": {"set-security-context": "true"}}'""",
+    )
+
+
+def _storage(kubectl: Kubectl) -> Check:
+    classes = kubectl.items("get", "storageclasses")
+    mark = "storageclass.kubernetes.io/is-default-class"
+    default = [one for one in classes if (one["metadata"].get("annotations") or {}).get(mark) == "true"]
+    if default:
+        return Check(name="storage class", status="pass", seen=f"default {default[0]['metadata']['name']}")
+    listed = ", ".join(str(one["metadata"]["name"]) for one in classes) or "none"
+    return Check(
+        name="storage class",
+        status="warn" if classes else "fail",
+        seen=f"no default; there are: {listed}",
+        advice="name one with `run --storage-class`, or install a provisioner and mark one as default",
+    )
+
+
+def _gpus(kubectl: Kubectl, nodes: Sequence[Node]) -> list[Check]:
+    hosts = [node for node in nodes if any(_is_gpu(name) and count for name, count in node.allocatable.items())]
+    if not hosts:
+        operator = kubectl.find("get", "crd", "clusterpolicies.nvidia.com") is not None
+        what = "is installed, but no node offers one yet" if operator else "is not installed"
+        return [
+            Check(
+                name="gpus",
+                status="warn",
+                seen=f"no node has an NVIDIA GPU to give; the GPU operator {what}",
+                advice="install the NVIDIA GPU operator on nodes with GPUs; `run demo` works without",
+            )
+        ]
+    return [
+        Check(name="gpus", status="pass", seen="; ".join(_gpu_line(node) for node in hosts[:8])),
+        _labels(hosts),
+    ]
+
+
+def _is_gpu(resource: str) -> bool:
+    return resource == GPU_RESOURCE or resource.startswith("nvidia.com/mig-")
+
+
+def _gpu_line(node: Node) -> str:
+    counts = [f"{count:g} {name}" for name, count in node.allocatable.items() if _is_gpu(name) and count]
+    product = node.labels.get("nvidia.com/gpu.product", "")
+    return f"{node.name}: {', '.join(counts)}{f' ({product})' if product else ''}"
+
+
+def _labels(hosts: Sequence[Node]) -> Check:
+    bare = [node.name for node in hosts if not any(_memory_label(key) for key in node.labels)]
+    if not bare:
+        return Check(name="gpu labels", status="pass", seen="each GPU node says its GPU memory")
+    return Check(
+        name="gpu labels",
+        status="fail",
+        seen=f"no label nvidia.com/gpu.memory on {', '.join(bare[:8])}",
+        advice="install GPU Feature Discovery (part of the GPU operator), "
+        f"or by hand: kubectl label node {bare[0]} nvidia.com/gpu.memory=MIB",
+    )
+
+
+def _memory_label(key: str) -> bool:
+    return key.startswith("nvidia.com/") and key.endswith(".memory")
+
+
+def as_text(checks: Sequence[Check]) -> str:
+    """Return the checks as lines, each followed by what to do."""
+    lines = []
+    for check in checks:
+        lines.append(f"{check.status:4} {check.name}: {check.seen}")
+        if check.advice and check.status != "pass":
+            lines.append(f"       what to do: {check.advice}")
+    return "\n".join(lines)
+
+
+def as_objects(checks: Sequence[Check]) -> list[dict[str, Any]]:
+    """Return the checks for JSON."""
+    import dataclasses
+
+    return [dataclasses.asdict(check) for check in checks]

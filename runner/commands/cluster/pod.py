@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`runner cluster capacity | start | prune`: what Pods of ours ask of the API, with their ServiceAccount."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from runner.commands import options
+from runner.commands.cluster.connection import fit
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@click.command("capacity")
+@click.argument("plan", type=options.FILE)
+@click.option("--only", multiple=True, metavar="NAME", help="Check this notebook only. Repeatable.")
+@click.option("--check/--no-check", default=True, show_default=True, help="Whether nodes are looked at.")
+@click.option("--skip-optional-notebooks/--no-skip-optional-notebooks", default=True, show_default=True)
+@click.option("--skip-unhostable-notebooks/--no-skip-unhostable-notebooks", default=False, show_default=True)
+@click.option("--gpu-resource", default="nvidia.com/gpu", show_default=True, help="Resource that stands for a GPU.")
+@click.option("--tolerate", multiple=True, metavar="KEY", help="Taint that the notebooks tolerate. Repeatable.")
+@options.output_dir
+@click.option("--run-id", help="Run that the records of skipped notebooks belong to. [default: one of its own]")
+@click.option("--results-dir", type=options.FOLDER, help="Folder for Tekton's results.")
+@options.as_json
+def capacity(plan: Path, as_json: bool, **given: Any) -> int:
+    """Tell for each notebook of PLAN whether a node can host it. Exit code: 0, or 3 when one cannot be left out.
+
+    Optional notebooks that no node can host get a record with status skipped. Without the right to list nodes
+    it says so and lets all through. Runs inside a Pod.
+    """
+    from runner.cluster import capacity_job
+    from runner.plan import load
+
+    loaded = load(plan)
+    request = capacity_job.Request(plan=loaded, **given)
+    answer = capacity_job.take(request)
+    if as_json:
+        click.echo(json.dumps(answer.as_object(), indent=1))
+    else:
+        click.echo(answer.text())
+    return 3 if answer.refused else 0
+
+
+@click.command("start")
+@click.argument("file", type=options.FILE)
+@click.option("--param", "params", type=options.Setting(), multiple=True, help="Parameter of the run. Repeatable.")
+@options.add(fit)
+def start(file: Path, params: tuple[tuple[str, str], ...], **given: Any) -> None:
+    """Create the PipelineRun of FILE from inside a Pod, as the weekly CronJob does, and print its name."""
+    import yaml
+
+    from runner.cluster.api import Api
+    from runner.cluster.overrides import Fit, fitted
+    from runner.cluster.runs import prepared
+
+    api = Api.from_pod()
+    run = fitted(prepared(yaml.safe_load(file.read_text(encoding="utf-8")), params), Fit(**given))
+    created = api.request("POST", f"/apis/tekton.dev/v1/namespaces/{api.namespace}/pipelineruns", run)
+    click.echo(created["metadata"]["name"])
+
+
+@click.command("prune")
+@click.option("--keep", type=click.IntRange(0), default=5, show_default=True, help="Newest ended runs to keep.")
+def prune(keep: int) -> None:
+    """Delete old ended runs with their volumes from inside a Pod, as the clean-up CronJob does."""
+    from runner.cluster.api import Api
+    from runner.cluster.runs import STARTED, superseded
+
+    api = Api.from_pod()
+    path = f"/apis/tekton.dev/v1/namespaces/{api.namespace}/pipelineruns"
+    for name in superseded(api.list(path, labelSelector=STARTED), keep):
+        api.request("DELETE", f"{path}/{name}", {"propagationPolicy": "Background"})
+        click.echo(f"deleted {name}")

@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`runner cluster run | monitor | status | logs | fetch | cancel | cleanup`: everything about runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from runner.commands import options
+from runner.commands.cluster import connection as shared
+
+KNOWN_RUNS = {
+    "complete": "complete-analysis-pipelinerun.yaml",
+    "preprocessing": "preprocessing-pipelinerun.yaml",
+    "parallel": "parallel-analysis-pipelinerun.yaml",
+    "demo": "demo-pipelinerun.yaml",
+}
+
+
+@click.command("run")
+@click.argument("which", default="complete", metavar="[complete|preprocessing|parallel|demo|FILE]")
+@shared.verb
+@shared.repository
+@click.option("--plan", type=options.FILE, help="Your own plan: its ConfigMap and Pipeline are applied, then run.")
+@click.option("--repository-url", default="", help="With --plan: where its notebooks are.")
+@click.option("--revision", default="", help="With --plan: branch, tag or commit.")
+@click.option("--param", "params", type=options.Setting(), multiple=True, help="Parameter of the run. Repeatable.")
+@options.add(shared.fit)
+@shared.dry_run
+@click.option("--wait/--no-wait", default=True, show_default=True, help="Follow the run until it ends.")
+def run(context: str | None, namespace: str | None, dry_run: bool, wait: bool, **given: Any) -> int:
+    """Start a run, print its name, and follow it. Exit code: 0 it succeeded, 1 it failed.
+
+    \b
+    Examples:
+      runner cluster run demo --namespace scrna
+      runner cluster run complete --param continue-on-failure=false --no-wait
+      runner cluster run --plan mine.yaml --repository-url https://git.example/me/notebooks
+    """
+    from runner.cluster import run_request, runs
+    from runner.cluster.overrides import Fit
+
+    client = shared.kubectl(context, namespace)
+    fit = Fit(**{key: given.pop(key) for key in ("storage", "storage_class", "access_mode", "gpu_resource")})
+    choice = run_request.Wanted(**{**given, "which": KNOWN_RUNS.get(given["which"], given["which"]), "fit": fit})
+    documents, pipeline_run = run_request.documents(choice)
+    for document in documents:
+        click.echo(run_request.apply(client, document, dry_run=dry_run), nl=False, err=True)
+    name = runs.create(client, runs.prepared(pipeline_run, choice.params), dry_run=dry_run)
+    click.echo(name)
+    return _follow(client, name) if wait and not dry_run else 0
+
+
+@click.command("monitor")
+@shared.run_name
+@shared.verb
+def monitor(name: str | None, context: str | None, namespace: str | None) -> int:
+    """Watch a run (NAME, else our newest) until it ends: what waits and why, what runs since when, what is done.
+
+    Exit code: 0 it succeeded, 1 it failed. A dropped connection is taken up again.
+    """
+    from runner.cluster import runs
+
+    client = shared.kubectl(context, namespace)
+    return _follow(client, str(runs.find(client, name)["metadata"]["name"]))
+
+
+def _follow(client: Any, name: str) -> int:
+    from runner.cluster import runs
+    from runner.cluster.monitor import Display
+
+    with Display() as display:
+        ended = runs.follow(client, name, display.show)
+    return 0 if ended.succeeded else 1
+
+
+@click.command("status")
+@shared.run_name
+@shared.verb
+@options.as_json
+def status(name: str | None, context: str | None, namespace: str | None, as_json: bool) -> None:
+    """Show a run (NAME, else our newest) on one screen."""
+    from runner.cluster import runs, status_table
+
+    view = runs.look(shared.kubectl(context, namespace), name)
+    if as_json:
+        click.echo(status_table.as_json(view))
+        return
+    from rich.console import Console
+
+    Console().print(status_table.table(view))
+
+
+@click.command("logs")
+@click.argument("notebook")
+@shared.verb
+@click.option("--run", "name", help="Run to look into. [default: our newest]")
+@click.option("-f", "--follow", is_flag=True, help="Go on as the log grows.")
+def logs(notebook: str, context: str | None, namespace: str | None, name: str | None, follow: bool) -> int:
+    """Print the log of NOTEBOOK, or of another task such as validate.
+
+    A Pod that was cancelled is gone with its log; the one on the volume stays, see fetch.
+    """
+    from runner.cluster import runs
+
+    client = shared.kubectl(context, namespace)
+    pod = runs.task_of(runs.look(client, name), notebook)
+    return client.pass_on("logs", pod, "--all-containers", "--prefix=false", *(["--follow"] if follow else []))
+
+
+@click.command("fetch")
+@shared.run_name
+@shared.verb
+@click.option("--to", "target", type=options.FOLDER, default=Path("outputs"), show_default=True, help="Local folder.")
+@click.option("--image", help="Image of the helper Pod; it must have Python. [default: the run's]")
+def fetch(name: str | None, context: str | None, namespace: str | None, target: Path, image: str | None) -> int:
+    """Copy outputs and report from a run's volume. Call it again to go on after an interruption.
+
+    A helper Pod reads the volume and is removed afterwards.
+    """
+    from runner.cluster import copy_outputs, helper_pod, runs
+
+    client = shared.kubectl(context, namespace)
+    found = runs.find(client, name)
+    run_name = str(found["metadata"]["name"])
+    claim, folder = helper_pod.claim_of(found, runs.task_runs(client, run_name))
+    pod = helper_pod.manifest(found, claim, image or runs.image_of(found))
+    with helper_pod.running(client, pod) as pod_name:
+        source = copy_outputs.outputs_folder(folder)
+        files = copy_outputs.listing(client, pod_name, source)
+        copied = copy_outputs.copy(client, pod_name, source, files, target, say=click.echo)
+    click.echo(f"{run_name}: {copied.files} files copied, {copied.unchanged} were there, in {target}")
+    return 0
+
+
+@click.command("cancel")
+@shared.run_name
+@shared.verb
+@click.option("--wait/--no-wait", default=False, show_default=True, help="Wait until the report is written.")
+def cancel(name: str | None, context: str | None, namespace: str | None, wait: bool) -> int:
+    """Cancel a run (NAME, else our newest); what it has is saved and its report is still written."""
+    from runner.cluster import runs
+
+    client = shared.kubectl(context, namespace)
+    found = runs.look(client, name)
+    if found.ended:
+        click.echo(f"{found.name} has ended already: {found.reason}")
+        return 0
+    runs.cancel(client, found.name)
+    click.echo(f"{found.name}: cancelled; notebook and report are being written")
+    if wait:
+        _follow(client, found.name)
+    return 0
+
+
+@click.command("cleanup")
+@shared.verb
+@click.option("--keep", type=click.IntRange(0), default=5, show_default=True, help="Newest ended runs to keep.")
+@shared.dry_run
+def cleanup(context: str | None, namespace: str | None, keep: int, dry_run: bool) -> None:
+    """Delete old ended runs with their volumes. Only runs that this launcher or its CronJob started are touched."""
+    from runner.cluster import runs
+
+    for name in (found := runs.clean_up(shared.kubectl(context, namespace), keep, dry_run=dry_run)):
+        click.echo(f"{'would delete' if dry_run else 'deleted'} {name}")
+    if not found:
+        click.echo(f"nothing to delete: {keep} or fewer ended runs that we started")

@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`runner cluster install | validate | uninstall`: what is on the cluster before and after all runs."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import click
+
+from runner.commands import options
+from runner.commands.cluster import connection as shared
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@click.command("install")
+@shared.verb
+@shared.manifests
+@click.option("--image", help="Image of the runner, as the default of every task. [default: the manifests' own]")
+@click.option("--create-namespace", is_flag=True, help="Make the namespace when it is missing.")
+@shared.dry_run
+def install(
+    *,
+    context: str | None,
+    namespace: str | None,
+    manifests: Path,
+    image: str | None,
+    create_namespace: bool,
+    dry_run: bool,
+) -> int:
+    """Check the cluster, then install tasks, pipelines, configuration and accounts.
+
+    A check that fails stops it, and says what is missing and how to get it. Warnings do not.
+
+    \b
+    Examples:
+      runner cluster install --namespace scrna --create-namespace --image registry.example/runner:1
+      runner cluster install --manifests tekton/overlays/air-gapped --dry-run
+    """
+    from runner.cluster import install as installing
+    from runner.cluster.readiness import as_text, check_cluster
+
+    client = shared.kubectl(context, namespace)
+    target = shared.namespace_of(client)
+    if create_namespace and not dry_run and client.find("get", "namespace", target) is None:
+        client.run("create", "namespace", target)
+    checks = check_cluster(client, target)
+    click.echo(as_text(checks))
+    # GPUs are not needed to install, nor for the demo.
+    if any(check.status == "fail" and check.name in {"tekton", "namespace"} for check in checks):
+        return 3
+    documents = installing.manifests(client, manifests, target, image)
+    click.echo(installing.apply(client, documents, dry_run=dry_run), nl=False)
+    click.echo(f"{'would install' if dry_run else 'installed'} {len(documents)} objects in {target}; try: run demo")
+    return 0
+
+
+@click.command("validate")
+@shared.verb
+@shared.repository
+@click.option("--plan", type=options.FILE, help="Plan to check the nodes against. [default: gpu-resource-config]")
+@click.option("--param", "params", type=options.Setting(), multiple=True, help="Parameter of the run. Repeatable.")
+@click.option("--gpu-resource", default="nvidia.com/gpu", show_default=True, help="Resource that stands for a GPU.")
+@click.option("--tolerate", multiple=True, metavar="KEY", help="Taint that the notebooks tolerate. Repeatable.")
+@options.as_json
+def validate(
+    *,
+    context: str | None,
+    namespace: str | None,
+    tekton_dir: Path,
+    plan: Path | None,
+    params: tuple[tuple[str, str], ...],
+    gpu_resource: str,
+    tolerate: tuple[str, ...],
+    as_json: bool,
+) -> int:
+    """Check the cluster, and for each notebook of the plan whether a node can host it. Exit code: 0 or 3.
+
+    \b
+    Example:
+      runner cluster validate --plan tekton/configs/gpu-resource-config.yaml
+    """
+    from runner.cluster import readiness
+    from runner.cluster.capacity import Policy
+    from runner.plan import load
+    from runner.tekton.names import GPU_RESOURCE, PLAN_CONFIG_MAP
+
+    client = shared.kubectl(context, namespace)
+    checks = readiness.check_cluster(client, shared.namespace_of(client))
+    loaded = load(plan or tekton_dir / "configs" / f"{PLAN_CONFIG_MAP}.yaml")
+    given = dict(params)
+    policy = Policy(
+        skip_optional=given.get("skip-optional-notebooks", "true") == "true",
+        skip_all=given.get("skip-unhostable-notebooks", "false") == "true",
+        gpu_resource=gpu_resource,
+        tolerated=(GPU_RESOURCE, *tolerate),
+    )
+    nodes = readiness.read_nodes_of(client)
+    if not isinstance(nodes, readiness.Check):
+        checks += readiness.check_capacity(nodes, loaded.notebooks, policy)
+    if as_json:
+        click.echo(json.dumps({"plan": loaded.name, "checks": readiness.as_objects(checks)}, indent=1))
+    else:
+        click.echo(readiness.as_text(checks))
+    return 3 if any(check.status == "fail" for check in checks) else 0
+
+
+@click.command("uninstall")
+@shared.verb
+@shared.manifests
+@click.option("--delete-volumes", is_flag=True, help="Delete the volumes of runs as well, with all outputs on them.")
+@shared.dry_run
+def uninstall(context: str | None, namespace: str | None, manifests: Path, delete_volumes: bool, dry_run: bool) -> int:
+    """Remove everything that was installed and all our runs, and say what is left: the volumes, unless asked.
+
+    \b
+    Example:
+      runner cluster uninstall --namespace scrna --dry-run
+    """
+    from runner.cluster import install as installing
+
+    client = shared.kubectl(context, namespace)
+    target = shared.namespace_of(client)
+    documents = installing.manifests(client, manifests, target)
+    left = installing.uninstall(client, documents, volumes=delete_volumes, dry_run=dry_run)
+    word = "would remove" if dry_run else "removed"
+    click.echo(f"{word} {len(left.removed)} objects" + (f": {', '.join(left.removed)}" if dry_run else ""))
+    for volume in left.volumes:
+        what = "would be deleted" if dry_run and delete_volumes else "left"
+        click.echo(f"{what}: volume claim {volume}; kubectl delete persistentvolumeclaim -n {target} {volume}")
+    for kept in left.kept:
+        click.echo(f"left: {kept}")
+    click.echo(f"left: Tekton itself, and the namespace {target}")
+    return 0

@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Files that are never seen half written, and names that stay in their folder."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+import tempfile
+import unicodedata
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from runner.core import owners
+from runner.core.errors import RecordError, UsageError
+
+
+def check_name(name: str) -> str:
+    """Return a notebook name after checking that it is one plain file name.
+
+    Blanks and letters of any script are fine; whatever could climb out of a folder, hide, or
+    break a line of a log is refused.
+
+    Raises
+    ------
+    UsageError
+        The name is empty, too long, or holds a separator, a control or a direction character.
+    """
+    if not name or name.startswith((".", "-")) or name != name.strip():
+        raise UsageError(
+            f"{name!r} cannot name a notebook",
+            hint="a name is not empty, does not start with '.' or '-', and has no blank at its ends",
+        )
+    bad = sorted({repr(c) for c in name if c in "/\\" or unicodedata.category(c) in {"Cc", "Cf", "Cs", "Zl", "Zp"}})
+    if bad:
+        raise UsageError(
+            f"{name!r} cannot name a notebook: it holds {', '.join(bad)}",
+            hint="use one plain file name, without a path and without control characters",
+        )
+    if len(name.encode()) > 200:
+        raise UsageError(f"the name has {len(name.encode())} bytes, the limit is 200", hint="shorten it")
+    return name
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """Open a temporary file that takes the place of ``path`` when the block ends well.
+
+    The content is on the disk (fsync) before the rename, so that a reader or a crash sees the
+    old file or the new one, whole.
+
+    Raises
+    ------
+    RecordError
+        The folder cannot be written or the disk is full; what was at ``path`` is untouched.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(
+            prefix=f".{path.name[:80]}.{owners.mark()}.", suffix=".part", dir=path.parent
+        )
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        Path(temporary).chmod(0o666 & ~_umask())
+        Path(temporary).replace(path)
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            Path(temporary).unlink()
+
+
+def reading(path: Path) -> BinaryIO:
+    """Open a regular file to be read; a notebook may have put a pipe there, on which we would wait for ever.
+
+    Raises
+    ------
+    OSError
+        It cannot be opened, or is no regular file.
+    """
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    return os.fdopen(handle, "rb")
+
+
+def read(path: Path, most_bytes: int = -1) -> bytes:
+    """Return the content of a regular file.
+
+    Raises
+    ------
+    OSError
+        It cannot be read, is no regular file, or is larger than ``most_bytes`` (-1: no limit).
+    """
+    with reading(path) as stream:
+        content = stream.read(most_bytes + 1 if most_bytes >= 0 else -1)
+    if 0 <= most_bytes < len(content):
+        raise OSError(errno.EFBIG, f"larger than {most_bytes} bytes", str(path))
+    return content
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it.
+
+    Raises
+    ------
+    RecordError
+        It cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise cannot_write(path, error) from error
+
+
+def write(path: Path, content: str | bytes) -> int:
+    """Write a whole file as `replacing` does and return its number of bytes."""
+    # A path that is no UTF-8 may stand in a message; so escaped it is valid in JSON as well.
+    data = content.encode(errors="backslashreplace") if isinstance(content, str) else content
+    with replacing(path) as stream:
+        stream.write(data)
+    return len(data)
+
+
+def ignores_case(folder: Path) -> bool:
+    """Return True if two names in a folder that differ in case only are one file.
+
+    Asked with a file of its own, as it is a property of the folder on some file systems. A folder
+    that is still to be made is as the one above it.
+    """
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    try:
+        with tempfile.NamedTemporaryFile(prefix=".Case-", dir=folder) as probe:
+            return (folder / Path(probe.name).name.swapcase()).exists()
+    except OSError:
+        return False  # whoever writes there meets the error itself
+
+
+def folded(name: str) -> str:
+    """Return what names have in common that a folder which ignores case takes for one."""
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+def _umask() -> int:
+    """Return the umask; there is no call that only reads it, `/proc` does so without a race."""
+    try:
+        status = Path("/proc/self/status").read_text()
+        return int(status.split("Umask:")[1].split()[0], 8)
+    except (OSError, IndexError, ValueError):
+        return 0o022
+
+
+def cannot_write(path: Path, error: OSError) -> RecordError:
+    """Return the error for a file that could not be written, with the step that helps against its cause."""
+    return RecordError(f"cannot write {path}: {error.strerror or error}", hint=remedy(path, error.errno))
+
+
+def remedy(path: Path, number: int | None) -> str:
+    """Return the step that helps where a file cannot be written, by the error's number."""
+    if number == errno.ENOSPC:
+        return f"the volume is full{_free(path)}: free space on it, enlarge it, or use another folder"
+    if number == errno.EDQUOT:
+        return "the disk quota is used up: free space, raise the quota, or use another folder"
+    if number == errno.EROFS:
+        return "the volume is mounted read-only: mount it for writing, or use another folder"
+    if number in {errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY}:
+        return "something else has the name of the file, or of a folder above it: remove it, or use another folder"
+    if number == errno.ENAMETOOLONG:
+        return "the name is too long for the file system: use a shorter one"
+    return (
+        f"the folder must exist and be writable by uid {os.getuid()}; "
+        "on Kubernetes set podTemplate.securityContext.fsGroup"
+    )
+
+
+def _free(path: Path) -> str:
+    """Return what is left where a file could not be written; a volume may also run out of inodes."""
+    place = next((folder for folder in path.parents if folder.is_dir()), path.parent)
+    with contextlib.suppress(OSError):
+        volume = os.statvfs(place)
+        if volume.f_files and not volume.f_favail:
+            return " (no inodes are left)"
+        return f" ({volume.f_bavail * volume.f_frsize:,} of {volume.f_blocks * volume.f_frsize:,} bytes are free)"
+    return ""

@@ -1,0 +1,503 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is recorded of a run, and the words it is recorded in.
+
+Frozen records without behaviour. Units stand in the names. What was not measured is ``None``
+and the record's ``unavailable`` maps the field to the reason: null with a reason beats 0.
+`NAME.metrics.json` is `Metrics` as JSON; `metrics_schema` publishes it as JSON Schema.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pydantic import TypeAdapter
+
+SCHEMA_VERSION = 1
+
+
+class Status(StrEnum):
+    """How a notebook ended.
+
+    `NOT_RUN` and `RUNNING` stand in reports only, `LOST` also in the record of a run that broke off.
+    """
+
+    SUCCEEDED = "succeeded"
+    SKIPPED = "skipped"
+    FAILED = "failed"
+    REFUSED = "refused"
+    TIMED_OUT = "timed-out"
+    KERNEL_DIED = "kernel-died"
+    INCOMPLETE = "incomplete"
+    UNEXPECTED_RESULTS = "unexpected-results"
+    NOT_RELEASED = "not-released"
+    BROKEN_INPUT = "broken-input"
+    TERMINATED = "terminated"
+    NOT_RUN = "not-run"
+    RUNNING = "running"
+    LOST = "lost"
+
+
+class CellStatus(StrEnum):
+    """How a code cell of the source notebook ended."""
+
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    INTERRUPTED = "interrupted"
+    NOT_RUN = "not-run"
+    DROPPED = "dropped"
+
+
+class Cause(StrEnum):
+    """Why a notebook did not succeed, where a known signature says so."""
+
+    HOST_MEMORY = "host-memory"
+    DEVICE_MEMORY = "device-memory"
+    SEGFAULT = "segfault"
+    UCX = "ucx"
+    DRIVER = "driver"
+    """Driver, GPU and the CUDA build of a package do not fit each other."""
+    NO_DEVICE = "no-device"
+    GPU_BUSY = "gpu-busy"
+    MISSING_MODULE = "missing-module"
+    MISSING_LIBRARY = "missing-library"
+    MISSING_FILE = "missing-file"
+    LFS_POINTER = "lfs-pointer"
+    DISK_FULL = "disk-full"
+    SHM = "shm"
+    NETWORK = "network"
+    KILLED = "killed"
+    EXCEPTION = "exception"
+
+
+EXIT_CODES: dict[Status, int] = {
+    Status.SUCCEEDED: 0,
+    Status.SKIPPED: 0,
+    Status.FAILED: 1,
+    Status.REFUSED: 3,
+    Status.TIMED_OUT: 4,
+    Status.KERNEL_DIED: 5,
+    Status.INCOMPLETE: 6,
+    Status.UNEXPECTED_RESULTS: 7,
+    Status.NOT_RELEASED: 8,
+    Status.BROKEN_INPUT: 9,
+    Status.TERMINATED: 143,  # 130 after SIGINT
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """The notebook that was asked for."""
+
+    path: str
+    sha256: str | None = None
+    commit: str | None = None
+    """The commit that is checked out, if it holds the notebook exactly as it was run."""
+    title: str | None = None
+    kernel: str | None = None
+    unavailable: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Requirements:
+    """What a notebook asks of the machine; GB are decimal, as GPUs are sold."""
+
+    gpus: int = 0
+    gpu_memory_gb: float | None = None
+    gpu_free_fraction: float = 0.95
+    cpu_fallback: bool = False
+    """Run on the CPU where the GPUs are refused."""
+    cpus: float | None = None
+    memory_gb: float | None = None
+    disk_gb: float | None = None
+    shm_gb: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GpuProcess:
+    """A process that NVML reports on a device; ``pid`` may be of another namespace."""
+
+    pid: int
+    used_bytes: int | None = None
+    name: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GateGpu:
+    """One visible GPU as the gate saw it."""
+
+    uuid: str
+    index: int | None
+    name: str
+    total_bytes: int | None
+    free_bytes: int | None
+    good: bool
+    reason: str
+    holders: tuple[GpuProcess, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """One comparison of what is there with what is needed."""
+
+    name: str
+    status: Literal["pass", "warn", "fail"]
+    seen: str
+    needed: str = ""
+    hint: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gate:
+    """The verdict of the gate, with everything it looked at."""
+
+    passed: bool
+    reason: str
+    asked: Requirements
+    waited_seconds: float = 0.0
+    gpus: tuple[GateGpu, ...] = ()
+    chosen: tuple[str, ...] = ()
+    checks: tuple[Check, ...] = ()
+    driver_version: str | None = None
+    cuda_version: str | None = None
+    driver_problem: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """One thing that preparation did to the notebook.
+
+    ``rule`` is one of ``drop_cells, replace, insert, parameter, dataset, place, product``;
+    ``cell_index`` counts the code cells of the source notebook from 0. ``old`` is what no longer
+    runs, ``new`` what runs instead; a cell that was added replaces nothing.
+    """
+
+    rule: str
+    detail: str
+    cell_index: int | None = None
+    cell_id: str | None = None
+    times: int = 1
+    old: str | None = None
+    new: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cell:
+    """One code cell of the source notebook."""
+
+    index: int
+    id: str
+    status: CellStatus = CellStatus.NOT_RUN
+    started_at: str | None = None
+    wall_seconds: float | None = None
+    output_bytes: int = 0
+    figures: int = 0
+    peak_gpu_memory_bytes: dict[str, int | None] = field(default_factory=dict)
+    gpu_utilization_mean_percent: float | None = None
+    gpu_energy_joules: float | None = None
+    peak_host_memory_bytes: int | None = None
+    title: str | None = None
+    """First line of the source that says something, for tables."""
+    allocated: tuple[Allocated, ...] = ()
+    warnings: tuple[str, ...] = ()
+    """What a green cell hides; the record's warnings list it as well, with the cell's number."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Allocated:
+    """Bytes really allocated on one device, told by the allocator and not by NVML.
+
+    ``source`` is ``rmm | cupy-hook | cupy-pool-bound | none``; ``reason`` says why ``none``.
+    ``overhead_bytes`` is what the device held outside the pool (context, libraries) at the peak.
+    """
+
+    uuid: str
+    source: Literal["rmm", "cupy-hook", "cupy-pool-bound", "none"]
+    peak_allocated_bytes: int | None = None
+    end_allocated_bytes: int | None = None
+    pool_bytes: int | None = None
+    overhead_bytes: int | None = None
+    managed: bool = False
+    """Managed memory, which may lie on the host in part."""
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AllocatorProbe:
+    """What the allocator probe measured with, and what it cost where it can tell.
+
+    ``hook_calls`` and ``hook_seconds`` are those of the allocation hook that ``exact`` adds.
+    """
+
+    mode: Literal["off", "on", "exact"]
+    libraries: dict[str, str] = field(default_factory=dict)
+    """Libraries that were measured, with their versions."""
+    hook_calls: int | None = None
+    hook_seconds: float | None = None
+    trouble: str | None = None
+    """Why it stepped aside, if it did."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceShortage:
+    """Device memory at the moment when a cell ran out of it; None where nobody told."""
+
+    asked_bytes: int | None = None
+    allocated_bytes: int | None = None
+    pool_bytes: int | None = None
+    free_bytes: int | None = None
+    total_bytes: int | None = None
+    outside_bytes: int | None = None
+    """In use on the device, but neither by the run's pool nor before the run."""
+    baseline_bytes: int | None = None
+    """In use before the run, by others."""
+    managed: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """What went wrong first."""
+
+    message: str
+    cell_index: int | None = None
+    cell_id: str | None = None
+    error_name: str | None = None
+    traceback_tail: str | None = None
+    signal: str | None = None
+    cause: Cause | None = None
+    hint: str | None = None
+    device_memory: DeviceShortage | None = None
+    """Set where the cause is ``device-memory``."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GpuUse:
+    """What one GPU of the run did."""
+
+    uuid: str
+    index: int | None
+    name: str
+    total_bytes: int | None
+    memory_api: Literal["v2", "v1"] | None = None
+    memory_source: Literal["nvml", "host", "none"] = "none"
+    baseline_bytes: int | None = None
+    peak_gpu_memory_bytes: int | None = None
+    utilization_mean_percent: float | None = None
+    utilization_max_percent: float | None = None
+    energy_joules: float | None = None
+    held_seconds: float | None = None
+    busy_seconds: float | None = None
+    temperature_max_celsius: float | None = None
+    driver_version: str | None = None
+    cuda_version: str | None = None
+    mig: bool = False
+    neighbours: tuple[GpuProcess, ...] = ()
+    """Processes of others that NVML showed on this GPU during the run; its peaks hold their memory too."""
+    allocated: Allocated | None = None
+    need_bytes: int | None = None
+    """Largest allocated peak plus what lay outside the pool at that moment."""
+    smallest_card_gb: int | None = None
+    """Smallest common card that the need fits; None also when it fits none."""
+    card_margin_fraction: float | None = None
+    """Share of that card which stays free beyond the need."""
+    unavailable: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Guard:
+    """The memory guard: where it would have acted, and whether it did."""
+
+    fraction: float
+    limit_bytes: int | None
+    peak_unreclaimable_bytes: int | None = None
+    acted_at_bytes: int | None = None
+    cpu_seconds: float | None = None
+    unavailable: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Host:
+    """The machine or container, and what the kernel's process tree used of it."""
+
+    hostname: str
+    cpus: float | None = None
+    memory_limit_bytes: int | None = None
+    memory_limit_source: str | None = None
+    peak_memory_bytes: int | None = None
+    """Largest RSS over the kernel's process tree."""
+    container_peak_memory_bytes: int | None = None
+    cpu_seconds: float | None = None
+    oom_kills: int | None = None
+    """Kills by the kernel's OOM killer in this container during the run."""
+    guard: Guard | None = None
+    unavailable: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Process:
+    """A process of the run that outlived the kernel."""
+
+    pid: int
+    name: str
+    started_at: str | None = None
+    ended_by: Literal["itself", "SIGTERM", "SIGKILL", "survived"] = "survived"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Release:
+    """Proof that the GPUs are free again: device memory against the baseline."""
+
+    released: bool | None
+    reason: str
+    seconds: float | None = None
+    tolerance_bytes: int | None = None
+    baseline_bytes: dict[str, int | None] = field(default_factory=dict)
+    after_bytes: dict[str, int | None] = field(default_factory=dict)
+    swept: tuple[Process, ...] = ()
+    """Processes of the run that were still there when the kernel had ended."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Expectation:
+    """One thing the plan says the notebook leaves, and what it left."""
+
+    kind: str
+    target: str
+    met: bool
+    seen: str
+    needed: str
+    severity: Literal["error", "warning"] = "error"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outputs:
+    """Files of the run, relative to the output folder; ``None`` with a reason in ``unavailable``."""
+
+    notebook: str | None = None
+    html: str | None = None
+    log: str | None = None
+    samples: str | None = None
+    bytes: dict[str, int] = field(default_factory=dict)
+    figures: int = 0
+    attempts: tuple[str, ...] = ()
+    """Folders of earlier runs of this name."""
+    products_moved: tuple[str, ...] = ()
+    products: tuple[str, ...] = ()
+    saves: int = 0
+    save_seconds: float = 0.0
+    unavailable: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Environment:
+    """Where and with what the notebook ran; values of secrets never appear."""
+
+    image: str | None = None
+    python: str | None = None
+    platform: str | None = None
+    cwd: str | None = None
+    kernel: str | None = None
+    transport: str | None = None
+    gpu_visibility: Literal["chosen", "all"] | None = None
+    """Whether the kernel saw the GPUs that the gate chose, if any, or all that are visible here."""
+    variables: dict[str, str] = field(default_factory=dict)
+    """Variables that the plan or an option gave the kernel."""
+    secrets: tuple[str, ...] = ()
+    """Names only."""
+    parameters: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """How the samples were taken and what taking them cost."""
+
+    interval_seconds: float
+    ticks: int = 0
+    cpu_seconds: float | None = None
+    left_out_ticks: int = 0
+    """Ticks that the samples file does not hold, because a long run is thinned out there."""
+    stopped: str | None = None
+    """Why sampling of the GPUs ended early, if it did."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Metrics:
+    """Everything that is known of one run of one notebook."""
+
+    notebook: str
+    source: Source
+    run_id: str
+    status: Status
+    reason: str
+    exit_code: int
+    started_at: str
+    ended_at: str
+    wall_seconds: float
+    schema_version: int = SCHEMA_VERSION
+    provisional: bool = False
+    """Written before everything in it was judged; see `runner.core.provisional`."""
+    stage: str | None = None
+    """Stage that a provisional record was written in."""
+    optional: bool = False
+    plan: str | None = None
+    gate: Gate | None = None
+    preparation: tuple[Change, ...] = ()
+    cells: tuple[Cell, ...] = ()
+    failure: Failure | None = None
+    gpus: tuple[GpuUse, ...] = ()
+    host: Host | None = None
+    release: Release | None = None
+    expectations: tuple[Expectation, ...] = ()
+    outputs: Outputs = field(default_factory=Outputs)
+    environment: Environment = field(default_factory=Environment)
+    versions: dict[str, str] = field(default_factory=dict)
+    sampler: Sampling | None = None
+    allocator_probe: AllocatorProbe | None = None
+    warnings: tuple[str, ...] = ()
+    stages_seconds: dict[str, float] = field(default_factory=dict)
+    """Wall time of gate, prepare, start, execute, release, expect and convert."""
+
+
+def to_json(record: Any, mask: Callable[[Any], Any] | None = None) -> str:
+    """Return a record as indented JSON text with a final newline.
+
+    Parameters
+    ----------
+    mask
+        Takes the record as a tree of plain values and returns what may be written, as a `Redactor` does.
+    """
+    tree = dataclasses.asdict(record)
+    return json.dumps(mask(tree) if mask else tree, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def read_metrics(text: str | bytes) -> Metrics:
+    """Read and validate the text of a metrics file.
+
+    Raises
+    ------
+    ValueError
+        The text is no JSON, or not of this schema; the message names the field.
+    """
+    return _adapter().validate_json(text)
+
+
+@functools.cache
+def _adapter() -> TypeAdapter[Metrics]:
+    """Return the validator; making one takes longer than reading a record."""
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(Metrics)
+
+
+def metrics_schema() -> dict[str, Any]:
+    """Return the JSON Schema of `Metrics`."""
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(Metrics).json_schema()

@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Durations, memory and counts as users write and read them.
+
+Durations go up to hours, in what is read as in what is written: GPU time is counted in hours, and
+`72h00m` is what a plan calls `72h`.
+"""
+
+from __future__ import annotations
+
+import re
+
+from runner.core.errors import UsageError
+
+_DURATION = re.compile(r"(?<!\d)(?P<number>\d++(?:\.\d++)?)\s*+(?P<unit>s|m|h)")
+_SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def duration_seconds(text: str) -> float:
+    """Return the seconds of a duration such as ``90s``, ``15m``, ``2h`` or ``1h30m``.
+
+    Raises
+    ------
+    UsageError
+        The text is no duration.
+    """
+    compact = text.replace(" ", "")
+    parts = list(_DURATION.finditer(compact))
+    if not parts or "".join(part.group(0) for part in parts) != compact:
+        raise UsageError(f"{text!r} is no duration", hint="write it like 90s, 15m, 2h or 1h30m")
+    return sum(float(part["number"]) * _SECONDS[part["unit"]] for part in parts)
+
+
+def format_seconds(seconds: float) -> str:
+    """Return a short text such as ``0.4s``, ``12s``, ``3m05s`` or ``2h10m``.
+
+    The unit is chosen after rounding: 59.6 is ``1m00s`` and never ``60s``.
+    """
+    tenths, whole = round(seconds, 1), round(seconds)
+    if tenths < 10:
+        return f"{tenths:.1f}s"
+    if whole < 60:
+        return f"{whole}s"
+    hours, minutes = divmod(whole // 60, 60)
+    return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{whole % 60:02d}s"
+
+
+def format_bytes(count: float | None) -> str:
+    """Return decimal units, as GPUs are sold: ``24.0 GB``, ``312.5 MB``; ``unknown`` for None.
+
+    The unit is chosen after rounding: 999,999,999 are ``1.0 GB`` and never ``1000.0 MB``.
+    """
+    if count is None:
+        return "unknown"
+    if abs(round(count)) < 1000:
+        return f"{round(count)} B"
+    scaled = [(round(count / 1000**power, 1), unit) for power, unit in enumerate(("kB", "MB", "GB", "TB"), 1)]
+    value, unit = next((pair for pair in scaled if abs(pair[0]) < 1000), scaled[-1])
+    return f"{value:.1f} {unit}"
+
+
+def format_count(number: int, noun: str) -> str:
+    """Return a number with its noun: ``1 cell``, ``3 cells``."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -1,0 +1,247 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A repository at one commit: fetched into a new folder, or an earlier clone brought up to date.
+
+Untracked files of the folder are products of notebooks and stay. Tracked files with local
+changes are somebody's work: nothing is touched then, and the refusal names them. A clone that
+was killed is finished by the next one.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from runner.core import files, log
+from runner.core.errors import BrokenInputError, NetworkError
+from runner.data.clone import git, gitconfig
+from runner.data.clone.submodules import update as update_submodules
+from runner.data.locks import locked
+
+Result = TypeVar("Result")
+
+_ATTEMPTS = 3
+_LOCK = "runner.lock"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cloned:
+    """What is in the folder now; also in ``.git/runner-clone.json``."""
+
+    url: str
+    revision: str
+    commit: str
+    folder: str
+    updated: bool
+    """The folder was a clone already."""
+    lfs: bool
+    """Files of Git LFS were fetched."""
+    cloned_at: str
+
+
+def clone(
+    url: str,
+    folder: Path,
+    *,
+    revision: str = "HEAD",
+    depth: int | None = None,
+    submodules: bool = False,
+    allowed_hosts: Sequence[str] = (),
+    backoff_seconds: float = 2.0,
+) -> Cloned:
+    """Bring ``folder`` to a revision of the repository at ``url``.
+
+    Parameters
+    ----------
+    revision
+        Branch, tag or commit; HEAD is the repository's default branch.
+    depth
+        How much history; all of it when None.
+    submodules
+        Fetch submodules as well, over https and ssh only.
+    allowed_hosts
+        The only hosts that may be asked; empty means any.
+
+    Raises
+    ------
+    UsageError
+        URL or revision is none, or its host is not allowed.
+    BrokenInputError
+        The repository or revision is not to be had, or the folder holds something else.
+    NetworkError
+        The network failed after all retries.
+    """
+    source = git.remote(url, allowed_hosts)
+    git.check_revision(revision)
+    has_lfs = shutil.which("git-lfs") is not None
+    folder.mkdir(parents=True, exist_ok=True)
+    commands = git.Git(folder, source, lfs=has_lfs)
+    repository = _Clone(folder, commands, source)
+    _check_folder(folder)
+    (folder / ".git").mkdir(exist_ok=True)
+    with locked(folder / ".git" / _LOCK, waiting=lambda: log.info("clone-waits", folder=folder)):
+        updated = repository.prepare()
+        log.info("clone", url=source.url, revision=revision, folder=folder)
+        commit = _retried(lambda: repository.fetch(revision, depth), backoff_seconds)
+        repository.check_unchanged()
+        _retried(lambda: repository.checkout(commit), backoff_seconds)
+        if submodules:
+            _retried(lambda: update_submodules(commands, folder, depth, allowed_hosts), backoff_seconds)
+        uses_lfs = repository.uses_lfs()
+        if uses_lfs and not has_lfs:
+            log.warning("clone-without-lfs", folder=folder, hint="install git-lfs; its files are pointers now")
+        cloned = Cloned(
+            url=source.url,
+            revision=revision,
+            commit=commit,
+            folder=str(folder),
+            updated=updated,
+            lfs=uses_lfs and has_lfs,
+            cloned_at=log.utc_now(),
+        )
+        repository.record(cloned)
+    log.info("cloned", url=source.url, commit=commit)
+    return cloned
+
+
+class _Clone:
+    """One folder on its way to a commit."""
+
+    def __init__(self, folder: Path, repository: git.Git, source: git.Remote) -> None:
+        self._folder, self._git, self._source = folder, repository, source
+        self._dot_git = folder / ".git"
+        self._record = self._dot_git / "runner-clone.json"
+        self._unfinished = self._dot_git / "runner-checkout"
+        """Exists while files are being written: what differs then is nobody's work."""
+
+    def prepare(self) -> bool:
+        """Make the folder a repository of this remote; return whether it was one already."""
+        self._remove_stale_locks()
+        entries = gitconfig.cut_down(self._git, self._dot_git / "config")
+        urls = [value for key, value in entries if key == "remote.origin.url"]
+        other = next((url for url in urls if url != self._source.url), None)
+        if other is not None and self._never_succeeded():
+            log.info("clone-begins-anew", folder=self._folder, before=git.shown(other))
+            self._clear()
+            entries, other = [], None
+        if other is not None:
+            raise BrokenInputError(
+                f"{self._folder} is a clone of {git.shown(other)}, not of {self._source.url}",
+                hint="give another folder",
+            )
+        exists = (self._dot_git / "HEAD").exists()
+        if not exists:
+            self._unfinished.touch()
+            self._git.run("init", "--quiet", "--template=", "--initial-branch=main")
+        for entry in (("remote.origin.url", self._source.url), ("remote.origin.fetch", gitconfig.REFSPEC)):
+            if entry not in entries:
+                self._git.run("config", "--local", *entry)
+        return exists and self._has_commit()
+
+    def _remove_stale_locks(self) -> None:
+        """Remove what a git left that was killed together with its runner, whose lock we have now."""
+        for stale in ("index.lock", "shallow.lock", "HEAD.lock", "config.lock"):
+            path = self._dot_git / stale
+            if self._unfinished.exists() and path.exists():
+                log.warning("clone-stale-lock", path=path)
+                path.unlink()
+
+    def _never_succeeded(self) -> bool:
+        """Tell whether all that is here is an attempt of ours that brought nothing, as one with a wrong URL."""
+        alone = [path.name for path in self._folder.iterdir()] == [".git"]
+        return alone and self._unfinished.exists() and not self._record.exists() and not self._has_commit()
+
+    def _clear(self) -> None:
+        """Throw away what was fetched from another URL: its tags could be taken for this one's."""
+        for path in self._dot_git.iterdir():
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            elif path.name not in {_LOCK, self._unfinished.name}:
+                path.unlink()
+
+    def _has_commit(self) -> bool:
+        return self._git.succeeds("rev-parse", "--quiet", "--verify", "HEAD^{commit}")
+
+    def record(self, cloned: Cloned) -> None:
+        """Write down what is here now."""
+        files.write(self._record, json.dumps(asdict(cloned), indent=1) + "\n")
+
+    def fetch(self, revision: str, depth: int | None) -> str:
+        """Fetch a revision and return its commit."""
+        if depth is not None:
+            try:
+                self._git.run("fetch", "--quiet", "--no-tags", f"--depth={depth}", "--", "origin", revision)
+                return self._commit("FETCH_HEAD")
+            except BrokenInputError as error:
+                if not _is_hex(revision):
+                    raise
+                log.info("clone-deepens", revision=revision, reason=error.message.splitlines()[-1])
+        shallow = ["--unshallow"] if (self._dot_git / "shallow").exists() else []
+        self._git.run("fetch", "--quiet", "--tags", "--force", "--prune", *shallow, "--", "origin")
+        if revision == "HEAD":
+            self._git.run("fetch", "--quiet", "--", "origin", "HEAD")
+            return self._commit("FETCH_HEAD")
+        for name in (f"refs/remotes/origin/{revision}", f"refs/tags/{revision}", revision if _is_hex(revision) else ""):
+            if name and self._git.succeeds("rev-parse", "--quiet", "--verify", f"{name}^{{commit}}"):
+                return self._commit(name)
+        self._git.run("fetch", "--quiet", "--", "origin", revision)  # a commit that no branch has, or an error
+        return self._commit("FETCH_HEAD")
+
+    def _commit(self, name: str) -> str:
+        return self._git.run("rev-parse", "--verify", f"{name}^{{commit}}").strip()
+
+    def check_unchanged(self) -> None:
+        """Refuse to touch tracked files that somebody changed."""
+        if self._unfinished.exists() or not self._has_commit():
+            return
+        changed = self._git.run("status", "--porcelain", "--untracked-files=no", "--ignore-submodules=all").splitlines()
+        if changed:
+            names = ", ".join(line[3:] for line in changed[:5]) + (", …" if len(changed) > 5 else "")
+            raise BrokenInputError(
+                f"{self._folder} has local changes in {len(changed)} tracked files: {names}",
+                hint="commit or undo them, or give another folder; notebooks are changed by rules of the plan",
+            )
+
+    def checkout(self, commit: str) -> None:
+        """Put the commit's files into the folder; untracked files that are in the way stop it."""
+        interrupted = self._unfinished.exists()
+        force = ["--force"] if interrupted else []
+        self._unfinished.touch()
+        try:
+            self._git.run("checkout", "--quiet", "--detach", "--no-overwrite-ignore", *force, commit)
+        except BrokenInputError:
+            if not interrupted:  # git refuses before it writes
+                self._unfinished.unlink()
+            raise
+        self._unfinished.unlink()
+
+    def uses_lfs(self) -> bool:
+        """Tell whether the commit keeps files in Git LFS."""
+        return self._git.succeeds("grep", "--quiet", "filter=lfs", "HEAD", "--", ":(glob)**/.gitattributes")
+
+
+def _check_folder(folder: Path) -> None:
+    if not (folder / ".git").exists() and any(folder.iterdir()):
+        raise BrokenInputError(f"{folder} is not empty and no clone", hint="give an empty or a new folder")
+    if (folder / ".git").is_file() or (folder / ".git").is_symlink() or (folder / ".git" / "commondir").exists():
+        raise BrokenInputError(f"{folder} is a worktree or submodule of another clone", hint="give another folder")
+
+
+def _retried(step: Callable[[], Result], backoff_seconds: float) -> Result:
+    """Run a step, and again after a while if the network failed."""
+    for attempt in range(1, _ATTEMPTS):
+        try:
+            return step()
+        except NetworkError as error:
+            pause = backoff_seconds * 2 ** (attempt - 1)
+            log.warning("clone-retry", reason=error.message, again_in_seconds=pause)
+            time.sleep(pause)
+    return step()
+
+
+def _is_hex(revision: str) -> bool:
+    return 4 <= len(revision) <= 64 and all(c in "0123456789abcdefABCDEF" for c in revision)

@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The allocator probe: what runs inside the notebook's kernel and writes down bytes really allocated.
+
+This file and `allocators` are never imported by the runner. The kernel runs their text; it may be another
+Python with other packages, so they need the standard library alone and no newer syntax than that of
+Python 3.8.
+
+The probe looks on and changes nothing that a notebook can see. Rows go to a file, so that they outlive
+the kernel. Whatever goes wrong is written down once, and the probe leaves.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import time
+import uuid
+from pathlib import Path
+from typing import Any
+
+
+class Journal:
+    """Rows of JSON in a file that is opened, written and closed in one go: nothing is left in a buffer."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.pid = os.getpid()
+
+    def write(self, **row: Any) -> None:
+        """Append a row; a forked child of the kernel writes nothing."""
+        if os.getpid() != self.pid:
+            return
+        handle = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        try:
+            os.write(handle, (json.dumps(row) + "\n").encode())
+        finally:
+            os.close(handle)
+
+
+class Probe:
+    """Follows imports and cells, and writes a row at both ends of each cell."""
+
+    def __init__(self, journal: Journal, makers: dict[str, Any]) -> None:
+        self.journal = journal
+        self.makers = makers
+        self.meters: dict[str, Any] = {}
+        self.uuids: dict[int, str | None] = {}
+        self.since = time.monotonic()
+        self.left = False
+
+    def start(self) -> None:
+        """Listen."""
+        for library in self.makers:
+            if library in sys.modules:
+                self.imported(library)
+        sys.meta_path.insert(0, self)
+        from IPython import get_ipython  # type: ignore[attr-defined, unused-ignore]
+
+        shell: Any = get_ipython()
+        shell.events.register("pre_run_cell", self.cell_starts)
+        shell.events.register("post_run_cell", self.cell_ends)
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
+        """Be told of the import of a library, as an import finder that finds what the others find."""
+        if name not in self.makers or name in self.meters or self.left:
+            return None
+        for finder in sys.meta_path:
+            spec = None if finder is self or not hasattr(finder, "find_spec") else finder.find_spec(name, path, target)
+            if spec is not None:
+                with contextlib.suppress(
+                    AttributeError, TypeError
+                ):  # a loader that takes none is no loader of a library
+                    self._follow(spec.loader, name)
+                return spec
+        return None
+
+    def _follow(self, loader: Any, name: str) -> None:
+        original = loader.exec_module
+
+        def exec_module(module: Any) -> None:
+            with contextlib.suppress(AttributeError):
+                del loader.exec_module
+            original(module)
+            self.imported(name)
+
+        loader.exec_module = exec_module
+
+    def imported(self, library: str) -> None:
+        """Begin to measure a library; it has just been imported."""
+        try:
+            version = str(getattr(sys.modules[library], "__version__", ""))
+            self.journal.write(event="import", library=library, version=version)
+            self.meters[library] = self.makers[library]()
+            self.meters[library].broken = self.trouble
+            if len(self.meters) == len(self.makers):
+                self._stop_listening()
+        except Exception as error:  # noqa: BLE001  (other versions may raise anything)
+            self.trouble(f"{library} cannot be measured: {error!r}")
+
+    def cell_starts(self, *_: Any) -> None:
+        """Begin the interval of a cell."""
+        self._row("start")
+
+    def cell_ends(self, *_: Any) -> None:
+        """End the interval of a cell."""
+        self._row("end")
+
+    def _row(self, at: str) -> None:
+        if self.left or not self.meters or os.getpid() != self.journal.pid:
+            return
+        try:
+            devices: dict[int, dict[str, Any]] = {}
+            for library, meter in self.meters.items():
+                for device, row in meter.read().items():
+                    devices.setdefault(device, {})[library] = row
+            now = time.monotonic()
+            if devices:
+                self._add_free(devices)
+                cost = self.meters["cupy"].cost() if "cupy" in self.meters else {}
+                workers = has_gpu_workers()
+                self.journal.write(event=at, since=self.since, now=now, devices=devices, cost=cost, workers=workers)
+            self.since = now
+        except Exception as error:  # noqa: BLE001  (likewise)
+            self.trouble(repr(error))
+
+    def _add_free(self, devices: dict[int, dict[str, Any]]) -> None:
+        """Add free memory and UUID of the current device, by whichever library uses it."""
+        for library in ("cupy", "rmm"):
+            meter = self.meters.get(library)
+            if meter is None or not any(library in row for row in devices.values()):
+                continue
+            device, free, total = meter.free()
+            if device in devices:
+                devices[device].update(free=free, total=total, uuid=self._uuid(device))
+                return
+
+    def _uuid(self, device: int) -> str | None:
+        if device not in self.uuids:
+            self.uuids[device] = None
+            if "cupy" in sys.modules:
+                properties = sys.modules["cupy"].cuda.runtime.getDeviceProperties(device)
+                raw = bytes(properties["uuid"])
+                # cupy ends the text at its first zero byte; without a UUID the device's number tells it.
+                self.uuids[device] = str(uuid.UUID(bytes=raw)) if len(raw) == 16 else None
+            elif "cuda.bindings.runtime" in sys.modules:
+                _, properties = sys.modules["cuda.bindings.runtime"].cudaGetDeviceProperties(device)
+                self.uuids[device] = str(uuid.UUID(bytes=bytes(properties.uuid.bytes)))
+        return self.uuids[device]
+
+    def _stop_listening(self) -> None:
+        sys.meta_path[:] = [finder for finder in sys.meta_path if finder is not self]
+
+    def trouble(self, text: str) -> None:
+        """Say once what went wrong, and leave."""
+        with contextlib.suppress(OSError):
+            self.journal.write(event="trouble", text=text)
+        self.left = True
+        self._stop_listening()
+        for meter in self.meters.values():
+            with contextlib.suppress(Exception):  # that something is wrong was said
+                meter.leave()
+
+
+def has_gpu_workers() -> bool:
+    """Return True if the notebook has started a Dask cluster of GPU workers; libraries import dask_cuda without one."""
+    clusters = getattr(getattr(sys.modules.get("distributed.deploy.spec"), "SpecCluster", None), "_instances", ())
+    return any(kind.__module__.startswith("dask_cuda") for one in list(clusters) for kind in type(one).__mro__)
+
+
+def start() -> None:
+    """Begin, with what the environment says; nothing of it is left there for child processes."""
+    folder = Path(os.environ["RUNNER_FAULT_LOG"]).parent
+    mode, devices, _ = os.environ.pop("RUNNER_ALLOCATOR_PROBE").split(":", 2)
+    journal = Journal(str(folder / "allocations.jsonl"))
+    meters = globals()  # `probe.STARTUP` ran the text of `allocators` in this namespace first
+    makers = {"rmm": lambda: meters["RmmMeter"](int(devices)), "cupy": lambda: meters["CupyMeter"](mode == "exact")}
+    try:
+        Probe(journal, makers).start()
+        journal.write(event="probe", mode=mode, pid=os.getpid())
+    except Exception as error:  # noqa: BLE001  (the notebook runs without it)
+        journal.write(event="trouble", text=f"the probe cannot start: {error!r}")
+
+
+if __name__ == "allocator_probe":
+    start()

@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The allocator probe from outside: sent into the kernel, and its rows read back.
+
+NVML shows what a pool took from the device. What the notebook allocated from the pool is known to
+the allocator alone, inside the kernel. `inkernel` and `meters` run there; here is what starts them and
+reads what they wrote. The file is the kernel's, so what is in it is not trusted.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from runner.core.records import AllocatorProbe
+
+Mode = Literal["off", "on", "exact"]
+Source = Literal["rmm", "cupy-hook", "cupy-pool-bound"]
+
+VARIABLE = "RUNNER_ALLOCATOR_PROBE"
+ROWS = "allocations.jsonl"
+_MAX_BYTES = 64 * 2**20
+_LARGEST = 2**50
+"""No device has a pebibyte; a number above it is no size."""
+
+# One expression without a value and with a namespace of its own, so that nothing is left in the notebook's.
+STARTUP = (
+    "[exec((__import__('pathlib').Path(__import__('os').environ['RUNNER_ALLOCATOR_PROBE'].split(':', 2)[2]) / name)"
+    ".read_text('utf-8'), space) "
+    "for space in ({'__name__': 'allocator_probe'},) for name in ('allocators.py', 'in_kernel.py')] and None"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Allocation:
+    """What one device's allocators said at one end of a cell, of the time since the one before."""
+
+    at: Literal["start", "end"]
+    monotonic: float
+    """On `time.monotonic`, which kernel and runner share."""
+    device: int
+    """As CUDA numbers the devices that the kernel sees."""
+    uuid: str | None
+    """Hexadecimal digits of the device's UUID, if the kernel told."""
+    source: Source
+    peak_bytes: int
+    end_bytes: int
+    held_bytes: int | None
+    """Taken from the device for that, pools included; None if an allocator does not tell."""
+    pool_bytes: int | None
+    managed: bool
+    free_bytes: int | None
+    total_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Allocations:
+    """Everything the probe wrote."""
+
+    rows: tuple[Allocation, ...] = ()
+    libraries: dict[str, str] = field(default_factory=dict)
+    started: bool = False
+    trouble: str | None = None
+    workers: bool = False
+    """The notebook started a Dask cluster of GPU workers, which are other processes."""
+    hook_calls: int | None = None
+    hook_seconds: float | None = None
+
+    def record(self, mode: Mode) -> AllocatorProbe:
+        """Return what goes into the metrics."""
+        return AllocatorProbe(
+            mode=mode,
+            libraries=self.libraries,
+            hook_calls=self.hook_calls,
+            hook_seconds=None if self.hook_seconds is None else round(self.hook_seconds, 6),
+            trouble=self.trouble,
+        )
+
+
+def variables(mode: Mode, devices: int) -> dict[str, str]:
+    """Return what the kernel's environment needs; the probe takes it away again."""
+    return {} if mode == "off" else {VARIABLE: f"{mode}:{max(1, devices)}:{Path(__file__).parent}"}
+
+
+def startup(mode: Mode) -> tuple[str, ...]:
+    """Return the lines of Python that start the probe."""
+    return () if mode == "off" else (STARTUP,)
+
+
+def read(folder: Path) -> Allocations:
+    """Return what the probe wrote, as far as it is well formed."""
+    try:
+        with (folder / ROWS).open("rb") as stream:
+            lines = stream.read(_MAX_BYTES).decode(errors="replace").splitlines()
+    except OSError:
+        return Allocations()
+    rows: list[Allocation] = []
+    libraries: dict[str, str] = {}
+    known: dict[str, Any] = {}
+    for line in lines:
+        try:
+            row = json.loads(line)
+            if row["event"] in {"start", "end"}:
+                rows += _allocations(row)
+                known |= _extras(row)
+            elif row["event"] == "import":
+                libraries[str(row["library"])[:20]] = str(row["version"])[:40]
+            elif row["event"] == "probe":
+                known["started"] = True
+            elif row["event"] == "trouble":
+                known.setdefault("trouble", str(row["text"])[:500])
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            continue  # the last line of a kernel that died, or something the notebook wrote
+    return Allocations(rows=tuple(rows), libraries=libraries, **known)
+
+
+def _extras(row: dict[str, Any]) -> dict[str, Any]:
+    cost = row.get("cost") or {}
+    found: dict[str, Any] = {"workers": True} if row.get("workers") else {}
+    if cost:
+        seconds = float(cost["seconds"])
+        if not math.isfinite(seconds):
+            raise ValueError
+        found |= {"hook_calls": _size(cost["calls"]), "hook_seconds": seconds}
+    return found
+
+
+def _allocations(row: dict[str, Any]) -> list[Allocation]:
+    return [_allocation(row["event"], float(row["now"]), int(device), said) for device, said in row["devices"].items()]
+
+
+def _allocation(at: Literal["start", "end"], monotonic: float, device: int, said: dict[str, Any]) -> Allocation:
+    """Join what rmm and cupy said: sizes add up, and the weaker source names the sum."""
+    rmm, cupy = said.get("rmm") or {}, said.get("cupy") or {}
+    source: Source = "rmm"
+    if cupy:
+        source = "cupy-hook" if "peak" in cupy else "cupy-pool-bound"
+    pools = [size for size in (_maybe(rmm.get("pool")), _maybe(cupy.get("total"))) if size is not None]
+    rmm_held = None if rmm.get("hoards") else _size(rmm.get("now") or 0 if rmm.get("pool") is None else rmm["pool"])
+    return Allocation(
+        at=at,
+        monotonic=monotonic,
+        device=device,
+        uuid=str(said["uuid"]).replace("-", "").lower()[:32] if said.get("uuid") else None,
+        source=source,
+        peak_bytes=_size(rmm.get("peak", 0)) + _size(cupy.get("peak", cupy.get("total", 0))),
+        end_bytes=_size(rmm.get("now", 0)) + _size(cupy.get("used", 0)),
+        held_bytes=None if rmm_held is None else rmm_held + _size(cupy.get("total", 0)),
+        pool_bytes=sum(pools) if pools else None,
+        managed=bool(rmm.get("managed")),
+        free_bytes=_maybe(said.get("free")),
+        total_bytes=_maybe(said.get("total")),
+    )
+
+
+def _maybe(value: Any) -> int | None:
+    return None if value is None else _size(value)
+
+
+def _size(value: Any) -> int:
+    """Return a number of bytes; what is none raises."""
+    if isinstance(value, bool) or not isinstance(value, int) or not -_LARGEST < value < _LARGEST:
+        raise ValueError
+    return max(0, value)

@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A GPU that ran out of memory, told properly: how much was asked, who had the rest, and what helps.
+
+"Out of memory" has several causes with opposite remedies: a pool that sits on memory which another
+allocator wants, a card that others use, a card that is too small, one request that no card has.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from runner.core.units import format_bytes
+from runner.machine.card_size import smallest_card_gb
+
+if TYPE_CHECKING:
+    from runner.core.records import DeviceShortage
+
+_UNITS = {"": 1, "B": 1, "BYTES": 1, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
+_UNITS |= {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+_SIZE = r"([\d,]{1,30}(?:\.\d{1,12})?)\s*((?:[KMGT]i?)?B\b|bytes\b)?"
+_ASKED = tuple(
+    re.compile(pattern + _SIZE, re.IGNORECASE)
+    for pattern in (
+        r"Out of memory allocating ",  # cupy
+        r"failed to allocate ",  # rmm
+        r"Tried to allocate ",  # torch
+        r"while trying to allocate ",  # jax
+        r"Unable to allocate ",  # numpy's wording, used for devices too
+    )
+)
+_ALLOCATED = re.compile(r"allocated so far: " + _SIZE, re.IGNORECASE)
+_FREE = re.compile(r"of which " + _SIZE + r" is free", re.IGNORECASE)
+_CUPY = re.compile(r"Out of memory allocating ")
+
+
+def shortage(message: str, told: DeviceShortage) -> DeviceShortage:
+    """Return what is known of a shortage: the message's figures where it has them, else those told.
+
+    Parameters
+    ----------
+    message
+        Message of the exception.
+    told
+        What the allocator probe and the device said at the end of the cell.
+    """
+    import dataclasses
+
+    allocated = _size(_ALLOCATED.search(message))
+    free = _size(_FREE.search(message))
+    return dataclasses.replace(
+        told,
+        asked_bytes=next((size for pattern in _ASKED if (size := _size(pattern.search(message))) is not None), None),
+        # cupy names what its own pool took; the probe has all allocators of the process.
+        allocated_bytes=allocated if told.allocated_bytes is None else told.allocated_bytes,
+        free_bytes=told.free_bytes if free is None else free,
+    )
+
+
+def explain(message: str, seen: DeviceShortage) -> str:
+    """Return in words what was short, and which remedy fits."""
+    figures = [
+        f"{format_bytes(size)} {what}"
+        for size, what in (
+            (seen.asked_bytes, "were asked for"),
+            (seen.allocated_bytes, "allocated"),
+            (seen.pool_bytes, "in the pool"),
+            (seen.free_bytes, "free on the device"),
+        )
+        if size is not None
+    ]
+    if seen.free_bytes is not None and seen.total_bytes is not None:
+        figures[-1] += f" of {format_bytes(seen.total_bytes)}"
+    known = ", ".join(figures)
+    advice = _advice(message, seen)
+    return f"the GPU's memory was full: {known}; {advice}" if known else f"the GPU's memory was full: {advice}"
+
+
+def _advice(message: str, seen: DeviceShortage) -> str:
+    asked, total = seen.asked_bytes, seen.total_bytes
+    if asked is None:
+        return (
+            "try managed memory (rmm.reinitialize(managed_memory=True)) or a smaller pool, fewer rows at once, "
+            "or a larger card"
+        )
+    if total is not None and asked > total:
+        return (
+            "one request is larger than the card, so no pool helps: fewer rows at once, or keep the matrix sparse"
+            f"{_card(asked)}"
+        )
+    if _pool_hoards(message, seen, asked):
+        return (
+            "the pool sits on memory that was wanted outside it: make it smaller "
+            "(rmm.reinitialize(pool_allocator=True, initial_pool_size=...)), or let cupy allocate from it "
+            "(cupy.cuda.set_allocator(rmm_cupy_allocator))"
+        )
+    if "maximum pool size" in message.lower() and (seen.free_bytes or 0) > asked:
+        return "the pool may not grow although the device has room: raise or drop maximum_pool_size"
+    return _by_total(asked, seen)
+
+
+def _by_total(asked: int, seen: DeviceShortage) -> str:
+    """Compare everything that was wanted at once with what the card has."""
+    total, others = seen.total_bytes, seen.baseline_bytes or 0
+    if total is None or seen.allocated_bytes is None:
+        return "fewer rows at once, managed memory (rmm.reinitialize(managed_memory=True)), or a larger card"
+    wanted = asked + seen.allocated_bytes + (seen.outside_bytes or 0)
+    if wanted <= total - others:
+        return (
+            "all of it would fit if the free memory were in one piece: use managed memory "
+            "(rmm.reinitialize(managed_memory=True)), a smaller pool, or free what is no longer used before this cell"
+        )
+    if wanted <= total:
+        return (
+            f"it would fit without the {format_bytes(others)} that others held before the run: "
+            "ask the gate for more (--min-gpu-memory-gb) and let it wait (--wait)"
+        )
+    return (
+        f"{format_bytes(wanted)} are wanted at once: fewer rows, or managed memory "
+        f"(rmm.reinitialize(managed_memory=True); slower){_card(wanted)}"
+    )
+
+
+def _pool_hoards(message: str, seen: DeviceShortage, asked: int) -> bool:
+    """Tell whether the request came from outside a pool that had room for it."""
+    if seen.pool_bytes is None or seen.allocated_bytes is None:
+        return False
+    outside = bool(_CUPY.search(message)) or "PyTorch" in message or "cuMemAlloc" in message
+    return outside and seen.pool_bytes - seen.allocated_bytes >= asked
+
+
+def _card(wanted: int) -> str:
+    card = smallest_card_gb(wanted)
+    return f", or a card of {card} GB" if card else "; no common card has that much"
+
+
+def _size(found: re.Match[str] | None) -> int | None:
+    if found is None:
+        return None
+    number, unit = found.groups()
+    try:
+        return int(float(number.replace(",", "")) * _UNITS[(unit or "").upper()])
+    except (ValueError, KeyError):
+        return None

@@ -1,0 +1,226 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Everything that watches the machine while a notebook runs: samples, memory guard, processes.
+
+`Watch` starts them before the kernel, follows the kernel once it has a pid, and afterwards ends
+what the kernel left behind and proves that its GPUs are free again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+from runner.core.records import GpuUse, Host, Process, Release, Sampling
+from runner.machine import processes
+from runner.machine.cuda_processes import CudaProcesses
+from runner.machine.guard import MemoryGuard
+from runner.machine.host import Container, read_limits
+from runner.machine.processes import Family
+from runner.machine.sampler import Sampled, Sampler
+from runner.machine.usage import CellUse, GpuFigures, Span, per_cell, per_run
+from runner.stages.release.proof import prove, read_baseline
+
+INTERVAL_SECONDS = 0.5
+RELEASE_SECONDS = 30.0
+
+
+class Watch:
+    """Watches one run.
+
+    Parameters
+    ----------
+    tag
+        What marks the processes of this run, and of no other.
+    samples
+        Where the samples go.
+    started_monotonic
+        When the run started.
+    gpus
+        The GPUs that the gate chose for this run.
+    guard_fraction
+        Share of the container's memory at which the guard acts.
+    on_breach
+        Called by the guard with the bytes in use; must kill at once.
+    """
+
+    def __init__(
+        self,
+        *,
+        tag: str,
+        samples: Path,
+        started_monotonic: float,
+        gpus: Sequence[Any],
+        guard_fraction: float,
+        on_breach: Callable[[int], None],
+    ) -> None:
+        self.tag = tag
+        self.gpus = tuple(gpus)
+        self.started_monotonic = started_monotonic
+        self.baseline: dict[str, int | None] = {}
+        self._readings: dict[str, Any] = {}
+        self.container = Container()
+        self._kills_before = self.container.oom_kills()
+        self.family = Family(self.tag, adopts=processes.adopt_orphans())
+        self.sampler = Sampler(
+            path=samples,
+            started_monotonic=started_monotonic,
+            interval_seconds=INTERVAL_SECONDS,
+            gpus=self.gpus,
+            family=self.family,
+        )
+        self.users = CudaProcesses(self.family, self.gpus)
+        if self.gpus:
+            self.sampler.on_tick.append(lambda _: self.users.look())
+        self.guard = MemoryGuard(self.container, guard_fraction, on_breach)
+        self.sampled: Sampled | None = None
+
+    def kernel_environment(self) -> dict[str, str]:
+        """Return what marks the kernel and its descendants as this run's."""
+        return {processes.RUN_TAG: self.tag}
+
+    def __enter__(self) -> Self:
+        for gpu in self.gpus:
+            self._readings[gpu.uuid] = gpu.read()
+        self.baseline = read_baseline(self.gpus)
+        if self.gpus:
+            self.users.look()  # nobody here is of this run yet
+        self.sampler.start()
+        self.guard.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def free_before(self) -> dict[str, int | None]:
+        """Return what each GPU had free before the kernel started."""
+        return {uuid: reading.free_bytes for uuid, reading in self._readings.items()}
+
+    def follow(self, pid: int) -> None:
+        """Take a kernel into view."""
+        self.sampler.watch(pid)
+
+    def oom_kills(self) -> int:
+        """Return how many OOM kills this container has had since the run began."""
+        now = self.container.oom_kills()
+        return max(0, now - self._kills_before) if now is not None and self._kills_before is not None else 0
+
+    def stop(self) -> Sampled:
+        """End sampling and guard; further calls change nothing."""
+        if self.sampled is None:
+            self.guard.stop()
+            self.sampled = self.sampler.stop()
+        return self.sampled
+
+    def release(self, *, cleanup: bool, seconds_left: Callable[[], float]) -> Release:
+        """End what the kernel left behind and prove that the GPUs are free.
+
+        Parameters
+        ----------
+        cleanup
+            False leaves the processes alone and only lists them.
+        seconds_left
+            How much time there is; `RELEASE_SECONDS` are taken at most.
+        """
+        if self.gpus:
+            self.users.look(at_once=True)  # a short run has not come to a regular look
+        swept = (
+            self.family.sweep(processes.TERM_SECONDS, processes.KILL_SECONDS) if cleanup else tuple(self._left_alone())
+        )
+        return prove(
+            self.gpus,
+            self.baseline,
+            users=self.users,
+            deadline_seconds=RELEASE_SECONDS,
+            seconds_left=seconds_left,
+            swept=swept,
+        )
+
+    def _left_alone(self) -> list[Process]:
+        return [
+            Process(pid=identity.pid, name=_name(identity.pid), ended_by="survived")
+            for identity in self.family.survivors()
+        ]
+
+    def cells(self, spans: Sequence[Span]) -> dict[int, CellUse]:
+        """Join the samples with the times of cells."""
+        return per_cell(self.stop(), spans)
+
+    def gpu_uses(self, driver: Any, *, held_seconds: float) -> tuple[GpuUse, ...]:
+        """Return what each GPU did.
+
+        Parameters
+        ----------
+        held_seconds
+            How long this run kept the GPUs from others.
+        """
+        use = per_run(self.stop())
+        uses = []
+        for gpu in self.gpus:
+            figures = use.gpus.get(gpu.uuid, GpuFigures())
+            uses.append(
+                GpuUse(
+                    uuid=gpu.uuid,
+                    index=gpu.index,
+                    name=gpu.name,
+                    total_bytes=gpu.total_bytes,
+                    memory_api=self._readings[gpu.uuid].memory_api,
+                    memory_source=self._readings[gpu.uuid].memory_source,
+                    baseline_bytes=self.baseline[gpu.uuid],
+                    peak_gpu_memory_bytes=figures.peak_gpu_memory_bytes,
+                    utilization_mean_percent=figures.utilization_mean_percent,
+                    utilization_max_percent=figures.utilization_max_percent,
+                    energy_joules=figures.energy_joules,
+                    held_seconds=round(held_seconds, 3),
+                    busy_seconds=figures.busy_seconds,
+                    temperature_max_celsius=figures.temperature_max_celsius,
+                    driver_version=driver.driver_version if driver else None,
+                    cuda_version=driver.cuda_version if driver else None,
+                    mig=gpu.mig,
+                    neighbours=self.users.neighbours(gpu.uuid),
+                    unavailable=_reasons(self._readings[gpu.uuid].unavailable),
+                )
+            )
+        return tuple(uses)
+
+    def host(self) -> Host:
+        """Return what the host gave and the run took."""
+        use = per_run(self.stop())
+        limits = read_limits()
+        unavailable = dict(self.container.unavailable)
+        return Host(
+            hostname=limits.hostname,
+            cpus=limits.cpus,
+            memory_limit_bytes=limits.memory_bytes,
+            memory_limit_source=limits.memory_source,
+            peak_memory_bytes=use.peak_host_memory_bytes,
+            container_peak_memory_bytes=self.container.peak_bytes(),
+            cpu_seconds=use.host_cpu_seconds,
+            oom_kills=self.oom_kills(),
+            guard=self.guard.record(),
+            unavailable=unavailable,
+        )
+
+    def sampling(self) -> Sampling:
+        """Return how the samples were taken."""
+        return self.sampler.record()
+
+
+# A reading is one moment, a record the whole run: what each of its figures is made from.
+_MADE_FROM = {
+    "utilization_percent": ("utilization_mean_percent", "utilization_max_percent", "busy_seconds"),
+    "used_bytes": ("baseline_bytes", "peak_gpu_memory_bytes"),
+    "temperature_celsius": ("temperature_max_celsius",),
+}
+
+
+def _reasons(unavailable: Mapping[str, str]) -> dict[str, str]:
+    """Return why figures of a record are missing, from why values of a reading are."""
+    return {name: reason for key, reason in unavailable.items() for name in _MADE_FROM.get(key, (key,))}
+
+
+def _name(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except OSError:
+        return "?"

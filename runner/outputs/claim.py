@@ -1,0 +1,335 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs in flight: who runs a notebook of this name in this folder, and is it still alive.
+
+``NAME.running`` is rewritten every 2 s with a counter. Whether its writer lives is judged by
+watching the counter, because clocks and pids of other machines mean nothing here. Only when
+the file comes from this very boot and pid namespace is its pid looked up, which spares the wait.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from runner.core import files, log, owners
+from runner.core.errors import AlreadyRunningError, RecordError
+from runner.core.log import utc_now
+
+_State = tuple[int, int, bytes]
+
+BEAT_SECONDS = 2.0
+DEAD_AFTER_SECONDS = 10.0
+_LONGEST_BYTES = 1 << 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Running:
+    """The content of ``NAME.running``."""
+
+    notebook: str
+    run_id: str
+    pid: int
+    host: str
+    started_at: str
+    beat: int = 0
+    namespace: str = ""
+    """Boot and pid namespace: within the same one, pids can be compared."""
+    pid_started: int | None = None
+    cell_index: int | None = None
+    cell_count: int | None = None
+    last_save_at: str | None = None
+    plan: str | None = None
+    tag: str = ""
+    """What the environment of the kernel and its descendants carries, so that the next run can end them."""
+
+    def text(self) -> str:
+        """Return the content of the file."""
+        return json.dumps(dataclasses.asdict(self)) + "\n"
+
+
+def read(path: Path) -> Running | None:
+    """Return what a file of a run says, or None when it is gone or not readable."""
+    try:
+        document = json.loads(files.read(path, _LONGEST_BYTES))
+        known = {field.name for field in dataclasses.fields(Running)}
+        return Running(**{key: value for key, value in document.items() if key in known})
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
+        return None
+
+
+def alive(
+    paths: Sequence[Path], seconds: float = DEAD_AFTER_SECONDS, *, sleep: Callable[[float], None] = time.sleep
+) -> dict[Path, bool]:
+    """Tell for each file whether its writer lives, watching all of them together.
+
+    A file that vanishes or changes hands meanwhile counts as alive: somebody acted.
+
+    Parameters
+    ----------
+    seconds
+        How long an unchanged counter is watched before it is called dead.
+    sleep
+        Waits between two looks; whatever it raises ends the watch.
+    """
+    first = {path: _state(path) for path in paths}
+    verdict: dict[Path, bool] = {}
+    for path in paths:
+        known = _known_here(read(path))
+        if known is not None:
+            verdict[path] = known
+    deadline = time.monotonic() + seconds
+    while len(verdict) < len(first) and time.monotonic() < deadline:
+        sleep(0.2)
+        for path, state in first.items():
+            if path not in verdict and _state(path) != state:
+                verdict[path] = True
+    return {path: verdict.get(path, False) for path in first}
+
+
+def died_here(running: Running | None) -> bool:
+    """Tell whether a run was one of this boot and pid namespace, and its process is gone."""
+    return _known_here(running) is False
+
+
+class Claim:
+    """Holds a notebook's name in an output folder while it runs.
+
+    Parameters
+    ----------
+    folder
+        The output folder; it is made when missing.
+    running
+        What to write about this run.
+    sleep
+        Waits while a file of another machine is watched; whatever it raises ends the watch.
+
+    Raises
+    ------
+    AlreadyRunningError
+        A live run holds the name; nothing was written.
+    RecordError
+        The folder cannot be written.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        running: Running,
+        *,
+        watch_seconds: float = DEAD_AFTER_SECONDS,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self.path = folder / f"{running.notebook}.running"
+        self._running = dataclasses.replace(
+            running, namespace=owners.namespace(), pid_started=owners.started(running.pid)
+        )
+        self._lock = threading.Lock()
+        self._wake = threading.Event()
+        self._stopping = False
+        self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
+        self.took_over: Running | None = None
+        self._left_behind = False
+        self._beaten_at = _seconds()
+        self._complaint = ""
+        self._take(watch_seconds, sleep)
+
+    @classmethod
+    def of(
+        cls,
+        folder: Path,
+        notebook: str,
+        run_id: str,
+        plan: str | None = None,
+        *,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> Self:
+        """Claim a name for this process."""
+        running = Running(
+            notebook=notebook,
+            run_id=run_id,
+            pid=os.getpid(),
+            host=socket.gethostname(),
+            started_at=utc_now(),
+            plan=plan,
+            tag=uuid.uuid4().hex,
+        )
+        return cls(folder, running, sleep=sleep)
+
+    @property
+    def tag(self) -> str:
+        """What marks the processes of this run."""
+        return self._running.tag
+
+    def _take(self, watch_seconds: float, sleep: Callable[[float], None]) -> None:
+        if not self._create():
+            holder, dead = read(self.path), _state(self.path)
+            if alive([self.path], watch_seconds, sleep=sleep)[self.path]:
+                raise _already(self.path, holder)
+            if not self._bury(dead) or not self._create():
+                raise _already(self.path, read(self.path))
+            self.took_over = holder
+            log.warning(
+                "taken-over", file=self.path.name, from_host=holder and holder.host, beat=holder and holder.beat
+            )
+        self._thread.start()
+
+    def _bury(self, dead: _State | None) -> bool:
+        """Take a dead run's file away; False when it is that of somebody who was faster.
+
+        Of several that see the same dead file only one can rename it. One that comes later gets the
+        file of the one before, sees that it is not the dead one, and puts it back.
+        """
+        grave = self.path.with_name(f".{self.path.name}.{uuid.uuid4().hex}.dead")
+        try:
+            self.path.rename(grave)
+        except FileNotFoundError:
+            return True
+        buried = _state(grave) == dead
+        if not buried:
+            with contextlib.suppress(OSError):  # its next beat writes it again in any case
+                self.path.hardlink_to(grave)
+        grave.unlink(missing_ok=True)
+        return buried
+
+    def _create(self) -> bool:
+        opened = False
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._move_folder_aside()
+            with self.path.open("x") as stream:
+                opened = True
+                stream.write(self._running.text())
+        except OSError as error:
+            if opened:  # a full disk: an empty file would pass for a run of another machine
+                with contextlib.suppress(OSError):
+                    self.path.unlink()
+            elif isinstance(error, FileExistsError) and self.path.parent.is_dir():
+                return False
+            raise files.cannot_write(self.path, error) from error
+        return True
+
+    def update(self, **fields: object) -> None:
+        """Change what the file says at its next beat."""
+        with self._lock:
+            self._running = dataclasses.replace(self._running, **fields)  # type: ignore[arg-type]
+
+    def saved(self) -> None:
+        """Note that the notebook has just been saved; the file says so at once."""
+        self.update(last_save_at=utc_now())
+        self._wake.set()
+
+    def _beat(self) -> None:
+        while True:
+            self._wake.wait(BEAT_SECONDS)
+            self._wake.clear()
+            if self._stopping:
+                return
+            if self._taken():
+                log.error("heartbeat", reason=f"{self.path} is another run's now: this one was taken for dead")
+                return
+            with self._lock:
+                self._running = dataclasses.replace(self._running, beat=self._running.beat + 1)
+            self._write()
+
+    def _write(self) -> None:
+        try:
+            self._move_folder_aside()
+            files.write(self.path, self._running.text())
+            self._beaten_at = _seconds()
+        except (OSError, RecordError) as error:
+            self._complain(str(error))
+
+    def _complain(self, reason: str) -> None:
+        """Log what is wrong with the file once, not at every beat."""
+        if reason != self._complaint:
+            self._complaint = reason
+            log.warning("heartbeat", reason=reason)
+
+    def _move_folder_aside(self) -> None:
+        """Rename a folder that stands in the file's place: it is nobody's claim, and nothing could be written."""
+        if self.path.is_dir() and not self.path.is_symlink():
+            aside = self.path.with_name(f"{self.path.name}.aside-{uuid.uuid4().hex[:8]}")
+            self.path.rename(aside)
+            log.warning("heartbeat", reason=f"{self.path.name} was a folder; it is {aside.name} now")
+
+    def leave_behind(self) -> None:
+        """Let the file outlive the run, which ends without a record: a report then finds it lost."""
+        self._left_behind = True
+
+    def release(self) -> None:
+        """Give the name back."""
+        self._stopping = True
+        self._wake.set()
+        self._thread.join(timeout=BEAT_SECONDS)
+        if self._taken():
+            return
+        if self._left_behind:
+            self._write()
+            return
+        try:  # the record is written: nothing that a notebook put here may change how the run ended
+            self._move_folder_aside()
+            self.path.unlink(missing_ok=True)
+        except OSError as error:
+            log.warning("heartbeat", reason=f"cannot remove {self.path}: {error.strerror or error}")
+
+    def _taken(self) -> bool:
+        """Return True if the file is another run's.
+
+        Nobody takes over a run before it was silent for `DEAD_AFTER_SECONDS`. A file that says something
+        else before that was changed by the notebook or by hand, and is written again.
+        """
+        found, mine = read(self.path), self._running
+        if found is None or (found.run_id, found.pid, found.host) == (mine.run_id, mine.pid, mine.host):
+            return False
+        if _seconds() - self._beaten_at >= DEAD_AFTER_SECONDS:
+            return True
+        self._complain(f"{self.path.name} was changed by something other than a run; it is written again")
+        return False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+
+def _already(path: Path, holder: Running | None) -> AlreadyRunningError:
+    who = (
+        f"pid {holder.pid} on {holder.host}, run {holder.run_id}, since {holder.started_at}" if holder else "a live run"
+    )
+    return AlreadyRunningError(
+        f"{path.stem} is already running in {path.parent}: {who}",
+        hint="wait for it, stop it, or use another --output-dir or --name; nothing was written",
+    )
+
+
+def _state(path: Path) -> _State | None:
+    """Return what changes with each beat: each one is a new file with its own counter."""
+    try:
+        with files.reading(path) as stream:
+            status = os.fstat(stream.fileno())
+            return status.st_ino, status.st_mtime_ns, stream.read(_LONGEST_BYTES)
+    except OSError:
+        return None
+
+
+def _seconds() -> float:
+    """Return a clock that goes on while the machine sleeps: others judge our silence by theirs."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def _known_here(running: Running | None) -> bool | None:
+    """Tell at once where pids can be compared; None where only watching helps."""
+    if running is None or not running.namespace or running.namespace != owners.namespace():
+        return None
+    return running.pid_started is not None and owners.started(running.pid) == running.pid_started

@@ -1,0 +1,242 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What one `runner run` is to do: options over plan over defaults, resolved once.
+
+A `Job` holds decisions only; nothing is read from the machine here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from runner.core import files
+from runner.core.errors import UsageError
+from runner.core.redact import read_secrets, values_in
+from runner.stages.gate.criteria import requirements_of
+
+if TYPE_CHECKING:
+    from runner.core.records import Requirements
+    from runner.plan import Dataset, Expect, Notebook, Plan, Rule
+
+EXECUTED_SUFFIX = ".executed.ipynb"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """The options of `runner run`; None means not given."""
+
+    notebook: str
+    plan: Path | None = None
+    checkout: Path | None = None
+    name: str | None = None
+    output_dir: Path = Path("outputs")
+    cache: Path | None = None
+    min_gpus: int | None = None
+    min_gpu_memory_gb: float | None = None
+    gpu_free_fraction: float = 0.95
+    gpu_visibility: Literal["chosen", "all"] = "chosen"
+    wait: float = 0.0
+    timeout: float | None = None
+    cell_timeout: float | None = None
+    memory_guard: float = 0.97
+    optional: bool | None = None
+    skip_optional_notebooks: bool = True
+    continue_on_failure: bool = True
+    cleanup_between_notebooks: bool = True
+    strict_release: bool = False
+    kernel: str | None = None
+    cwd: Path | None = None
+    env: Mapping[str, str] = field(default_factory=dict)
+    secret_env: Sequence[str] = ()
+    secrets_dir: Path | None = None
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    run_id: str | None = None
+    any_run: bool = False
+    results_dir: Path | None = None
+    prepare_only: bool = False
+    trust_html: bool = False
+    html: bool = True
+    offline: bool = False
+    allocator_probe: Literal["off", "on", "exact"] = "on"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """One notebook to run, with everything decided."""
+
+    name: str
+    source: Path
+    source_label: str
+    """The source as the plan or the user named it."""
+    checkout: Path
+    cwd: Path
+    output_dir: Path
+    cache: Path | None
+    asked: Requirements
+    options: Options
+    optional: bool
+    notebook_seconds: float | None
+    cell_seconds: float | None
+    kernel: str | None
+    env: Mapping[str, str]
+    secrets: Mapping[str, Sequence[str]]
+    parameters: Mapping[str, Any]
+    run_id: str
+    hidden: Sequence[str]
+    """Values that no file may hold: those of the secrets, and of a mounted folder of them."""
+    lone: bool
+    """Not part of the run of a plan, so needs are met by a success of any run."""
+    plan: Plan | None = None
+    entry: Notebook | None = None
+
+    def path(self, suffix: str) -> Path:
+        """Return the path of one of the run's files, such as ``.metrics.json``."""
+        return self.output_dir / f"{self.name}{suffix}"
+
+    @property
+    def standalone(self) -> bool:
+        """Whether nobody but the caller waits for a record: no plan, no run of a plan, no Tekton results."""
+        return self.plan is None and self.options.run_id is None and self.options.results_dir is None
+
+    @property
+    def rules(self) -> Sequence[Rule]:
+        """Rules of preparation."""
+        return self.entry.prepare if self.entry else ()
+
+    @property
+    def needs(self) -> Sequence[str]:
+        """Notebooks that must have succeeded."""
+        return self.entry.needs if self.entry else ()
+
+    @property
+    def products(self) -> Sequence[str]:
+        """Patterns of files the notebook makes in the checkout."""
+        return self.entry.products if self.entry else ()
+
+    @property
+    def datasets(self) -> Mapping[str, Dataset]:
+        """Datasets the notebook reads, by name."""
+        if self.plan is None or self.entry is None:
+            return {}
+        return {name: self.plan.datasets[name] for name in self.entry.datasets}
+
+    @property
+    def expect(self) -> Expect | None:
+        """What a success leaves."""
+        return self.entry.expect if self.entry else None
+
+    @property
+    def earlier(self) -> Sequence[str]:
+        """Names that stand before this one in the plan."""
+        if self.plan is None or self.entry is None:
+            return ()
+        names = [notebook.name for notebook in self.plan.notebooks]
+        return names[: names.index(self.entry.name)]
+
+
+def resolve(options: Options, environ: Mapping[str, str] | None = None) -> Job:
+    """Return the job that these options ask for.
+
+    Raises
+    ------
+    UsageError
+        A name, plan, secret or number that cannot work.
+    """
+    environ = os.environ if environ is None else environ
+    plan, entry = _from_plan(options)
+    checkout = checkout_of(options.plan, options.checkout)
+    source = _source(options, entry, checkout)
+    name = files.check_name(options.name or (entry.name if entry else source.stem))
+    env = {**(entry.env if entry else {}), **options.env}
+    secrets = read_secrets(options.secret_env, (environ, env))
+    return Job(
+        name=name,
+        source=source,
+        source_label=entry.path if entry else options.notebook,
+        checkout=checkout if entry else source.parent,
+        cwd=_cwd(options, entry, checkout, source),
+        output_dir=options.output_dir.absolute(),
+        cache=options.cache.absolute() if options.cache else None,
+        asked=_asked(options, entry),
+        options=options,
+        optional=_first(options.optional, entry.optional if entry else None) or False,
+        notebook_seconds=_first(options.timeout, entry.timeout if entry else None),
+        cell_seconds=_first(options.cell_timeout, entry.cell_timeout if entry else None),
+        kernel=options.kernel or (entry.kernel if entry else None),
+        env=env,
+        secrets=secrets,
+        hidden=(*(value for values in secrets.values() for value in values), *values_in(options.secrets_dir)),
+        parameters={**(entry.parameters if entry else {}), **options.parameters},
+        run_id=options.run_id or _new_run_id(),
+        lone=options.run_id is None or options.any_run,
+        plan=plan,
+        entry=entry,
+    )
+
+
+def _new_run_id() -> str:
+    import uuid  # brings `platform`; the gate, which starts cold, needs neither
+
+    return str(uuid.uuid4())
+
+
+def checkout_of(plan: Path | None, checkout: Path | None) -> Path:
+    """Return the folder that a plan's paths start from: given, else the plan's, else the current one."""
+    if checkout is not None:
+        return checkout.absolute()
+    if plan is None:
+        return Path.cwd()
+    from runner.plan import is_config_map
+
+    return Path.cwd() if is_config_map(plan) else plan.absolute().parent
+
+
+def _from_plan(options: Options) -> tuple[Plan | None, Notebook | None]:
+    if options.plan is None:
+        return None, None
+    from runner import plan as plans
+
+    plan = plans.load(options.plan)
+    return plan, plan.notebook(options.notebook)
+
+
+def _source(options: Options, entry: Notebook | None, checkout: Path) -> Path:
+    if entry is not None:
+        return checkout / entry.path
+    if not options.notebook:
+        raise UsageError("no notebook is named", hint="give a path, or a name with --plan")
+    return Path(options.notebook).absolute()
+
+
+def _cwd(options: Options, entry: Notebook | None, checkout: Path, source: Path) -> Path:
+    """Option, else plan, else the notebook's own folder, as Jupyter does."""
+    if options.cwd is not None:
+        return options.cwd.absolute()
+    if entry is not None and entry.cwd is not None:
+        return checkout / entry.cwd
+    return source.parent
+
+
+def _asked(options: Options, entry: Notebook | None) -> Requirements:
+    requires = entry.requires if entry else None
+    demanded = options.min_gpus is not None or options.min_gpu_memory_gb is not None  # not a wish of the plan's
+    return dataclasses.replace(
+        requirements_of(
+            _first(options.min_gpus, requires.gpus if requires else None),
+            _first(options.min_gpu_memory_gb, requires.gpu_memory_gb if requires else None),
+            options.gpu_free_fraction,
+        ),
+        cpu_fallback=bool(requires and requires.cpu_fallback and not demanded),
+        cpus=requires.cpus if requires else None,
+        memory_gb=requires.memory_gb if requires else None,
+        disk_gb=requires.disk_gb if requires else None,
+        shm_gb=requires.shm_gb if requires else None,
+    )
+
+
+def _first(*values: Any) -> Any:
+    return next((value for value in values if value is not None), None)

@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Writes what machines read, next to the page.
+
+A file that cannot be made becomes a problem of the report and takes nothing else with it.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from runner.core.files import write
+from runner.core.records import to_json
+from runner.report.exports.github_summary import github_summary
+from runner.report.exports.junit import junit_xml
+from runner.report.exports.openmetrics import metrics_text
+from runner.report.exports.ro_crate import PLAN_FILE, crate_json
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from runner.core.redact import Redactor
+    from runner.plan import Plan
+    from runner.report.assemble import Report
+    from runner.report.summary import Summary
+
+CRATE_FILE = "ro-crate-metadata.json"
+MARKDOWN_FILE = "reports/github-summary.md"
+
+
+def export_texts(report: Report, summary: Summary, plan: Plan | None, redactor: Redactor) -> dict[str, str]:
+    """Return the files for machines by their paths, before anything is written."""
+    texts = {
+        "reports/summary.json": to_json(summary),
+        "reports/junit.xml": junit_xml(report, summary),
+        "reports/metrics.prom": metrics_text(summary),
+        MARKDOWN_FILE: github_summary(summary),
+    }
+    if plan:
+        # Records were redacted by their runs; a plan is as somebody wrote it.
+        document = redactor.tree(plan.model_dump(mode="json", by_alias=True, exclude_none=True), keys=True)
+        texts[PLAN_FILE] = json.dumps(document, indent=1, ensure_ascii=False) + "\n"
+    return texts
+
+
+def write_exports(
+    folder: Path, report: Report, texts: Mapping[str, str], *, plan: Plan | None, html: str, environ: Mapping[str, str]
+) -> tuple[str, ...]:
+    """Write the files for machines and return what went wrong.
+
+    Parameters
+    ----------
+    texts
+        What `export_texts` made.
+    html
+        Path of the page, relative to the folder.
+    environ
+        Where `GITHUB_STEP_SUMMARY` may name a file to append to.
+
+    Raises
+    ------
+    RecordError
+        The folder cannot be written.
+    """
+    problems: list[str] = []
+    for path, text in texts.items():
+        write(folder / path, text.encode(errors="replace"))
+    if environ.get("GITHUB_STEP_SUMMARY"):
+        problems += _append(environ["GITHUB_STEP_SUMMARY"], texts[MARKDOWN_FILE])
+    try:
+        paths = [html, *(path for path in texts if path != PLAN_FILE)]
+        crate = crate_json(report, folder, paths, plan)
+    except Exception as error:  # noqa: BLE001  (a library's fault must not cost the report)
+        problems.append(f"{CRATE_FILE} cannot be made: {type(error).__name__}: {error}")
+    else:
+        write(folder / CRATE_FILE, crate.encode(errors="replace"))
+    return tuple(problems)
+
+
+def _append(path: str, markdown: str) -> list[str]:
+    try:
+        with open(path, "a", encoding="utf-8", errors="replace") as stream:  # noqa: PTH123  (appended, as GitHub asks)
+            stream.write(markdown)
+    except OSError as error:
+        return [f"GITHUB_STEP_SUMMARY {path} cannot be written: {error}"]
+    return []

@@ -1,0 +1,214 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`ro-crate-metadata.json`: the output folder as a Workflow Run RO-Crate.
+
+Says in the vocabulary of schema.org which notebook was run with which inputs, by what, when, and
+which files came out, with their hashes: provenance that outlives this project.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import TYPE_CHECKING, Any
+
+from runner import __version__
+from runner.core.records import Status
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from rocrate.model.entity import Entity
+    from rocrate.rocrate import ROCrate
+
+    from runner.core.records import Metrics
+    from runner.plan import Plan
+    from runner.report.assemble import Entry, Report
+
+VERSION = "1.1"
+"""Of RO-Crate; the run profiles of 0.5 build on it."""
+_PROFILES = {
+    "process": ("https://w3id.org/ro/wfrun/process/0.5", "Process Run Crate", "0.5"),
+    "workflow": ("https://w3id.org/ro/wfrun/workflow/0.5", "Workflow Run Crate", "0.5"),
+    "crate": ("https://w3id.org/workflowhub/workflow-ro-crate/1.0", "Workflow RO-Crate", "1.0"),
+}
+_MEDIA = {
+    "notebook": "application/x-ipynb+json",
+    "html": "text/html",
+    "log": "text/plain",
+    "samples": "text/csv",
+    "metrics": "application/json",
+}
+PLAN_FILE = "reports/plan.json"
+
+
+def crate_json(report: Report, folder: Path, reports: list[str], plan: Plan | None) -> str:
+    """Return the metadata of the folder.
+
+    Parameters
+    ----------
+    folder
+        The output folder; its files are hashed.
+    reports
+        Files of the report, relative to the folder.
+    plan
+        The plan, which stands in the folder as `reports/plan.json`.
+    """
+    from rocrate.rocrate import ROCrate
+
+    crate = ROCrate(version=VERSION)
+    crate.name = f"Run of {report.plan_name or 'notebooks'}"
+    crate.description = f"{report.counts.get('succeeded', 0)} of {len(report.entries)} notebooks succeeded"
+    crate.datePublished = report.generated_at
+    crate.license = "https://spdx.org/licenses/Apache-2.0"
+    crate.root_dataset["conformsTo"] = [_profile(crate, name) for name in (_PROFILES if plan else ("process",))]
+    engine = _engine(crate)
+    workflow = _workflow(crate, plan, folder, engine) if plan else None
+    actions = [_action(crate, entry, entry.metrics, folder, engine) for entry in report.entries if entry.metrics]
+    results = [_file(crate, folder, path, _media(path)) for path in reports]
+    if workflow is not None:
+        crate.mainEntity = workflow
+        actions.append(_whole_run(crate, report, engine, actions, results))
+    crate.root_dataset["mentions"] = actions
+    return json.dumps(crate.metadata.generate(), indent=1, ensure_ascii=False, sort_keys=True) + "\n"
+
+
+def _entity(crate: ROCrate, key: str, kind: str | list[str], **properties: Any) -> Entity:
+    from rocrate.model.contextentity import ContextEntity
+
+    known = {name: value for name, value in properties.items() if value not in (None, "", [])}
+    return crate.add(ContextEntity(crate, key, properties={"@type": kind, **known}))
+
+
+def _profile(crate: ROCrate, name: str) -> Entity:
+    url, title, version = _PROFILES[name]
+    return _entity(crate, url, "CreativeWork", name=title, version=version)
+
+
+def _engine(crate: ROCrate) -> Entity:
+    return _entity(
+        crate,
+        "#rapids-notebook-runner",
+        "SoftwareApplication",
+        name="rapids-notebook-runner",
+        softwareVersion=__version__,
+    )
+
+
+def _workflow(crate: ROCrate, plan: Plan, folder: Path, engine: Entity) -> Entity:
+    language = _entity(crate, "#plan-language", "ComputerLanguage", name="Notebook plan", version=str(plan.version))
+    kinds = {"@type": ["File", "SoftwareSourceCode", "ComputationalWorkflow"]}
+    workflow = _file(crate, folder, PLAN_FILE, "application/json", **kinds)
+    workflow["name"] = plan.name
+    workflow["programmingLanguage"] = language
+    workflow["hasPart"] = [
+        _entity(crate, f"#source-{position}", "SoftwareSourceCode", name=notebook.path)
+        for position, notebook in enumerate(plan.notebooks, 1)
+    ]
+    workflow["softwareRequirements"] = engine
+    return workflow
+
+
+def _action(crate: ROCrate, entry: Entry, m: Metrics, folder: Path, engine: Entity) -> Entity:
+    """Describe one run of one notebook: what, with what, by what, and what came out."""
+    source = _entity(
+        crate,
+        f"#{entry.anchor}-source",
+        ["SoftwareSourceCode", "SoftwareApplication"],
+        name=m.source.path,
+        sha256=m.source.sha256,
+        version=m.source.commit,
+        description=f"No commit: {reason}" if (reason := m.source.unavailable.get("commit")) else None,
+        encodingFormat=_MEDIA["notebook"],
+    )
+    results = [_file(crate, folder, path, _MEDIA[kind]) for kind, path in entry.files.items() if kind in _MEDIA]
+    products = [
+        _entity(crate, f"#{entry.anchor}-product-{n}", "CreativeWork", name=path)
+        for n, path in enumerate(m.outputs.products, 1)
+    ]
+    failed = m.status not in (Status.SUCCEEDED, Status.SKIPPED)
+    return _entity(
+        crate,
+        f"#{entry.anchor}-run",
+        "CreateAction",
+        name=f"Run of {entry.name}",
+        instrument=source,
+        object=_inputs(crate, entry, m),
+        result=[*results, *products],
+        agent=engine,
+        startTime=m.started_at,
+        endTime=m.ended_at,
+        actionStatus="http://schema.org/FailedActionStatus" if failed else "http://schema.org/CompletedActionStatus",
+        error=m.reason if failed else None,
+        description=f"{m.status.value}: {m.reason}",
+        environment=_machine(crate, m),
+    )
+
+
+def _inputs(crate: ROCrate, entry: Entry, m: Metrics) -> list[Entity]:
+    parameters = [
+        _entity(
+            crate,
+            f"#{entry.anchor}-parameter-{n}",
+            "PropertyValue",
+            name=name,
+            value=value if isinstance(value, str | int | float | bool) else json.dumps(value, default=str),
+        )
+        for n, (name, value) in enumerate(m.environment.parameters.items(), 1)
+    ]
+    datasets = [
+        _entity(crate, f"#{entry.anchor}-dataset-{n}", "CreativeWork", name=change.detail)
+        for n, change in enumerate((c for c in m.preparation if c.rule in {"dataset", "place"}), 1)
+    ]
+    return [*parameters, *datasets]
+
+
+def _machine(crate: ROCrate, m: Metrics) -> list[Entity]:
+    """Describe the container image and the GPUs, each once in the crate."""
+    things = []
+    if m.environment.image:
+        things.append(
+            _entity(crate, f"#image-{_digest(m.environment.image)}", "SoftwareApplication", name=m.environment.image)
+        )
+    things += [
+        _entity(crate, f"#gpu-{_digest(gpu.uuid)}", "Thing", name=gpu.name, identifier=gpu.uuid) for gpu in m.gpus
+    ]
+    return things
+
+
+def _whole_run(crate: ROCrate, report: Report, engine: Entity, actions: list[Entity], results: list[Entity]) -> Entity:
+    """Describe the run of the plan, which is made of the runs of its notebooks."""
+    failed = report.verdict == "failed"
+    return _entity(
+        crate,
+        "#run",
+        "CreateAction",
+        name=f"Run {report.run_id or ''} of {report.plan_name}",
+        identifier=report.run_id,
+        instrument=crate.mainEntity,
+        agent=engine,
+        startTime=report.started_at,
+        endTime=report.ended_at,
+        object=[source for action in actions for source in action.get("object", [])],
+        result=[*results, *(file for action in actions for file in action.get("result", []))],
+        actionStatus=f"http://schema.org/{'Failed' if failed else 'Completed'}ActionStatus",
+    )
+
+
+def _file(crate: ROCrate, folder: Path, path: str, media: str, **more: Any) -> Entity:
+    """Describe one file of the folder, with its size and hash."""
+    properties: dict[str, Any] = {"encodingFormat": media, **more}
+    place = folder / path
+    if place.is_file():
+        with place.open("rb") as stream:
+            properties["sha256"] = hashlib.file_digest(stream, "sha256").hexdigest()
+        properties["contentSize"] = str(place.stat().st_size)
+    return crate.add_file(place, dest_path=path, properties=properties)
+
+
+def _media(path: str) -> str:
+    endings = {".html": "text/html", ".json": "application/json", ".xml": "application/xml", ".md": "text/markdown"}
+    return next((media for ending, media in endings.items() if path.endswith(ending)), "text/plain")
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode(errors="replace")).hexdigest()[:12]

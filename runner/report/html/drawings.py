@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""All pictures of a report; one that cannot be drawn becomes a line that says so."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
+
+from markupsafe import Markup
+
+from runner.core.units import format_count
+from runner.report.html.charts import notebook_chart
+from runner.report.html.panels import scene_of
+from runner.report.html.timeline import Legend, Row, legend_of, rows_of
+from runner.report.html.timeline import draw as draw_timeline
+from runner.report.html.trend import draw_trend
+from runner.report.pool import Pool, find_pools
+from runner.report.sample_series import Samples, SamplesError, Seen, read_samples, seen_in
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    from runner.report.assemble import Report
+    from runner.report.compare import Comparison
+
+T = TypeVar("T")
+
+_POINTS = 18_000
+"""Stretches of time that all charts of a page share, so that 500 notebooks stay one page."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drawings:
+    """SVG of our own making, which templates print unescaped."""
+
+    picture: Markup
+    rows: tuple[Row, ...]
+    legend: Legend
+    charts: Mapping[str, Markup] = field(default_factory=dict)
+    """By notebook; one without samples has none."""
+    pools: Mapping[str, tuple[Pool, ...]] = field(default_factory=dict)
+    """By notebook: a memory pool that its samples show."""
+    seen: Mapping[str, Seen] = field(default_factory=dict)
+    """By notebook that left no record: what its samples tell."""
+    problems: tuple[str, ...] = ()
+
+
+def draw(report: Report, folder: Path) -> Drawings:
+    """Return the timeline and the chart of each notebook that left samples."""
+    problems: list[str] = []
+    charts: dict[str, Markup] = {}
+    pools: dict[str, tuple[Pool, ...]] = {}
+    seen: dict[str, Seen] = {}
+    rows = rows_of(report)
+    buckets = max(60, min(300, _POINTS // max(1, len(report.entries))))
+    picture = _guarded("the timeline", lambda: draw_timeline(rows), problems)
+    for entry in report.entries:
+        if "samples" not in entry.files:
+            continue
+        path = folder / entry.files["samples"]
+        samples = _guarded(path.name, partial(read_samples, path), problems)
+        if samples is None:
+            continue
+        if samples.left_out:
+            problems.append(f"{path.name}: {_left_out(samples)}")
+        if entry.metrics is None:
+            figures = _guarded(path.name, partial(seen_in, samples), problems)
+            seen |= {entry.name: figures} if figures else {}
+        chart = partial(notebook_chart, f"{entry.anchor}-chart", scene_of(entry), samples, buckets=buckets)
+        charts[entry.name] = Markup(_guarded(path.name, chart, problems) or "")  # noqa: S704  (our own SVG)
+        gpus = entry.metrics.gpus if entry.metrics else ()
+        found = _guarded(path.name, partial(find_pools, gpus, samples), problems)
+        if found:
+            pools[entry.name] = found
+    svg = Markup(picture or "")  # noqa: S704
+    return Drawings(
+        picture=svg, rows=rows, legend=legend_of(rows), charts=charts, pools=pools, seen=seen, problems=tuple(problems)
+    )
+
+
+def _left_out(samples: Samples) -> str:
+    if samples.left_out == 1:
+        return "1 line was no sample and is left out"
+    return f"{format_count(samples.left_out, 'line')} were no samples and are left out"
+
+
+def _guarded(what: str, make: Callable[[], T], problems: list[str]) -> T | None:
+    """Return what is made; what cannot be made is said once and must not cost the report."""
+    try:
+        return make()
+    except Exception as error:  # noqa: BLE001  (whatever lies in the folder, and whatever a library makes of it)
+        problem = f"{what} cannot be drawn: {type(error).__name__}: {error}"
+        if isinstance(error, SamplesError):
+            problem = str(error)
+        elif isinstance(error, ImportError):
+            problem = f"nothing is drawn: {error}"
+        if problem not in problems:
+            problems.append(problem)
+        return None
+
+
+def trends(comparison: Comparison) -> dict[tuple[str, str], Markup]:
+    """Return a small line for each figure that changed, and for wall times unless they are too many."""
+    pictures = {}
+    few = len({change.notebook for change in comparison.changes}) <= 60
+    drawn = [c for c in comparison.changes if c.worse or c.better or (few and c.figure == "wall_seconds")]
+    for position, change in enumerate(drawn):
+        values = [f"{value:g}" if value is not None else "none" for value in change.values]
+        svg = draw_trend(
+            f"trend-{position}",
+            change.values,
+            title=f"{change.label} of {change.notebook} over its runs",
+            description=f"oldest first: {', '.join(values)}",
+            worse=change.worse,
+        )
+        pictures[change.notebook, change.figure] = Markup(svg)  # noqa: S704
+    return pictures

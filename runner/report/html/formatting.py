@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How values are written on the page: units, times, links, and text of hostile origin.
+
+A value that was not measured is a dash, never 0. Escape sequences and characters that turn the
+direction of writing come from notebooks and names; they are shown, and do nothing.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from markupsafe import Markup, escape
+
+from runner.core.units import format_bytes, format_count, format_seconds
+from runner.report.summary import instant
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+MISSING = Markup('<span class="missing" title="not measured">&ndash;<span class="unseen"> not measured</span></span>')
+
+_ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\-_])")
+_TURNING = set("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u2028\u2029\ufeff")
+_SEPARATOR = re.compile(r"([_\-./\\])(?=.)")
+_LONGEST = 20_000
+
+
+def plain(value: Any) -> Any:
+    """Return text without escape sequences, with invisible characters made visible.
+
+    What is no text, and what is markup of ours, passes unchanged: this is the `finalize` of the
+    templates and sees each value they print.
+    """
+    if not isinstance(value, str) or isinstance(value, Markup):
+        return value
+    text = _ANSI.sub("", value)
+    if len(text) > _LONGEST:
+        text = f"{text[:_LONGEST]}… ({len(text) - _LONGEST} more characters)"
+    if text.isprintable() and not _TURNING & set(text):
+        return text
+    return "".join(map(_visible, text))
+
+
+def _visible(character: str) -> str:
+    if character in "\n\t":
+        return character
+    if character in _TURNING or unicodedata.category(character) in {"Cc", "Cs"}:
+        return f"\\u{ord(character):04x}"
+    return character
+
+
+def seconds(value: float | None) -> str | Markup:
+    """Return a duration such as `40 ms` or `3m05s`."""
+    if value is None:
+        return MISSING
+    return f"{value * 1000:.0f} ms" if 0 < value < 0.1 else format_seconds(value)
+
+
+def size(value: float | None) -> str | Markup:
+    """Return decimal units, as GPUs are sold."""
+    return MISSING if value is None else format_bytes(value)
+
+
+def percent(value: float | None) -> str | Markup:
+    """Return a percentage; below 10 with one decimal."""
+    if value is None:
+        return MISSING
+    return f"{value:.1f} %" if 0 < round(value, 1) < 10 else f"{value:.0f} %"
+
+
+def energy_unit(column: Iterable[float | None]) -> str:
+    """Return the unit in which a whole column of energies is written: J, kJ or, from 1 MJ, kWh."""
+    most = largest(column) or 0
+    return "J" if round(most) < 1e3 else "kJ" if round(most / 1e3, 1) < 1e3 else "kWh"
+
+
+def energy(joules: float | None, unit: str | None = None) -> str | Markup:
+    """Return an energy in the unit of its column, or else in its own."""
+    if joules is None:
+        return MISSING
+    unit = unit or energy_unit([joules])
+    if unit == "kWh":
+        return f"{joules / 3.6e6:.3f} kWh" if joules >= 1800 or not joules else "<0.001 kWh"
+    return f"{joules:.0f} J" if unit == "J" else f"{joules / 1e3:.1f} kJ"
+
+
+def unit_of(value: float | None, unit: str) -> str | Markup:
+    """Return a value in `seconds`, `energy` or `size`."""
+    writers: dict[str, Callable[[float | None], str | Markup]] = {"seconds": seconds, "energy": energy, "size": size}
+    return writers[unit](value)
+
+
+def moment(value: str | None) -> str | Markup:
+    """Return an ISO 8601 time as `2026-11-23 14:20:31 UTC`; what is no time is shown as it is."""
+    if not value:
+        return MISSING
+    if instant(value) is None:
+        return value
+    return f"{value[:10]} {value[11:19]} UTC" if value.endswith("Z") else value
+
+
+def href(path: str) -> str:
+    """Return the link from the page to a file of the output folder."""
+    return f"../{quote(path)}"
+
+
+def breakable(name: str) -> Markup:
+    """Return a name that may break behind its separators and, where it must, nowhere else."""
+    return Markup(_SEPARATOR.sub(r"\1<wbr>", str(escape(plain(name)))))  # noqa: S704  (escaped just now)
+
+
+def count(number: int, noun: str) -> str:
+    """Return a number with its noun."""
+    return format_count(number, noun)
+
+
+def first_line(value: str, longest: int = 200) -> str:
+    """Return the first line that says something, shortened."""
+    line = next((line.strip() for line in value.splitlines() if line.strip()), "")
+    return line if len(line) <= longest else f"{line[:longest]}…"
+
+
+def largest(values: Iterable[float | None]) -> float | None:
+    """Return the largest of what was measured; None when nothing was."""
+    return max((value for value in values if value is not None), default=None)
+
+
+def one_line(value: str, longest: int = 200) -> str:
+    """Return the whole text on one line, shortened."""
+    line = " ".join(value.split())
+    return line if len(line) <= longest else f"{line[:longest]}…"
+
+
+def tail(value: str, lines: int = 30) -> str:
+    """Return the last lines, with a mark when some were left out."""
+    every = value.splitlines()
+    return "\n".join(every if len(every) <= lines else [f"… {len(every) - lines} lines before", *every[-lines:]])

@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Says why a notebook left no record: how far it came, and what that makes likely."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from runner.core.units import format_count, format_seconds
+from runner.report.html.formatting import moment
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from runner.core.records import Metrics
+    from runner.report.assemble import Flight, Found
+
+NEAR_LIMIT = 0.85
+"""Samples are up to half a second old, and the last allocation is the largest."""
+
+
+def lost(flight: Flight) -> str:
+    """Say how far a run came whose process is gone, and what that makes likely."""
+    at = []
+    if flight.cell_index is not None:
+        at.append(f"in cell {flight.cell_index + 1}" + (f" of {flight.cell_count}" if flight.cell_count else ""))
+    if flight.last_sample:
+        at.append(f"{format_seconds(flight.last_sample.time_seconds)} after its start")
+    saved = "; no notebook was saved"
+    if flight.last_save_at or flight.cells_saved is not None:
+        saved = "; the notebook was last saved"
+        saved += f" at {moment(flight.last_save_at)}" if flight.last_save_at else ""
+    if flight.cells_saved is not None:
+        saved += f" with {format_count(flight.cells_saved, 'cell')} done"
+    where = ", ".join(at) or "at an unknown point"
+    return f"its process on {flight.host or 'an unknown host'} is gone, last heard of {where}{saved}; {guess(flight)}"
+
+
+def guess(flight: Flight) -> str:
+    """Say what the last sample of a run that is gone makes likely."""
+    used = flight.last_sample.host_memory_bytes if flight.last_sample else None
+    limit = flight.memory_limit_bytes
+    if used is None:
+        return "no sample says why"
+    if limit is None:
+        return f"the last sample shows {used / 1e9:.1f} GB of host memory and the limit is not known"
+    share = f"{used / 1e9:.1f} GB of host memory, {used / limit:.0%} of the limit"
+    if used >= NEAR_LIMIT * limit:
+        return f"the last sample shows {share}: probably killed for memory"
+    return f"the last sample shows {share}: memory was probably not the cause; the node or the Pod may have gone"
+
+
+def running(flight: Flight) -> str:
+    """Say where a run is that has not ended."""
+    cell = f", in cell {flight.cell_index + 1} of {flight.cell_count}" if flight.cell_index is not None else ""
+    return f"still running on {flight.host} when this report was written{cell}"
+
+
+def not_run(name: str, found: Found, run_id: str | None, tasks: Mapping[str, str]) -> str:
+    """Say why the plan's notebook has no record of this run.
+
+    Parameters
+    ----------
+    tasks
+        How the tasks before the notebooks ended, as Tekton says it.
+    """
+    reason = _not_run(name, found, run_id)
+    before = stopped(tasks)
+    return f"{reason}; before it, {before}" if before else reason
+
+
+def stopped(tasks: Mapping[str, str]) -> str:
+    """Name the tasks that failed, else those that did not run; nothing where all succeeded."""
+    for status, what in (("Failed", "failed"), ("None", "did not run")):
+        names = [name for name, ended in tasks.items() if ended == status]
+        if names:
+            return f"the task{'' if len(names) == 1 else 's'} {', '.join(names)} {what}"
+    return ""
+
+
+def left_out(last: Metrics | None, run_id: str | None) -> str:
+    """Say what is known of a notebook that was not chosen."""
+    if last is None:
+        return "not in this run; it has no record here"
+    if last.run_id == run_id:
+        return f"not chosen for this report; it ended {last.status.value} in this run"
+    return f"not in this run; last {last.status.value} at {moment(last.ended_at)}, run {last.run_id}"
+
+
+def _not_run(name: str, found: Found, run_id: str | None) -> str:
+    if name in found.broken:
+        return f"its record cannot be read: {found.broken[name]}"
+    other = found.metrics.get(name)
+    if other:
+        return f"no record of run {run_id}; the one in the folder is of run {other.run_id} ({other.status.value})"
+    if name in found.flights:
+        return f"no record of run {run_id}; run {found.flights[name].run_id} has it under way"
+    return "no record: its task did not start, or ended before it could write one"

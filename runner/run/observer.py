@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Turns what happens to cells into log lines, heartbeat, samples and progress."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from runner.core import log
+from runner.core.units import format_bytes, format_seconds
+from runner.stages.execute.client import Observer
+
+if TYPE_CHECKING:
+    from runner.machine.sampler import Sampler
+    from runner.outputs.claim import Claim
+    from runner.outputs.run_log import RunLog
+    from runner.run.progress import Progress
+    from runner.stages.execute.autosave import Saver
+    from runner.stages.execute.outcome import CellEvent
+
+
+class Reporter(Observer):
+    """Tells everybody who wants to know.
+
+    Parameters
+    ----------
+    name
+        The notebook.
+    count
+        How many code cells it has.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        count: int,
+        *,
+        sampler: Sampler,
+        saver: Saver | None,
+        runlog: RunLog,
+        claim: Claim,
+        progress: Progress,
+    ) -> None:
+        self._name = name
+        self._count = count
+        self._sampler = sampler
+        self._saver = saver
+        self._runlog = runlog
+        self._claim = claim
+        self._progress = progress
+
+    def cell_started(self, cell: Any, position: int) -> None:
+        """Say which cell runs now."""
+        index = cell.metadata.runner.get("index")
+        self._claim.update(cell_index=index, cell_count=self._count)
+        title = title_of(cell.source)
+        log.info("cell-start", nb=self._name, cell=_place(index), of=self._count, title=title)
+        self._progress.cell(self._name, index, self._count, title)
+
+    def cell_ended(self, cell: Any, position: int, event: CellEvent) -> None:
+        """Say how the cell ended and what the run takes."""
+        self._sampler.sample_now()
+        latest = self._sampler.latest
+        gpu = latest.gpu_total_bytes if latest else None
+        log.info(
+            "cell-end",
+            nb=self._name,
+            cell=_place(cell.metadata.runner.get("index")),
+            of=self._count,
+            outcome=event.outcome,
+            wall=format_seconds(event.ended_monotonic - event.started_monotonic),
+            gpu=format_bytes(gpu) if gpu is not None else None,
+            host=format_bytes(latest.host_bytes) if latest and latest.host_bytes is not None else None,
+            error=event.error_name,
+        )
+
+    def printed(self, name: str, text: str) -> None:
+        """Put what a cell prints into the log file."""
+        self._runlog.printed(text)
+
+    def changed(self) -> None:
+        """Note that there is something to save."""
+        if self._saver is not None:
+            self._saver.dirty = True
+
+
+def title_of(source: str, limit: int = 80) -> str | None:
+    """Return the first line of a cell that says something."""
+    for line in source.splitlines():
+        text = line.strip()
+        if text and not text.startswith("%%"):
+            return text if len(text) <= limit else f"{text[: limit - 1]}…"
+    return None
+
+
+def _place(index: int | None) -> int | str:
+    return "inserted" if index is None else index + 1

@@ -1,0 +1,276 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Cells as the template of a notebook page sees them.
+
+Markdown is rendered first, for the title and the contents list; outputs only when the template
+comes to their cell, so that no more than one cell's images are held twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from runner.core.surrogates import without_surrogates
+from runner.core.units import format_seconds
+from runner.stages.convert.html_outputs import Display, Place, displays, text_of
+from runner.stages.convert.markdown import Heading, MarkdownPage
+from runner.stages.convert.widgets import Widgets
+
+MAX_HIGHLIGHTED_CHARACTERS = 200_000
+_MAX_CONTENTS = 300
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CellView:
+    """One cell of the page.
+
+    ``place`` is the number of a code cell, from 1 as in the report, or ``inserted-1`` for one that
+    preparation added. ``state`` is one of ``failed, interrupted, expected-error, dropped, not-run``,
+    or empty.
+    """
+
+    kind: str
+    body: Markup
+    place: str = ""
+    state: str = ""
+    reason: str = ""
+    label: str = ""
+    seconds: str = ""
+    execution_count: int | None = None
+    banner: bool = False
+    source_hidden: bool = False
+    outputs_hidden: bool = False
+    outputs: tuple[Display, ...] = ()
+
+
+class NotebookView:
+    """A notebook as the template sees it.
+
+    Parameters
+    ----------
+    notebook
+        nbformat 4 as a mapping.
+    name
+        What the page calls it.
+    trust
+        Keep scripts of outputs.
+    folder
+        Where images are that the markdown names by path.
+    warnings
+        Takes what a reader of the page should know.
+    """
+
+    def __init__(
+        self, notebook: dict[str, Any], *, name: str, trust: bool, folder: Path | None, warnings: list[str]
+    ) -> None:
+        self.name = without_surrogates(name)
+        self._trust = trust
+        self._warnings = warnings
+        self._metadata = _mapping(notebook.get("metadata"))
+        cells = notebook.get("cells")
+        self._cells = [cell for cell in cells if isinstance(cell, dict)] if isinstance(cells, list) else []
+        self._markdown = MarkdownPage(folder)
+        self._widgets = Widgets(self._metadata)
+        self._rendered = {
+            position: self._render_markdown(cell)
+            for position, cell in enumerate(self._cells)
+            if cell.get("cell_type") == "markdown"
+        }
+        self._headings = list(self._markdown.headings)
+
+    @property
+    def title(self) -> str:
+        """Text of the first heading that says something, else the name."""
+        return next((heading.text for heading in self._headings if heading.text), self.name)
+
+    @property
+    def language(self) -> str:
+        """Natural language of the notebook, where its metadata say it."""
+        language = self._metadata.get("lang") or self._metadata.get("language")
+        return language if isinstance(language, str) and language.isascii() and len(language) <= 12 else "en"
+
+    @property
+    def facts(self) -> list[tuple[str, str]]:
+        """Facts of the head of the page."""
+        kernel = _mapping(self._metadata.get("kernelspec"))
+        info = _mapping(self._metadata.get("language_info"))
+        code = sum(map(_is_code, self._cells))
+        language = " ".join(str(info[key]) for key in ("name", "version") if info.get(key))
+        pairs = [
+            ("Status", _status(_mapping(self._metadata.get("runner")))),
+            ("Kernel", str(kernel.get("display_name") or kernel.get("name") or "")),
+            ("Language", language),
+            ("Code cells", str(code)),
+        ]
+        return [(key, without_surrogates(value[:80])) for key, value in pairs if value]
+
+    @property
+    def contents(self) -> list[Heading]:
+        """Headings of the first three levels, where there are enough to be worth a list."""
+        shown = [heading for heading in self._headings if heading.level <= 3 and heading.text]
+        return shown[:_MAX_CONTENTS] if len(shown) > 2 else []
+
+    @property
+    def has_h1(self) -> bool:
+        """Tell whether the notebook has a main heading of its own."""
+        return any(heading.level == 1 for heading in self._headings)
+
+    @property
+    def cells(self) -> Iterator[CellView]:
+        """Cells in order, each made when it is asked for."""
+        places = _places(self._cells)
+        for position, cell in enumerate(self._cells):
+            if position in places:
+                yield self._code(cell, places[position])
+            elif position in self._rendered:
+                banner = bool(_mapping(_mapping(cell.get("metadata")).get("runner")).get("banner"))
+                yield CellView(kind="markdown", body=self._rendered[position], banner=banner)
+            else:
+                yield CellView(kind="raw", body=Markup(escape(without_surrogates(text_of(cell.get("source"))))))  # noqa: S704
+
+    def _render_markdown(self, cell: dict[str, Any]) -> Markup:
+        source = text_of(cell.get("source"))
+        try:
+            return Markup(self._markdown.render(source, cell.get("attachments")))  # noqa: S704
+        except Exception as error:  # noqa: BLE001  (hostile input; its source is still readable)
+            self._warnings.append(f"a markdown cell could not be rendered: {error!r:.200}")
+            return Markup(f"<pre>{escape(without_surrogates(source))}</pre>")  # noqa: S704
+
+    def _code(self, cell: dict[str, Any], name: str) -> CellView:
+        metadata = _mapping(cell.get("metadata"))
+        jupyter = _mapping(metadata.get("jupyter"))
+        tags = metadata.get("tags")
+        tags = tags if isinstance(tags, list) else []
+        place = Place(
+            notebook=self.name,
+            cell=name,
+            markdown=self._markdown,
+            widgets=self._widgets,
+            trust=self._trust,
+            warnings=self._warnings,
+        )
+        outputs = tuple(displays(cell.get("outputs"), place))
+        state, reason = _state(metadata, tags, outputs)
+        return CellView(
+            kind="code",
+            place=name,
+            body=Markup(highlighted(text_of(cell.get("source")), self._lexer_name)),  # noqa: S704
+            state=state,
+            reason=without_surrogates(reason),
+            label="Parameters of this run" if "injected-parameters" in tags else "",
+            seconds=_seconds(metadata),
+            execution_count=_count(cell),
+            source_hidden=jupyter.get("source_hidden") is True or "hide-input" in tags or "hide_input" in tags,
+            outputs_hidden=jupyter.get("outputs_hidden") is True or metadata.get("collapsed") is True,
+            outputs=outputs,
+        )
+
+    @property
+    def _lexer_name(self) -> str:
+        info, kernel = _mapping(self._metadata.get("language_info")), _mapping(self._metadata.get("kernelspec"))
+        return str(info.get("pygments_lexer") or info.get("name") or kernel.get("language") or "ipython3").lower()
+
+
+def highlighted(source: str, lexer_name: str) -> str:
+    """Return source code as HTML with the classes of pygments."""
+    source = without_surrogates(source)
+    lexer = _lexer(lexer_name)
+    if lexer is None or len(source) > MAX_HIGHLIGHTED_CHARACTERS:
+        return escape(source, quote=False)
+    from pygments import highlight
+
+    return str(highlight(source, lexer, _formatter()))
+
+
+def preload() -> None:
+    """Import the highlighter, the sanitiser and the formulas."""
+    from runner.stages.convert.sanitize import clean_html
+    from runner.stages.convert.tex import to_mathml
+
+    highlighted("a = 1", "ipython3")
+    clean_html("<p style='color:red'>")
+    to_mathml("x", display=False)
+
+
+@cache
+def _formatter() -> Any:
+    from pygments.formatters.html import HtmlFormatter
+
+    return HtmlFormatter(nowrap=True)
+
+
+@cache
+def _lexer(name: str) -> Any:
+    """Return the lexer of a language; Python's without the search over plugins, which takes long."""
+    if name in {"python", "python3", "ipython", "ipython3"}:
+        try:
+            from ipython_pygments_lexers import IPython3Lexer
+        except ImportError:
+            from pygments.lexers.python import PythonLexer as IPython3Lexer
+        return IPython3Lexer(stripnl=False)
+    from pygments.lexers import get_lexer_by_name
+    from pygments.util import ClassNotFound
+
+    try:
+        return get_lexer_by_name(name, stripnl=False)
+    except ClassNotFound:
+        return None
+
+
+def _places(cells: list[dict[str, Any]]) -> dict[int, str]:
+    """Return the names of the code cells by position: numbers of the source notebook where it was prepared by us."""
+    code = {position: _mapping(cell.get("metadata")) for position, cell in enumerate(cells) if _is_code(cell)}
+    indices = {position: _mapping(metadata.get("runner")).get("index") for position, metadata in code.items()}
+    known = {position: index for position, index in indices.items() if type(index) is int and index >= 0}
+    if len(set(known.values())) < len(known) or not known:
+        return {position: str(number) for number, position in enumerate(code, 1)}
+    inserted = (position for position in code if position not in known)
+    names = {position: f"inserted-{number}" for number, position in enumerate(inserted, 1)}
+    return names | {position: str(index + 1) for position, index in known.items()}
+
+
+def _status(mark: dict[str, Any]) -> str:
+    """Return how the notebook ended; a run that was killed before it was judged left no more than a provisional end."""
+    status = str(mark.get("status") or "")
+    return f"provisional: {status}, but expectations and release were not judged" if mark.get("provisional") else status
+
+
+def _is_code(cell: dict[str, Any]) -> bool:
+    return cell.get("cell_type") == "code"
+
+
+def _state(metadata: dict[str, Any], tags: list[Any], outputs: tuple[Display, ...]) -> tuple[str, str]:
+    """Return the state of a code cell and why."""
+    mark = _mapping(metadata.get("runner"))
+    dropped, status = mark.get("dropped"), mark.get("status")
+    if dropped:
+        return "dropped", dropped if isinstance(dropped, str) else ""
+    errors = [display.title for display in outputs if display.kind == "error"]
+    if errors:
+        expected = "raises-exception" in tags and status not in {"failed", "interrupted"}
+        return ("expected-error" if expected else "failed"), errors[0]
+    if status in {"failed", "interrupted"}:
+        return str(status), ""
+    if status == "not-run" or _mapping(metadata.get("papermill")).get("status") == "pending":
+        return "not-run", ""
+    return "", ""
+
+
+def _seconds(metadata: dict[str, Any]) -> str:
+    duration = _mapping(metadata.get("papermill")).get("duration")
+    return format_seconds(duration) if isinstance(duration, int | float) and 0 <= duration < 1e8 else ""
+
+
+def _count(cell: dict[str, Any]) -> int | None:
+    count = cell.get("execution_count")
+    return count if isinstance(count, int) else None
+
+
+def _mapping(value: object) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}

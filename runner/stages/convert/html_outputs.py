@@ -1,0 +1,257 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Outputs of a cell as pieces of a page: of each the richest form that is safe to show.
+
+Nothing in a notebook's outputs can be relied upon: a bundle may be empty, of the wrong types,
+or hold scripts. Each output becomes one `Display`; what cannot be shown says so in its place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from html import escape
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
+
+from markupsafe import Markup
+
+from runner.core.surrogates import without_surrogates
+from runner.stages.convert.sanitize import clean_html, is_active, shows_something
+from runner.stages.convert.sanitize_svg import svg_data_url
+from runner.stages.convert.terminal import HEAD_CHARACTERS, terminal_html
+from runner.stages.convert.tex import mixed_to_html
+
+if TYPE_CHECKING:
+    from runner.stages.convert.markdown import MarkdownPage
+    from runner.stages.convert.widgets import Widgets
+
+_NOTHING = Markup()
+_RASTER = ("image/png", "image/jpeg", "image/gif", "image/webp", "image/bmp")
+WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
+_DEEPEST = 4
+_THEMED_MAX_CHARACTERS = 5_000_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Display:
+    """One output, ready for the page.
+
+    ``kind`` is one of ``stdout, stderr, error, image, html, markdown, latex, text, note``.
+    """
+
+    kind: str
+    body: Markup = _NOTHING
+    id: str = ""
+    themed: bool = False
+    """HTML without colours of its own, which may follow the dark theme."""
+    source: str = ""
+    """Data URL of an image, its parts not yet joined to the page."""
+    alt: str = ""
+    width: int | None = None
+    height: int | None = None
+    result: bool = False
+    title: str = ""
+    note: str = ""
+
+
+@dataclass(slots=True, kw_only=True)
+class Place:
+    """Where an output stands: names for its ids and for the text of its image."""
+
+    notebook: str
+    cell: str
+    markdown: MarkdownPage
+    widgets: Widgets
+    trust: bool = False
+    figures: int = 0
+    outputs: int = 0
+    depth: int = 0
+    """How many Output widgets stand around it."""
+    warnings: list[str] = field(default_factory=list)
+
+    def next_id(self) -> str:
+        """Return the id of the next output."""
+        self.outputs += 1
+        return f"cell-{self.cell}-output-{self.outputs}"
+
+    def next_figure(self) -> str:
+        """Return the text that stands for the next image."""
+        self.figures += 1
+        number = f"figure {self.figures}" if self.figures > 1 else "figure"
+        return f"{number} from cell {self.cell} of {self.notebook}"
+
+
+def displays(outputs: object, place: Place) -> Iterator[Display]:
+    """Return the displays of a cell's outputs; neighbouring texts of one stream become one."""
+    listed = [item for item in outputs if isinstance(item, dict)] if isinstance(outputs, list) else []
+    for stream, group in groupby(listed, key=_stream_name):
+        if stream:
+            yield Display(kind=stream, body=Markup(terminal_html("".join(text_of(o.get("text")) for o in group))))  # noqa: S704
+        else:
+            for output in group:
+                yield _guarded(output, place)
+                yield from _captured(output, place)
+
+
+def _captured(output: dict[str, Any], place: Place) -> Iterator[Display]:
+    """Show what an Output widget captured below the widget; one may hold another, or itself."""
+    data = output.get("data")
+    view = data.get(WIDGET_VIEW) if isinstance(data, dict) else None
+    if view is None or place.depth >= _DEEPEST:
+        return
+    place.depth += 1
+    yield from displays(place.widgets.captured(view), place)
+    place.depth -= 1
+
+
+def text_of(value: object) -> str:
+    """Return a text of a notebook, which may be stored as a list of lines."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list):
+        return "".join(part for part in value if isinstance(part, str))
+    return "" if value is None else str(value)
+
+
+def _stream_name(output: dict[str, Any]) -> str:
+    if output.get("output_type") != "stream":
+        return ""
+    return "stderr" if output.get("name") == "stderr" else "stdout"
+
+
+def _guarded(output: dict[str, Any], place: Place) -> Display:
+    """Show an output; one that breaks the conversion costs itself and not the page."""
+    try:
+        return _error(output) if output.get("output_type") == "error" else _bundle(output, place)
+    except Exception as error:  # noqa: BLE001  (hostile input; the page is worth more than one output)
+        place.warnings.append(f"cell {place.cell}: an output could not be shown: {error!r:.200}")
+        return Display(kind="note", note=f"This output could not be shown ({type(error).__name__}).")
+
+
+def _error(output: dict[str, Any]) -> Display:
+    name, message = text_of(output.get("ename")) or "Error", text_of(output.get("evalue"))
+    traceback = output.get("traceback")
+    lines = [text_of(line) for line in traceback] if isinstance(traceback, list) else [text_of(traceback)]
+    text = "\n".join(lines) if any(line.strip() for line in lines) else f"{name}: {message}"
+    return Display(kind="error", title=name, body=Markup(terminal_html(text)))  # noqa: S704
+
+
+def _bundle(output: dict[str, Any], place: Place) -> Display:
+    data = output.get("data")
+    data = data if isinstance(data, dict) else {}
+    result = output.get("output_type") == "execute_result"
+    metadata = output.get("metadata")
+    metadata = metadata if isinstance(metadata, dict) else {}
+    note = ""
+    for kind, show in _SHOWN:
+        if kind not in data:
+            continue
+        display = show(kind, data[kind], place, metadata)
+        if display is not None:
+            return _with(display, result=result, note=display.note or note)
+        note = note or _why_not(kind)
+    note = note or f"No form of this output can be shown here ({', '.join(map(str, data)) or 'it is empty'})."
+    return Display(kind="note", note=note[:500], result=result)
+
+
+def _with(display: Display, **changes: Any) -> Display:
+    from dataclasses import replace
+
+    return replace(display, **changes)
+
+
+def _why_not(kind: str) -> str:
+    if kind in {"text/html", "application/javascript"}:
+        return "Scripts of this output were removed; convert with --trust-html to keep them."
+    return f"The {kind} form of this output is damaged and was left out."
+
+
+def _html(_: str, value: object, place: Place, __: object) -> Display | None:
+    source, name = text_of(value), place.next_id()
+    if place.trust:
+        return Display(kind="html", id=name, body=Markup(without_surrogates(source)))  # noqa: S704
+    cleaned = clean_html(source, scope=f"#{name}")
+    active = is_active(source)
+    if active:
+        place.warnings.append(f"cell {place.cell}: scripts or frames of an output were removed")
+    if not shows_something(cleaned):
+        return None
+    note = "Scripts or frames of this output were removed; convert with --trust-html to keep them." if active else ""
+    return Display(kind="html", id=name, themed=_is_themed(cleaned), body=Markup(cleaned), note=note)  # noqa: S704
+
+
+def _is_themed(cleaned: str) -> bool:
+    """Tell whether HTML brings no colours: then it may be light on dark, else it gets white paper."""
+    lowered = cleaned[:_THEMED_MAX_CHARACTERS].lower()
+    own = ("<svg", "color", "background", "fill:", "<img")
+    return not any(word in lowered for word in own)
+
+
+def _script(_: str, value: object, place: Place, __: object) -> Display | None:
+    if not place.trust:
+        place.warnings.append(f"cell {place.cell}: a script output was removed")
+        return None
+    return Display(kind="html", body=Markup(f"<script>{without_surrogates(text_of(value))}</script>"))  # noqa: S704
+
+
+def _markdown(_: str, value: object, place: Place, __: object) -> Display:
+    name = place.next_id()
+    return Display(kind="markdown", id=name, body=Markup(place.markdown.render(text_of(value), scope=f"#{name}")))  # noqa: S704
+
+
+def _svg(kind: str, value: object, place: Place, metadata: Mapping[str, Any]) -> Display | None:
+    source = svg_data_url(text_of(value))
+    return _image(kind, source, place, metadata) if source else None
+
+
+def _raster(kind: str, value: object, place: Place, metadata: Mapping[str, Any]) -> Display | None:
+    # Not decoded, not parsed: the template escapes it into an attribute, which costs next to nothing.
+    content = text_of(value)
+    return _image(kind, f"data:{kind};base64,{content}", place, metadata) if content.strip() else None
+
+
+def _image(kind: str, source: str, place: Place, metadata: Mapping[str, Any]) -> Display:
+    own = metadata.get(kind)
+    size = own if isinstance(own, dict) else metadata
+    width, height = (_pixels(size.get(name)) for name in ("width", "height"))
+    return Display(kind="image", source=source, alt=place.next_figure(), width=width, height=height)
+
+
+def _pixels(value: object) -> int | None:
+    return int(value) if isinstance(value, int | float) and 0 < value < 20_000 else None
+
+
+def _latex(_: str, value: object, place: Place, __: object) -> Display:
+    return Display(kind="latex", id=place.next_id(), body=Markup(clean_html(mixed_to_html(text_of(value)))))  # noqa: S704
+
+
+def _text(_: str, value: object, __: Place, ___: object) -> Display | None:
+    text = text_of(value)
+    return Display(kind="text", body=Markup(terminal_html(text))) if text.strip() else None  # noqa: S704
+
+
+def _widget(_: str, value: object, place: Place, __: object) -> Display | None:
+    text = place.widgets.text(value)
+    return Display(kind="text", body=Markup(escape(text))) if text else None  # noqa: S704
+
+
+def _json(_: str, value: object, __: Place, ___: object) -> Display:
+    import json
+
+    text = json.dumps(value, indent=1, ensure_ascii=False, default=str)
+    return Display(kind="text", body=Markup(terminal_html(text[: 2 * HEAD_CHARACTERS])))  # noqa: S704
+
+
+_Show = Callable[[str, Any, Place, Mapping[str, Any]], Display | None]
+_SHOWN: Iterable[tuple[str, _Show]] = (
+    (WIDGET_VIEW, _widget),
+    ("text/html", _html),
+    ("text/markdown", _markdown),
+    ("image/svg+xml", _svg),
+    *((kind, _raster) for kind in _RASTER),
+    ("text/latex", _latex),
+    ("application/javascript", _script),
+    ("text/plain", _text),
+    ("application/json", _json),
+)
+"""Richest first. What is removed is said next to the form that is shown instead."""

@@ -1,0 +1,295 @@
+# SPDX-License-Identifier: Apache-2.0
+r"""Markdown of notebooks as safe HTML, with headings that can be linked and formulas as MathML.
+
+The parser is nbconvert's (mistune with Jupyter's rules for formulas), so that a notebook reads
+here as it does there. Three things differ. `$5 and $10` stays money: a dollar sign opens a
+formula only as pandoc has it. Formulas are written as MathML and not left to a script. Images
+come from attachments or from files beside the notebook, never from the network.
+"""
+
+from __future__ import annotations
+
+import base64
+import mimetypes
+import re
+from collections import Counter
+from functools import cache
+from html import escape, unescape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from runner.stages.convert.sanitize import clean_html, missing_image
+from runner.stages.convert.sanitize_svg import svg_data_url
+from runner.stages.convert.tex import Ahead, to_mathml
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+MAX_IMAGE_BYTES = 20_000_000
+_IMAGE_TYPES = ("image/svg+xml", "image/png", "image/jpeg", "image/gif", "image/webp")
+_TAGS = re.compile(r"<[^<>]*+>")
+_LOOKS_LIKE_TEX = re.compile(r"\\[a-zA-Z]|[=^_<>+]")
+_ENVIRONMENT = r"\\begin\{(?P<math_env_name>[a-z]*\*?)\}"
+_MULTILINE = re.compile(rf"(?<!\\)\$\$|\\\\\[|{_ENVIRONMENT}")
+
+
+class Heading(NamedTuple):
+    """A heading as the contents list shows it."""
+
+    level: int
+    id: str
+    text: str
+
+
+class MarkdownPage:
+    """Renders the markdown of one page; ids of headings are unique over the page.
+
+    Parameters
+    ----------
+    folder
+        Where images that the markdown names by path are; None leaves them out.
+    """
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self._parser, self._renderer = _parser()
+        self._renderer.images = _Images(folder)
+        self._renderer.ids = Counter()
+        self._renderer.headings = []
+
+    @property
+    def headings(self) -> list[Heading]:
+        """Headings rendered so far, in order."""
+        headings: list[Heading] = self._renderer.headings
+        return headings
+
+    def render(self, text: str, attachments: object = None, scope: str | None = None) -> str:
+        """Return markdown text as safe HTML; ``attachments`` are those of its cell."""
+        self._renderer.images.attachments = attachments if isinstance(attachments, dict) else {}
+        return clean_html(self._parser.render(text), scope=scope)
+
+
+class _Images:
+    """Images that markdown names, as data URLs."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self._folder = folder.resolve() if folder else None
+        self.attachments: Mapping[str, Any] = {}
+
+    def data_url(self, url: str) -> str | None:
+        if url.startswith("attachment:"):
+            return self._attached(url.removeprefix("attachment:"))
+        if url.startswith("data:"):
+            return url
+        return self._from_file(url)
+
+    def _attached(self, name: str) -> str | None:
+        from urllib.parse import unquote
+
+        bundle = self.attachments.get(name) or self.attachments.get(unquote(name))
+        if not isinstance(bundle, dict):
+            return None
+        for kind in _IMAGE_TYPES:
+            content = bundle.get(kind)
+            if isinstance(content, list):
+                content = "".join(map(str, content))
+            if isinstance(content, str):
+                return f"data:{kind};base64,{content.strip()}"
+        return None
+
+    def _from_file(self, url: str) -> str | None:
+        """Read an image below the folder of the notebook; a path that leads out of it is not followed."""
+        from urllib.parse import unquote, urlsplit
+
+        parts = urlsplit(url)
+        kind = mimetypes.guess_type(parts.path)[0]
+        if self._folder is None or parts.scheme or parts.netloc or kind not in _IMAGE_TYPES:
+            return None
+        try:
+            file = (self._folder / unquote(parts.path)).resolve()
+            if not file.is_relative_to(self._folder) or not file.is_file() or file.stat().st_size > MAX_IMAGE_BYTES:
+                return None
+            content = file.read_bytes()
+        except (OSError, ValueError):
+            return None
+        if kind == "image/svg+xml":
+            return svg_data_url(content.decode(errors="replace"))
+        return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def plain_text(html: str) -> str:
+    """Return the text of rendered inline markdown."""
+    return " ".join(unescape(_TAGS.sub("", html)).split())
+
+
+def _slug(text: str) -> str:
+    """Return the id Jupyter gives a heading, so that links written in Jupyter lead to it."""
+    return re.sub(r"\s+", "-", text.strip())[:100] or "section"
+
+
+def _ahead(state: Any) -> Ahead:
+    """Return what comes next in the text that a state of the parser is about."""
+    ahead: Ahead | None = getattr(state, "ahead", None)
+    if ahead is None or ahead.text is not state.src:
+        ahead = state.ahead = Ahead(state.src)
+    return ahead
+
+
+# Jupyter's rules match whole formulas. Where none closes, each opening delimiter searches the rest of
+# the text, in one regular expression that holds the interpreter's lock. So these rules match what opens
+# a formula, and its end is looked up.
+
+
+@cache
+def _block_class() -> type[Any]:
+    from nbconvert.filters.markdown_mistune import MathBlockParser
+
+    class Block(MathBlockParser):  # type: ignore[misc]
+        """Jupyter's block rules, in linear time."""
+
+        SPECIFICATION = {**MathBlockParser.SPECIFICATION, "multiline_math": _MULTILINE.pattern}  # noqa: RUF012
+
+        def parse_multiline_math(self, match: re.Match[str], state: Any) -> int | None:
+            """Keep a formula in one paragraph, the first of the line that closes."""
+            line_end = state.find_line_end()
+            opener: re.Match[str] | None = match
+            while opener is not None and opener.start() < line_end:
+                found = _ahead(state).closing(opener[0], opener["math_env_name"], opener.end())
+                if found:
+                    state.add_paragraph(state.src[match.start() : found[1]])
+                    return found[1]
+                opener = _MULTILINE.search(state.src, opener.end(), line_end)
+            return None
+
+    return Block
+
+
+@cache
+def _inline_class() -> type[Any]:
+    """Build the inline rules when markdown is first rendered: importing nbconvert takes a tenth of a second."""
+    from nbconvert.filters.markdown_mistune import MathInlineParser
+
+    class Inline(MathInlineParser):  # type: ignore[misc]
+        """Jupyter's inline rules, less those that take money for formulas."""
+
+        # As pandoc: no blank inside the delimiters unless at both ends, no digit after the last.
+        tight = r"(?<![$\\])\$(?=[^\s$])(?P<math_inline_tex>(?:[^$\\`]|\\.)+?)(?<=\S)\$(?![\d$])"
+        loose = r"(?<![$\\])\$(?=\s)(?P<math_inline_loose>(?:[^$\\`]|\\.)+?)(?<=\s)\$(?![\d$]|\s*\d)"
+        SPECIFICATION = {  # noqa: RUF012  (the base class has it so)
+            **MathInlineParser.SPECIFICATION,
+            "block_math_tex": r"(?<!\\)\$\$",
+            "block_math_latex": r"(?<!\\)\\\\\[",
+            "inline_math_latex": r"(?<!\\)\\\\\(",
+            "inline_math_tex": f"(?s:{tight})",
+            "inline_math_loose": f"(?s:{loose})",
+            "single_backslash_math": r"(?<!\\)\\[\[(]",
+            "latex_environment": _ENVIRONMENT,
+        }
+        DEFAULT_RULES = (
+            "block_math_tex",
+            "block_math_latex",
+            "inline_math_tex",
+            "inline_math_loose",
+            "inline_math_latex",
+            "single_backslash_math",
+            *[rule for rule in MathInlineParser.DEFAULT_RULES if "math" not in rule],
+        )
+
+        def parse_inline_math_loose(self, match: re.Match[str], state: Any) -> int:
+            state.append_token({"type": "inline_math", "raw": match["math_inline_loose"]})
+            return match.end()
+
+        def parse_block_math_tex(self, match: re.Match[str], state: Any) -> int | None:
+            """Take what is between two equal delimiters for a formula."""
+            found = _ahead(state).closing(match[0], None, match.end())
+            if found is None:
+                return self._as_text(match, state)
+            kind = "inline_math" if match[0].endswith("(") else "block_math"
+            state.append_token({"type": kind, "raw": state.src[match.end() : found[0]]})
+            return found[1]
+
+        parse_block_math_latex = parse_inline_math_latex = parse_block_math_tex
+
+        def parse_single_backslash_math(self, match: re.Match[str], state: Any) -> int | None:
+            r"""Take `\(a^2\)` for a formula, but leave `\[1\]` and `\(see below\)` as escaped brackets."""
+            found = _ahead(state).closing(match[0], None, match.end())
+            sign = _ahead(state).next(_LOOKS_LIKE_TEX, match.end())
+            if found is None or sign is None or sign.start() >= found[0]:
+                return self._as_text(match, state)
+            return self.parse_block_math_tex(match, state)
+
+        def parse_latex_environment(self, match: re.Match[str], state: Any) -> int | None:
+            found = _ahead(state).closing(match[0], match["math_env_name"], match.end())
+            if found is None:
+                return None
+            attrs = {"name": match["math_env_name"], "body": state.src[match.end() : found[0]]}
+            state.append_token({"type": "latex_environment", "attrs": attrs})
+            return found[1]
+
+        def _as_text(self, match: re.Match[str], state: Any) -> int | None:
+            """Read a delimiter that opens nothing as markdown does: an escaped bracket, or just text."""
+            escaped = re.compile(self.specification["escape"]).match(state.src, match.start())
+            return self.parse_escape(escaped, state) if escaped else None
+
+    return Inline
+
+
+@cache
+def _renderer_class() -> type[Any]:
+    from nbconvert.filters.markdown_mistune import IPythonRenderer
+
+    class Renderer(IPythonRenderer):  # type: ignore[misc]
+        """Writes MathML, linkable headings and images without URLs; nothing here is trusted afterwards."""
+
+        ids: Counter[str]
+        headings: list[Heading]
+        images: _Images
+
+        def heading(self, text: str, level: int, **_: Any) -> str:
+            title = plain_text(text)
+            name = self.new_id(_slug(title))
+            self.headings.append(Heading(level, name, title))
+            anchor = f'<a class="nb-anchor" href="#{escape(name)}" aria-label="Link to this heading">#</a>'
+            return f'<h{level} id="{escape(name)}">{text}{anchor}</h{level}>\n'
+
+        def new_id(self, wanted: str) -> str:
+            """Return an id that no heading of the page has yet."""
+            name = wanted
+            while self.ids[name]:
+                self.ids[wanted] += 1
+                name = f"{wanted}-{self.ids[wanted]}"
+            self.ids[name] += 1
+            return name
+
+        def image(self, text: str, url: str, title: str | None = None) -> str:
+            source = self.images.data_url(url)
+            if source is None:
+                return missing_image(url, plain_text(text))
+            hint = f' title="{escape(title)}"' if title else ""
+            return f'<img src="{escape(source)}" alt="{escape(plain_text(text))}"{hint}>'
+
+        def inline_math(self, body: str) -> str:
+            return to_mathml(body, display=False)
+
+        def block_math(self, body: str) -> str:
+            return to_mathml(body, display=True)
+
+        def latex_environment(self, name: str, body: str) -> str:
+            return to_mathml(f"\\begin{{{name}}}{body}\\end{{{name}}}", display=True)
+
+        def block_mermaidjs(self, code: str) -> str:
+            return f"<pre><code>{escape(code.strip())}</code></pre>"  # drawn by a script in Jupyter
+
+    return Renderer
+
+
+def _parser() -> tuple[Any, Any]:
+    from nbconvert.filters.markdown_mistune import MarkdownWithMath
+
+    renderer = _renderer_class()(escape=False)
+    block, inline = _block_class()(), _inline_class()(hard_wrap=False)
+    return MarkdownWithMath(renderer=renderer, block=block, inline=inline), renderer
+
+
+def preload() -> None:
+    """Import the parser and build its expressions."""
+    MarkdownPage().render("# a $x$")

@@ -1,0 +1,248 @@
+# SPDX-License-Identifier: Apache-2.0
+"""HTML of notebooks, reduced to what cannot run, load or leave the page.
+
+Outputs and markdown are hostile input. nh3 does the work: the Rust sanitiser ammonia with the
+HTML parser of a browser engine, an allow-list, and a maintained replacement of bleach, which is
+deprecated. The regular expressions below run before it (to refuse) or after it (on its own,
+canonical text) and are no part of the safety.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from functools import cache
+from html import escape, unescape
+from html.parser import HTMLParser
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+from runner.core.surrogates import without_surrogates
+from runner.stages.convert.sanitize_css import safe_declarations, safe_stylesheet
+from runner.stages.convert.sanitize_svg import IMAGE_URL
+
+if TYPE_CHECKING:
+    import nh3
+
+_HTML_TAGS = """
+    a abbr article aside audio b bdi bdo big blockquote br caption center cite code col colgroup dd del details dfn div
+    dl dt em figcaption figure font footer h1 h2 h3 h4 h5 h6 header hr i img input ins kbd label li mark meter nav ol p
+    pre progress q rp rt ruby s samp section small source span strike strong sub summary sup table tbody td tfoot th
+    thead time tr tt u ul var video wbr
+"""
+_MATH_TAGS = """
+    math menclose merror mfenced mfrac mi mmultiscripts mn mo mover mpadded mphantom mprescripts mroot mrow mspace
+    msqrt mstyle msub msubsup msup mtable mtd mtext mtr munder munderover none
+"""
+_SVG_TAGS = """
+    svg circle clipPath defs ellipse g image line linearGradient marker mask path pattern polygon polyline
+    radialGradient rect stop symbol text textPath tspan use
+"""
+_SVG_ATTRIBUTES = """
+    clip-path clip-rule clipPathUnits cx cy d dominant-baseline dx dy fill fill-opacity fill-rule font-family font-size
+    font-style font-weight fx fy gradientTransform gradientUnits height letter-spacing marker-end marker-mid
+    marker-start markerHeight markerUnits markerWidth mask offset opacity orient patternTransform patternUnits
+    patternContentUnits points preserveAspectRatio r refX refY rx ry spreadMethod stop-color stop-opacity stroke
+    stroke-dasharray stroke-dashoffset stroke-linecap stroke-linejoin stroke-miterlimit stroke-opacity stroke-width
+    text-anchor textLength transform version viewBox visibility width x x1 x2 xml:space y y1 y2
+"""
+_MATH_ATTRIBUTES = """
+    accent accentunder align columnalign columnlines columnspacing columnspan depth display displaystyle fence form
+    frame height largeop linethickness lspace mathbackground mathcolor mathsize mathvariant maxsize minsize
+    movablelimits notation rowalign rowlines rowspacing rowspan rspace scriptlevel separator stretchy symmetric voffset
+    width
+"""
+_ANYWHERE = "aria-hidden aria-label class dir id lang role style title"
+_OF_TAG = {
+    "a": "href name",
+    "audio": "controls loop src",
+    "col": "align span width",
+    "colgroup": "align span width",
+    "details": "open",
+    "font": "color face size",
+    "img": "alt height src width",
+    "input": "checked disabled",
+    "label": "for",
+    "li": "value",
+    "math": "alttext display",
+    "meter": "high low max min optimum value",
+    "ol": "reversed start type",
+    "progress": "max value",
+    "source": "src type",
+    "table": "align border cellpadding cellspacing width",
+    "td": "align colspan headers height rowspan valign width",
+    "th": "align colspan headers height rowspan scope valign width",
+    "time": "datetime",
+    "tr": "align valign",
+    "video": "controls height loop muted src width",
+    "image": "href",
+    "use": "href",
+}
+_WITH_CONTENT_REMOVED = """
+    annotation annotation-xml applet embed foreignObject frame frameset iframe noembed noframes noscript object script
+    style template title xmp
+"""
+_MISSING = "runner-missing"
+"""Scheme that marks an image which is not in the page, between nh3 and `_replace_missing`."""
+
+_MEDIA = re.compile(r"data:(?:audio|video)/[\w.+-]+[;,]", re.IGNORECASE)
+_LINK = re.compile(r"(?:https?://|mailto:|#|\?|\.{0,2}/(?![/\\])|[^/\\:?#]+(?:[/?#]|$))", re.IGNORECASE)
+_FRAGMENT = re.compile(r"\s*url\(\s*['\"]?#[\w:.-]+['\"]?\s*\)\s*", re.IGNORECASE)
+_IMG = re.compile(r'<img((?: [a-zA-Z:-]+="[^"]*")*)>')
+_ATTRIBUTE = re.compile(r' ([a-zA-Z:-]+)="([^"]*)"')
+_TAG = re.compile(r"<(/?)([a-zA-Z][^\s/>]*)")
+_SHOWS = re.compile(r"<(?:img|svg|input|hr|audio|video|progress|meter|math)\b|>[^<]*[^<\s]|^[^<]*[^<\s]")
+_ACTIVE = re.compile(r"<(?:script|iframe|object|embed|form|applet|frame)\b", re.IGNORECASE)
+_WITHOUT_CONTENT = "br circle col ellipse hr img input line link meta path polygon polyline rect source stop use wbr"
+_NO_DEPTH = frozenset(_WITHOUT_CONTENT.split())
+_MANY_TAGS = 10_000
+_MAX_DEPTH = 1_000
+
+
+def clean_html(html: str, *, scope: str | None = None) -> str:
+    """Return a fragment without anything that runs, loads or navigates by itself.
+
+    Parameters
+    ----------
+    html
+        Output or rendered markdown.
+    scope
+        Selector of the element that will hold the fragment; its `<style>` elements are kept,
+        confined to that element. Without it they are dropped.
+    """
+    html = without_surrogates(html)
+    if _is_too_deep(html):
+        return f'<p class="nb-note">This HTML is nested too deeply to be shown; its source:</p>{_source(html)}'
+    cleaned = _replace_missing(_cleaner().clean(html))
+    css = safe_stylesheet(_styles_of(html), scope) if scope and "<style" in html.lower() else ""
+    return f"<style>{css}</style>{cleaned}" if css else cleaned
+
+
+def is_active(html: str) -> bool:
+    """Tell whether a fragment has scripts, frames or the like, so that its removal can be said."""
+    return _ACTIVE.search(html) is not None
+
+
+def shows_something(cleaned: str) -> bool:
+    """Tell whether a cleaned fragment has text or an image."""
+    return _SHOWS.search(re.sub(r"<style>[^<]*</style>", "", cleaned)) is not None
+
+
+def missing_image(url: str, alt: str = "") -> str:
+    """Return the visible stand-in for an image that is not in the page; its URL is shown, never loaded."""
+    remote = url.startswith(("http://", "https://", "//"))
+    what = "Remote image, not loaded" if remote else "Image that is not part of the notebook"
+    text = escape(alt or url)
+    if remote:
+        address = f"https:{url}" if url.startswith("//") else url
+        text = f'<a href="{escape(address)}" rel="noopener noreferrer">{text}</a>'
+    return f'<span class="nb-missing">{what}: {text}</span>'
+
+
+@cache
+def _cleaner() -> nh3.Cleaner:
+    import nh3
+
+    svg, math = set(_SVG_TAGS.split()), set(_MATH_TAGS.split())
+    attributes = {tag: set(names.split()) for tag, names in _OF_TAG.items()}
+    attributes["*"] = set(_ANYWHERE.split())
+    for tags, names in ((svg, _SVG_ATTRIBUTES), (math, _MATH_ATTRIBUTES)):
+        for tag in tags:
+            attributes[tag] = attributes.get(tag, set()) | set(names.split())
+    return nh3.Cleaner(
+        tags=set(_HTML_TAGS.split()) | svg | math,
+        clean_content_tags=set(_WITH_CONTENT_REMOVED.split()),
+        attributes=attributes,
+        attribute_filter=_filtered,
+        link_rel="noopener noreferrer",
+        url_schemes={"http", "https", "mailto", "data", _MISSING},
+        # xarray folds its sections with check boxes; every other kind of input asks for something.
+        set_tag_attribute_values={"input": {"type": "checkbox"}},
+    )
+
+
+def _filtered(tag: str, name: str, value: str) -> str | None:
+    """Return the value an attribute may keep."""
+    if name == "style":
+        return safe_declarations(value) or None
+    if name in {"href", "src"}:
+        return _filtered_url(tag, value.strip())
+    lowered = value.lower()
+    if ("url(" in lowered or "\\" in value) and name not in {"alt", "title", "alttext", "aria-label"}:
+        return value if _FRAGMENT.fullmatch(value) else None
+    return value
+
+
+def _filtered_url(tag: str, url: str) -> str | None:
+    if tag == "a":
+        return url if _LINK.match(url) else None
+    if tag == "img":
+        return url if IMAGE_URL.match(url) else f"{_MISSING}:{quote(url[:2000], safe='')}"
+    if tag == "image":
+        return url if IMAGE_URL.match(url) else None
+    if tag == "use":
+        return url if url.startswith("#") else None
+    return url if _MEDIA.match(url) else None
+
+
+def _replace_missing(cleaned: str) -> str:
+    if f'src="{_MISSING}:' not in cleaned:
+        return cleaned
+    from urllib.parse import unquote
+
+    def stand_in(match: re.Match[str]) -> str:
+        attributes = {name: unescape(value) for name, value in _ATTRIBUTE.findall(match[1])}
+        source = attributes.get("src", "")
+        if not source.startswith(f"{_MISSING}:"):
+            return match[0]
+        return missing_image(unquote(source.removeprefix(f"{_MISSING}:")), attributes.get("alt", ""))
+
+    return _IMG.sub(stand_in, cleaned)
+
+
+class _StyleReader(HTMLParser):
+    """Collects the text of `<style>` elements; what it collects is judged by `safe_css`."""
+
+    def __init__(self) -> None:
+        super().__init__(convert_charrefs=True)
+        self.styles: list[str] = []
+        self._inside = False
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self._inside = tag == "style"
+
+    def handle_endtag(self, tag: str) -> None:
+        self._inside = self._inside and tag != "style"
+
+    def handle_data(self, data: str) -> None:
+        if self._inside:
+            self.styles.append(data)
+
+
+def _styles_of(html: str) -> str:
+    reader = _StyleReader()
+    reader.feed(html)
+    return "\n".join(reader.styles)
+
+
+def _is_too_deep(html: str) -> bool:
+    """Tell whether elements are nested so deeply that parsing takes minutes (time grows with the square)."""
+    if html.count("<") < _MANY_TAGS:
+        return False
+    still_open: Counter[str] = Counter()
+    depth = 0
+    for closing, name in _TAG.findall(html):
+        tag = name.lower()
+        if closing and still_open[tag]:
+            still_open[tag] -= 1
+            depth -= 1
+        elif not closing and tag not in _NO_DEPTH:
+            still_open[tag] += 1
+            depth += 1
+            if depth > _MAX_DEPTH:
+                return True
+    return False
+
+
+def _source(html: str) -> str:
+    return f"<pre>{escape(html[:100_000])}</pre>"

@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: Apache-2.0
+r"""TeX as MathML, so that formulas are readable without a network and without a script.
+
+MathJax, which Jupyter uses, is a script of some megabytes from a content network. Browsers show
+MathML natively, and latex2mathml is a maintained, pure Python translation of the TeX that
+notebooks contain. Whatever it does not know stays as TeX in a `<code>`, which a reader can
+still read; it is never dropped. Its result is not escaped everywhere (`\text{<b>}` comes back
+as a tag), so it is only ever used behind the sanitiser of `runner.stages.convert.sanitize`.
+"""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_left
+from collections.abc import Iterator
+from html import escape
+
+MAX_FORMULA_CHARACTERS = 20_000
+"""Longer TeX is shown as it is; no formula for people is that long."""
+
+_ENVIRONMENTS = {
+    # Numbers would start again with each formula, and Jupyter shows none either.
+    "align": "align*",
+    "alignat": "align*",
+    "aligned": "align*",
+    "alignedat": "align*",
+    "eqnarray": "align*",
+    "eqnarray*": "align*",
+    "flalign": "align*",
+    "flalign*": "align*",
+    "split": "align*",
+    "equation": "equation*",
+    # A table of one column: browsers ignore the line breaks that latex2mathml makes of these.
+    "gather": "matrix",
+    "gather*": "matrix",
+    "gathered": "matrix",
+    "multline": "matrix",
+    "multline*": "matrix",
+}
+_ENVIRONMENT = re.compile(r"\\(begin|end)\{([a-zA-Z]+\*?)\}")
+_NOT_SHOWN = re.compile(r"\\label\s*\{[^{}]*\}|\\(?:nonumber|notag)(?![a-zA-Z])")
+_LESS_THAN = "\ue000"
+"""Stands in for `<` inside latex2mathml, which does not escape it in text."""
+
+_OPENER = re.compile(
+    r"(?s)(?<!\\)\$\$|\\[\[(]|\\begin\{(?P<name>[a-zA-Z]+\*?)\}"
+    r"|(?<![\\$])\$(?P<inline>(?:[^$\\]|\\.)++)\$(?!\$)"
+)
+"""What opens a formula inside the text of a `text/latex` output."""
+_CLOSERS = {
+    "$$": re.compile(r"(?<!\\)\$\$"),
+    r"\[": re.compile(r"\\\]"),
+    r"\(": re.compile(r"\\\)"),
+    r"\\[": re.compile(r"(?<!\\)\\\\\]"),
+    r"\\(": re.compile(r"(?<!\\)\\\\\)"),
+}
+_END = re.compile(r"\\end\{([a-zA-Z]*\*?)\}")
+
+
+class Ahead:
+    """What comes next in one text, looked for once, so that many formulas that never close cost linear time."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self._found: dict[re.Pattern[str], tuple[int, re.Match[str] | None]] = {}
+        self._ends: dict[str, list[int]] | None = None
+
+    def next(self, pattern: re.Pattern[str], start: int) -> re.Match[str] | None:
+        """Return the first match at or after a position."""
+        since, found = self._found.get(pattern, (len(self.text) + 1, None))
+        if since <= start and (found is None or found.start() >= start):
+            return found
+        found = pattern.search(self.text, start)
+        self._found[pattern] = (start, found)
+        return found
+
+    def closing(self, opener: str, environment: str | None, start: int) -> tuple[int, int] | None:
+        """Return where the formula that was opened ends: before and after what closes it, or None."""
+        if environment is None:
+            found = self.next(_CLOSERS[opener], start)
+            return found.span() if found else None
+        if self._ends is None:
+            self._ends = {}
+            for match in _END.finditer(self.text):
+                self._ends.setdefault(match[1], []).append(match.start())
+        ends = self._ends.get(environment, [])
+        place = bisect_left(ends, start)
+        return (ends[place], ends[place] + len(environment) + len(r"\end{}")) if place < len(ends) else None
+
+
+def to_mathml(tex: str, *, display: bool) -> str:
+    """Return a formula without its delimiters as MathML, or as readable TeX where that fails."""
+    tex = tex.strip()
+    mathml = _translate(tex, "block" if display else "inline")
+    if mathml is not None:
+        return mathml
+    return f'<code class="tex{" display" if display else ""}">{escape(tex)}</code>'
+
+
+def mixed_to_html(text: str) -> str:
+    """Return a `text/latex` output, formulas between prose, as HTML."""
+    return "".join(_pieces(text))
+
+
+def _pieces(text: str) -> Iterator[str]:
+    shown = 0
+    first, last = len(text) - len(text.lstrip()), len(text.rstrip())
+    for start, end, tex, inline in _formulas(text):
+        yield escape(text[shown:start])
+        shown = end
+        alone = start <= first and end >= last
+        yield to_mathml(tex, display=alone or not inline)
+    yield escape(text[shown:])
+
+
+def _formulas(text: str) -> Iterator[tuple[int, int, str, bool]]:
+    """Yield start, end and TeX of each formula, and whether it stands in a line of text."""
+    ahead = Ahead(text)
+    position = 0
+    while match := _OPENER.search(text, position):
+        start, position = match.start(), match.start() + 1
+        if match["inline"] is not None:
+            position = match.end()
+            yield start, position, match["inline"], True
+        elif found := ahead.closing(match[0], match["name"], match.end()):
+            body = text[match.end() : found[0]]
+            if body or match["name"]:
+                position = found[1]
+                yield start, position, text[start:position] if match["name"] else body, match[0] == r"\("
+
+
+def _translate(tex: str, display: str) -> str | None:
+    if not tex or len(tex) > MAX_FORMULA_CHARACTERS:
+        return None
+    from latex2mathml.converter import convert
+
+    prepared = _NOT_SHOWN.sub("", _ENVIRONMENT.sub(_known_environment, tex)).replace("<", _LESS_THAN)
+    try:
+        mathml = str(convert(prepared, display=display))
+    except Exception:  # noqa: BLE001  (its errors share no root, and deep nesting is a RecursionError)
+        return None
+    if "<mi>\\" in mathml or "<mi>&</mi>" in mathml:
+        return None  # a command or an alignment it does not know: the TeX reads better
+    mathml = mathml.replace(f"<mi>{_LESS_THAN}</mi>", "<mo>&lt;</mo>").replace(_LESS_THAN, "&lt;")
+    return mathml.replace("<math ", f'<math alttext="{escape(tex)}" ', 1)
+
+
+def _known_environment(match: re.Match[str]) -> str:
+    return f"\\{match[1]}{{{_ENVIRONMENTS.get(match[2], match[2])}}}"

@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Widgets as text: a page without scripts cannot draw them, but a progress bar has a last state.
+
+Jupyter stores the state of all widgets in the notebook's metadata. Boxes, labels and bars are
+read from there (a tqdm bar is a box of label, bar, label), and so is what Output widgets captured;
+for any other widget the plain text that its output carries is shown instead.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+_STATE = "application/vnd.jupyter.widget-state+json"
+_BOXES = ("HBoxModel", "VBoxModel", "BoxModel", "GridBoxModel", "AccordionModel", "TabModel", "StackModel")
+_MAX_DEPTH = 8
+_MAX_PARTS = 200
+_BAR_CHARACTERS = 20
+
+
+class Widgets:
+    """Last states of the widgets of a notebook.
+
+    Parameters
+    ----------
+    metadata
+        Metadata of the notebook.
+    """
+
+    def __init__(self, metadata: object) -> None:
+        stored = _mapping(_mapping(metadata).get("widgets")).get(_STATE)
+        self._models = _mapping(_mapping(stored).get("state"))
+
+    def text(self, view: object) -> str:
+        """Return the last state of a view as one line of text; empty where that is not known."""
+        parts = self._parts(_mapping(view).get("model_id"), 0)
+        return " ".join(part for part in parts[:_MAX_PARTS] if part).strip()
+
+    def captured(self, view: object) -> list[Any]:
+        """Return the outputs that the Output widgets of a view captured."""
+        models = [(_mapping(view).get("model_id"), 0)]
+        found: list[Any] = []
+        for model, depth in models:  # grows while it is read
+            name, state = self._model(model)
+            outputs = state.get("outputs")
+            if name == "OutputModel" and isinstance(outputs, list):
+                found += outputs
+            if depth < _MAX_DEPTH and len(models) < _MAX_PARTS:
+                models += [(child, depth + 1) for child in _children(name, state)]
+        return found
+
+    def _model(self, model: object) -> tuple[object, dict[str, Any]]:
+        entry = _mapping(self._models.get(model) if isinstance(model, str) else None)
+        return entry.get("model_name"), _mapping(entry.get("state"))
+
+    def _parts(self, model: object, depth: int) -> list[str]:
+        name, state = self._model(model)
+        if depth < _MAX_DEPTH and (children := _children(name, state)):
+            return [part for child in children for part in self._parts(child, depth + 1)]
+        if name in {"HTMLModel", "LabelModel", "HTMLMathModel"}:
+            return [_plain(str(state.get("value", "")))]
+        if name in {"FloatProgressModel", "IntProgressModel"}:
+            return [_bar(state)]
+        return []
+
+
+def _children(name: object, state: dict[str, Any]) -> list[Any]:
+    """Return the models that a box holds."""
+    children = state.get("children") if name in _BOXES else None
+    listed = children[:_MAX_PARTS] if isinstance(children, list) else []
+    return [str(child).removeprefix("IPY_MODEL_") for child in listed]
+
+
+def _bar(state: dict[str, Any]) -> str:
+    value, low, high = state.get("value"), state.get("min", 0), state.get("max")
+    if not (isinstance(value, int | float) and isinstance(low, int | float) and isinstance(high, int | float)):
+        return ""
+    done = 0.0 if high <= low else min(1.0, max(0.0, (value - low) / (high - low)))
+    filled = round(done * _BAR_CHARACTERS)
+    return "|" + "█" * filled + " " * (_BAR_CHARACTERS - filled) + "|"
+
+
+def _plain(html: str) -> str:
+    from runner.stages.convert.markdown import plain_text
+
+    return plain_text(html[:10_000])
+
+
+def _mapping(value: object) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}

@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Makes the executed notebook say what happened: metadata per cell, banners where it went wrong."""
+
+from __future__ import annotations
+
+import html
+from typing import Any
+
+from nbformat.v4 import new_markdown_cell
+
+from runner.core.records import CellStatus, Status
+from runner.stages.execute.outcome import CodeCell, Facts, Verdict
+
+SKIP = "skip-execution"
+"""Jupyter's tag for a cell that is not to be run."""
+# papermill's words for a cell; its own metadata is wrong whenever a kernel dies.
+_PAPERMILL = {
+    CellStatus.SUCCEEDED: "completed",
+    CellStatus.FAILED: "failed",
+    CellStatus.INTERRUPTED: "failed",
+    CellStatus.NOT_RUN: "pending",
+    CellStatus.DROPPED: "pending",
+}
+
+
+def code_cells(notebook: Any) -> tuple[CodeCell, ...]:
+    """Return the code cells of a prepared notebook as `status.derive` wants them."""
+    cells = []
+    position = 0
+    for cell in notebook.cells:
+        if cell.cell_type != "code":
+            continue
+        mark = cell.metadata.get("runner", {})
+        index = None if mark.get("inserted") else mark.get("index", position)
+        position += 0 if mark.get("inserted") else 1
+        cells.append(CodeCell(cell.id, index, blank=not cell.source.strip(), dropped=bool(mark.get("dropped"))))
+    return tuple(cells)
+
+
+def mark_skipped(notebook: Any) -> list[Any]:
+    """Drop the code cells that their author tagged `skip-execution`, and return them."""
+    skipped = [cell for cell in notebook.cells if cell.cell_type == "code" and SKIP in cell.metadata.get("tags", [])]
+    for cell in skipped:
+        cell.metadata.setdefault("runner", {})["dropped"] = f"tagged {SKIP}"
+    return skipped
+
+
+def mark(notebook: Any, verdict: Verdict, facts: Facts) -> None:
+    """Repair the metadata of cells and notebook so that they tell the derived status."""
+    for cell in notebook.cells:
+        if cell.cell_type != "code" or cell.id not in verdict.cells:
+            continue
+        status = verdict.cells[cell.id]
+        cell.metadata.setdefault("runner", {})["status"] = status.value
+        event = facts.cells.get(cell.id)
+        papermill = cell.metadata.setdefault("papermill", {})
+        papermill["status"] = _PAPERMILL[status]
+        papermill["exception"] = status in {CellStatus.FAILED, CellStatus.INTERRUPTED} if event else None
+        if event is not None:
+            papermill["duration"] = round(event.ended_monotonic - event.started_monotonic, 6)
+    wrong = verdict.status is not Status.SUCCEEDED
+    notebook.metadata.setdefault("papermill", {})["exception"] = True if wrong else None
+    notebook.metadata["runner"] = {
+        "status": verdict.status.value,
+        "reason": verdict.reason,
+        "exit_code": verdict.exit_code,
+    }
+
+
+def add_banners(notebook: Any, verdict: Verdict, hint: str | None = None) -> None:
+    """Put a banner on top of a notebook that went wrong, and one above the cell where it did."""
+    remove_banners(notebook)
+    if verdict.status is Status.SUCCEEDED:
+        return
+    text = f"**{verdict.status.value}** — {_plain(verdict.reason)}"
+    if hint:
+        text += f"\n\nWhat may help: {_plain(hint)}"
+    place = next((i for i, cell in enumerate(notebook.cells) if cell.id == verdict.cell_id), None)
+    if place is not None:
+        here = f'<a id="failure"></a>\n\n**The notebook ended here: {verdict.status.value}**'
+        notebook.cells.insert(place, _banner(here))
+        text += "\n\n[Go to the cell](#failure)"
+    notebook.cells.insert(0, _banner(text))
+
+
+def remove_banners(notebook: Any) -> None:
+    """Take out banners, ours and papermill's, of an earlier run."""
+    notebook.cells = [
+        cell
+        for cell in notebook.cells
+        if not cell.metadata.get("runner", {}).get("banner")
+        and "papermill-error-cell-tag" not in cell.metadata.get("tags", [])
+    ]
+
+
+def _banner(text: str) -> Any:
+    return new_markdown_cell(text, metadata={"runner": {"banner": True}, "tags": ["runner-banner"]})
+
+
+def _plain(text: str) -> str:
+    """Return text that Markdown shows as it is."""
+    escaped = html.escape(text, quote=False)
+    return "".join(f"\\{c}" if c in "\\`*_[]#|$" else c for c in escaped)

@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From facts to records: cells, failure, and what the samples say of them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from runner.core.lfs_pointers import named_pointers, pointers_below
+from runner.core.records import Cell, CellStatus, Failure, Status
+from runner.core.stop import StopKind
+from runner.core.surrogates import without_colours
+from runner.machine.usage import CellUse, Span
+from runner.run.observer import title_of
+from runner.stages.execute import tracebacks
+from runner.stages.execute.diagnose import Evidence, bounded, diagnose, is_unreadable
+from runner.stages.execute.output_limits import is_figure, output_bytes
+
+if TYPE_CHECKING:
+    from runner.stages.execute.diagnose import Diagnosis
+    from runner.stages.execute.outcome import CellEvent, Facts, Verdict
+
+_MESSAGE_CHARS = 10_000
+_TAIL_LINES = 25
+
+
+def cells(notebook: Any, facts: Facts, verdict: Verdict) -> tuple[Cell, ...]:
+    """Return the source's code cells in order, as they ended."""
+    found = []
+    for cell in notebook.cells:
+        index = cell.metadata.get("runner", {}).get("index")
+        if cell.cell_type != "code" or index is None:
+            continue
+        event = facts.cells.get(cell.id)
+        found.append(
+            Cell(
+                index=index,
+                id=cell.id,
+                status=verdict.cells.get(cell.id, CellStatus.NOT_RUN),
+                started_at=event.started_at if event else None,
+                wall_seconds=round(event.ended_monotonic - event.started_monotonic, 6) if event else None,
+                output_bytes=sum(map(output_bytes, cell.outputs)),
+                figures=sum(map(is_figure, cell.outputs)),
+                title=title_of(cell.source),
+            )
+        )
+    return tuple(sorted(found, key=lambda cell: cell.index))
+
+
+def failure(
+    notebook: Any,
+    facts: Facts,
+    verdict: Verdict,
+    *,
+    last_words: str,
+    shm_free_bytes: int | None,
+    gpu_fraction: float | None,
+    cwd: Path,
+    ucx_tls: str | None,
+) -> Failure | None:
+    """Return what went wrong, with cause and hint; None after a success.
+
+    Parameters
+    ----------
+    last_words
+        What faulthandler and the kernel's raw stderr hold.
+    gpu_fraction
+        Largest share of a GPU's memory in use near the end.
+    cwd
+        The kernel's working directory; whether files that the cell names are git-lfs pointers is read there.
+    ucx_tls
+        The kernel's ``UCX_TLS``.
+    """
+    if verdict.status is Status.SUCCEEDED:
+        return None
+    event = facts.cells.get(verdict.cell_id or "")
+    raised = event if event is not None and event.outcome == "error" else None
+    traceback = without_colours("\n".join(raised.traceback)) if raised else ""
+    message = (raised.error_message if raised else "") or ""
+    cell = next((c for c in notebook.cells if c.id == verdict.cell_id), None)
+    diagnosis = diagnose(
+        Evidence(
+            status=verdict.status,
+            error_name=(raised.error_name if raised else "") or "",
+            message=message,
+            traceback=traceback,
+            last_words=last_words,
+            signal=verdict.signal,
+            oom_kills=facts.oom_kills,
+            guard_acted=facts.stop is not None and facts.stop.kind is StopKind.MEMORY_GUARD,
+            shm_free_bytes=shm_free_bytes,
+            gpu_peak_fraction=gpu_fraction,
+            lfs_pointers=_pointers(cell, message, cwd) if raised else (),
+            ucx_tls=ucx_tls,
+        )
+    )
+    return Failure(
+        message=((raised.error_message if raised else None) or verdict.reason)[:_MESSAGE_CHARS],
+        cell_index=cell.metadata.runner.get("index") if cell is not None else None,
+        cell_id=verdict.cell_id,
+        error_name=raised.error_name if raised else None,
+        traceback_tail=tracebacks.tail(traceback, _TAIL_LINES) or tracebacks.tail(last_words, _TAIL_LINES) or None,
+        signal=verdict.signal,
+        cause=diagnosis.cause if diagnosis else None,
+        hint=_hint(diagnosis, event),
+    )
+
+
+def _hint(diagnosis: Diagnosis | None, event: CellEvent | None) -> str | None:
+    """Return what to do, with the line of the notebook that it is about."""
+    line = event.failed_line if event is not None else None
+    at = f"the cell's line is `{line}`" if line else None
+    return "; ".join(filter(None, (diagnosis.hint if diagnosis else None, at))) or None
+
+
+def spans(found: Sequence[Cell], facts: Facts, started_monotonic: float) -> list[Span]:
+    """Return from when to when each cell ran, in seconds of the run."""
+    return [
+        Span(cell.index, event.started_monotonic - started_monotonic, event.ended_monotonic - started_monotonic)
+        for cell in found
+        if (event := facts.cells.get(cell.id)) is not None
+    ]
+
+
+def with_use(found: Sequence[Cell], uses: Mapping[int, CellUse]) -> tuple[Cell, ...]:
+    """Return the cells with what the samples say of them."""
+    return tuple(
+        dataclasses.replace(
+            cell,
+            peak_gpu_memory_bytes=use.peak_gpu_memory_bytes,
+            gpu_utilization_mean_percent=use.gpu_utilization_mean_percent,
+            gpu_energy_joules=use.gpu_energy_joules,
+            peak_host_memory_bytes=use.peak_host_memory_bytes,
+        )
+        if (use := uses.get(cell.index)) is not None
+        else cell
+        for cell in found
+    )
+
+
+def _pointers(cell: Any, message: str, cwd: Path) -> tuple[str, ...]:
+    """Return the git-lfs pointers that a cell may have stumbled over.
+
+    Those that it names, or its error; where a reader complains about a format, those of the folder.
+    """
+    named = named_pointers((bounded(message), bounded(cell.source) if cell is not None else ""), cwd)
+    return named or (pointers_below(cwd) if is_unreadable(message) else ())

@@ -1,0 +1,252 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The kernel as a process: started, interrupted, killed, and its exit told.
+
+Its channels are UNIX sockets in a private folder with a short path (a socket path has at most
+107 bytes, and TCP ports collide when kernels start side by side:
+https://github.com/nteract/papermill/issues/511). Where a socket cannot be made there, TCP is
+used with a warning. The private folder also takes what the kernel writes when its own
+channels are gone: its raw stderr and the traceback that `faulthandler` leaves on a crash.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import zmq.asyncio
+from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
+from jupyter_client.manager import AsyncKernelManager
+
+from runner.core import log, owners
+from runner.core.errors import BrokenInputError, did_you_mean
+from runner.machine import procfs
+
+FAULT_LOG = "RUNNER_FAULT_LOG"
+STARTUP = "RUNNER_KERNEL_STARTUP"
+WAITING_MESSAGES = 8
+"""Outputs that wait for us at most; then the kernel waits, see `kernel_startup.lose_no_output`."""
+# One expression with a namespace of its own, so that nothing is left in the notebook's.
+_RUN_STARTUP = f"exec(open(__import__('os').environ['{STARTUP}']).read(), {{'__name__': 'runner_startup'}})"
+
+
+def check_kernel(name: str) -> str:
+    """Return the kernel's name after checking that it is installed.
+
+    Raises
+    ------
+    BrokenInputError
+        It is not, and the message lists the kernels that are; or its spec is damaged.
+    """
+    specs = KernelSpecManager()
+    try:
+        argv = specs.get_kernel_spec(name).argv
+    except NoSuchKernel:
+        installed = sorted(specs.find_kernel_specs())
+        raise BrokenInputError(
+            f"no kernel named {name!r} is installed; installed: {', '.join(installed) or 'none'}",
+            hint=f"{did_you_mean(name, installed)}choose one with --kernel, "
+            "or install it with `python -m ipykernel install`",
+        ) from None
+    except Exception as error:  # a file that others wrote: no JSON, wrong types, not to be read
+        raise _broken_spec(specs, name, str(error) or type(error).__name__) from error
+    if not argv or not argv[0]:
+        raise _broken_spec(specs, name, "its `argv` names no program")
+    return name
+
+
+def _broken_spec(specs: KernelSpecManager, name: str, problem: str) -> BrokenInputError:
+    folder = specs.find_kernel_specs().get(name, name)
+    return BrokenInputError(
+        f"the kernel {name!r} cannot be used: {folder}/kernel.json: {' '.join(problem.split())}",
+        hint="correct the file, or install the kernel again with `python -m ipykernel install`",
+    )
+
+
+class Kernel:
+    """One kernel process and its private folder.
+
+    Parameters
+    ----------
+    name
+        Name of an installed kernel spec.
+    cwd
+        Working directory of the kernel.
+    env
+        Its whole environment.
+    startup
+        Lines of Python that run before the first cell, outside history and namespace.
+    """
+
+    def __init__(self, name: str, *, cwd: Path, env: Mapping[str, str], startup: tuple[str, ...] = ()) -> None:
+        self.name = name
+        self.cwd = cwd
+        self.folder = _private_folder()
+        self.fault_log = self.folder / "fault.log"
+        self.stderr_log = self.folder / "stderr.log"
+        startup_code = Path(__file__).with_name("kernel_startup.py")
+        self._env = {**env, FAULT_LOG: str(self.fault_log), STARTUP: str(startup_code)}
+        self._startup = startup
+        self.transport = _transport(self.folder)
+        # A signature key of our own process keeps other users of the machine out of TCP channels.
+        self.manager = AsyncKernelManager(
+            kernel_name=name,
+            transport=self.transport,
+            connection_file=str(self.folder / "k.json"),
+            shutdown_wait_time=5.0,
+        )
+        if self.transport == "ipc":
+            self.manager.ip = str(self.folder / "k")
+        self.pid: int | None = None
+        self._process: Any = None
+
+    def client(self) -> Any:
+        """Return a client with open channels."""
+        context = zmq.asyncio.Context()
+        context.setsockopt(zmq.RCVHWM, WAITING_MESSAGES)
+        client = self.manager.client(context=context)
+        client.start_channels(hb=False)  # whether it lives is asked of its process
+        client.allow_stdin = False
+        return client
+
+    async def start(self) -> int:
+        """Start the process and return its pid; it answers later.
+
+        Raises
+        ------
+        BrokenInputError
+            It cannot be started: a program that is not there, or a kernel spec that is damaged.
+        """
+        arguments: list[str] = []
+        if self.manager.ipykernel:
+            lines = (_RUN_STARTUP, *self._startup)
+            arguments = ["--HistoryManager.hist_file=:memory:", *(f"--IPKernelApp.exec_lines={x}" for x in lines)]
+        try:
+            with self.stderr_log.open("wb") as stderr:
+                await self.manager.start_kernel(
+                    extra_arguments=arguments, cwd=str(self.cwd), env=self._env, stdout=stderr, stderr=stderr
+                )
+        except Exception as error:  # a provisioner, and what stands in a kernel spec, may raise anything
+            raise BrokenInputError(
+                f"the kernel {self.name!r} cannot be started: {type(error).__name__}: {error}",
+                hint="check its kernel spec",
+            ) from error
+        # The provisioner forgets its process on shutdown; the exit status is wanted after that.
+        self._process = getattr(self.manager.provisioner, "process", None)
+        self.pid = getattr(self._process, "pid", None)
+        return self.pid or 0
+
+    @property
+    def returncode(self) -> int | None:
+        """Exit status as `subprocess` gives it (negative: a signal), None while it runs."""
+        return self._process.poll() if self._process is not None else None
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process still runs."""
+        return self._process is not None and self._process.poll() is None
+
+    @property
+    def has_children(self) -> bool:
+        """Whether processes that the kernel started are still there."""
+        return self.pid is not None and procfs.has_children(self.pid)
+
+    def signal_group(self, number: int) -> None:
+        """Send a signal to the kernel and the children in its process group."""
+        if self.pid is None or not self.alive:
+            return
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, number)
+
+    async def interrupt(self) -> None:
+        """Ask the running cell to stop, in the way its kernel spec wants."""
+        if self.alive:
+            with contextlib.suppress(Exception):  # a kernel that is just dying may refuse; its death is seen elsewhere
+                await self.manager.interrupt_kernel()
+
+    async def ended(self, seconds: float) -> bool:
+        """Wait until the process has ended, at most so long, and tell whether it has."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + seconds
+        pause = 0.005
+        while self.alive:
+            if loop.time() >= deadline:
+                return False
+            await asyncio.sleep(pause)
+            pause = min(pause * 1.5, 0.1)
+        return True
+
+    async def shut_down(self, grace_seconds: float = 5.0) -> None:
+        """End the process: asked, then told (TERM), then killed. Afterwards it is gone."""
+        if self.alive:
+            with contextlib.suppress(Exception):
+                await self.manager.request_shutdown()
+            for number, seconds in ((None, grace_seconds), (signal.SIGTERM, 1.0), (signal.SIGKILL, 10.0)):
+                if number is not None:
+                    self.signal_group(number)
+                if await self.ended(seconds):
+                    break
+        with contextlib.suppress(Exception):
+            await self.manager.cleanup_resources()
+
+    def last_words(self) -> tuple[str, str]:
+        """Return what faulthandler wrote, and the end of the process's raw stderr."""
+        return _tail(self.fault_log), _tail(self.stderr_log)
+
+    def remove_folder(self) -> None:
+        """Delete the private folder."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _private_folder() -> Path:
+    """Return a new folder for this user alone whose path is short enough for sockets."""
+    for parent in (os.environ.get("RUNNER_SOCKET_DIR"), tempfile.gettempdir(), "/tmp", "/dev/shm"):
+        if parent and len(parent) < 60:
+            with contextlib.suppress(OSError):
+                owners.remove_left_over(Path(parent), "run-*")
+                return Path(tempfile.mkdtemp(prefix=f"run-{owners.mark()}-", dir=parent))
+    return Path(tempfile.mkdtemp(prefix=f"run-{owners.mark()}-"))
+
+
+def _transport(folder: Path) -> str:
+    path = folder / "probe"
+    try:
+        with socket.socket(socket.AF_UNIX) as probe:
+            probe.bind(str(path))
+        path.unlink()
+    except OSError as error:
+        log.warning("kernel-transport", transport="tcp", reason=f"no socket in {folder}: {error}")
+        return "tcp"
+    return "ipc"
+
+
+def _tail(path: Path, limit: int = 20_000) -> str:
+    try:
+        with path.open("rb") as stream:
+            stream.seek(0, os.SEEK_END)
+            stream.seek(max(0, stream.tell() - limit))
+            return stream.read().decode(errors="replace")
+    except OSError:
+        return ""
+
+
+def runs_here(name: str) -> bool:
+    """Tell whether a kernel is this very Python, so that our package versions are its versions."""
+    try:
+        program = Path(KernelSpecManager().get_kernel_spec(name).argv[0])
+    except Exception:  # noqa: BLE001  (a damaged spec is told by `check_kernel`)
+        return False
+    here = Path(sys.executable)
+    return (
+        program.name in {"python", "python3", here.name}
+        if not program.is_absolute()
+        else program.resolve() == here.resolve()
+    )

@@ -1,0 +1,310 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How a notebook ended, derived from what happened.
+
+papermill's own metadata is wrong exactly when things go wrong (a killed kernel leaves every
+cell ``completed``), so nothing is read from it. Everything here is pure: facts in, words out.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple, Self
+
+from runner.core.records import EXIT_CODES, CellStatus, Status
+from runner.core.stop import Stop, StopKind
+from runner.core.units import format_bytes
+
+Outcome = Literal["ok", "error", "unfinished"]
+"""Of a cell that was started: it ended well, it raised, or no reply ever came."""
+
+
+@dataclass(frozen=True, slots=True)
+class CodeCell:
+    """A code cell as prepared. ``index`` counts the source's code cells; None: a rule inserted it."""
+
+    id: str
+    index: int | None
+    blank: bool = False
+    dropped: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """An error that a cell showed, or that the kernel's reply to it told."""
+
+    name: str
+    message: str = ""
+    traceback: tuple[str, ...] = ()
+    monotonic: float = 0.0
+    """When it was seen."""
+
+    @classmethod
+    def of(cls, content: Mapping[str, Any], *, monotonic: float = 0.0) -> Self:
+        """Return the error in the content of a message, which may be of any kernel."""
+        lines = content.get("traceback")
+        traceback = tuple(map(str, lines)) if isinstance(lines, list | tuple) else ()
+        return cls(str(content.get("ename") or ""), str(content.get("evalue") or ""), traceback, monotonic)
+
+    @property
+    def ends_notebook(self) -> bool:
+        """Tell whether it is the notebook's wish to end, whatever the cell's tags allow."""
+        return self.name == "SystemExit"
+
+
+def judge(
+    shown: Sequence[Shown], reply: Mapping[str, Any] | None, *, expected: bool = False
+) -> tuple[Outcome, Shown | None]:
+    """Return how a cell ended and by which error: the one rule for every way to run a notebook.
+
+    An error that a cell shows makes it fail, whatever the kernel replied: `%run`, `%%capture` and
+    an Output widget show an error and go on. The first one counts; what comes after it, as a
+    debugger that asks nobody, is its echo.
+
+    Parameters
+    ----------
+    shown
+        Errors that were shown while the cell ran, wherever they were captured.
+    reply
+        Content of the kernel's reply; None if none was seen, and then no cell succeeded.
+    expected
+        The cell is tagged ``raises-exception``.
+    """
+    errors = [*shown, *(_told(reply, shown) if reply is not None else ())]
+    first = errors[0] if errors else None
+    if reply is None:
+        return "unfinished", first
+    if expected:
+        ending = next((error for error in errors if error.ends_notebook), None)
+        return ("error", ending) if ending else ("ok", first)
+    return ("error", first) if first else ("ok", None)
+
+
+def _told(reply: Mapping[str, Any], shown: Sequence[Shown]) -> Iterator[Shown]:
+    """Yield the errors of a reply that were not shown."""
+    status = reply.get("status")
+    error = Shown.of(reply)
+    if status == "error" and all(each.name != error.name for each in shown):
+        yield error
+    elif status not in {"ok", "error"}:
+        yield Shown("NotRun", f"the kernel answered {str(status)[:40]!r}: it did not run the cell")
+    payload = reply.get("payload")
+    if isinstance(payload, list) and any(isinstance(p, dict) and p.get("source") == "ask_exit" for p in payload):
+        yield Shown("SystemExit", "quit")
+
+
+@dataclass(frozen=True, slots=True)
+class CellEvent:
+    """What happened to a cell that was started.
+
+    ``outcome`` is ``ok``, ``error`` (it raised) or ``unfinished`` (no reply ever came), see `judge`.
+    """
+
+    id: str
+    started_at: str
+    started_monotonic: float
+    ended_monotonic: float
+    outcome: Outcome
+    error_name: str | None = None
+    error_message: str | None = None
+    traceback: tuple[str, ...] = ()
+    failed_line: str | None = None
+    """The line of the cell that failed, if the traceback shows it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """Everything the status is derived from."""
+
+    cells: Mapping[str, CellEvent] = field(default_factory=dict)
+    stop: Stop | None = None
+    kernel_returncode: int | None = None
+    """Exit status of a kernel that ended on its own account; None while it lived or when we ended it."""
+    kernel_dead: bool = False
+    """The kernel ended on its own account before the notebook was done."""
+    start_problem: str | None = None
+    """Why the kernel never answered."""
+    oom_kills: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The status of the notebook and of each of its cells."""
+
+    status: Status
+    reason: str
+    exit_code: int
+    cells: dict[str, CellStatus]
+    cell_id: str | None = None
+    """The cell it went wrong in."""
+    signal: str | None = None
+    kernel_ended: bool = False
+    """The kernel ended before the notebook did, or never began: no cell raised."""
+
+
+class _End(NamedTuple):
+    status: Status
+    reason: str
+    signal: str | None = None
+    kernel_ended: bool = False
+
+
+def derive(cells: Sequence[CodeCell], facts: Facts) -> Verdict:
+    """Return how the notebook ended.
+
+    Parameters
+    ----------
+    cells
+        All code cells of the prepared notebook, in order.
+    facts
+        What was seen of cells, kernel and stop requests.
+    """
+    culprit = next((c for c in cells if _broke(facts.cells.get(c.id), facts)), None)
+    end = _notebook(cells, facts, culprit)
+    statuses = {cell.id: _cell(cell, facts) for cell in cells}
+    if end.status is not Status.SUCCEEDED:
+        _forget_unreached_blanks(cells, statuses)
+    exit_code = facts.stop.exit_code if facts.stop and end.status is Status.TERMINATED else EXIT_CODES[end.status]
+    cell_id = culprit.id if culprit else None
+    return Verdict(end.status, end.reason, exit_code, statuses, cell_id, end.signal, end.kernel_ended)
+
+
+def _notebook(cells: Sequence[CodeCell], facts: Facts, culprit: CodeCell | None) -> _End:
+    where = _where(culprit)
+    event = facts.cells[culprit.id] if culprit else None
+    raised_first = event is not None and event.outcome == "error" and not _after(event, facts.stop)
+    if facts.start_problem and facts.stop is None:
+        reason = f"the kernel never answered: {facts.start_problem}"
+        return _End(Status.KERNEL_DIED, reason, signal_name(facts.kernel_returncode), kernel_ended=True)
+    if raised_first and event is not None:
+        return _raised(event, where)
+    if facts.stop is not None and not _too_late(cells, facts, facts.stop, event):
+        return _stopped(facts.stop, where)
+    if any(_unreached(cell, facts) for cell in cells):
+        return _died(facts, where or " between cells")
+    dropped = sum(cell.dropped for cell in cells)
+    return _End(Status.SUCCEEDED, f"all cells ran, {dropped} dropped" if dropped else "all cells ran")
+
+
+def _raised(event: CellEvent, where: str) -> _End:
+    if event.error_name == "SystemExit":
+        reason = f"the notebook ended itself{where} by SystemExit({event.error_message or '0'})"
+        return _End(Status.INCOMPLETE, reason)
+    reason = f"{event.error_name or 'an error without a name'}{where}"
+    if event.error_message and event.error_message.strip():
+        reason += f": {_short(event.error_message)}"
+    elif event.failed_line:  # an exception without a message: the line says what failed
+        reason += f": {_short(event.failed_line)}"
+    return _End(Status.FAILED, reason)
+
+
+def _died(facts: Facts, where: str) -> _End:
+    if not facts.kernel_dead:  # killed for its silence, and not even that ended it: a hanging driver
+        return _End(Status.KERNEL_DIED, f"the kernel stopped answering{where}", kernel_ended=True)
+    death = signal_name(facts.kernel_returncode)
+    if death is None and facts.kernel_returncode is not None:
+        reason = f"the kernel exited by itself{where} with code {facts.kernel_returncode}"
+        return _End(Status.INCOMPLETE, reason, kernel_ended=True)
+    if facts.oom_kills and death in {None, "SIGKILL"}:  # a crash is none of the OOM killer's
+        reason = f"the kernel was killed by the host's OOM killer{where}"
+    else:
+        reason = f"the kernel died{where}" + (f" by {death}" if death else "")
+    return _End(Status.KERNEL_DIED, reason, death, kernel_ended=True)
+
+
+def _stopped(stop: Stop, where: str) -> _End:
+    match stop.kind:
+        case StopKind.CELL_TIMEOUT | StopKind.NOTEBOOK_TIMEOUT:
+            return _End(Status.TIMED_OUT, f"{stop.detail}{where}")
+        case StopKind.MEMORY_GUARD:
+            reason = f"the memory guard ended the kernel{where}: {stop.detail}"
+            return _End(Status.KERNEL_DIED, reason, "SIGKILL", kernel_ended=True)
+        case _:
+            return _End(Status.TERMINATED, f"{stop.detail}{where}", stop.kind.value)
+
+
+def _cell(cell: CodeCell, facts: Facts) -> CellStatus:
+    event = facts.cells.get(cell.id)
+    if cell.dropped:
+        return CellStatus.DROPPED
+    if cell.blank:
+        return CellStatus.SUCCEEDED
+    if event is None:
+        return CellStatus.NOT_RUN
+    if not _broke(event, facts):
+        return CellStatus.SUCCEEDED
+    if event.outcome == "unfinished" or _after(event, facts.stop):
+        return CellStatus.INTERRUPTED
+    return CellStatus.FAILED
+
+
+def _forget_unreached_blanks(cells: Sequence[CodeCell], statuses: dict[str, CellStatus]) -> None:
+    """Take back that blank cells behind the point where the run ended were reached."""
+    reached = max(
+        (
+            i
+            for i, c in enumerate(cells)
+            if statuses[c.id] not in {CellStatus.NOT_RUN, CellStatus.DROPPED} and not c.blank
+        ),
+        default=-1,
+    )
+    for cell in cells[reached + 1 :]:
+        if cell.blank and not cell.dropped:
+            statuses[cell.id] = CellStatus.NOT_RUN
+
+
+def _unreached(cell: CodeCell, facts: Facts) -> bool:
+    event = facts.cells.get(cell.id)
+    return not (cell.blank or cell.dropped) and (event is None or event.outcome == "unfinished")
+
+
+def _broke(event: CellEvent | None, facts: Facts) -> bool:
+    """Tell whether a cell did not come to a good end.
+
+    The one that ran when somebody asked to stop did not, whatever it says: it may have caught our interrupt.
+    """
+    return event is not None and (event.outcome != "ok" or (_after(event, facts.stop) and _is_last(event, facts)))
+
+
+def _is_last(event: CellEvent, facts: Facts) -> bool:
+    return event.started_monotonic == max(each.started_monotonic for each in facts.cells.values())
+
+
+def _after(event: CellEvent, stop: Stop | None) -> bool:
+    """Tell whether a cell ended after the request: its error is then the echo of it and not its own."""
+    return stop is not None and event.ended_monotonic >= stop.monotonic
+
+
+def _too_late(cells: Sequence[CodeCell], facts: Facts, stop: Stop, event: CellEvent | None) -> bool:
+    """Tell whether the notebook was done, or its kernel dead, before anybody asked to stop."""
+    if event is not None:
+        # The guard kills before it asks.
+        died = facts.kernel_dead and event.outcome == "unfinished" and stop.kind is not StopKind.MEMORY_GUARD
+        return died and not _after(event, stop)
+    done = bool(facts.cells) and not any(_unreached(cell, facts) for cell in cells)
+    return done and not any(_after(each, stop) for each in facts.cells.values())
+
+
+def signal_name(returncode: int | None) -> str | None:
+    """Return the signal in an exit status, also as a shell wrapper reports it (128 + n)."""
+    if returncode is None:
+        return None
+    number = -returncode if returncode < 0 else returncode - 128
+    if returncode > 0 and number not in {signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL}:
+        return None
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}" if returncode < 0 else None
+
+
+def _where(cell: CodeCell | None) -> str:
+    if cell is None:
+        return ""
+    return f" in cell {cell.index + 1}" if cell.index is not None else " in an inserted cell"
+
+
+def _short(message: str | None, limit: int = 300) -> str:
+    text = " ".join((message or "").split())
+    return text if len(text) <= limit else f"{text[:limit]}… ({format_bytes(len(text))})"

@@ -1,0 +1,231 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The papermill engine named ``runner``: kernel handling and truthful metadata for papermill's users.
+
+``papermill --engine runner in.ipynb out.ipynb`` runs cells as `runner run` does. The last
+write and the banner are then papermill's; what stands in the metadata is ours.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from jupyter_core.utils import run_sync
+from nbclient.exceptions import CellTimeoutError, DeadKernelError
+from papermill.engines import Engine, NotebookExecutionManager
+from papermill.iorw import LocalHandler, papermill_io
+
+from runner.core.errors import RecordError
+from runner.core.notebook_document import check_metadata, check_shape
+from runner.core.records import Status
+from runner.core.redact import Redactor
+from runner.core.stop import Stopper
+from runner.machine.processes import KILL_SECONDS, RUN_TAG, TERM_SECONDS, Family
+from runner.stages.execute.annotate import code_cells, mark, mark_skipped
+from runner.stages.execute.autosave import Saver, notebook_bytes
+from runner.stages.execute.client import Observer
+from runner.stages.execute.kernel import Kernel
+from runner.stages.execute.outcome import Facts, Verdict, derive
+from runner.stages.execute.session import Limits, Session
+
+
+def _nothing() -> None:
+    """Be the `settle` of a manager whose client does not exist yet."""
+
+
+def _local(output_path: str | None) -> Path | None:
+    """Return the file that papermill would write; None for a store, stdout or no output.
+
+    With ``--cwd`` the process works in the notebook's folder, but outputs are relative to the caller's.
+    """
+    handler = papermill_io.get_handler(output_path)
+    return Path(handler._cwd or "", str(output_path)) if isinstance(handler, LocalHandler) else None  # noqa: SLF001
+
+
+class Manager(NotebookExecutionManager):  # type: ignore[misc]
+    """papermill's manager without its two full writes a cell; `Saver` writes when it is time."""
+
+    def __init__(self, nb: Any, output_path: str | None = None, **options: Any) -> None:
+        super().__init__(nb, output_path=output_path, **options)
+        self.saver: Saver | None = None
+        self.settle: Callable[[], None] = _nothing
+        self.redactor = Redactor()
+        """Applied to the whole document: secrets may stand in sources and in the state of widgets."""
+        path = _local(output_path)
+        if path is not None:
+            self.saver = Saver(path, self._content)
+
+    def _content(self) -> bytes:
+        self.settle()
+        return notebook_bytes(self.nb, self.redactor)
+
+    def save(self, **_: Any) -> None:
+        """Note that there is something to save."""
+        if self.saver is not None:
+            self.saver.dirty = True
+
+    def autosave_cell(self) -> None:
+        """Do nothing: `Saver` keeps the time."""
+
+    def write(self) -> None:
+        """Save now, wherever the output is."""
+        if self.saver is not None:
+            self.saver.save()
+        elif self.output_path:
+            super().save()
+
+    def notebook_complete(self, **_: Any) -> None:
+        """Set the times; unlike papermill, leave the status of cells alone."""
+        self.end_time = self.now()
+        self.nb.metadata.papermill["end_time"] = self.end_time.isoformat()
+        if self.start_time:
+            self.nb.metadata.papermill["duration"] = (self.end_time - self.start_time).total_seconds()
+        self.cleanup_pbar()
+
+
+class RunnerEngine(Engine):  # type: ignore[misc]
+    """Runs a notebook for papermill."""
+
+    @classmethod
+    def execute_notebook(
+        cls,
+        nb: Any,
+        kernel_name: str,
+        output_path: str | None = None,
+        progress_bar: bool | dict[str, Any] = True,
+        log_output: bool = False,
+        autosave_cell_every: int = 30,
+        **kwargs: Any,
+    ) -> Any:
+        """Run the notebook and leave it with truthful metadata, also when this raises.
+
+        Raises
+        ------
+        BrokenInputError
+            The notebook is damaged.
+        nbclient.exceptions.DeadKernelError
+            The kernel died or ended itself.
+        nbclient.exceptions.CellTimeoutError
+            A deadline passed.
+        SystemExit
+            A signal asked us to end; everything is saved.
+        """
+        name = Path(str(kwargs.get("input_path") or "for papermill"))
+        check_shape(nb, name)
+        check_metadata(nb, name)
+        mark_skipped(nb)
+        manager = Manager(
+            nb,
+            output_path=output_path,
+            progress_bar=progress_bar,
+            log_output=log_output,
+            autosave_cell_every=autosave_cell_every,
+        )
+        manager.notebook_start()
+        verdict = cls.execute_managed_notebook(manager, kernel_name, log_output=log_output, **kwargs)
+        _raise(verdict)
+        return manager.nb
+
+    @classmethod
+    def execute_managed_notebook(
+        cls,
+        nb_man: Manager,
+        kernel_name: str,
+        *,
+        log_output: bool = False,
+        stdout_file: Any = None,
+        stderr_file: Any = None,
+        start_timeout: float = 60,
+        execution_timeout: float | None = None,
+        cleanup: bool = True,
+        **_: Any,
+    ) -> Verdict:
+        """Run the cells; papermill's options mean what they mean there.
+
+        Parameters
+        ----------
+        cleanup
+            End processes that the notebook leaves behind, as `runner run` does; from Python,
+            ``papermill.execute_notebook(..., cleanup=False)`` leaves them alone.
+        """
+        stopper = Stopper()
+        tag = uuid.uuid4().hex
+        family = Family(tag)
+        kernel = Kernel(kernel_name, cwd=Path.cwd(), env={**os.environ, RUN_TAG: tag})
+        session = Session(
+            nb_man,
+            kernel,
+            stopper,
+            limits=Limits(cell_seconds=execution_timeout, start_seconds=start_timeout),
+            observer=_Echo(nb_man, log_output=log_output, files={"stdout": stdout_file, "stderr": stderr_file}),
+            on_kernel=family.watch,
+            save=nb_man.saver.save_if_due if nb_man.saver else None,
+        )
+        try:
+            with _signals(stopper):
+                _facts, verdict = execute(nb_man, session)
+        finally:
+            if cleanup:
+                family.sweep(TERM_SECONDS, KILL_SECONDS)
+            kernel.remove_folder()
+        with contextlib.suppress(RecordError):
+            nb_man.write()
+        return verdict
+
+
+def execute(manager: Manager, session: Session) -> tuple[Facts, Verdict]:
+    """Run a session to its end and mark the notebook with what was derived from it."""
+    facts: Facts = run_sync(_run)(session)
+    verdict = derive(code_cells(manager.nb), facts)
+    mark(manager.nb, verdict, facts)
+    manager.notebook_complete()
+    return facts, verdict
+
+
+async def _run(session: Session) -> Facts:
+    return await session.run()
+
+
+class _Echo(Observer):
+    """Passes what cells print to where papermill was told to put it."""
+
+    def __init__(self, manager: Manager, *, log_output: bool, files: dict[str, Any]) -> None:
+        self._manager = manager
+        self._log_output = log_output
+        self._files = files
+
+    def printed(self, name: str, text: str) -> None:
+        from papermill.log import logger
+
+        if self._log_output:
+            (logger.info if name == "stdout" else logger.warning)(text)
+        if self._files.get(name):
+            self._files[name].write(text)
+            self._files[name].flush()
+
+    def changed(self) -> None:
+        self._manager.save()
+
+
+@contextlib.contextmanager
+def _signals(stopper: Stopper) -> Iterator[None]:
+    """Listen to signals where that is possible: in the main thread."""
+    if threading.current_thread() is threading.main_thread():
+        with stopper.on_signals():
+            yield
+    else:
+        yield
+
+
+def _raise(verdict: Verdict) -> None:
+    if verdict.status is Status.TERMINATED:
+        raise SystemExit(verdict.exit_code)
+    if verdict.status is Status.TIMED_OUT:
+        raise CellTimeoutError(verdict.reason)
+    if verdict.kernel_ended:
+        raise DeadKernelError(verdict.reason)

@@ -1,0 +1,362 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs the cells of a prepared notebook in a kernel and collects the facts.
+
+Every end that is not the notebook's own (deadline, signal, guard) comes through one `Stopper`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import signal
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass, field
+from queue import Empty
+from typing import TYPE_CHECKING, Any
+
+from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+from nbformat.v4 import new_output
+
+from runner.core import log
+from runner.core.errors import RecordError
+from runner.core.log import utc_now
+from runner.core.redact import Redactor
+from runner.core.stop import Stop, StopKind, Stopper
+from runner.core.surrogates import without_colours
+from runner.core.units import format_seconds
+from runner.stages.execute.annotate import code_cells
+from runner.stages.execute.client import NotebookClient, Observer
+from runner.stages.execute.outcome import CellEvent, Facts, Shown, judge
+from runner.stages.execute.output_limits import redacted_output
+from runner.stages.execute.tracebacks import failed_line
+
+if TYPE_CHECKING:
+    from nbformat import NotebookNode
+
+    from runner.stages.execute.kernel import Kernel
+
+INTERRUPT_GRACE_SECONDS = 2.0
+LAST_OUTPUTS_SECONDS = 0.1
+
+# Runs in the kernel before it ends. A courtesy to allocators with their own exit hooks; only the
+# end of the process frees the device, and only `release` proves it.
+_COURTESY = """
+def _(sys=__import__('sys')):
+    __import__('gc').collect()
+    if 'cupy' in sys.modules:
+        sys.modules['cupy'].get_default_memory_pool().free_all_blocks()
+        sys.modules['cupy'].get_default_pinned_memory_pool().free_all_blocks()
+    if 'rmm' in sys.modules:
+        sys.modules['rmm'].reinitialize(pool_allocator=False)
+_()
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """Deadlines of a run; None means none."""
+
+    notebook_seconds: float | None = None
+    cell_seconds: float | None = None
+    start_seconds: float = 120.0
+
+
+@dataclass(slots=True)
+class Session:
+    """One execution: cells in, facts out.
+
+    Parameters
+    ----------
+    nb_man
+        papermill's manager; holds the notebook and saves it.
+    kernel
+        The kernel, started or not.
+    stopper
+        Where requests to end come from and where deadlines are announced.
+    """
+
+    nb_man: Any
+    kernel: Kernel
+    stopper: Stopper
+    limits: Limits = field(default_factory=Limits)
+    observer: Observer = field(default_factory=Observer)
+    redactor: Redactor = field(default_factory=Redactor)
+    log_name: str = "the log"
+    courtesy: bool = False
+    on_kernel: Callable[[int], None] | None = None
+    save: Callable[[], Awaitable[None]] | None = None
+    oom_kills: Callable[[], int] = lambda: 0
+    events: dict[str, CellEvent] = field(default_factory=dict)
+    client: NotebookClient | None = None
+    _cell_done: asyncio.Event = field(default_factory=asyncio.Event)
+    _ending: asyncio.Task[None] | None = None
+
+    async def run(self) -> Facts:
+        """Run the notebook; whatever happens, the kernel is gone afterwards."""
+        loop = asyncio.get_running_loop()
+
+        def listener(stop: Stop) -> None:
+            loop.call_soon_threadsafe(self._begin_end, stop)
+
+        self.stopper.listen(listener)
+        deadline = None
+        if self.limits.notebook_seconds:
+            text = f"the notebook did not end within {format_seconds(self.limits.notebook_seconds)}"
+            deadline = loop.call_later(
+                self.limits.notebook_seconds, self.stopper.request, StopKind.NOTEBOOK_TIMEOUT, text
+            )
+        saver = asyncio.create_task(self._save_regularly()) if self.save else None
+        reader: asyncio.Task[None] | None = None
+        problem, dead, returncode = None, False, None
+        try:
+            problem = await self._start()
+            if problem is None:
+                await self._cells()
+            dead = not self.kernel.alive
+            returncode = self.kernel.returncode if dead else None
+            if self.client is not None and self.client.kc is not None:
+                reader = asyncio.create_task(self.client.take_late_outputs())
+            if problem is None and not dead and self.stopper.stop is None and self.courtesy:
+                await self._be_courteous()
+        finally:
+            if deadline:
+                deadline.cancel()
+            if saver:
+                saver.cancel()
+            await self._end_kernel()
+            if reader:
+                with contextlib.suppress(Exception):  # what lies on the way when the kernel has ended
+                    await asyncio.wait_for(reader, LAST_OUTPUTS_SECONDS)
+                self._take_late_errors()
+            self._close()
+        return Facts(
+            cells=self.events,
+            stop=self.stopper.stop,
+            kernel_returncode=returncode,
+            kernel_dead=dead and problem is None,
+            start_problem=problem,
+            oom_kills=self.oom_kills(),
+        )
+
+    async def _start(self) -> str | None:
+        """Bring the kernel to answer; return why it did not."""
+        try:
+            if self.kernel.pid is None:
+                await self.kernel.start()
+        except Exception as error:  # noqa: BLE001  (a provisioner or a kernel spec may raise anything)
+            return f"{type(error).__name__}: {error}"
+        if self.on_kernel is not None and self.kernel.pid is not None:
+            self.on_kernel(self.kernel.pid)
+        self.client = NotebookClient(
+            self.nb_man, self.kernel, observer=self.observer, redactor=self.redactor, log_name=self.log_name
+        )
+        self.nb_man.settle = self.client.settle
+        self.client.reset_execution_trackers()
+        kc = self.client.kc = self.kernel.client()
+        return await self._answer(kc)
+
+    async def _answer(self, kc: Any) -> str | None:
+        """Wait for the kernel's answer on both channels, so that no first output is missed.
+
+        Both are read at once: a kernel whose outputs nobody takes waits instead of answering.
+        """
+        deadline = time.monotonic() + self.limits.start_seconds
+        asked: set[str] = set()
+        while self.stopper.stop is None:
+            if not self.kernel.alive:
+                return f"its process ended with exit status {self.kernel.returncode} while it started"
+            if time.monotonic() > deadline:
+                return f"no answer within {format_seconds(self.limits.start_seconds)}"
+            asked.add(kc.kernel_info())
+            reply, heard = await asyncio.gather(
+                _matching(kc.shell_channel, asked, 2.0), _matching(kc.iopub_channel, asked, 2.0)
+            )
+            if reply is not None and heard is not None:
+                self.nb_man.nb.metadata["language_info"] = reply["content"].get("language_info", {})
+                return None
+        return None
+
+    async def _cells(self) -> None:
+        for position, cell in enumerate(self.nb_man.nb.cells):
+            mark = cell.metadata.get("runner", {})
+            if cell.cell_type != "code" or not cell.source.strip() or mark.get("dropped"):
+                continue
+            if self.stopper.stop is not None or not self.kernel.alive:
+                return
+            event = await self._cell(cell, position)
+            if event.outcome != "ok" or self._take_late_errors():
+                return
+
+    async def _cell(self, cell: NotebookNode, position: int) -> CellEvent:
+        """Run one cell under its deadline and tell what became of it."""
+        assert self.client is not None
+        started_at, started = utc_now(), time.monotonic()
+        self.nb_man.cell_start(cell, position)
+        self.observer.cell_started(cell, position)
+        self._cell_done.clear()
+        self.client.begin_cell(position)
+        with self._cell_deadline():
+            silence = await self._attempt(cell, position)
+        self._cell_done.set()
+        outcome, error = judge(self.client.shown(position), self.client.reply, expected=_may_raise(cell))
+        self._warn_if_truncated(position, self.client.end_cell(position))
+        event = CellEvent(
+            id=cell.id,
+            started_at=started_at,
+            started_monotonic=started,
+            ended_monotonic=time.monotonic(),
+            outcome=outcome,
+            error_message=silence,
+        )
+        if error is not None:
+            event = self._with_error(event, error, cell)
+        self.events[cell.id] = event
+        if outcome != "ok":
+            self.nb_man.cell_exception(cell, cell_index=position)
+        self.nb_man.cell_complete(cell, cell_index=position)
+        self.observer.cell_ended(cell, position, event)
+        self.observer.changed()
+        return event
+
+    async def _attempt(self, cell: NotebookNode, position: int) -> str | None:
+        """Send the cell to the kernel; return why no reply came, if none did. What it says is for `judge`."""
+        assert self.client is not None
+        try:
+            with contextlib.suppress(CellExecutionError):
+                await self.client.async_execute_cell(cell, position)
+        except (DeadKernelError, CellTimeoutError, Empty, RuntimeError) as error:
+            if self.kernel.alive and self.stopper.stop is None:
+                log.warning("kernel-silent", cell=self._place(position), reason=str(error))
+                self.kernel.signal_group(signal.SIGKILL)
+                await self.kernel.ended(5)
+            return self.redactor.text(str(error))
+        return None
+
+    def _with_error(self, event: CellEvent, error: Shown, cell: NotebookNode) -> CellEvent:
+        """Return the event with what the error says.
+
+        A cell that failed holds it as an output, wherever it was captured: page, papermill and
+        other readers of the notebook look for it there.
+        """
+        shown = list(error.traceback) or [f"{error.name or 'Error'}: {error.message}"]  # papermill prints nothing else
+        content = {"ename": error.name, "evalue": error.message, "traceback": shown}
+        if event.outcome == "error" and not (error.ends_notebook or _has_error(cell)):
+            cell.outputs.append(new_output("error", **redacted_output(content, self.redactor)))
+        return dataclasses.replace(
+            event,
+            error_name=error.name,
+            error_message=self.redactor.text(error.message),
+            traceback=tuple(self.redactor.tree(list(error.traceback))),
+            failed_line=failed_line(without_colours("\n".join(error.traceback)), cell.source),
+        )
+
+    def _take_late_errors(self) -> bool:
+        """Let cells fail whose tasks or threads showed an error after their end; tell whether one did."""
+        assert self.client is not None
+        failed = False
+        for position, error in self.client.late_errors():
+            cell, stop = self.nb_man.nb.cells[position], self.stopper.stop
+            event = self.events.get(cell.id)
+            outcome, shown = judge([error], {"status": "ok"}, expected=_may_raise(cell))
+            if stop is not None and error.monotonic >= stop.monotonic:
+                continue  # the echo of our interrupt
+            if event is not None and event.outcome == "ok" and outcome == "error" and shown is not None:
+                self.events[cell.id] = self._with_error(dataclasses.replace(event, outcome=outcome), shown, cell)
+                failed = True
+        return failed
+
+    def _place(self, position: int) -> int | str:
+        """Return the number of a code cell in the source, from 1, as everywhere in logs and reports."""
+        cell_id = self.nb_man.nb.cells[position].id
+        index = next(cell.index for cell in code_cells(self.nb_man.nb) if cell.id == cell_id)
+        return "inserted" if index is None else index + 1
+
+    def _warn_if_truncated(self, position: int | None, characters: int) -> None:
+        if characters:
+            place = "widget" if position is None else self._place(position)
+            log.warning("output-truncated", cell=place, characters=characters, whole_text_in=self.log_name)
+
+    @contextlib.contextmanager
+    def _cell_deadline(self) -> Iterator[None]:
+        seconds = self.limits.cell_seconds
+        if not seconds:
+            yield
+            return
+        text = f"the cell did not end within {format_seconds(seconds)}"
+        timer = asyncio.get_running_loop().call_later(seconds, self.stopper.request, StopKind.CELL_TIMEOUT, text)
+        try:
+            yield
+        finally:
+            timer.cancel()
+
+    def _begin_end(self, stop: Stop) -> None:
+        if self._ending is None:
+            self._ending = asyncio.get_running_loop().create_task(self._end_cell(stop))
+
+    async def _end_cell(self, stop: Stop) -> None:
+        """End the running cell: interrupted, and killed when it does not listen."""
+        log.warning("stopping", kind=stop.kind.value, reason=stop.detail)
+        if stop.kind is not StopKind.MEMORY_GUARD and self.client is not None:
+            await self.kernel.interrupt()
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._cell_done.wait(), INTERRUPT_GRACE_SECONDS)
+                return
+            log.warning("interrupt-ignored", action="killing the kernel")
+        self.kernel.signal_group(signal.SIGKILL)
+
+    async def _save_regularly(self) -> None:
+        assert self.save is not None
+        while True:
+            await asyncio.sleep(0.2)
+            if self.client is not None:
+                try:
+                    await self.save()
+                except RecordError as error:  # the disk may have room again by the next time
+                    log.warning("save", reason=str(error))
+
+    async def _be_courteous(self) -> None:
+        assert self.client is not None
+        kc = self.client.kc
+        asked = kc.execute(_COURTESY, silent=True, store_history=False)
+        await _matching(kc.shell_channel, {asked}, 5.0)
+
+    async def _end_kernel(self) -> None:
+        # ipykernel sometimes hangs while it closes. Workers and GPUs may need their time to end well;
+        # without them there is nothing to wait for.
+        patient = self.stopper.stop is None and (self.courtesy or self.kernel.has_children)
+        await self.kernel.shut_down(grace_seconds=3.0 if patient else 1.0)
+
+    def _close(self) -> None:
+        if self.client is not None:
+            for position, characters in self.client.end():
+                self._warn_if_truncated(position, characters)
+            with contextlib.suppress(Exception):
+                self.client.set_widgets_metadata()
+        if self.client is not None and self.client.kc is not None:
+            with contextlib.suppress(Exception):  # a reader of them may just be waiting
+                self.client.kc.stop_channels()
+            self.client.kc = None
+
+
+async def _matching(channel: Any, requests: set[str], seconds: float) -> dict[str, Any] | None:
+    """Return the next message on a channel that belongs to one of the requests, or None in time."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + seconds
+    while (left := deadline - loop.time()) > 0:
+        try:
+            message: dict[str, Any] = await channel.get_msg(timeout=left)
+        except Empty:
+            return None
+        if message["parent_header"].get("msg_id") in requests:
+            return message
+    return None
+
+
+def _has_error(cell: NotebookNode) -> bool:
+    return any(output.output_type == "error" for output in cell.outputs)
+
+
+def _may_raise(cell: NotebookNode) -> bool:
+    return "raises-exception" in cell.metadata.get("tags", [])

@@ -1,0 +1,225 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whether what is here is enough for what is asked: the pure half of the gate.
+
+Sizes are decimal GB, as GPUs are sold. A "24 GB" card reports 23,028 MiB and a driver keeps a
+part of that, so free memory counts as enough from a fraction of what is asked (95 % by default).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from runner.core.records import Check, GateGpu, GpuProcess, Requirements
+from runner.core.units import format_bytes
+
+if TYPE_CHECKING:
+    from runner.machine.device import ComputeMode, Memory
+    from runner.machine.host import HostLimits
+    from runner.machine.visible import Identity
+
+_MPS = "nvidia-cuda-mps-server"
+_OPEN = "nvidia-smi --compute-mode=DEFAULT"
+_CONTEXT_BYTES = 64 * 2**20
+"""More than an idle card holds, less than the smallest CUDA context."""
+_SHM = "/dev/shm"
+_SHM_USUAL_BYTES = 900_000_000
+"""UCX, NCCL and Dask want 1 GB there; `--shm-size=1g` with a few files in it is still fine."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """One visible GPU at one moment; ``memory`` is None when the GPU is lost."""
+
+    identity: Identity
+    memory: Memory | None
+    problem: str = ""
+    compute_mode: ComputeMode | None = None
+    holders: tuple[GpuProcess, ...] = ()
+    locked_by: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """Whether a GPU will do now, and whether waiting could make it do."""
+
+    gpu: GateGpu
+    ever: bool
+
+
+def gpus_wanted(asked: Requirements) -> int:
+    """Return how many GPUs are asked for: one, when only their memory is given."""
+    return asked.gpus or int(asked.gpu_memory_gb is not None)
+
+
+def requirements_of(gpus: int | None, gpu_memory_gb: float | None, free_fraction: float) -> Requirements:
+    """Return what options or a plan ask of GPUs, None for not given; with 0 GPUs, no memory of one."""
+    memory = None if gpus == 0 else gpu_memory_gb or None
+    asked = Requirements(gpus=gpus or 0, gpu_memory_gb=memory, gpu_free_fraction=free_fraction)
+    return dataclasses.replace(asked, gpus=gpus_wanted(asked))
+
+
+def needed_bytes(asked: Requirements) -> int:
+    """Return the free memory that makes a GPU good, 0 when any GPU will do."""
+    return round(asked.gpu_free_fraction * (asked.gpu_memory_gb or 0) * 1e9)
+
+
+def judge(asked: Requirements, seen: Sequence[Seen]) -> tuple[Verdict, ...]:
+    """Return the verdict on each visible GPU, in their order."""
+    return tuple(_verdict(asked, one) for one in seen)
+
+
+def best(verdicts: Sequence[Verdict]) -> tuple[str, ...]:
+    """Return the UUIDs of the good GPUs, most free memory first."""
+    good = [verdict.gpu for verdict in verdicts if verdict.gpu.good]
+    return tuple(gpu.uuid for gpu in sorted(good, key=lambda gpu: gpu.free_bytes or 0, reverse=True))
+
+
+def hopeless(asked: Requirements, verdicts: Sequence[Verdict]) -> bool:
+    """Tell whether no waiting can help, because too few GPUs are large enough."""
+    return sum(verdict.ever for verdict in verdicts) < gpus_wanted(asked)
+
+
+def refusal(asked: Requirements, verdicts: Sequence[Verdict], note: str = "") -> str:
+    """Return what is asked and, GPU by GPU, what is here instead."""
+    wanted, need = gpus_wanted(asked), needed_bytes(asked)
+    memory = f" with {format_bytes(need)} free ({_share(asked)})" if need else ""
+    good = sum(verdict.gpu.good for verdict in verdicts)
+    head = f"asked for {_count(wanted)}{memory}, {good} of {len(verdicts)} visible will do"
+    each = [f"GPU {gpu.index} {gpu.name} ({gpu.uuid}): {gpu.reason}" for gpu in (verdict.gpu for verdict in verdicts)]
+    return "; ".join(filter(None, [head, note, *each]))
+
+
+def mode_checks(verdicts: Sequence[Verdict], seen: Sequence[Seen]) -> tuple[Check, ...]:
+    """Warn of good GPUs that admit one process at a time and hold memory of somebody who cannot be seen."""
+    good = {verdict.gpu.uuid for verdict in verdicts if verdict.gpu.good}
+    return tuple(
+        Check(
+            name="compute mode",
+            status="warn",
+            seen=f"{one.identity.uuid} admits one process at a time, {format_bytes(one.memory.used_bytes)} in use",
+            needed="a GPU that nobody else uses",
+            hint=f"its processes are not visible from here; if CUDA finds it busy: {_OPEN} on the host",
+        )
+        for one in seen
+        if one.identity.uuid in good
+        and one.compute_mode == "exclusive"
+        and not one.holders
+        and one.memory is not None
+        and one.memory.reserved_bytes is not None  # else the driver's own share counts as used
+        and (one.memory.used_bytes or 0) > _CONTEXT_BYTES
+    )
+
+
+def host_checks(
+    asked: Requirements, *, limits: HostLimits | None, shm_free_bytes: int | None, disk_free_bytes: int | None
+) -> tuple[Check, ...]:
+    """Compare CPU, memory, /dev/shm and disk with what is asked; nothing asked, nothing checked.
+
+    What is used by others now only warns: unlike a limit it may be gone a minute later.
+    """
+    checks: list[Check] = []
+    if asked.cpus is not None and limits is not None:
+        enough = limits.cpus >= asked.cpus
+        hint = "" if enough else "raise the CPU limit of the container, or ask for less"
+        seen, needed = f"{limits.cpus:g}", f"{asked.cpus:g}"
+        checks.append(Check(name="cpus", status="pass" if enough else "fail", seen=seen, needed=needed, hint=hint))
+    if asked.memory_gb is not None and limits is not None:
+        checks.append(_memory_check(asked.memory_gb, limits))
+    if asked.shm_gb is not None:
+        hint = "docker: --shm-size; Kubernetes: an emptyDir with medium Memory at /dev/shm"
+        checks.append(_free_check(_SHM, shm_free_bytes, asked.shm_gb, hint))
+    elif gpus_wanted(asked) and shm_free_bytes is not None and shm_free_bytes < _SHM_USUAL_BYTES:
+        seen = f"{format_bytes(shm_free_bytes)} free"
+        hint = "UCX, NCCL and Dask workers want it: docker --shm-size=1g, Kubernetes an emptyDir with medium Memory"
+        checks.append(Check(name=_SHM, status="warn", seen=seen, needed="1 GB", hint=hint))
+    if asked.disk_gb is not None:
+        checks.append(_free_check("disk", disk_free_bytes, asked.disk_gb, "free some, or use a larger volume"))
+    return tuple(checks)
+
+
+def _verdict(asked: Requirements, seen: Seen) -> Verdict:
+    memory, need = seen.memory, needed_bytes(asked)
+    good = ever = False
+    if memory is None:
+        reason = seen.problem or "it is lost"
+    elif gpus_wanted(asked) > 1 and seen.identity.mig:
+        reason = "it is a MIG slice, and CUDA gives a process one slice at most"
+    elif need and (memory.total_bytes is None or memory.free_bytes is None):
+        reason = f"its memory cannot be read: {memory.reason}"
+    elif need and (most := (memory.total_bytes or 0) - (memory.reserved_bytes or 0)) < need:
+        reason = f"too small: {format_bytes(most)} at most, {format_bytes(need)} needed ({_share(asked)})"
+    elif seen.compute_mode == "prohibited":
+        reason = f"busy: its compute mode is prohibited, no program may use it ({_OPEN} on the host)"
+    elif seen.locked_by:
+        reason, ever = f"taken by the run {seen.locked_by}", True
+    elif seen.compute_mode == "exclusive" and (holders := _users(seen.holders)):
+        reason, ever = f"busy: it admits one process at a time (exclusive compute mode); {_held_by(holders)}", True
+    elif need and (memory.free_bytes or 0) < need:
+        reason = f"{format_bytes(memory.free_bytes)} free of {_in_all(memory)}, {format_bytes(need)} needed"
+        reason, ever = f"{reason}; {_held_by(seen.holders)}", True
+    else:
+        good = ever = True
+        reason = f"{format_bytes(memory.free_bytes)} free of {_in_all(memory)}"
+    gpu = GateGpu(
+        uuid=seen.identity.uuid,
+        index=seen.identity.index,
+        name=seen.identity.name,
+        total_bytes=memory.total_bytes if memory else None,
+        free_bytes=memory.free_bytes if memory else None,
+        good=good,
+        reason=reason,
+        holders=seen.holders,
+    )
+    return Verdict(gpu=gpu, ever=ever)
+
+
+def _users(holders: Sequence[GpuProcess]) -> tuple[GpuProcess, ...]:
+    """Return who occupies an exclusive GPU; the MPS server does so on behalf of everybody and lets others in."""
+    return () if any(_MPS in (one.name or "") for one in holders) else tuple(holders)
+
+
+def _in_all(memory: Memory) -> str:
+    shared = " shared with the host" if memory.source == "host" else ""
+    return f"{format_bytes(memory.total_bytes)}{shared}"
+
+
+def _held_by(holders: Sequence[GpuProcess]) -> str:
+    if not holders:
+        return "who holds the rest is not visible from here"
+    shown = [f"{one.name or 'a process'} (pid {one.pid}, {format_bytes(one.used_bytes)})" for one in holders[:5]]
+    return "held by " + ", ".join(shown) + (f" and {len(holders) - 5} more" if len(holders) > 5 else "")
+
+
+def _share(asked: Requirements) -> str:
+    return f"{asked.gpu_free_fraction:.0%} of {asked.gpu_memory_gb:g} GB"
+
+
+def _count(gpus: int) -> str:
+    return "1 GPU" if gpus == 1 else f"{gpus} GPUs"
+
+
+def _memory_check(gigabytes: float, limits: HostLimits) -> Check:
+    need, limit, used = gigabytes * 1e9, limits.memory_bytes, limits.memory_used_bytes
+    needed = format_bytes(need)
+    if limit is None:
+        return Check(name="memory", status="warn", seen="the limit cannot be told", needed=needed)
+    seen = f"{format_bytes(limit)} ({limits.memory_source})"
+    if limit < need:
+        hint = "raise the memory limit of the container, or ask for less"
+        return Check(name="memory", status="fail", seen=seen, needed=needed, hint=hint)
+    if used is not None and limit - used < need:
+        seen = f"{format_bytes(limit - used)} not in use of {seen}"
+        return Check(name="memory", status="warn", seen=seen, needed=needed, hint="others use memory here")
+    return Check(name="memory", status="pass", seen=seen, needed=needed)
+
+
+def _free_check(name: str, free_bytes: int | None, gigabytes: float, hint: str) -> Check:
+    needed = format_bytes(gigabytes * 1e9)
+    if free_bytes is None:
+        return Check(name=name, status="warn", seen="cannot be told", needed=needed, hint=hint)
+    enough = free_bytes >= gigabytes * 1e9
+    seen = f"{format_bytes(free_bytes)} free"
+    return Check(name=name, status="pass" if enough else "fail", seen=seen, needed=needed, hint="" if enough else hint)

@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every rule, parameter, URL and path of a plan, held against a checkout without running anything.
+
+A rule that no longer fits shows itself here in a second, instead of after a queue and a
+download. Problems are collected, not raised: a new version of the notebooks breaks several
+rules at once, and they are to be seen together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from runner.core import notebook_document
+from runner.core.errors import BrokenInputError
+from runner.plan.sharing import case_clashes
+from runner.plan.sources import Sources
+from runner.stages.prepare import cell_source, dataset_urls, prepare, products
+from runner.stages.prepare import parameters as parameter_values
+from runner.stages.prepare import rules as plan_rules
+
+if TYPE_CHECKING:
+    from nbformat import NotebookNode
+
+    from runner.core.records import Change
+    from runner.plan import Notebook, Plan
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """Something in a plan that does not fit; ``where`` is its key path."""
+
+    where: str
+    message: str
+    hint: str | None = None
+    severity: Literal["error", "warning"] = "error"
+
+    def __str__(self) -> str:
+        hint = f" ({self.hint})" if self.hint else ""
+        return f"{self.severity}: {self.where}: {self.message}{hint}"
+
+
+def check_plan(plan: Plan, checkout: Path, plan_file: Path | None = None) -> list[Problem]:
+    """Return everything that is wrong with a plan for a checkout, in the plan's order.
+
+    Parameters
+    ----------
+    plan_file
+        Where the plan was read from, which no product may be.
+    """
+    problems = list(_datasets(plan))
+    sources = Sources.of(plan, checkout, {plan_file.absolute(): "the plan"} if plan_file else None)
+    problems += [
+        Problem(
+            where="products",
+            message=f"{one!r} and {other!r} may be one file: {checkout} ignores case",
+            hint="write the same name in the same case, or name them apart",
+        )
+        for one, other in case_clashes(plan, checkout)
+    ]
+    for position, notebook in enumerate(plan.notebooks):
+        problems += _notebook(plan, notebook, f"notebooks[{position}]", checkout, sources)
+    return problems
+
+
+def _datasets(plan: Plan) -> Iterator[Problem]:
+    used = {name for notebook in plan.notebooks for name in notebook.datasets}
+    for name, dataset in plan.datasets.items():
+        where = f"datasets.{name}"
+        if name not in used:
+            yield Problem(where=where, message=f"no notebook uses {name!r}", severity="warning")
+        if dataset.sha256 is None and dataset.md5 is None:
+            hint = "fetch it once: the hash is printed"
+            yield Problem(
+                where=where, message="has no checksum, so nobody sees a change", hint=hint, severity="warning"
+            )
+
+
+def _notebook(plan: Plan, notebook: Notebook, where: str, checkout: Path, sources: Sources) -> list[Problem]:
+    found = list(_paths(notebook, where, checkout, sources))
+    try:
+        source = notebook_document.read_notebook(checkout / notebook.path)
+    except BrokenInputError as error:
+        return [*found, Problem(where=f"{where}.path", message=error.message, hint=error.hint)]
+    draft = prepare.prepare(source, name=notebook.name).notebook
+    for cell in plan_rules.source_cells(draft, dropped=True):
+        cell.metadata.runner.pop("dropped", None)  # rules see the cells before the default drops any
+
+    def attempt(key: str, step: Callable[..., Iterable[Change]], *arguments: Any) -> None:
+        try:
+            list(step(draft, *arguments, notebook.name))
+        except BrokenInputError as error:
+            found.append(Problem(where=f"{where}.{key}", message=error.message, hint=error.hint))
+
+    for number, rule in enumerate(notebook.prepare):
+        attempt(f"prepare[{number}]", plan_rules.apply, [rule])
+    list(plan_rules.drop_shutdown(draft))
+    for name, value in notebook.parameters.items():
+        attempt(f"parameters.{name}", parameter_values.apply, {name: value})
+    for name in notebook.datasets:
+        dataset = plan.datasets[name]
+        placed = {dataset.url} if dataset.place else set()
+        attempt(f"datasets.{name}", dataset_urls.apply, {dataset.url: dataset.url}, placed)
+    return [*found, *_broken_cells(source, draft, where)]
+
+
+def _paths(notebook: Notebook, where: str, checkout: Path, sources: Sources) -> Iterator[Problem]:
+    if notebook.cwd is not None and not (checkout / notebook.cwd).is_dir():
+        yield Problem(where=f"{where}.cwd", message=f"{checkout / notebook.cwd} is no folder")
+    for clash in products.clashes(notebook.products, checkout, sources):
+        yield Problem(where=f"{where}.products", message=str(clash), hint="write a narrower pattern")
+    for file in notebook.expect.files:
+        folders = [Path(file), *Path(file).parents]
+        is_product = any(folder.match(pattern) for folder in folders for pattern in notebook.products)
+        if not is_product and sources.within(Path(file)) is None:
+            yield Problem(
+                where=f"{where}.expect.files",
+                message=f"{file} is expected but no product: a leftover of it is not moved away",
+                hint="name it under `products` too",
+                severity="warning",
+            )
+
+
+def _broken_cells(source: NotebookNode, draft: NotebookNode, where: str) -> Iterator[Problem]:
+    """Find cells that were Python before the rules and are none after them."""
+    before = {cell.id: cell.source for cell in source.cells}
+    for cell in plan_rules.running_cells(draft):
+        was_python = cell.id not in before or cell_source.parse(before[cell.id]) is not None
+        if was_python and before.get(cell.id) != cell.source and cell_source.parse(cell.source) is None:
+            index = cell.metadata.runner.get("index")
+            what = "an inserted cell" if index is None else f"code cell {index + 1} after the rules"
+            yield Problem(where=f"{where}.prepare", message=f"{what} is no Python", hint="check `with` and `source`")

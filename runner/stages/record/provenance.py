@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: Apache-2.0
+"""With what a notebook ran: package versions, commit, image. Collected beside the work, not before it."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import math
+import os
+import platform
+import subprocess
+import threading
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from runner.core.records import Environment, Source
+
+if TYPE_CHECKING:
+    from runner.plan.job import Job
+
+_GIT_SECONDS = 5
+
+
+class Provenance:
+    """Collects versions and commit in a thread while the kernel starts.
+
+    Parameters
+    ----------
+    source
+        The notebook's file, whose commit is wanted.
+    data
+        Its content as it was run.
+    here
+        Whether the kernel runs in this very Python, so that our packages are its packages.
+    """
+
+    def __init__(self, source: Path, data: bytes, *, here: bool) -> None:
+        self._source = source
+        self._data = data
+        self._here = here
+        self._versions: dict[str, str] = {}
+        self._commit: tuple[str | None, str | None] = None, "git did not answer in time"
+        self._thread = threading.Thread(target=self._collect, name="provenance", daemon=True)
+        self._thread.start()
+
+    def _collect(self) -> None:
+        self._commit = commit_of(self._source, self._data)
+        if self._here:
+            self._versions = versions()
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """Versions of all installed distributions by name."""
+        self._thread.join(timeout=10)
+        return self._versions
+
+    def complete(self, source: Source) -> Source:
+        """Return the record of the source with its commit, or the reason why it has none."""
+        self._thread.join(timeout=10)
+        commit, reason = self._commit
+        return dataclasses.replace(source, commit=commit, unavailable={"commit": reason} if reason else {})
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of all installed distributions by name."""
+    found = {"python": platform.python_version()}
+    for distribution in metadata.distributions():
+        name, version = distribution.metadata["Name"], distribution.version
+        if name and version:
+            found[name] = version
+    return dict(sorted(found.items(), key=lambda item: item[0].lower()))
+
+
+def commit_of(source: Path, data: bytes) -> tuple[str | None, str | None]:
+    """Return the commit that holds a notebook as it was run, or None and why there is none.
+
+    Parameters
+    ----------
+    source
+        The notebook's file.
+    data
+        Its content as it was run.
+    """
+    source = source.resolve()  # git stores where a link leads, not what lies there
+    head, problem = _git(source.parent, "rev-parse", "--verify", "HEAD^{commit}")
+    if head is None:
+        return None, problem or "not in a git repository with a commit"
+    blob, problem = _git(source.parent, "rev-parse", "--verify", f"HEAD:./{source.name}")
+    if blob is None:
+        return None, problem or f"not tracked: commit {head} does not hold this file"
+    # git may store a file with other line ends than it checks out.
+    if blob in {_blob(text, len(blob)) for text in (data, data.replace(b"\r\n", b"\n"))}:
+        return head, None
+    filters, _ = _git(source.parent, "check-attr", "filter", "--", source.name)
+    name = (filters or "").rpartition(": ")[2]
+    if name not in {"", "unspecified", "unset"}:
+        return None, f"cannot be compared: git passes this file through the filter {name!r}"
+    return None, f"edited since commit {head}"
+
+
+def _git(folder: Path, *arguments: str) -> tuple[str | None, str | None]:
+    """Return what git answers; None if it refuses, with the reason where git cannot be asked at all."""
+    # A mounted checkout belongs to another uid; that is no reason to refuse to read its commit.
+    command = ["git", "-c", "safe.directory=*", "-C", str(folder), *arguments]
+    # GIT_DIR and the like would lead to another repository than the notebook's.
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    try:
+        done = subprocess.run(command, capture_output=True, env=environ, timeout=_GIT_SECONDS, check=False)
+    except FileNotFoundError:
+        return None, "git is not installed"
+    except subprocess.TimeoutExpired:
+        return None, f"git did not answer within {_GIT_SECONDS} s"
+    except OSError as error:
+        return None, f"git cannot be started: {error.strerror or error}"
+    return (done.stdout.decode(errors="replace").strip() or None) if done.returncode == 0 else None, None
+
+
+def _blob(data: bytes, digits: int) -> str:
+    """Return the name that git gives to a file's content; repositories use SHA-1 or SHA-256."""
+    kind = "sha1" if digits == 40 else "sha256"
+    return hashlib.new(kind, b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
+
+
+def source_record(job: Job, notebook: Any, data: bytes, kernel: str) -> Source:
+    """Return what the notebook was before anything was done to it."""
+    return Source(
+        path=job.source_label, sha256=hashlib.sha256(data).hexdigest(), title=title_of(notebook), kernel=kernel
+    )
+
+
+def title_of(notebook: Any) -> str | None:
+    """Return the first heading."""
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            for line in cell.source.splitlines():
+                if line.startswith("#"):
+                    return line.lstrip("#").strip()[:200] or None
+    return None
+
+
+def environment(job: Job, kernel: str, transport: str) -> Environment:
+    """Return where the notebook ran; names of secrets, never their values."""
+    return Environment(
+        image=os.environ.get("RUNNER_IMAGE") or None,
+        python=platform.python_version(),
+        platform=platform.platform(),
+        cwd=str(job.cwd),
+        kernel=kernel,
+        transport=transport,
+        gpu_visibility=job.options.gpu_visibility,
+        variables=dict(job.env),
+        secrets=tuple(job.secrets),
+        parameters={name: _recordable(value) for name, value in job.parameters.items()},
+    )
+
+
+def _recordable(value: Any) -> Any:
+    """Return a parameter's value as JSON has it; what JSON lacks (NaN, dates) becomes text."""
+    if isinstance(value, dict):
+        return {str(key): _recordable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_recordable(item) for item in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    return value if value is None or isinstance(value, str | int) else str(value)

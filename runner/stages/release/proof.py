@@ -1,0 +1,191 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Proof that the GPUs are free again: the device's own memory against the baseline.
+
+NVML's process list is empty or foreign inside a container, and clean-up in the kernel only says
+what it tried. What counts is that the memory in use falls back to what it was before the kernel
+started; only the end of the process does that, and the driver takes a moment for it.
+
+Others may use the GPU too. What NVML attributes to them is theirs. Where it attributes nothing, and
+somebody else was seen, the rest cannot be told apart: that is neither a release nor the lack of one.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from runner.core.records import GpuProcess, Process, Release
+from runner.core.units import format_bytes, format_seconds
+from runner.machine.cuda_processes import listed_on, shown, total_bytes
+from runner.machine.nvml import DriverProblem
+
+if TYPE_CHECKING:
+    from runner.machine.cuda_processes import CudaProcesses
+    from runner.machine.device import Gpu
+
+TOLERANCE_BYTES = 64 * 2**20
+"""More than the driver's own figures wander while nothing runs (a few MiB), and less than the
+smallest CUDA context, which takes 100 MiB and more: one process left behind does not fit in."""
+
+SHARED_SECONDS = 5.0
+"""How long memory that may be a neighbour's is watched: no waiting makes it ours or theirs."""
+
+_POLL_SECONDS = 0.05
+
+
+class _Used(NamedTuple):
+    """Memory in use on a GPU, or why it is not known."""
+
+    bytes: int | None
+    reason: str = ""
+
+
+class _State(NamedTuple):
+    """How a GPU stands against its baseline, in one word and in many."""
+
+    kind: Literal["back", "held", "shared"]
+    text: str = ""
+
+
+def read_baseline(gpus: Sequence[Gpu]) -> dict[str, int | None]:
+    """Return the memory in use on each GPU now; None where there is nothing to compare with.
+
+    Memory that is shared with the host moves for many reasons and proves nothing.
+    """
+    return {gpu.uuid: _used(gpu).bytes for gpu in gpus}
+
+
+def prove(
+    gpus: Sequence[Gpu],
+    baseline: Mapping[str, int | None],
+    *,
+    users: CudaProcesses | None = None,
+    deadline_seconds: float,
+    seconds_left: Callable[[], float] = lambda: math.inf,
+    tolerance_bytes: int = TOLERANCE_BYTES,
+    swept: tuple[Process, ...] = (),
+    sleep: Callable[[float], None] = time.sleep,
+) -> Release:
+    """Watch the device memory until it is back at the baseline or the deadline passes.
+
+    Parameters
+    ----------
+    gpus
+        The GPUs of the run.
+    baseline
+        Memory in use before the kernel started, from `read_baseline`.
+    users
+        Who uses the GPUs, as far as it was seen.
+    deadline_seconds
+        How long the driver may take to give the memory back.
+    seconds_left
+        How much time there is in all, asked at each look: it may become less meanwhile.
+    tolerance_bytes
+        What may be in use beyond the baseline.
+    swept
+        Processes of the run that had to be ended; they go into the record.
+    sleep
+        Waits between two looks.
+
+    Returns
+    -------
+    A record whose ``released`` is True or False only where memory was compared; with ``seconds``
+    until the last GPU was back, or until the deadline.
+    """
+    started = time.monotonic()
+    now: dict[str, _Used] = {}
+    states: dict[str, _State] = {}
+    watched = list(gpus)
+    while True:
+        now |= {gpu.uuid: _used(gpu) for gpu in watched}
+        for gpu in watched:
+            states[gpu.uuid] = _state(gpu, baseline.get(gpu.uuid), now[gpu.uuid], users, tolerance_bytes)
+        passed = time.monotonic() - started
+        patience = {"back": 0.0, "shared": min(SHARED_SECONDS, deadline_seconds), "held": deadline_seconds}
+        watched = [gpu for gpu in watched if passed < patience[states[gpu.uuid].kind]]
+        left = min(deadline_seconds - passed, seconds_left())
+        if not watched or left <= 0:
+            break
+        sleep(min(left, _POLL_SECONDS))
+    seconds = time.monotonic() - started
+    released, reason = _verdict(states, seconds)
+    unknown = [f"{uuid}: {why}" for uuid in now if (why := _unknown(baseline.get(uuid), now[uuid]))]
+    if released and (unknown or not gpus):
+        released, reason = None, "; ".join(unknown) or "the run was given no GPU"
+    return Release(
+        released=released,
+        reason=reason,
+        seconds=seconds if gpus else None,
+        tolerance_bytes=tolerance_bytes,
+        baseline_bytes={gpu.uuid: baseline.get(gpu.uuid) for gpu in gpus},
+        after_bytes={uuid: used.bytes for uuid, used in now.items()},
+        swept=swept,
+    )
+
+
+def _used(gpu: Gpu) -> _Used:
+    try:
+        memory = gpu.memory()
+    except DriverProblem as problem:
+        return _Used(None, problem.message)
+    if memory.source != "nvml":
+        return _Used(None, memory.reason)
+    return _Used(memory.used_bytes)
+
+
+def _verdict(states: Mapping[str, _State], seconds: float) -> tuple[bool | None, str]:
+    texts = {
+        kind: "; ".join(state.text for state in states.values() if state.kind == kind and state.text)
+        for kind in ("back", "held", "shared")
+    }
+    if texts["held"]:
+        return False, f"not back after {format_seconds(seconds)}: {texts['held']}"
+    if texts["shared"]:
+        return None, f"cannot be told apart after {format_seconds(seconds)}: {texts['shared']}"
+    note = f", apart from others' memory: {texts['back']}" if texts["back"] else ""
+    return True, f"device memory is back at the baseline after {format_seconds(seconds)}{note}"
+
+
+def _state(gpu: Gpu, before: int | None, now: _Used, users: CudaProcesses | None, tolerance_bytes: int) -> _State:
+    """Compare a GPU with its baseline, and charge what is beyond to whom it belongs."""
+    if before is None or now.bytes is None or now.bytes - before <= tolerance_bytes:
+        return _State("back")
+    listed = listed_on(gpu)
+    members = users.members() if users is not None else frozenset()
+    text = f"{gpu.uuid} has {format_bytes(now.bytes)} in use, {format_bytes(before)} before the run"
+    if users is None or any(one.pid in members for one in listed):
+        return _State("held", f"{text}; {_on_it(listed)}")
+    strangers = users.strangers(gpu.uuid, listed, members)
+    theirs, earlier = total_bytes(strangers), total_bytes(users.before(gpu.uuid))
+    grown = None if theirs is None or earlier is None else theirs - earlier
+    if grown is not None and now.bytes - before - grown <= tolerance_bytes:
+        return _State("back", f"{gpu.uuid} is used by {shown(strangers)}")
+    if grown is not None and abs(grown) <= tolerance_bytes and len(strangers) == len(listed) and strangers:
+        return _State("held", f"{text}; {_on_it(listed)}, but not more than before the run")
+    if not members and (who := _somebody_else(gpu, listed, before)):
+        return _State("shared", f"{text}, and somebody else uses it: {who}")
+    return _State("held", f"{text}; {_on_it(listed)}")
+
+
+def _somebody_else(gpu: Gpu, listed: Sequence[GpuProcess], before: int) -> str:
+    """Return what shows that others use a GPU while no process of the run is alive, or an empty text."""
+    if listed:
+        return shown(listed)
+    if before > TOLERANCE_BYTES and gpu.memory_api == "v2":  # version 1 counts the driver's own share as used
+        return f"{format_bytes(before)} were in use before the run, by whom is not visible from here"
+    try:
+        busy = gpu.read(energy=False).utilization_percent
+    except DriverProblem:
+        return ""
+    return f"it is busy ({busy:.0f} %) though this run has ended" if busy else ""
+
+
+def _unknown(before: int | None, now: _Used) -> str:
+    """Return why nothing can be said of a GPU, or an empty text."""
+    return now.reason or ("its memory before the run is not known" if before is None else "")
+
+
+def _on_it(listed: Sequence[GpuProcess]) -> str:
+    return f"on it now: {shown(listed)}" if listed else "who holds it is not visible from here"

@@ -1,0 +1,246 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A Pipeline from a plan: what is cloned, checked and downloaded, and which notebook waits for which.
+
+Only order is decided here. Whether a notebook runs after another failed is decided by the runner
+inside its task, so each of them has `onError: continue`; sizes and timeouts stand in the run.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from runner.tekton import names
+from runner.tekton.task_order import Groups, downloads, earlier_with_shared_files, stages
+
+if TYPE_CHECKING:
+    from runner.plan import Notebook, Plan
+    from runner.tekton.pipeline_options import Document, Shape
+
+RUN_ID = "$(context.pipelineRun.uid)"
+
+
+def pipeline(plan: Plan, shape: Shape) -> Document:
+    """Return the Pipeline.
+
+    Raises
+    ------
+    PlanError
+        A name in ``shape.only`` is not in the plan.
+    """
+    notebooks = shape.select(plan)
+    groups = downloads(notebooks, shape.order)
+    return {
+        "apiVersion": "tekton.dev/v1",
+        "kind": "Pipeline",
+        "metadata": {"name": shape.name, "labels": names.labels(shape.name, "pipeline")},
+        "spec": {
+            "displayName": shape.title or f"Notebooks of {plan.name}",
+            "description": shape.description
+            or f"Runs {len(notebooks)} notebooks of the plan {plan.name!r}, then reports on them.",
+            "params": _params(shape),
+            "workspaces": _workspaces(shape),
+            "tasks": [
+                _source(shape),
+                _validate(notebooks, shape),
+                *_downloads(groups, shape),
+                *_notebooks(plan, notebooks, groups, shape),
+            ],
+            "finally": [_report(notebooks, groups, shape)],
+        },
+    }
+
+
+def _params(shape: Shape) -> list[Document]:
+    url = [
+        _param(
+            "repository-url", "Git repository with the notebooks: https, ssh or file.", shape.repository_url or None
+        ),
+        _param("revision", "Branch, tag or commit of it.", shape.revision or "HEAD"),
+    ]
+    return [
+        _param("image", "Image of the runner, used by every step.", shape.image),
+        *(url if shape.source == "clone" else []),
+        _param("plan", "Path of the plan, absolute or on the workspace.", shape.plan_path),
+        *(
+            [_param("plan-configmap", "ConfigMap with the plan under the key plan.yaml.", shape.plan_config_map)]
+            if shape.source == "clone"
+            else []
+        ),
+        _param(
+            "skip-optional-notebooks",
+            "Whether an optional notebook is skipped when the gate refuses it or no node can host it.",
+            "true",
+        ),
+        _param(
+            "skip-unhostable-notebooks",
+            "Whether each notebook that no node can host is skipped instead of failing the run at its start.",
+            "false",
+        ),
+        _param("continue-on-failure", "Whether notebooks run after an earlier one failed.", "true"),
+        _param("cleanup-between-notebooks", "Whether processes that a notebook leaves behind are ended.", "true"),
+        _param("check-capacity", "Whether nodes are checked first; say false where nodes are made on demand.", "true"),
+        _param("gate-wait", "How long a notebook waits for GPU memory that others hold.", "10m"),
+        _param("strict-release", "Whether GPU memory that is not given back fails the notebook.", "false"),
+        _param("offline", "Whether data that is not staged is an error instead of being fetched.", "false"),
+        _param("pushgateway", "URL of a Prometheus Pushgateway for the metrics; empty for none.", ""),
+    ]
+
+
+def _param(name: str, description: str, default: str | None) -> Document:
+    found: Document = {"name": name, "type": "string", "description": description}
+    return found if default is None else {**found, "default": default}
+
+
+def _workspaces(shape: Shape) -> list[Document]:
+    found: list[Document] = [
+        {"name": names.WORKSPACE, "description": "One volume with the folders source, data and outputs."}
+    ]
+    if shape.source == "clone":
+        found += [
+            {"name": "git-basic-auth", "description": "Secret with .git-credentials.", "optional": True},
+            {"name": "git-ssh", "description": "Secret with id_* and known_hosts.", "optional": True},
+        ]
+    return found
+
+
+def _task(
+    name: str,
+    task: str,
+    title: str,
+    values: dict[str, Any],
+    *,
+    after: list[str] | None = None,
+    workspaces: dict[str, str] | None = None,
+    **more: Any,
+) -> Document:
+    """Return a pipeline task on the shared volume; keys in the order one reads them."""
+    found: Document = {"name": name, "displayName": title, "taskRef": {"name": task, "kind": "Task"}}
+    if after:
+        found["runAfter"] = after
+    bound = {names.WORKSPACE: names.WORKSPACE, **(workspaces or {})}
+    return {
+        **found,
+        **more,
+        "params": [{"name": key, "value": value} for key, value in values.items()],
+        "workspaces": [{"name": inner, "workspace": outer} for inner, outer in bound.items()],
+    }
+
+
+def _given(*keys: str) -> dict[str, str]:
+    return {key: f"$(params.{key})" for key in keys}
+
+
+def _plan_params(shape: Shape) -> dict[str, str]:
+    return _given("plan", "plan-configmap") if shape.source == "clone" else _given("plan")
+
+
+def _source(shape: Shape) -> Document:
+    if shape.source == "demo":
+        return _task("demo-notebooks", names.DEMO_TASK, "Put the demo on the volume", _given("image"))
+    return _task(
+        "clone",
+        names.CLONE_TASK,
+        "Clone the notebooks",
+        {**_given("image"), "url": "$(params.repository-url)", **_given("revision")},
+        workspaces={"basic-auth": "git-basic-auth", "ssh-directory": "git-ssh"},
+    )
+
+
+def _only(notebooks: list[Notebook], shape: Shape) -> dict[str, Any]:
+    return {"only": [f"--only={notebook.name}" for notebook in notebooks]} if shape.only else {}
+
+
+def _validate(notebooks: list[Notebook], shape: Shape) -> Document:
+    values = {
+        **_given("image"),
+        **_plan_params(shape),
+        **_given("skip-optional-notebooks", "skip-unhostable-notebooks", "check-capacity"),
+        "run-id": RUN_ID,
+        **_only(notebooks, shape),
+    }
+    return _task(
+        "validate", names.VALIDATION_TASK, "Check image, storage and nodes", values, after=[_source(shape)["name"]]
+    )
+
+
+def _downloads(groups: Groups, shape: Shape) -> list[Document]:
+    """Return the downloads: the first ones before anything needs them, later ones beside the notebooks.
+
+    They may fail without stopping the run: the notebook that needs the data then says which file is missing.
+    """
+    found, previous = [], "validate"
+    for group in groups.all:
+        values = {
+            **_given("image"),
+            **_plan_params(shape),
+            **_given("offline"),
+            "datasets": [f"--dataset={name}" for name in group.datasets],
+        }
+        found.append(
+            _task(
+                group.task,
+                names.DOWNLOAD_TASK,
+                f"Data for {group.what}",
+                values,
+                after=[previous],
+                onError="continue",
+            )
+        )
+        previous = group.task if shape.order == "serial" else "validate"
+    return found
+
+
+def _notebooks(plan: Plan, notebooks: list[Notebook], groups: Groups, shape: Shape) -> list[Document]:
+    tasks = names.task_names("notebook", [notebook.name for notebook in notebooks])
+    stage_of = stages(notebooks)
+    shared = earlier_with_shared_files(plan, notebooks)
+    found: list[Document] = []
+    for position, notebook in enumerate(notebooks):
+        if shape.order == "serial":
+            before = [tasks[notebooks[position - 1].name]] if position else []
+        else:
+            before = [tasks[name] for name in dict.fromkeys([*notebook.needs, *shared[notebook.name]]) if name in tasks]
+        after = [*before, *groups.tasks_of(notebook)]
+        missing = [need for need in notebook.needs if need not in tasks]
+        values = {
+            **_given("image"),
+            "notebook-name": notebook.name,
+            **_plan_params(shape),
+            **_given("skip-optional-notebooks", "continue-on-failure", "cleanup-between-notebooks"),
+            **_given("gate-wait", "strict-release", "offline"),
+            "run-id": RUN_ID,
+            **({"needs-of-any-run": "true"} if missing else {}),
+            **({} if notebook.timeout else {"timeout": "2h"}),
+        }
+        found.append(
+            _task(
+                tasks[notebook.name],
+                names.EXECUTOR_TASK,
+                f"Stage {stage_of[notebook.name]}: {notebook.name}",
+                values,
+                after=after or ["validate"],
+                when=[
+                    {
+                        "input": notebook.name,
+                        "operator": "notin",
+                        "values": ["$(tasks.validate.results.skipped-notebooks[*])"],
+                    }
+                ],
+                onError="continue",
+            )
+        )
+    return found
+
+
+def _report(notebooks: list[Notebook], groups: Groups, shape: Shape) -> Document:
+    """Return the report's task. It is told how others ended by their status, which is there in any case."""
+    before = [_source(shape)["name"], "validate", *(group.task for group in groups.all)]
+    values = {
+        **_given("image"),
+        **_plan_params(shape),
+        "run-id": RUN_ID,
+        "task-statuses": " ".join(f"{task}=$(tasks.{task}.status)" for task in before),
+        **_given("pushgateway"),
+        **_only(notebooks, shape),
+    }
+    return _task("report", names.REPORT_TASK, "Report and verdict", values)

@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checks of the Python environment: the imports of the notebooks, their versions, and known traps."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.version import InvalidVersion
+
+from runner.core.records import Check
+from runner.validate import probes
+
+if TYPE_CHECKING:
+    from runner.validate.probes import Findings
+
+_SECONDS_WITHOUT_GPU = 5.0
+_SECONDS_WITH_GPU = 45.0
+_GRACE_SECONDS = 3.0
+_SHOWN = 6
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Environment:
+    """What the kernel's Python has: versions and requirements by canonical name, and how imports went."""
+
+    python: str
+    versions: Mapping[str, str]
+    requires: Mapping[str, Sequence[str]]
+    present: Mapping[str, bool]
+    imported: frozenset[str]
+    broken: Mapping[str, str]
+    problem: str = ""
+
+
+def read(python: str, modules: Sequence[str], *, gpu: bool) -> Environment:
+    """Ask a Python for its distributions and let it import the modules, as far as the time allows."""
+    seconds = _SECONDS_WITH_GPU if gpu else _SECONDS_WITHOUT_GPU
+    findings = probes.run(python, "probe_imports.py", [str(seconds), *modules], seconds=seconds + _GRACE_SECONDS)
+    return environment(findings)
+
+
+def environment(findings: Findings) -> Environment:
+    """Return what the probe found; a module that was being imported when it died is broken."""
+    merged = findings.merged
+    listed: list[Any] = merged.get("distributions", [])
+    broken = {one["broken"]: one["reason"] for one in findings.found if "broken" in one}
+    imported = frozenset(one["imported"] for one in findings.found if "imported" in one)
+    started = [one["importing"] for one in findings.found if "importing" in one]
+    if findings.ended.startswith("killed") and started and started[-1] not in imported | broken.keys():
+        broken[started[-1]] = f"the import ended Python: {findings.ended}"
+    return Environment(
+        python=str(merged.get("python", "")),
+        versions={canonical(name): version for name, version, _ in listed},
+        requires={canonical(name): requires for name, _, requires in listed},
+        present=merged.get("present", {}),
+        imported=imported,
+        broken=broken,
+        problem="" if listed else "; ".join(filter(None, [findings.ended, findings.last_words])) or "no answer",
+    )
+
+
+def canonical(name: str) -> str:
+    """Return a distribution's name as packaging tools compare it."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def checks(env: Environment, users: Mapping[str, Sequence[str]], *, gpu: bool) -> tuple[Check, ...]:
+    """Return the checks.
+
+    Parameters
+    ----------
+    env
+        What the kernel's Python has.
+    users
+        Names of notebooks by the module that they import.
+    gpu
+        Whether a GPU is visible; without one, libraries of CUDA may refuse to be imported.
+    """
+    if env.problem:
+        hint = "repair the kernel's Python, or choose another kernel"
+        return (Check(name="python", status="fail", seen=env.problem, hint=hint),)
+    return (
+        Check(name="python", status="pass", seen=f"{env.python}, {len(env.versions)} distributions"),
+        *(_import(env, module, names, gpu=gpu) for module, names in sorted(users.items())),
+        conflicts(env),
+        deprecated_pynvml(env.versions),
+    )
+
+
+def _import(env: Environment, module: str, names: Sequence[str], *, gpu: bool) -> Check:
+    by = f"by {', '.join(names[:3])}" + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    version = env.versions.get(canonical(module))
+    label = f"import {module}"
+    if not env.present.get(module):
+        hint = "install it into the image; nothing is installed at run time"
+        return Check(name=label, status="fail", seen="not installed", needed=by, hint=hint)
+    if module in env.broken:
+        hint = "without a GPU that may be all; on a GPU node this notebook fails" if not gpu else "see the reason"
+        return Check(name=label, status="fail" if gpu else "warn", seen=env.broken[module], needed=by, hint=hint)
+    how = "" if module in env.imported else "found, not imported in the time there was"
+    return Check(name=label, status="pass", seen=", ".join(filter(None, [version, how])) or "imported", needed=by)
+
+
+def conflicts(env: Environment) -> Check:
+    """Look for distributions whose requirements are not met by what is installed."""
+    found = []
+    for name, lines in sorted(env.requires.items()):
+        for line in lines:
+            problem = _unmet(line, env.versions)
+            if problem:
+                found.append(f"{name} {env.versions[name]} {problem}")
+    if not found:
+        return Check(name="conflicts", status="pass", seen="none")
+    more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
+    hint = "install versions that go together; `pip check` lists them all"
+    return Check(name="conflicts", status="warn", seen="; ".join(found[:_SHOWN]) + more, needed="none", hint=hint)
+
+
+def _unmet(line: str, versions: Mapping[str, str]) -> str | None:
+    try:
+        requirement = Requirement(line)
+        if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
+            return None
+        have = versions.get(canonical(requirement.name))
+        if have is None:
+            return f"needs {requirement.name}, which is missing"
+        if not requirement.specifier.contains(have, prereleases=True):
+            return f"needs {requirement.name}{requirement.specifier}, found {have}"
+    except (InvalidRequirement, InvalidVersion):
+        return None  # an odd line of somebody's metadata is no finding about this system
+    return None
+
+
+def deprecated_pynvml(versions: Mapping[str, str]) -> Check:
+    """Look for the distribution `pynvml`, which hides or warns about the module of nvidia-ml-py."""
+    name = "pynvml distribution"
+    if "pynvml" not in versions:
+        return Check(name=name, status="pass", seen="absent")
+    hint = "uninstall `pynvml`; `nvidia-ml-py` provides the module of that name"
+    return Check(name=name, status="warn", seen=f"pynvml {versions['pynvml']}, deprecated", needed="absent", hint=hint)

@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tekton's results: one line each, and all of them within what Tekton takes."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from runner.core.records import Failure, GpuUse, Metrics, Source, Status
+from runner.outputs.tekton_results import line, values, write, write_values
+
+METRICS = Metrics(
+    notebook="01",
+    source=Source(path="01.ipynb"),
+    run_id="r",
+    status=Status.SUCCEEDED,
+    reason="all cells ran",
+    exit_code=0,
+    started_at="2026-11-20T09:00:00.000Z",
+    ended_at="2026-11-20T09:02:03.456Z",
+    wall_seconds=123.456,
+)
+PATH = Path("/workspace/shared-storage/outputs/01.metrics.json")
+any_text = st.text(st.characters(categories=None), max_size=2000)
+
+
+def gpu(peak: int | None) -> GpuUse:
+    return GpuUse(uuid=f"GPU-{peak}", index=0, name="A", total_bytes=None, peak_gpu_memory_bytes=peak)
+
+
+def test_a_success_has_these_results() -> None:
+    """What is not known is an empty text, not a 0."""
+    assert values(METRICS, PATH) == {
+        "status": "succeeded",
+        "reason": "all cells ran",
+        "wall-seconds": "123.5",
+        "peak-gpu-memory-gb": "",
+        "failed-cell": "",
+        "metrics-path": str(PATH),
+    }
+
+
+def test_a_failure_names_its_cell_and_the_largest_peak_counts() -> None:
+    """Cell 0 is a cell, and a GPU that could not be measured is left out."""
+    failed = dataclasses.replace(
+        METRICS,
+        status=Status.FAILED,
+        failure=Failure(message="x", cell_index=0),
+        gpus=(gpu(None), gpu(8_589_934_592), gpu(24_000_000_000)),
+    )
+    found = values(failed, PATH)
+    assert (found["status"], found["failed-cell"], found["peak-gpu-memory-gb"]) == ("failed", "1", "24.00")
+    assert values(dataclasses.replace(METRICS, gpus=(gpu(None),)), PATH)["peak-gpu-memory-gb"] == ""
+
+
+@given(any_text, st.text(st.characters(exclude_characters="\0", codec="utf-8"), min_size=1, max_size=600))
+@example("單" * 2000, "/" + "ä" * 4000)
+@example("half \ud83d", "/x")
+def test_all_results_fit_into_one_kilobyte_on_one_line_each(tmp_path_factory, reason: str, path: str) -> None:
+    """Whatever the reason and wherever the files, with names of results and room for Tekton's own JSON."""
+    folder = tmp_path_factory.mktemp("results")
+    longest = dataclasses.replace(METRICS, reason=reason, status=Status.UNEXPECTED_RESULTS, gpus=(gpu(10**12),))
+
+    write(folder, longest, Path(path))
+
+    contents = {file.name: file.read_bytes() for file in folder.iterdir()}
+    assert set(contents) == {
+        "status", "reason", "wall-seconds", "peak-gpu-memory-gb", "failed-cell", "metrics-path"
+    }  # fmt: skip
+    assert sum(map(len, contents.values())) < 1000
+    for content in contents.values():
+        assert len(content.decode().splitlines()) <= 1
+        assert not content.endswith(b"\n")
+
+
+@given(any_text, st.integers(10, 200), st.booleans())
+def test_a_line_is_cut_between_characters(text: str, limit: int, keep_end: bool) -> None:
+    """A cut text says so, keeps the end that was asked for, and is as long as it may be."""
+    whole = " ".join(text.encode(errors="replace").decode().split())
+
+    short = line(text, limit, keep_end=keep_end)
+
+    assert len(short.encode()) <= limit
+    if len(whole.encode()) <= limit:
+        assert short == whole
+    elif keep_end:
+        assert short.startswith("…")
+        assert whole.endswith(short[1:])
+    else:
+        assert short.endswith("…")
+        assert whole.startswith(short[:-1])
+        assert len(short.encode()) > limit - 4
+
+
+@pytest.mark.parametrize("text", ["a\nb", "a\r\nb", "a\u2028b", "a\x85 b", " a  b\n"])
+def test_line_breaks_of_any_kind_become_blanks(text: str) -> None:
+    """One result is one line."""
+    assert line(text, 100) == "a b"
+
+
+def test_other_commands_write_their_results_the_same_way(tmp_path: Path) -> None:
+    """The folder is made when it is missing."""
+    write_values(tmp_path / "new", {"verdict": "failed\n", "report-path": "x" * 900})
+    assert (tmp_path / "new" / "verdict").read_bytes() == b"failed"
+    assert len((tmp_path / "new" / "report-path").read_bytes()) <= 500

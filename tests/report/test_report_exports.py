@@ -1,0 +1,371 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What machines read of a report, each read here by a program that is not ours."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import http.server
+import json
+import shutil
+import socket
+import subprocess
+import threading
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+
+import jsonschema
+import junitparser
+import pytest
+from markdown_it import MarkdownIt
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
+from prometheus_client.parser import text_string_to_metric_families as plain_families
+from rocrate.rocrate import ROCrate
+from support import cli
+from support import records as made
+from support.cli import PATIENCE
+
+from runner.core.records import Failure, Status
+from runner.report import build, summary_schema
+
+HOSTILE = (
+    '<b>x</b> | `code` [link](http://evil) @user #1 "q" \\ \n\x1b[31m \u202e $a$ ~s~'
+    " https://evil.example www.evil.example"
+)
+
+
+@pytest.fixture
+def every(tmp_path):
+    """Give the result of a report on one notebook of each status."""
+    plan = made.every_status(tmp_path)
+    return build(tmp_path, plan=plan, watch=lambda paths, seconds: dict.fromkeys(paths, False))
+
+
+@pytest.fixture
+def hostile(tmp_path):
+    """Give the result of a report whose every text is hostile."""
+    record = made.metrics("n | <i> `x`", status=Status.FAILED, failed_cell=1, reason=HOSTILE)
+    failure = Failure(message=HOSTILE, hint=HOSTILE, traceback_tail=HOSTILE, cell_index=1)
+    made.leave(tmp_path, dataclasses.replace(record, failure=failure, run_id=HOSTILE), with_samples=False)
+    return build(tmp_path)
+
+
+def beside(result, name):
+    return result.html_path.with_name(name)
+
+
+def need(program):
+    if not shutil.which(program):
+        pytest.skip(f"{program} is not installed (Debian: prometheus, prometheus-pushgateway)")
+    return program
+
+
+@pytest.mark.parametrize("kind", ["every", "hostile"])
+def test_summary_is_valid_against_its_published_schema(kind, request):
+    """`summary.json` is what `summary_schema` says, and the schema forbids something."""
+    result = request.getfixturevalue(kind)
+    schema = summary_schema()
+    jsonschema.Draft202012Validator.check_schema(schema)
+    summary = json.loads(result.summary_path.read_text())
+    jsonschema.validate(summary, schema)
+    summary["notebooks"][0]["status"] = "splendid"
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(summary, schema)
+
+
+def test_junit_has_one_case_a_notebook(every):
+    """CI reads one test case a notebook, and as many bad ones as the verdict has."""
+    xml = junitparser.JUnitXml.fromfile(str(beside(every, "junit.xml")))
+    suite = next(iter(xml))
+    cases = {case.name: case for case in suite}
+    assert len(cases) == 13
+    assert (suite.tests, suite.failures, suite.errors, suite.skipped) == (13, 4, 7, 1)
+    assert cases["01_succeeded"].is_passed
+    assert cases["02_skipped"].is_skipped
+    kinds = {name: type(case.result[0]).__name__ for name, case in cases.items() if case.result}
+    assert kinds["03_failed"] == "Failure"
+    assert kinds["06_kernel_died"] == "Error"
+    assert kinds["12_not_run"] == "Error"
+    assert cases["03_failed"].result[0].type == "failed"
+    assert "OutOfMemoryError" in cases["03_failed"].result[0].text
+    assert cases["01_succeeded"].time == 240
+
+
+def test_junit_holds_hostile_text(hostile):
+    """Control characters and tags reach CI as text."""
+    case = next(iter(next(iter(junitparser.JUnitXml.fromfile(str(beside(hostile, "junit.xml")))))))
+    assert case.name == "n | <i> `x`"
+    assert "<b>x</b>" in case.result[0].text
+
+
+@pytest.mark.parametrize("kind", ["every", "hostile"])
+def test_figures_are_read_by_both_parsers_of_prometheus(kind, request):
+    """`metrics.prom` is OpenMetrics and the older text format at once."""
+    text = beside(request.getfixturevalue(kind), "metrics.prom").read_text()
+    strict = {f.name: f for f in text_string_to_metric_families(text)}
+    plain = {f.name: f for f in plain_families(text)}
+    assert strict.keys() == plain.keys()
+    assert strict["notebook_run_success"].samples[0].value == 0
+    assert all(family.documentation for family in strict.values())
+
+
+def test_figures_are_those_of_the_run(every):
+    """Values and labels are the run's, and what was not measured is absent."""
+    families = {f.name: f for f in plain_families(beside(every, "metrics.prom").read_text())}
+    walls = {s.labels["notebook"]: s.value for s in families["notebook_wall_seconds"].samples}
+    assert walls["01_succeeded"] == 240
+    assert "12_not_run" not in walls
+    statuses = {s.labels["notebook"]: s.labels["status"] for s in families["notebook_status"].samples}
+    assert statuses["13_lost"] == "lost"
+    released = {s.labels["notebook"]: s.value for s in families["notebook_gpu_released"].samples}
+    assert (released["01_succeeded"], released["09_not_released"]) == (1, 0)
+
+
+@pytest.mark.parametrize("kind", ["every", "hostile"])
+def test_promtool_finds_nothing_to_say(kind, request):
+    """`promtool check metrics` is silent."""
+    with beside(request.getfixturevalue(kind), "metrics.prom").open() as stream:
+        done = subprocess.run(
+            [need("promtool"), "check", "metrics"], stdin=stream, capture_output=True, text=True, check=False
+        )
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
+
+
+def test_markdown_is_a_table_and_nothing_comes_alive(hostile):
+    """GitHub's summary shows names and messages as text: no tag, link, code or mention."""
+    markdown = beside(hostile, "github-summary.md").read_text()
+    tokens = MarkdownIt("gfm-like", {"linkify": False}).enable("table").parse(markdown)
+    inline = [child for token in tokens for child in token.children or []]
+    assert {child.type for child in inline} == {"text"} | {"text_special"} & {child.type for child in inline}
+    cells = ["".join(child.content for child in token.children) for token in tokens if token.type == "inline"]
+    assert "n | <i> `x`" in cells
+    assert any("<b>x</b> | `code` [link](http://evil) @user" in cell for cell in cells)
+    assert not [token for token in tokens if token.type.startswith("html")]
+    assert "@user" not in markdown
+    assert "https://" not in markdown
+
+
+def test_markdown_is_appended_to_githubs_file(tmp_path):
+    """What other steps wrote to the summary of the job stays."""
+    step = tmp_path / "step.md"
+    step.write_text("before\n")
+    made.leave(tmp_path / "out", made.metrics("a"), with_samples=False)
+    result = build(tmp_path / "out", environ={"GITHUB_STEP_SUMMARY": str(step)})
+    assert step.read_text() == "before\n" + beside(result, "github-summary.md").read_text()
+
+
+def test_unwritable_github_file_is_a_problem_and_no_failure(tmp_path):
+    """A summary that cannot be appended to is named; the report is there."""
+    made.leave(tmp_path, made.metrics("a"), with_samples=False)
+    result = build(tmp_path, environ={"GITHUB_STEP_SUMMARY": str(tmp_path / "no" / "file")})
+    assert result.verdict == "succeeded"
+    assert any("GITHUB_STEP_SUMMARY" in problem for problem in result.problems)
+
+
+def test_markdown_stays_below_githubs_limit(tmp_path):
+    """Of very many notebooks the last ones are counted instead of listed."""
+    for number in range(30):
+        record = made.metrics(f"n{number}", status=Status.FAILED, cells=0, reason="|" * 200)
+        made.leave(tmp_path, record, with_samples=False)
+    from runner.report.exports import github_summary as markdown
+
+    limit, markdown.LARGEST_BYTES = markdown.LARGEST_BYTES, 5_000
+    try:
+        text = beside(build(tmp_path), "github-summary.md").read_text()
+    finally:
+        markdown.LARGEST_BYTES = limit
+    assert len(text.encode()) < 5_300
+    assert "more |" in text
+
+
+def test_crate_is_read_by_the_rocrate_library(every):
+    """The folder loads as an RO-Crate with the plan as its workflow and a run of it."""
+    folder = every.html_path.parents[1]
+    crate = ROCrate(str(folder))
+    assert crate.mainEntity.id == "reports/plan.json"
+    assert "ComputationalWorkflow" in crate.mainEntity.type
+    profiles = {profile.id for profile in crate.root_dataset["conformsTo"]}
+    assert "https://w3id.org/ro/wfrun/workflow/0.5" in profiles
+    actions = {action.id: action for action in crate.get_by_type("CreateAction")}
+    assert len(actions) == 12
+    whole = actions["#run"]
+    assert whole["instrument"].id == "reports/plan.json"
+    assert whole["agent"]["name"] == "rapids-notebook-runner"
+    assert whole["actionStatus"].endswith("FailedActionStatus")
+    first = actions["#notebook-1-run"]
+    assert first["actionStatus"].endswith("CompletedActionStatus")
+    assert first["startTime"] == "2026-11-20T09:00:00.000Z"
+    assert any(value.get("name") == "n_top_genes" and value.get("value") == 2000 for value in first["object"])
+    assert {result.id for result in first["result"]} >= {"01_succeeded.executed.ipynb", "01_succeeded.html"}
+    assert actions["#notebook-3-run"]["error"] == "cell 10 raised OutOfMemoryError"
+
+
+def test_hashes_in_the_crate_are_those_of_the_files(every):
+    """Each file of the crate is in the folder, with this size and this hash."""
+    folder = every.html_path.parents[1]
+    files = [e for e in ROCrate(str(folder)).get_entities() if "sha256" in e.properties() and not e.id.startswith("#")]
+    assert len(files) > 30
+    for entity in files:
+        content = (folder / urllib.parse.unquote(entity.id)).read_bytes()
+        assert hashlib.sha256(content).hexdigest() == entity["sha256"], entity.id
+        assert str(len(content)) == entity["contentSize"]
+
+
+def test_crate_without_a_plan_is_a_run_of_processes(tmp_path):
+    """Notebooks run one by one have no workflow, and the crate does not claim one."""
+    made.leave(tmp_path, made.metrics("a b é"), with_samples=False)
+    build(tmp_path)
+    crate = ROCrate(str(tmp_path))
+    assert crate.mainEntity is None
+    profiles = [profile.id for profile in crate.root_dataset["conformsTo"]]
+    assert profiles == ["https://w3id.org/ro/wfrun/process/0.5"]
+
+
+def test_no_secret_name_has_a_value_anywhere(every):
+    """Files of a report name secrets at most; a record holds no value of one."""
+    for path in every.html_path.parent.iterdir():
+        assert "HF_TOKEN=" not in path.read_text()
+
+
+class Gateway(http.server.BaseHTTPRequestHandler):
+    """Keeps what is sent to it, and answers with the status it is given."""
+
+    answer = 200
+    seen: list[tuple[str, str, str | None, bytes]]
+
+    def do_PUT(self):
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        self.seen.append((self.command, self.path, self.headers.get("Authorization"), body))
+        self.send_response(self.answer)
+        self.end_headers()
+        self.wfile.write(b"no thanks" if self.answer >= 400 else b"")
+
+    def log_message(self, *args):
+        pass
+
+
+@contextlib.contextmanager
+def gateway(answer=200):
+    handler = type("Handler", (Gateway,), {"answer": answer, "seen": []})
+    server = http.server.HTTPServer(("127.0.0.1", 0), handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"127.0.0.1:{server.server_port}", handler.seen
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def test_figures_are_pushed_as_one_group_a_plan(tmp_path):
+    """A push replaces the figures of this plan, with the user of the address and not in the address."""
+    made.leave(tmp_path, made.metrics("a"), with_samples=False)
+    with gateway() as (address, seen):
+        result = build(tmp_path, plan=made.plan_of("a"), pushgateway=f"http://me:s%2Fcret@{address}/prefix")
+    assert result.problems == ()
+    method, path, authorization, body = seen[0]
+    assert method == "PUT"
+    assert path.startswith("/prefix/metrics/job/notebook_runner/plan@base64/")
+    assert authorization == "Basic bWU6cy9jcmV0"
+    assert body == beside(result, "metrics.prom").read_bytes()
+
+
+def test_command_pushes_what_it_writes(tmp_path):
+    """`--pushgateway` sends the figures that stand in `metrics.prom`; a gateway that refuses fails nothing."""
+    made.leave(tmp_path, made.metrics("a"), with_samples=False)
+    with gateway() as (address, seen):
+        ended = cli.runner("report", tmp_path, "--pushgateway", f"http://{address}")
+    assert ended.code == 0, ended.err
+    [(method, path, _, body)] = seen
+    assert (method, path) == ("PUT", "/metrics/job/notebook_runner/plan@base64/=")
+    assert body == (tmp_path / "reports" / "metrics.prom").read_bytes()
+    with gateway(answer=400) as (address, _):
+        ended = cli.runner("report", tmp_path, env={"RUNNER_REPORT_PUSHGATEWAY": f"http://{address}"})
+    assert ended.code == 0
+    assert "400 no thanks" in ended.err
+
+
+def test_refused_push_is_a_problem_that_hides_the_password(tmp_path):
+    """What the gateway said stands in the report; the password stands nowhere."""
+    made.leave(tmp_path, made.metrics("a"), with_samples=False)
+    with gateway(answer=400) as (address, _):
+        result = build(tmp_path, pushgateway=f"http://me:s3cret@{address}")
+    assert result.verdict == "succeeded"
+    assert "400 no thanks" in result.problems[0]
+    assert "no thanks" in result.html_path.read_text()
+    assert not [p for p in result.html_path.parent.iterdir() if "s3cret" in p.read_text()]
+
+
+@pytest.mark.parametrize(
+    "url", ["http://127.0.0.1:9", "file:///etc/passwd", "nonsense", "http://", "http://[::1", "https://127.0.0.1:x"]
+)
+def test_unreachable_gateway_is_a_problem_and_no_failure(tmp_path, url):
+    """A push that goes nowhere is named in the report, whatever the address is."""
+    made.leave(tmp_path, made.metrics("a"), with_samples=False)
+    result = build(tmp_path, pushgateway=url)
+    assert result.verdict == "succeeded"
+    assert any("Pushgateway" in problem for problem in result.problems)
+
+
+def free_port():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def fetched(url, deadline_seconds=PATIENCE):
+    """Poll an address until it answers."""
+    deadline = time.monotonic() + deadline_seconds
+    while True:
+        try:
+            with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(url, timeout=5) as answer:
+                return answer.read()
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
+
+
+@contextlib.contextmanager
+def started(*command):
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        yield
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+@pytest.mark.slow
+def test_pushed_figures_can_be_queried_in_prometheus(tmp_path):
+    """A real Pushgateway takes the figures, a real Prometheus scrapes them and answers a query."""
+    push, query = need("prometheus-pushgateway"), need("prometheus")
+    push_port, query_port = free_port(), free_port()
+    config = tmp_path / "prometheus.yml"
+    config.write_text(
+        "global: {scrape_interval: 1s}\nscrape_configs:\n"
+        f"- {{job_name: push, honor_labels: true, static_configs: [{{targets: ['127.0.0.1:{push_port}']}}]}}\n"
+    )
+    made.leave(tmp_path / "out", made.metrics("a é/b".replace("/", "_")), with_samples=False)
+    listen = f"--web.listen-address=127.0.0.1:{query_port}"
+    with (
+        started(push, f"--web.listen-address=127.0.0.1:{push_port}"),
+        started(query, f"--config.file={config}", f"--storage.tsdb.path={tmp_path / 'tsdb'}", listen),
+    ):
+        fetched(f"http://127.0.0.1:{push_port}/-/ready")
+        plan = made.plan_of("a é_b", "missing")
+        result = build(tmp_path / "out", plan=plan, pushgateway=f"http://127.0.0.1:{push_port}")
+        assert result.problems == ()
+        expression = urllib.parse.quote('notebook_wall_seconds{notebook="a é_b"}')
+        deadline = time.monotonic() + 90
+        found = []
+        while not found and time.monotonic() < deadline:
+            answer = json.loads(fetched(f"http://127.0.0.1:{query_port}/api/v1/query?query={expression}"))
+            found = answer["data"]["result"]
+            time.sleep(0.2)
+    assert found[0]["value"][1] == "240"
+    assert found[0]["metric"]["plan"] == "rapids-single-cell"

@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One source of truth: what is checked in is what the plan renders, and any plan renders to sound YAML."""
+
+from __future__ import annotations
+
+import pytest
+import yaml
+from click.testing import CliRunner
+from support import tekton
+
+from runner.cli import cli
+from runner.plan import parse
+from runner.tekton import names, pipelinerun
+from runner.tekton import pipeline as render
+from runner.tekton.pipeline_options import Shape
+from runner.tekton.sizes import go_duration, needs
+
+RENDERED = sorted(
+    path for folder in ("pipelines", "pipelineruns") for path in (tekton.TEKTON / folder).glob("*.yaml")
+    if "runner plan render" in path.read_text()
+)  # fmt: skip
+
+
+def rendered(*arguments):
+    done = CliRunner().invoke(cli, ["plan", "render", *arguments], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return list(yaml.safe_load_all(done.stdout))
+
+
+@pytest.mark.parametrize("path", RENDERED, ids=[path.name for path in RENDERED])
+def test_the_checked_in_file_is_what_the_plan_renders(path, monkeypatch):
+    """Each file names the command that made it; run again, it gives the same objects."""
+    monkeypatch.chdir(tekton.ROOT)
+    _, _, *arguments = tekton.rendering(path)
+    assert rendered(*arguments) == list(yaml.safe_load_all(path.read_text()))
+
+
+def test_every_pipeline_and_pipeline_run_is_rendered():
+    """Nobody edits numbers by hand that the plan decides."""
+    files = {*(tekton.TEKTON / "pipelines").glob("*.yaml"), *(tekton.TEKTON / "pipelineruns").glob("*pipelinerun.yaml")}
+    assert {path for path in files if "image-build" not in path.name} == set(RENDERED)
+
+
+PLAN = """
+version: 1
+name: Größe 1.3
+notebooks:
+- {name: A_b, path: a.ipynb, datasets: [d1], requires: {gpu_memory_gb: 24}}
+- {name: a-b, path: b.ipynb, needs: [A_b], requires: {gpus: 0, cpus: 0.5, memory_gb: 1.5}}
+- {name: "on", path: c.ipynb, stage: second, datasets: [d1, d2], timeout: 30m}
+datasets:
+  d1: {url: "https://x.example/1", path: one}
+  d2: {url: "https://x.example/2", path: two}
+"""
+
+
+@pytest.fixture
+def plan():
+    return parse(PLAN, "test")
+
+
+def test_names_that_meet_are_told_apart(plan):
+    """Two notebooks whose names differ only in what a label cannot hold get different tasks."""
+    tasks = render.pipeline(plan, Shape(name="x"))["spec"]["tasks"]
+    found = [task["name"] for task in tasks]
+    assert len(found) == len(set(found))
+    assert all(len(name) <= 50 and name == name.lower() for name in found)
+
+
+def test_names_survive_yaml(tmp_path):
+    """A notebook called `on` stays a text and does not become a boolean."""
+    path = tmp_path / "plan.yaml"
+    path.write_text(PLAN)
+    pipeline, _ = rendered(str(path))
+    values = [p["value"] for task in pipeline["spec"]["tasks"] for p in task["params"] if p["name"] == "notebook-name"]
+    assert values == ["A_b", "a-b", "on"]
+
+
+def test_a_dataset_is_fetched_once_by_the_first_stage_that_reads_it(plan):
+    """d1 belongs to stage 1, d2 to stage 2; the second download runs beside the first stage."""
+    tasks = {task["name"]: task for task in render.pipeline(plan, Shape(name="x"))["spec"]["tasks"]}
+    datasets = {
+        name: next(p["value"] for p in task["params"] if p["name"] == "datasets")
+        for name, task in tasks.items()
+        if name.startswith("data-")
+    }
+    assert datasets == {"data-stage-1": ["--dataset=d1"], "data-stage-2": ["--dataset=d2"]}
+    assert tasks["data-stage-2"]["runAfter"] == ["data-stage-1"]
+    last = next(task for task in tasks.values() if task["displayName"] == "Stage 2: on")
+    assert {"data-stage-1", "data-stage-2"} <= set(last["runAfter"])
+
+
+def test_a_part_of_a_plan_takes_needs_from_any_run(plan):
+    """With --only a need that is left out may be met by an earlier run, and the report speaks of that part only."""
+    pipeline = render.pipeline(plan, Shape(name="x", only=("a-b",)))
+    notebook = next(t for t in pipeline["spec"]["tasks"] if t["taskRef"]["name"] == names.EXECUTOR_TASK)
+    assert {"name": "needs-of-any-run", "value": "true"} in notebook["params"]
+    report = pipeline["spec"]["finally"][0]
+    assert {"name": "only", "value": ["--only=a-b"]} in report["params"]
+
+
+def test_a_notebook_without_a_deadline_gets_one(plan):
+    """Tekton's timeout can only be longer than ours if there is one."""
+    pipeline = render.pipeline(plan, Shape(name="x"))
+    timeouts = {
+        next(p["value"] for p in task["params"] if p["name"] == "notebook-name"): {
+            p["name"]: p["value"] for p in task["params"]
+        }.get("timeout")
+        for task in pipeline["spec"]["tasks"]
+        if task["taskRef"]["name"] == names.EXECUTOR_TASK
+    }
+    assert timeouts == {"A_b": "2h", "a-b": "2h", "on": None}
+
+
+def test_sizes_are_the_plans(plan):
+    """GPU memory alone means one GPU; 24 GB accept a card that reports 21744 MiB; 0 GPUs are written out."""
+    first, second, _ = plan.notebooks
+    assert needs(first).resources() == {"cpu": "4", "memory": "16Gi", "nvidia.com/gpu": "1"}
+    assert needs(first).min_gpu_memory_mib == 21744
+    assert needs(second).resources() == {"cpu": "0.5", "memory": "2Gi", "nvidia.com/gpu": "0"}
+    assert needs(first).resources("nvidia.com/mig-1g.10gb")["nvidia.com/gpu"] == "0"
+    run = pipelinerun.pipeline_run(plan, Shape(name="x"), pipelinerun.RunShape(generate_name="x-"))
+    assert run["metadata"]["labels"]["rapids-notebook-runner/plan"].isascii()
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(59, "59s"), (60, "1m0s"), (11520, "3h12m0s"), (90000.2, "25h0m1s")])
+def test_durations_are_gos(seconds, text):
+    """Kubernetes reads no days and no fractions here."""
+    assert go_duration(seconds) == text
+
+
+def test_an_unknown_notebook_is_a_usage_error(tmp_path):
+    """--only names what exists; the message lists it."""
+    from runner.core.errors import PlanError
+
+    path = tmp_path / "plan.yaml"
+    path.write_text(PLAN)
+    with pytest.raises(PlanError, match="no notebook 'zz'"):
+        CliRunner().invoke(cli, ["plan", "render", str(path), "--only", "zz"], catch_exceptions=False)

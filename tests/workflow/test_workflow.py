@@ -1,0 +1,420 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A whole plan on one machine: order, needs, stops, and a report whatever happened."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from support import cli, notebooks
+
+from runner.outputs.claim import Claim
+
+LEFT_BEHIND = (
+    "import subprocess, sys\n"
+    "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'], start_new_session=True)\n"
+    "print('child', child.pid)"
+)
+
+
+def stamp(name: str) -> str:
+    """Return a cell that notes when it ran."""
+    return f"open('order.txt', 'a').write('{name}\\n')"
+
+
+def plan(folder: Path, *entries: dict[str, Any], **cells: tuple[str, ...]) -> Path:
+    """Write a plan and its notebooks; each notes its name in order.txt, then runs its own cells."""
+    for entry in entries:
+        name = entry["name"]
+        notebooks.write(folder / f"{name}.ipynb", stamp(name), *cells.get(name, ()))
+    document = {"version": 1, "name": "small", "notebooks": [{"path": f"{e['name']}.ipynb", **e} for e in entries]}
+    (folder / "plan.yaml").write_text(yaml.safe_dump(document))
+    return folder / "plan.yaml"
+
+
+def run_all(path: Path, *options: object, **env: str) -> cli.Ended:
+    return cli.runner("run-all", path, "--output-dir", path.parent / "out", "--no-html", *options, env=env)
+
+
+def ran(path: Path) -> list[str]:
+    """Return the names of the notebooks that ran, in order."""
+    order = path.parent / "order.txt"
+    return order.read_text().split() if order.exists() else []
+
+
+def summary(path: Path) -> dict[str, Any]:
+    return json.loads((path.parent / "out" / "reports" / "summary.json").read_text())
+
+
+def told(path: Path) -> dict[str, str]:
+    """Return the status of each notebook in the summary."""
+    return {notebook["name"]: notebook["status"] for notebook in summary(path)["notebooks"]}
+
+
+def reason(path: Path, name: str) -> str:
+    return cli.metrics(path.parent / "out", name)["reason"]
+
+
+def page(path: Path) -> str:
+    """Return the newest report page."""
+    return max((path.parent / "out" / "reports").glob("complete_analysis_report_*.html")).read_text()
+
+
+def test_the_notebooks_of_a_plan_run_in_its_order_under_one_run_id(tmp_path: Path) -> None:
+    """Exit 0, one record each, one run, and a report that lists them."""
+    path = plan(tmp_path, {"name": "b"}, {"name": "a", "needs": ["b"]}, {"name": "c"})
+
+    ended = run_all(path, "--run-id", "run-7")
+
+    assert ended.code == 0, ended.err
+    assert ran(path) == ["b", "a", "c"]
+    assert {cli.metrics(tmp_path / "out", name)["run_id"] for name in "abc"} == {"run-7"}
+    assert told(path) == {"b": "succeeded", "a": "succeeded", "c": "succeeded"}
+    assert summary(path)["run_id"] == "run-7"
+    assert "3 succeeded" in ended.out
+    assert all(f">{name}<" in page(path) for name in "abc")
+
+
+def test_a_failure_skips_what_needs_it_and_nothing_else(tmp_path: Path) -> None:
+    """The dependent one names it, its dependent names that; independent ones run; exit 1."""
+    entries = [{"name": "a"}, {"name": "b", "needs": ["a"]}, {"name": "c", "needs": ["b"]}, {"name": "d"}]
+    path = plan(tmp_path, *entries, a=("raise ValueError('no such gene')",))
+
+    ended = run_all(path)
+
+    assert ended.code == 1, ended.err
+    assert ran(path) == ["a", "d"]
+    assert told(path) == {"a": "failed", "b": "skipped", "c": "skipped", "d": "succeeded"}
+    assert reason(path, "b") == "it needs a, which ended failed"
+    assert reason(path, "c") == "it needs b, which ended skipped"
+    assert "no such gene" in page(path)
+
+
+def test_old_metrics_do_not_satisfy_a_need(tmp_path: Path) -> None:
+    """A success of an earlier run is no input of this one: its notebook failed this time."""
+    path = plan(tmp_path, {"name": "a"}, {"name": "b", "needs": ["a"]})
+    assert run_all(path).code == 0
+    notebooks.write(tmp_path / "a.ipynb", "raise ValueError")
+    (tmp_path / "order.txt").unlink()
+
+    assert run_all(path).code == 1
+
+    assert ran(path) == []
+    assert told(path) == {"a": "failed", "b": "skipped"}
+
+
+@pytest.mark.parametrize("options", [("--only", "b"), ("--from", "b")])
+def test_a_part_of_a_plan_takes_results_of_any_run(tmp_path: Path, options: tuple[str, ...]) -> None:
+    """Its need succeeded yesterday and still stands there; the report is on this part."""
+    path = plan(tmp_path, {"name": "a"}, {"name": "b", "needs": ["a"]})
+    assert run_all(path, "--only", "a").code == 0
+    first = cli.metrics(tmp_path / "out", "a")["run_id"]
+
+    ended = run_all(path, *options)
+
+    assert ended.code == 0, ended.err
+    assert ran(path) == ["a", "b"]
+    assert cli.metrics(tmp_path / "out", "b")["run_id"] != first
+    assert told(path)["b"] == "succeeded"
+
+
+def test_a_part_whose_need_never_succeeded_is_skipped(tmp_path: Path) -> None:
+    """A skip for a need is no success of the run."""
+    path = plan(tmp_path, {"name": "a"}, {"name": "b", "needs": ["a"]})
+
+    assert run_all(path, "--only", "b").code == 1
+
+    assert ran(path) == []
+    assert reason(path, "b") == "it needs a, which has no result"
+
+
+def test_only_and_from_keep_the_plans_order(tmp_path: Path) -> None:
+    """However they are given, and together they meet."""
+    path = plan(tmp_path, *({"name": name} for name in "abcd"))
+
+    assert run_all(path, "--only", "d", "--only", "b", "--only", "a", "--from", "b").code == 0
+
+    assert ran(path) == ["b", "d"]
+
+
+def test_a_name_that_is_not_in_the_plan_is_a_usage_error(tmp_path: Path) -> None:
+    """Nothing runs, and the nearest name is offered."""
+    path = plan(tmp_path, {"name": "01_quality"}, {"name": "02_clusters"})
+
+    for option in ("--only", "--from"):
+        ended = run_all(path, option, "02_cluster")
+        assert ended.code == 2
+        assert "did you mean '02_clusters'" in ended.err
+        assert "Traceback" not in ended.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_stopping_skips_what_stands_later_and_names_the_reason(tmp_path: Path) -> None:
+    """With --no-continue-on-failure independent ones do not run either."""
+    path = plan(tmp_path, {"name": "a"}, {"name": "b"}, {"name": "c"}, b=("import os; os._exit(3)",))
+
+    ended = run_all(path, "--no-continue-on-failure")
+
+    assert ended.code == 1, ended.err
+    assert ran(path) == ["a", "b"]
+    assert told(path) == {"a": "succeeded", "b": "incomplete", "c": "skipped"}
+    assert reason(path, "c") == "the run stopped after b ended incomplete"
+
+
+TOO_MUCH = {"memory_gb": 1e6}
+
+
+def test_an_optional_notebook_that_is_refused_does_not_spoil_the_run(tmp_path: Path) -> None:
+    """It is skipped with the gate's reason, and stopping does not apply."""
+    path = plan(tmp_path, {"name": "a", "optional": True, "requires": TOO_MUCH}, {"name": "b"})
+
+    ended = run_all(path, "--no-continue-on-failure")
+
+    assert ended.code == 0, ended.err
+    assert ran(path) == ["b"]
+    assert told(path) == {"a": "skipped", "b": "succeeded"}
+    assert "memory" in reason(path, "a")
+
+
+@pytest.mark.parametrize("env", [False, True])
+def test_optional_notebooks_can_be_demanded(tmp_path: Path, env: bool) -> None:
+    """With --no-skip-optional-notebooks a refusal is one; an option from the environment says the same."""
+    path = plan(tmp_path, {"name": "a", "optional": True, "requires": TOO_MUCH})
+    options = () if env else ("--no-skip-optional-notebooks",)
+
+    ended = run_all(path, *options, **({"RUNNER_RUN_ALL_SKIP_OPTIONAL_NOTEBOOKS": "false"} if env else {}))
+
+    assert ended.code == 1, ended.err
+    assert told(path) == {"a": "refused"}
+
+
+def test_an_optional_notebook_that_fails_has_failed(tmp_path: Path) -> None:
+    """Optional means that it may be left out, not that it may be wrong."""
+    path = plan(tmp_path, {"name": "a", "optional": True}, a=("1 / 0",))
+
+    assert run_all(path).code == 1
+
+    assert told(path) == {"a": "failed"}
+
+
+def test_without_cleanup_a_child_is_listed_and_left_alone(tmp_path: Path) -> None:
+    """Somebody wants a server to live on: its process is told in the record and nobody ends it."""
+    path = plan(tmp_path, {"name": "a"}, a=(LEFT_BEHIND,))
+
+    ended = run_all(path, "--no-cleanup-between-notebooks")
+
+    assert ended.code == 0, ended.err
+    pid = int(cli.text_of(cli.executed(tmp_path / "out", "a")).split("child ")[1])
+    swept = cli.metrics(tmp_path / "out", "a")["release"]["swept"]
+    try:
+        assert [(process["pid"], process["ended_by"]) for process in swept] == [(pid, "survived")]
+        os.kill(pid, 0)
+    finally:
+        os.kill(pid, signal.SIGKILL)
+
+
+def test_a_broken_notebook_and_a_missing_one_stop_nobody(tmp_path: Path) -> None:
+    """Each has its record; the rest of the plan runs."""
+    path = plan(tmp_path, {"name": "a"}, {"name": "b"}, {"name": "c"})
+    (tmp_path / "a.ipynb").write_text("{")
+    (tmp_path / "b.ipynb").unlink()
+
+    assert run_all(path).code == 1
+
+    assert told(path) == {"a": "broken-input", "b": "broken-input", "c": "succeeded"}
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_ends_the_notebook_and_still_gives_the_report(tmp_path: Path, number: int, code: int) -> None:
+    """The running one is saved as terminated, the next ones never start, and the report says so."""
+    path = plan(tmp_path, *({"name": name} for name in "abc"), b=("print('begun')\nimport time; time.sleep(600)",))
+    process = cli.start("run-all", path, "--output-dir", tmp_path / "out", "--no-html")
+    log = tmp_path / "out" / "b.log"
+    cli.until(lambda: log.exists() and "\nbegun" in log.read_text(), "the second notebook's print")
+
+    process.send_signal(number)
+    out, err = process.communicate(timeout=cli.PATIENCE)
+
+    assert process.returncode == code, err
+    assert ran(path) == ["a", "b"]
+    assert told(path) == {"a": "succeeded", "b": "terminated", "c": "not-run"}
+    assert "notebook nb=c" not in err
+    assert "begun" in cli.text_of(cli.executed(tmp_path / "out", "b"))
+    assert "report: " in out
+    assert ">c<" in page(path)
+
+
+def test_a_notebook_process_that_is_killed_is_lost_and_the_rest_runs(tmp_path: Path) -> None:
+    """Its record is missing, so the report tells it from its last sign of life."""
+    kill = "import os, signal; os.kill(os.getppid(), signal.SIGKILL)\nimport time; time.sleep(600)"
+    path = plan(tmp_path, {"name": "a"}, {"name": "b", "needs": ["a"]}, {"name": "c"}, a=(kill,))
+
+    ended = run_all(path)
+
+    assert ended.code == 1, ended.err
+    assert ran(path) == ["a", "c"]
+    assert told(path) == {"a": "lost", "b": "skipped", "c": "succeeded"}
+    assert "exit_code=-9" in ended.err
+
+
+def test_stopping_counts_a_notebook_that_was_lost(tmp_path: Path) -> None:
+    """It left no record, and a run that is to stop after a failure does not go on over it."""
+    kill = "import os, signal; os.kill(os.getppid(), signal.SIGKILL)\nimport time; time.sleep(600)"
+    path = plan(tmp_path, {"name": "a"}, {"name": "b"}, a=(kill,))
+
+    ended = run_all(path, "--no-continue-on-failure")
+
+    assert ended.code == 1, ended.err
+    assert ran(path) == ["a"]
+    assert told(path) == {"a": "lost", "b": "skipped"}
+    assert reason(path, "b") == "the run stopped after a ended lost"
+
+
+def test_a_part_that_has_no_notebook_is_a_usage_error(tmp_path: Path) -> None:
+    """What --only names stands before what --from names: both are told, and nothing runs."""
+    path = plan(tmp_path, *({"name": name} for name in "abc"))
+
+    ended = run_all(path, "--from", "c", "--only", "a")
+
+    assert ended.code == 2
+    assert "--from c" in ended.err
+    assert "--only a" in ended.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_modules_in_the_current_folder_are_not_taken_for_ours(tmp_path: Path) -> None:
+    """A user's runner.py or click.py lies where the command is called."""
+    path = plan(tmp_path, {"name": "a"})
+    for name in ("runner", "click", "yaml"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('this is somebody else')")
+    command = [str(Path(sys.executable).with_name("runner")), "run-all", str(path), "--no-html"]
+
+    ended = subprocess.run(
+        [*command, "--output-dir", str(tmp_path / "out")],
+        cwd=tmp_path,
+        env=cli.environment(),
+        capture_output=True,
+        text=True,
+        timeout=cli.PATIENCE,
+        check=False,
+    )
+
+    assert ended.returncode == 0, ended.stderr
+    assert told(path) == {"a": "succeeded"}
+
+
+def test_options_of_one_run_in_the_environment_are_not_those_of_each_notebook(tmp_path: Path) -> None:
+    """RUNNER_RUN_NAME would give all notebooks one name; what is left out is said."""
+    path = plan(tmp_path, {"name": "a"}, {"name": "b"})
+
+    ended = run_all(path, RUNNER_RUN_NAME="x", RUNNER_RUN_PREPARE_ONLY="1", RUNNER_RUN_ALL_TIMEOUT="5m")
+
+    assert ended.code == 0, ended.err
+    assert told(path) == {"a": "succeeded", "b": "succeeded"}
+    assert "ignored=RUNNER_RUN_NAME,RUNNER_RUN_PREPARE_ONLY" in ended.err
+
+
+def test_a_process_that_left_no_record_is_said_whatever_its_exit_code(tmp_path: Path) -> None:
+    """A code from 0 to 9 alone does not mean that the notebook has been told of."""
+    path = plan(tmp_path, {"name": "a"})
+    (tmp_path / "out").mkdir()
+    with Claim.of(tmp_path / "out", "a", "somebody else"):
+        ended = run_all(path)
+
+    assert ended.code == 1
+    assert "notebook-process level=error nb=a exit_code=2" in ended.err
+    assert told(path) == {"a": "not-run"}
+
+
+def test_a_notebook_ends_with_the_run_that_is_killed(tmp_path: Path) -> None:
+    """Nobody waits for it any more: it is told to end, and saves what it has."""
+    path = plan(tmp_path, {"name": "a"}, a=("print('begun')\nimport time; time.sleep(600)",))
+    process = cli.start("run-all", path, "--output-dir", tmp_path / "out", "--no-html")
+    log = tmp_path / "out" / "a.log"
+    cli.until(lambda: log.exists() and "\nbegun" in log.read_text(), "the notebook's print")
+
+    process.kill()
+    process.communicate(timeout=cli.PATIENCE)
+
+    cli.until(lambda: not (tmp_path / "out" / "a.running").exists(), "the notebook's end")
+    assert cli.metrics(tmp_path / "out", "a")["status"] == "terminated"
+    assert "begun" in cli.text_of(cli.executed(tmp_path / "out", "a"))
+
+
+def test_options_reach_each_notebook(tmp_path: Path) -> None:
+    """What is given to the whole run counts for each of its notebooks, blanks and repeats included."""
+    show = "import os; print(os.environ['X'], os.environ['Y'])"
+    path = plan(
+        tmp_path,
+        {"name": "a"},
+        {"name": "b"},
+        **dict.fromkeys("ab", (show,)),
+    )
+
+    ended = run_all(path, "--env", "X=one two", "--env", "Y=3", "--timeout", "5m", "--cell-timeout", "90s")
+
+    assert ended.code == 0, ended.err
+    for name in "ab":
+        assert "one two 3" in cli.text_of(cli.executed(tmp_path / "out", name))
+
+
+def test_the_answer_of_the_run_is_on_stdout_and_what_notebooks_say_is_not(tmp_path: Path) -> None:
+    """With --json stdout is the summary, and nothing else."""
+    path = plan(tmp_path, {"name": "a"}, a=("print('noise')",))
+
+    ended = run_all(path, "--json")
+
+    assert json.loads(ended.out) == summary(path)
+    assert "noise" not in ended.out
+
+
+def test_samples_are_taken_without_a_gpu(tmp_path: Path) -> None:
+    """One row a tick with the host's figures, GPU fields empty."""
+    path = plan(tmp_path, {"name": "a"}, a=("x = bytearray(50_000_000)\nimport time; time.sleep(1.2)",))
+
+    assert run_all(path).code == 0
+
+    rows = list(csv.DictReader((tmp_path / "out" / "a.samples.csv").open()))
+    assert len(rows) >= 2
+    assert {row["gpu_uuid"] for row in rows} == {""}
+    assert max(int(row["host_memory_bytes"] or 0) for row in rows) > 50_000_000
+
+
+def test_a_plan_in_a_config_map_starts_at_the_checkout(tmp_path: Path) -> None:
+    """The file may lie anywhere; --checkout says where the notebooks are."""
+    path = plan(tmp_path / "checkout", {"name": "a"})
+    wrapped = {"apiVersion": "v1", "kind": "ConfigMap", "data": {"plan.yaml": path.read_text()}}
+    (tmp_path / "map.yaml").write_text(yaml.safe_dump(wrapped))
+
+    ended = cli.runner(
+        "run-all",
+        tmp_path / "map.yaml",
+        "--checkout",
+        tmp_path / "checkout",
+        "--output-dir",
+        tmp_path / "out",
+        "--no-html",
+    )
+
+    assert ended.code == 0, ended.err
+    assert ran(path) == ["a"]
+
+
+def test_an_output_folder_that_cannot_be_written_is_said_once_at_the_end(tmp_path: Path) -> None:
+    """No report can be left there: a message and a code, no traceback."""
+    path = plan(tmp_path, {"name": "a"})
+    (tmp_path / "file").write_text("in the way")
+
+    ended = cli.runner("run-all", path, "--output-dir", tmp_path / "file" / "out", "--no-html")
+
+    assert ended.code == 74, ended.err
+    assert "Traceback" not in ended.err
+    assert ran(path) == []
