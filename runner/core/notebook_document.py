@@ -30,6 +30,9 @@ DEEPEST = 200
 """Levels of a document. Readers and writers of JSON in Python end at a few hundred, by an error or a crash."""
 _TOO_DEEP = f"is nested too deeply to be a notebook: more than {DEEPEST} levels"
 
+SKIP = "skip-execution"
+"""Jupyter's tag for a cell that is not to be run."""
+
 
 def read_notebook(path: Path, *, to_run: bool = True) -> NotebookNode:
     """Return the notebook at ``path`` as nbformat 4.5.
@@ -221,3 +224,11 @@ def _give_ids(notebook: NotebookNode) -> None:
             name += "x"
         cell.id = name
         taken.add(name)
+
+
+def mark_skipped(notebook: Any) -> list[Any]:
+    """Drop the code cells that their author tagged `skip-execution`, and return them."""
+    skipped = [cell for cell in notebook.cells if cell.cell_type == "code" and SKIP in cell.metadata.get("tags", [])]
+    for cell in skipped:
+        cell.metadata.setdefault("runner", {})["dropped"] = f"tagged {SKIP}"
+    return skipped

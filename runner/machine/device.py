@@ -9,12 +9,13 @@ functions an old driver lacks. A question that can never be answered is asked on
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from runner.core.records import GpuProcess
-from runner.machine.nvml import Unavailable, ask
+from runner.machine.nvml import DriverProblem, Unavailable, ask
 
 if TYPE_CHECKING:
     from runner.machine.visible import Identity
@@ -223,3 +224,29 @@ def _host_memory() -> Memory:
         used_bytes=seen.total - seen.available,
         reason="the GPU shares the memory of the host",
     )
+
+
+class InUse(NamedTuple):
+    """Memory in use on a GPU, or why it is not known."""
+
+    bytes: int | None
+    reason: str = ""
+
+
+def memory_in_use(gpu: Gpu) -> InUse:
+    """Return the memory in use, where it is comparable: memory shared with the host proves nothing."""
+    try:
+        memory = gpu.memory()
+    except DriverProblem as problem:
+        return InUse(None, problem.message)
+    if memory.source != "nvml":
+        return InUse(None, memory.reason)
+    return InUse(memory.used_bytes)
+
+
+def read_baseline(gpus: Sequence[Gpu]) -> dict[str, int | None]:
+    """Return the memory in use on each GPU now; None where there is nothing to compare with.
+
+    Memory that is shared with the host moves for many reasons and proves nothing.
+    """
+    return {gpu.uuid: memory_in_use(gpu).bytes for gpu in gpus}

@@ -11,18 +11,17 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from runner.core.records import GpuUse, Host, Process, Release, Sampling
+from runner.core.records import GpuUse, Host, Sampling
 from runner.machine import processes
 from runner.machine.cuda_processes import CudaProcesses
+from runner.machine.device import read_baseline
 from runner.machine.guard import MemoryGuard
 from runner.machine.host import Container, read_limits
 from runner.machine.processes import Family
 from runner.machine.sampler import Sampled, Sampler
 from runner.machine.usage import CellUse, GpuFigures, Span, per_cell, per_run
-from runner.stages.release.proof import prove, read_baseline
 
 INTERVAL_SECONDS = 0.5
-RELEASE_SECONDS = 30.0
 
 
 class Watch:
@@ -112,36 +111,6 @@ class Watch:
             self.sampled = self.sampler.stop()
         return self.sampled
 
-    def release(self, *, cleanup: bool, seconds_left: Callable[[], float]) -> Release:
-        """End what the kernel left behind and prove that the GPUs are free.
-
-        Parameters
-        ----------
-        cleanup
-            False leaves the processes alone and only lists them.
-        seconds_left
-            How much time there is; `RELEASE_SECONDS` are taken at most.
-        """
-        if self.gpus:
-            self.users.look(at_once=True)  # a short run has not come to a regular look
-        swept = (
-            self.family.sweep(processes.TERM_SECONDS, processes.KILL_SECONDS) if cleanup else tuple(self._left_alone())
-        )
-        return prove(
-            self.gpus,
-            self.baseline,
-            users=self.users,
-            deadline_seconds=RELEASE_SECONDS,
-            seconds_left=seconds_left,
-            swept=swept,
-        )
-
-    def _left_alone(self) -> list[Process]:
-        return [
-            Process(pid=identity.pid, name=_name(identity.pid), ended_by="survived")
-            for identity in self.family.survivors()
-        ]
-
     def cells(self, spans: Sequence[Span]) -> dict[int, CellUse]:
         """Join the samples with the times of cells."""
         return per_cell(self.stop(), spans)
@@ -217,10 +186,3 @@ _MADE_FROM = {
 def _reasons(unavailable: Mapping[str, str]) -> dict[str, str]:
     """Return why figures of a record are missing, from why values of a reading are."""
     return {name: reason for key, reason in unavailable.items() for name in _MADE_FROM.get(key, (key,))}
-
-
-def _name(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/comm").read_text().strip()
-    except OSError:
-        return "?"

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from runner.core import files
 from runner.core.errors import UsageError
 from runner.core.redact import read_secrets, values_in
-from runner.stages.gate.criteria import requirements_of
+from runner.plan.requirements import requirements_of
 
 if TYPE_CHECKING:
     from runner.core.records import Requirements

@@ -18,8 +18,8 @@ from runner.core.errors import PlanError, UsageError, did_you_mean
 from runner.core.files import check_name
 from runner.core.units import duration_seconds
 from runner.plan.graph import check_graph
+from runner.plan.requirements import requirements_of
 from runner.plan.text import document_of, with_defaults
-from runner.stages.gate.criteria import requirements_of
 
 if TYPE_CHECKING:
     from runner.core.records import Requirements

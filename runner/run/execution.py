@@ -24,6 +24,7 @@ from runner.plan.job import EXECUTED_SUFFIX, Job
 from runner.stages.execute.kernel_environment import kernel_environment
 from runner.stages.gate.gate import GateDecision, visibility_env
 from runner.stages.record import provenance
+from runner.stages.release import sweep
 
 if TYPE_CHECKING:
     from runner.machine.sampler import Latest
@@ -366,7 +367,8 @@ class Execution:
             How much time there is, asked again and again: a signal may come meanwhile.
         """
         assert self.watch is not None
-        release = self.watch.release(cleanup=self.job.options.cleanup_between_notebooks, seconds_left=seconds_left)
+        cleanup = self.job.options.cleanup_between_notebooks
+        release = sweep.release(self.watch, cleanup=cleanup, seconds_left=seconds_left)
         self.draft.release = release
         left = [f"{process.name} (pid {process.pid}, {process.ended_by})" for process in release.swept]
         log.info("release", nb=self.job.name, released=release.released, seconds=release.seconds, swept=len(left))

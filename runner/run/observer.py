@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from runner.core import log
 from runner.core.units import format_bytes, format_seconds
+from runner.stages.execute.cell_records import title_of
 from runner.stages.execute.client import Observer
 
 if TYPE_CHECKING:
@@ -81,15 +82,6 @@ class Reporter(Observer):
         """Note that there is something to save."""
         if self._saver is not None:
             self._saver.dirty = True
-
-
-def title_of(source: str, limit: int = 80) -> str | None:
-    """Return the first line of a cell that says something."""
-    for line in source.splitlines():
-        text = line.strip()
-        if text and not text.startswith("%%"):
-            return text if len(text) <= limit else f"{text[: limit - 1]}…"
-    return None
 
 
 def _place(index: int | None) -> int | str:

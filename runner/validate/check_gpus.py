@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from runner.core.records import Check, Requirements
 from runner.core.units import format_bytes
 from runner.plan import requirements
-from runner.stages.gate.criteria import Seen, Verdict, best, gpus_wanted, hopeless, judge, refusal
+from runner.plan.requirements import gpus_wanted
+from runner.stages.gate.criteria import Seen, Verdict, best, hopeless, judge, refusal
 
 if TYPE_CHECKING:
     from runner.machine.health import Health

@@ -65,11 +65,11 @@ def patterns() -> dict[str, re.Pattern[Any]]:
 
     re._compile = spying
     try:
-        assert "runner.notebook" not in sys.modules, "what is imported already cannot be seen any more"
+        assert "runner.stages.convert" not in sys.modules, "what is imported already cannot be seen any more"
         importlib.import_module("papermill.engines")  # first: it imports our engine by its entry point
         for module in pkgutil.walk_packages(runner.__path__, "runner."):
             if (
-                not module.name.endswith(("__main__", ".inkernel", ".kernel_startup"))
+                not module.name.endswith(("__main__", ".in_kernel", ".kernel_startup"))
                 and "standalone" not in module.name
             ):
                 importlib.import_module(module.name)

@@ -17,7 +17,7 @@ import time
 import pytest
 
 from runner.core.records import Requirements
-from runner.machine import gpus
+from runner.machine import device, gpus
 from runner.stages.gate.gate import gate, visibility_env
 from runner.stages.release import proof as release
 
@@ -161,7 +161,7 @@ def test_the_gate_judges_the_real_device(tmp_path, whole):
 
 def test_release_is_proved_by_the_end_of_the_process(whole, allocate):
     """Two GB held by another process are seen, not called released, and released once it is gone."""
-    before = release.read_baseline([whole])
+    before = device.read_baseline([whole])
     process, _ = allocate(2 * 10**9)
     held = whole.memory().used_bytes - before[whole.uuid]
     assert held >= 2 * 10**9
@@ -174,7 +174,7 @@ def test_release_is_proved_by_the_end_of_the_process(whole, allocate):
 
 def test_a_context_alone_exceeds_the_tolerance(whole, allocate):
     """The smallest thing a process can leave behind is larger than what the proof tolerates."""
-    before = release.read_baseline([whole])
+    before = device.read_baseline([whole])
     allocate(1)
     context = whole.memory().used_bytes - before[whole.uuid]
     assert context > release.TOLERANCE_BYTES

@@ -180,7 +180,7 @@ def test_who_comes_second_to_a_dead_run_does_not_bury_the_living(
 RACER = """
 import sys, time
 from pathlib import Path
-from runner import inflight
+from runner.outputs import claim as inflight
 from runner.core.errors import AlreadyRunningError
 
 running = inflight.Running(notebook="n", run_id=sys.argv[2], pid=1, host=f"node-{sys.argv[2]}", started_at="now")

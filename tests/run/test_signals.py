@@ -200,7 +200,7 @@ def test_a_signal_while_a_dead_run_is_watched_leaves_everything_as_it_is(tmp_pat
 
 
 WATCHING = """
-from runner import inflight
+from runner.outputs import claim as inflight
 real = inflight.alive
 def alive(paths, seconds, *, sleep):
     print("watching", flush=True)
@@ -289,9 +289,10 @@ def test_a_signal_while_the_release_is_proved_ends_the_wait(tmp_path: Path, simu
 
 
 PROVING = """
-from runner.run import lifecycle, watch
+from runner.run import lifecycle
+from runner.stages.release import sweep
 lifecycle.SIGNAL_RECORD_SECONDS = 1.0
-watch.RELEASE_SECONDS = 600.0
+sweep.RELEASE_SECONDS = 600.0
 real = watch.prove
 def prove(*arguments, **more):
     print("proving", flush=True)

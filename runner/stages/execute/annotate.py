@@ -11,8 +11,6 @@ from nbformat.v4 import new_markdown_cell
 from runner.core.records import CellStatus, Status
 from runner.stages.execute.outcome import CodeCell, Facts, Verdict
 
-SKIP = "skip-execution"
-"""Jupyter's tag for a cell that is not to be run."""
 # papermill's words for a cell; its own metadata is wrong whenever a kernel dies.
 _PAPERMILL = {
     CellStatus.SUCCEEDED: "completed",
@@ -35,14 +33,6 @@ def code_cells(notebook: Any) -> tuple[CodeCell, ...]:
         position += 0 if mark.get("inserted") else 1
         cells.append(CodeCell(cell.id, index, blank=not cell.source.strip(), dropped=bool(mark.get("dropped"))))
     return tuple(cells)
-
-
-def mark_skipped(notebook: Any) -> list[Any]:
-    """Drop the code cells that their author tagged `skip-execution`, and return them."""
-    skipped = [cell for cell in notebook.cells if cell.cell_type == "code" and SKIP in cell.metadata.get("tags", [])]
-    for cell in skipped:
-        cell.metadata.setdefault("runner", {})["dropped"] = f"tagged {SKIP}"
-    return skipped
 
 
 def mark(notebook: Any, verdict: Verdict, facts: Facts) -> None:

@@ -13,7 +13,6 @@ from runner.core.records import Cell, CellStatus, Failure, Status
 from runner.core.stop import StopKind
 from runner.core.surrogates import without_colours
 from runner.machine.usage import CellUse, Span
-from runner.run.observer import title_of
 from runner.stages.execute import tracebacks
 from runner.stages.execute.diagnose import Evidence, bounded, diagnose, is_unreadable
 from runner.stages.execute.output_limits import is_figure, output_bytes
@@ -147,3 +146,12 @@ def _pointers(cell: Any, message: str, cwd: Path) -> tuple[str, ...]:
     """
     named = named_pointers((bounded(message), bounded(cell.source) if cell is not None else ""), cwd)
     return named or (pointers_below(cwd) if is_unreadable(message) else ())
+
+
+def title_of(source: str, limit: int = 80) -> str | None:
+    """Return the first line of a cell that says something."""
+    for line in source.splitlines():
+        text = line.strip()
+        if text and not text.startswith("%%"):
+            return text if len(text) <= limit else f"{text[: limit - 1]}…"
+    return None

@@ -21,12 +21,12 @@ from papermill.engines import Engine, NotebookExecutionManager
 from papermill.iorw import LocalHandler, papermill_io
 
 from runner.core.errors import RecordError
-from runner.core.notebook_document import check_metadata, check_shape
+from runner.core.notebook_document import check_metadata, check_shape, mark_skipped
 from runner.core.records import Status
 from runner.core.redact import Redactor
 from runner.core.stop import Stopper
 from runner.machine.processes import KILL_SECONDS, RUN_TAG, TERM_SECONDS, Family
-from runner.stages.execute.annotate import code_cells, mark, mark_skipped
+from runner.stages.execute.annotate import code_cells, mark
 from runner.stages.execute.autosave import Saver, notebook_bytes
 from runner.stages.execute.client import Observer
 from runner.stages.execute.kernel import Kernel

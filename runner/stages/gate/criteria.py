@@ -7,13 +7,13 @@ part of that, so free memory counts as enough from a fraction of what is asked (
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from runner.core.records import Check, GateGpu, GpuProcess, Requirements
 from runner.core.units import format_bytes
+from runner.plan.requirements import gpus_wanted
 
 if TYPE_CHECKING:
     from runner.machine.device import ComputeMode, Memory
@@ -47,18 +47,6 @@ class Verdict:
 
     gpu: GateGpu
     ever: bool
-
-
-def gpus_wanted(asked: Requirements) -> int:
-    """Return how many GPUs are asked for: one, when only their memory is given."""
-    return asked.gpus or int(asked.gpu_memory_gb is not None)
-
-
-def requirements_of(gpus: int | None, gpu_memory_gb: float | None, free_fraction: float) -> Requirements:
-    """Return what options or a plan ask of GPUs, None for not given; with 0 GPUs, no memory of one."""
-    memory = None if gpus == 0 else gpu_memory_gb or None
-    asked = Requirements(gpus=gpus or 0, gpu_memory_gb=memory, gpu_free_fraction=free_fraction)
-    return dataclasses.replace(asked, gpus=gpus_wanted(asked))
 
 
 def needed_bytes(asked: Requirements) -> int:

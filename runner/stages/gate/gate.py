@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING, Self
 
 from runner.core import log
 from runner.core.records import Check, Gate, Requirements
+from runner.plan.requirements import gpus_wanted
 from runner.stages.gate.criteria import (
     Seen,
     Verdict,
     best,
-    gpus_wanted,
     hopeless,
     host_checks,
     judge,

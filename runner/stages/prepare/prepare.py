@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any
 
 from nbformat import NotebookNode
 
+from runner.core.notebook_document import mark_skipped
 from runner.core.surrogates import without_surrogates
-from runner.stages.execute.annotate import mark_skipped
 from runner.stages.prepare import dataset_urls
 from runner.stages.prepare import parameters as parameter_values
 from runner.stages.prepare import rules as plan_rules

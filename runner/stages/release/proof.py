@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from runner.core.records import GpuProcess, Process, Release
 from runner.core.units import format_bytes, format_seconds
 from runner.machine.cuda_processes import listed_on, shown, total_bytes
+from runner.machine.device import InUse, memory_in_use
 from runner.machine.nvml import DriverProblem
 
 if TYPE_CHECKING:
@@ -35,26 +36,11 @@ SHARED_SECONDS = 5.0
 _POLL_SECONDS = 0.05
 
 
-class _Used(NamedTuple):
-    """Memory in use on a GPU, or why it is not known."""
-
-    bytes: int | None
-    reason: str = ""
-
-
 class _State(NamedTuple):
     """How a GPU stands against its baseline, in one word and in many."""
 
     kind: Literal["back", "held", "shared"]
     text: str = ""
-
-
-def read_baseline(gpus: Sequence[Gpu]) -> dict[str, int | None]:
-    """Return the memory in use on each GPU now; None where there is nothing to compare with.
-
-    Memory that is shared with the host moves for many reasons and proves nothing.
-    """
-    return {gpu.uuid: _used(gpu).bytes for gpu in gpus}
 
 
 def prove(
@@ -95,11 +81,11 @@ def prove(
     until the last GPU was back, or until the deadline.
     """
     started = time.monotonic()
-    now: dict[str, _Used] = {}
+    now: dict[str, InUse] = {}
     states: dict[str, _State] = {}
     watched = list(gpus)
     while True:
-        now |= {gpu.uuid: _used(gpu) for gpu in watched}
+        now |= {gpu.uuid: memory_in_use(gpu) for gpu in watched}
         for gpu in watched:
             states[gpu.uuid] = _state(gpu, baseline.get(gpu.uuid), now[gpu.uuid], users, tolerance_bytes)
         passed = time.monotonic() - started
@@ -125,16 +111,6 @@ def prove(
     )
 
 
-def _used(gpu: Gpu) -> _Used:
-    try:
-        memory = gpu.memory()
-    except DriverProblem as problem:
-        return _Used(None, problem.message)
-    if memory.source != "nvml":
-        return _Used(None, memory.reason)
-    return _Used(memory.used_bytes)
-
-
 def _verdict(states: Mapping[str, _State], seconds: float) -> tuple[bool | None, str]:
     texts = {
         kind: "; ".join(state.text for state in states.values() if state.kind == kind and state.text)
@@ -148,7 +124,7 @@ def _verdict(states: Mapping[str, _State], seconds: float) -> tuple[bool | None,
     return True, f"device memory is back at the baseline after {format_seconds(seconds)}{note}"
 
 
-def _state(gpu: Gpu, before: int | None, now: _Used, users: CudaProcesses | None, tolerance_bytes: int) -> _State:
+def _state(gpu: Gpu, before: int | None, now: InUse, users: CudaProcesses | None, tolerance_bytes: int) -> _State:
     """Compare a GPU with its baseline, and charge what is beyond to whom it belongs."""
     if before is None or now.bytes is None or now.bytes - before <= tolerance_bytes:
         return _State("back")
@@ -182,7 +158,7 @@ def _somebody_else(gpu: Gpu, listed: Sequence[GpuProcess], before: int) -> str:
     return f"it is busy ({busy:.0f} %) though this run has ended" if busy else ""
 
 
-def _unknown(before: int | None, now: _Used) -> str:
+def _unknown(before: int | None, now: InUse) -> str:
     """Return why nothing can be said of a GPU, or an empty text."""
     return now.reason or ("its memory before the run is not known" if before is None else "")
 

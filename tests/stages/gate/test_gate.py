@@ -15,7 +15,8 @@ from runner.machine.device import Memory
 from runner.machine.host import HostLimits
 from runner.machine.visible import Identity
 from runner.plan.model import Requires, requirements
-from runner.stages.gate.criteria import Seen, best, gpus_wanted, hopeless, host_checks, judge, refusal, requirements_of
+from runner.plan.requirements import gpus_wanted, requirements_of
+from runner.stages.gate.criteria import Seen, best, hopeless, host_checks, judge, refusal
 from runner.stages.gate.gate import gate, visibility_env
 
 MIB = 2**20
@@ -24,7 +25,8 @@ SECOND = "GPU-00000000-0000-4000-8000-00000000000b"
 GATE = """
 import dataclasses
 from pathlib import Path
-from runner import gate, records
+from runner.core import records
+from runner.stages.gate import gate
 
 asked, seconds, sleeps = ARGUMENTS
 def sleep(seconds):
@@ -322,7 +324,8 @@ def test_a_mig_slice_is_taken_by_its_uuid(simulated_driver):
 HOLD = """
 import os, sys
 from pathlib import Path
-from runner import gate, records
+from runner.core import records
+from runner.stages.gate import gate
 asked = records.Requirements(gpus=int(sys.argv[1]))
 decision = gate.gate(asked, environ=os.environ, wait_seconds=0, disk_path=Path("/"), owner="02 long")
 print(",".join(gpu.uuid for gpu in decision.gpus), flush=True)
@@ -388,7 +391,8 @@ def test_a_signal_while_waiting_frees_everything(simulated_driver):
     simulated_driver.write(Device(uuid=FIRST, used_bytes=79 * 10**9), Device(uuid=SECOND, pci="0:5b:0"))
     code = """
 from pathlib import Path
-from runner import gate, records
+from runner.core import records
+from runner.stages.gate import gate
 from runner.stages.gate.gpu_locks import Locks, folder
 def interrupted(seconds):
     raise KeyboardInterrupt

@@ -12,9 +12,9 @@ from simdriver import Device
 
 from runner.core.records import GpuProcess, Process
 from runner.core.units import format_seconds
-from runner.machine.device import Memory
+from runner.machine.device import Memory, read_baseline
 from runner.machine.nvml import DriverProblem
-from runner.stages.release.proof import TOLERANCE_BYTES, prove, read_baseline
+from runner.stages.release.proof import TOLERANCE_BYTES, prove
 
 GPU = "GPU-00000000-0000-4000-8000-00000000000a"
 GB = 10**9
@@ -141,9 +141,9 @@ def test_the_baseline_is_the_memory_in_use():
 
 PROVE = """
 import dataclasses
-from runner.machine import gpus, release
+from runner.machine import device, gpus
 with gpus.open_driver() as driver:
-    before = release.read_baseline(driver.devices())
+    before = device.read_baseline(driver.devices())
     pid, uuid, deadline = ARGUMENTS
     with open(os.environ["SIMULATED_NVML"] + ".allocations", "a") as stream:
         stream.write(f"{uuid} {pid} 9000000000\\n")
