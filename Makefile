@@ -11,7 +11,7 @@ OUTPUT ?= outputs
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test lint format bench conformance soak constraints clean
+.PHONY: help setup demo test lint format bench conformance soak schemas pythons constraints clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -52,7 +52,7 @@ lint: $(VENV)/.installed-lint ## Check style, types, YAML, shell scripts and spe
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/yamllint --strict $$($(FILES) '*.yaml' '*.yml')
-	$(BIN)/shellcheck $$($(FILES) '*.sh' .ci/run .ci/npm-install)
+	$(BIN)/shellcheck $$($(FILES) '*.sh' .ci/run .ci/npm-install .ci/pythons)
 	$(BIN)/codespell $$($(FILES))
 
 bench: $(VENV)/.installed-demo,test ## Measure against papermill and nbconvert; print the table, write JSON
@@ -87,8 +87,14 @@ format: $(VENV)/.installed-lint ## Put the code into shape
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+schemas: $(VENV)/.installed-demo ## Write the published JSON schemas from the models
+	$(BIN)/python .ci/schemas.py
+
 constraints: ## Pin anew from pyproject.toml (needs uv on the PATH)
 	$(PYTHON) .ci/constraints.py
+
+pythons: $(VENV)/.installed-demo,test ## Run the core tests on every other Python found, and on the lowest versions allowed
+	PYTHON=$(PYTHON) .ci/pythons
 
 clean: ## Remove what make made, the outputs excepted
 	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .mypy_cache

@@ -6,12 +6,14 @@ from __future__ import annotations
 import configparser
 import os
 import re
+import runpy
 import subprocess
 import sys
 import tomllib
 import zipfile
 from pathlib import Path
 
+import pydantic
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -210,7 +212,25 @@ def test_make_lists_its_targets_and_ci_runs_the_two_checks():
     assert re.findall(r"^  make (demo|test|lint|bench) ", listed, re.MULTILINE) == ["demo", "test", "lint", "bench"]
     script = ROOT / ".ci" / "run"
     assert os.access(script, os.X_OK)
-    assert re.findall(r"^make (.+)$", script.read_text(), re.MULTILINE) == ["lint", "image-test", "test"]
+    assert re.findall(r"^make (.+)$", script.read_text(), re.MULTILINE) == [
+        "lint",
+        "image-test",
+        "conformance ENGINES=runner",
+        "soak SECONDS=120 SEED=1",
+        "pythons",
+        "test",
+    ]
+
+
+def test_the_published_schemas_are_those_of_the_models():
+    """What is checked in is what `make schemas` writes; other versions of pydantic word it differently."""
+    pinned = re.search(r"^pydantic==(\S+)", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
+    assert pinned
+    if pinned[1] != pydantic.VERSION:
+        pytest.skip(f"pydantic {pydantic.VERSION} is not the pinned {pinned[1]}")
+    texts = runpy.run_path(str(ROOT / ".ci" / "schemas.py"))["texts"]()
+    folder = ROOT / "runner" / "core" / "schemas"
+    assert {path.name: path.read_text() for path in folder.glob("*.json")} == texts
 
 
 def test_an_old_python_is_refused_with_what_to_do(tmp_path):

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -111,18 +111,7 @@ def schema(document: str) -> None:
     Example:
       runner plan schema > plan.schema.json
     """
-    import json
+    from importlib import resources
 
-    if document == "plan":
-        from runner.plan import Plan
-
-        found: Any = Plan.model_json_schema(by_alias=True)
-    elif document == "metrics":
-        from runner.core.records import metrics_schema
-
-        found = metrics_schema()
-    else:
-        from runner.report import summary_schema
-
-        found = summary_schema()
-    click.echo(json.dumps(found, indent=1))
+    text = resources.files("runner.core").joinpath("schemas", f"{document}.json").read_text("utf-8")
+    click.echo(text, nl=False)

@@ -58,7 +58,9 @@ def fault(error: Exception) -> str:
 
     if isinstance(error, ValidationError):
         found = error.errors(include_url=False, include_context=False, include_input=False)
-        said = [": ".join(filter(None, [".".join(map(str, one["loc"])), one["msg"]])) for one in found[:2]]
+        said = [
+            ": ".join(filter(None, [".".join(map(str, one["loc"])), one["msg"][: _LONGEST // 3]])) for one in found[:2]
+        ]
         if len(found) > 2:
             said.append(f"and {len(found) - 2} more")
         text = "; ".join(said)

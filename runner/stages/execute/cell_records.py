@@ -100,7 +100,7 @@ def failure(
         cell_index=cell.metadata.runner.get("index") if cell is not None else None,
         cell_id=verdict.cell_id,
         error_name=raised.error_name if raised else None,
-        traceback_tail=tracebacks.tail(traceback, _TAIL_LINES) or tracebacks.tail(last_words, _TAIL_LINES) or None,
+        traceback_tail=tracebacks.tail(traceback, _TAIL_LINES) or _crash(last_words) or None,
         signal=verdict.signal,
         cause=diagnosis.cause if diagnosis else None,
         hint=_hint(diagnosis, event),
@@ -155,3 +155,12 @@ def title_of(source: str, limit: int = 80) -> str | None:
         if text and not text.startswith("%%"):
             return text if len(text) <= limit else f"{text[: limit - 1]}…"
     return None
+
+
+def _crash(last_words: str) -> str:
+    """Return the lines of a dead kernel's output that lie nearest to its death."""
+    fatal, current, calls = last_words.partition("Current thread")
+    if current:  # faulthandler names the most recent call first
+        title = fatal.splitlines()[:1]
+        return "\n".join([*title, *(current + calls).splitlines()][:_TAIL_LINES])
+    return tracebacks.tail(last_words, _TAIL_LINES)
