@@ -51,6 +51,7 @@ lint: $(VENV)/.installed-lint ## Check style, types, YAML, shell scripts and spe
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 	$(BIN)/yamllint --strict $$($(FILES) '*.yaml' '*.yml')
 	$(BIN)/shellcheck $$($(FILES) '*.sh' .ci/run .ci/npm-install .ci/pythons)
 	$(BIN)/codespell $$($(FILES))

@@ -18,7 +18,7 @@ from runner.core import files, log
 from runner.core.errors import RunnerError
 from runner.core.surrogates import without_colours
 from runner.core.units import format_bytes, format_count
-from runner.run.folding import Folder
+from runner.outputs.line_folding import Folder
 
 if TYPE_CHECKING:
     from runner.core.redact import Redactor

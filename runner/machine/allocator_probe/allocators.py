@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the allocator probe asks rmm and cupy; runs in the kernel, see `inkernel`.
+"""What the allocator probe asks rmm and cupy; runs in the kernel, see `in_kernel`.
 
 Statistics of rmm come from its own adaptor, put on top of each device's resource and kept there; the
 functions that return a resource return the notebook's, without the adaptor. cupy is asked at the end

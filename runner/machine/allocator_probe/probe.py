@@ -2,7 +2,7 @@
 """The allocator probe from outside: sent into the kernel, and its rows read back.
 
 NVML shows what a pool took from the device. What the notebook allocated from the pool is known to
-the allocator alone, inside the kernel. `inkernel` and `meters` run there; here is what starts them and
+the allocator alone, inside the kernel. `in_kernel` and `allocators` run there; here is what starts them and
 reads what they wrote. The file is the kernel's, so what is in it is not trusted.
 """
 
