@@ -82,7 +82,7 @@ def show(plan: Path, as_json: bool) -> None:
     for notebook in loaded.notebooks:
         requires = notebook.requires.model_dump(exclude_none=True)
         facts = [notebook.stage or "", "optional" if notebook.optional else ""]
-        facts += [f"{key} {value:g}" for key, value in requires.items()]
+        facts += [key if value is True else f"{key} {value:g}" for key, value in requires.items() if value is not False]
         facts += [f"needs {', '.join(notebook.needs)}" if notebook.needs else ""]
         click.echo(f"{notebook.name}: {notebook.path}  {'; '.join(filter(None, facts))}".rstrip())
     for line in _shared_lines(loaded):
