@@ -83,7 +83,7 @@ def test_a_run_that_is_killed_before_it_is_judged_is_lost_everywhere(tmp_path: P
     assert ended.code == 1, ended.err
     assert cli.metrics(out, "a")["provisional"] is True
     assert cli.metrics(out, "a")["stage"] == "release"
-    assert cli.executed(out, "a").metadata.runner.core.provisional is True
+    assert cli.executed(out, "a").metadata.runner.provisional is True
     assert summary(out)["a"]["status"] == "lost"
     assert said in summary(out)["a"]["reason"]
     assert summary(out)["b"]["status"] == "skipped"

@@ -189,7 +189,7 @@ def test_fault_without_a_culprit_still_leaves_a_report(tmp_path, monkeypatch):
             raise KeyError("together")
         return real(report, figures)
 
-    monkeypatch.setattr("runner.report.build.gather", gather)
+    monkeypatch.setattr("runner.report.builder.gather", gather)
     result = build(tmp_path, watch=dead)
     assert result.verdict == "succeeded"
     assert [nb["status"] for nb in summary_of(result)["notebooks"]] == ["succeeded", "succeeded"]
