@@ -142,6 +142,7 @@ def test_the_baseline_is_the_memory_in_use():
 PROVE = """
 import dataclasses
 from runner.machine import device, gpus
+from runner.stages.release.proof import prove
 with gpus.open_driver() as driver:
     before = device.read_baseline(driver.devices())
     pid, uuid, deadline = ARGUMENTS
@@ -154,7 +155,7 @@ with gpus.open_driver() as driver:
         if next(looks) == 1 and pid:
             os.kill(pid, 9)
         time.sleep(seconds)
-    proof = release.prove(driver.devices(), before, deadline_seconds=deadline, sleep=sleep)
+    proof = prove(driver.devices(), before, deadline_seconds=deadline, sleep=sleep)
     print(json.dumps([held, dataclasses.asdict(proof)]))
 """
 
