@@ -217,7 +217,6 @@ def test_make_lists_its_targets_and_ci_runs_the_two_checks():
         "image-test",
         "conformance ENGINES=runner",
         "soak SECONDS=120 SEED=1",
-        "pythons",
         "test",
     ]
 
