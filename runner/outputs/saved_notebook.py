@@ -21,7 +21,7 @@ class Saved:
 
     run_id: str | None
     done: int
-    """Code cells that had run, by their execution count."""
+    """Code cells that had ended: a cell gets its execution count when it starts."""
     cells: tuple[Cell, ...] = ()
     """Code cells that had begun; one without a duration had not ended at the save."""
 
@@ -31,7 +31,7 @@ def read(path: Path) -> Saved | None:
     try:
         document = json.loads(files.read(path))
         code = [cell for cell in document["cells"] if cell["cell_type"] == "code"]
-        done = sum(1 for cell in code if cell.get("execution_count") is not None)
+        done = sum(1 for cell in code if (cell["metadata"].get("papermill") or {}).get("end_time"))
         run_id = (document["metadata"].get("runner") or {}).get("run_id")
         return Saved(run_id=run_id, done=done, cells=tuple(filter(None, map(_cell, range(len(code)), code))))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):

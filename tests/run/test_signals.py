@@ -293,11 +293,11 @@ from runner.run import lifecycle
 from runner.stages.release import sweep
 lifecycle.SIGNAL_RECORD_SECONDS = 1.0
 sweep.RELEASE_SECONDS = 600.0
-real = watch.prove
+real = sweep.prove
 def prove(*arguments, **more):
     print("proving", flush=True)
     return real(*arguments, **more)
-watch.prove = prove
+sweep.prove = prove
 from runner.cli import main
 main()
 """
