@@ -362,7 +362,8 @@ def whole_plan(world: World) -> Story:
     number = world.random.choice((signal.SIGTERM, signal.SIGINT, signal.SIGKILL))
     moment = _hit(world, process, lambda: process.send_signal(number))
     code = world.finish(process)
-    return Story(code=code, moment=f"{moment} {number.name}", names=(NAME, "second"))
+    notes = [f"outlives run-all: {line}" for line in world.wait_runs_gone()]
+    return Story(code=code, moment=f"{moment} {number.name}", names=(NAME, "second"), notes=notes)
 
 
 SCENARIOS: dict[str, Scenario] = {

@@ -18,7 +18,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -215,10 +215,6 @@ class World:
             return code, {}
         return code, {entry["name"]: entry for entry in summary["notebooks"]}
 
-    def processes(self) -> list[str]:
-        """Return the command lines of live processes that carry the tag."""
-        return [line for _, line in self._tagged()]
-
     def _tagged(self) -> list[tuple[psutil.Process, str]]:
         found = []
         for process in psutil.process_iter():
@@ -230,18 +226,22 @@ class World:
 
     def wait_gone(self) -> list[str]:
         """Return what is still running after a generous wait."""
-        deadline = time.monotonic() + GONE_SECONDS
-        while (found := self.processes()) and time.monotonic() < deadline:
-            time.sleep(0.2)
-        return found
+        return self._wait_gone(lambda *_: True)
 
     def wait_kernel_gone(self) -> list[str]:
         """Return the kernel if it is still running after a generous wait."""
-        deadline = time.monotonic() + GONE_SECONDS
         pid = self.pid("kernel")
-        while (
-            found := [line for process, line in self._tagged() if process.pid == pid]
-        ) and time.monotonic() < deadline:
+        return self._wait_gone(lambda process, _: process.pid == pid)
+
+    def wait_runs_gone(self) -> list[str]:
+        """Return the runs that still wind down after a generous wait: those of a killed run-all end by themselves."""
+        return self._wait_gone(lambda _, line: " -m runner run " in line)
+
+    def _wait_gone(self, which: Callable[[psutil.Process, str], bool]) -> list[str]:
+        deadline = time.monotonic() + GONE_SECONDS
+        while (found := [line for process, line in self._tagged() if which(process, line)]) and (
+            time.monotonic() < deadline
+        ):
             time.sleep(0.2)
         return found
 

@@ -32,18 +32,25 @@ def lose_no_output() -> None:
     among them, and memory grows without bound before that. With a low mark and no dropping, the
     printing cell is slowed down to the pace of its reader.
     """
-    import zmq
     from ipykernel.kernelapp import IPKernelApp
 
-    socket = IPKernelApp.instance().iopub_socket
-    thread = socket.io_thread
+    kernel = IPKernelApp.instance()
+    publisher = kernel.iopub_socket.io_thread
+    _hold_back(publisher)
+    kernel.shell.events.register("pre_execute", lambda: _hold_back(publisher))
+
+
+def _hold_back(publisher: Any) -> None:
+    """Set the low mark of the readers that there are: one who connects later gets the mark of the bind."""
+    import zmq
 
     def set_options() -> None:
         with contextlib.suppress(Exception):  # it runs in the thread that sends all outputs
-            thread.socket.setsockopt(zmq.XPUB_NODROP, 1)
-            thread.socket.setsockopt(zmq.SNDHWM, 8)
+            publisher.socket.setsockopt(zmq.XPUB_NODROP, 1)
+            publisher.socket.setsockopt(zmq.SNDHWM, 8)
 
-    thread.schedule(set_options)
+    if publisher.thread.is_alive():  # not in a forked child
+        publisher.schedule(set_options)
 
 
 def print_in_pieces() -> None:
@@ -54,7 +61,7 @@ def print_in_pieces() -> None:
     """
     from ipykernel.iostream import OutStream
 
-    # Not `write`: while a cell runs, IPython puts a recorder of its own in its place.
+    # Not `write`, which `%%capture` and IPython put something else in the place of.
     schedule_flush = OutStream._schedule_flush  # noqa: SLF001
 
     def flush_soon_or_now(stream: Any) -> None:
@@ -80,6 +87,7 @@ def _send(stream: Any) -> None:
     publisher = stream.pub_thread
     if threading.current_thread() is publisher.thread:
         return
+    _hold_back(publisher)
     sent = threading.Event()
     publisher.schedule(stream._flush)  # noqa: SLF001
     publisher.schedule(sent.set)
@@ -87,6 +95,15 @@ def _send(stream: Any) -> None:
         pass
 
 
-for _part in (write_tracebacks_of_crashes, lose_no_output, print_in_pieces):
+def keep_no_copy_of_prints() -> None:
+    """Stop IPython 9 from keeping all that is printed until the kernel ends, for its magic `%notebook`."""
+    from IPython.core.interactiveshell import InteractiveShell
+
+    if hasattr(InteractiveShell, "_tee"):
+        keep_nothing: Any = lambda _shell, channel: contextlib.nullcontext()  # noqa: E731, ARG005
+        InteractiveShell._tee = keep_nothing  # type: ignore[method-assign]  # noqa: SLF001
+
+
+for _part in (write_tracebacks_of_crashes, lose_no_output, print_in_pieces, keep_no_copy_of_prints):
     with contextlib.suppress(Exception):
         _part()
