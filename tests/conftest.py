@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,9 @@ from simdriver import COMPILER, NO_COMPILER, SimulatedDriver
 # Tests never assert how long something took: under load an example takes as long as it takes.
 settings.register_profile("runner", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("runner")
+
+# What a shell starts in the background ignores SIGINT, and so would all that the tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
