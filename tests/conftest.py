@@ -16,8 +16,9 @@ from simdriver import COMPILER, NO_COMPILER, SimulatedDriver
 settings.register_profile("runner", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("runner")
 
-# What a shell starts in the background ignores SIGINT, and so would all that the tests start.
+# What a shell or nohup starts in the background ignores these, and so would all that the tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")
