@@ -14,7 +14,7 @@ while IFS='=' read -r name base; do
   else
     moved=1
     echo "::warning file=images/versions.env::$base is ${now} now, ${name}_DIGEST says ${pinned:-nothing}"
-    echo "  what to do: try it, then write ${name}_DIGEST=${now} into images/versions.env" >&2
+    echo "  hint: try it, then write ${name}_DIGEST=${now} into images/versions.env" >&2
   fi
 done < <(grep -E '^[A-Z0-9_]+=' versions.env)
 [[ -z ${STRICT:-} ]] || exit "$moved"

@@ -21,12 +21,12 @@ from runner.core.errors import RecordError, RunnerError
 
 # Name, what it does in one line. The module runner.commands.<name> holds it and is imported when used.
 COMMANDS = {
-    "run": "Run one notebook and leave its record.",
+    "run": "Run a notebook and write its results.",
     "run-all": "Run the notebooks of a plan in order, then write the report.",
-    "gate": "Check whether this machine has the GPUs and the memory that are asked for.",
+    "gate": "Check whether this machine has the requested GPUs and memory.",
     "convert": "Convert executed notebooks to offline, safe HTML.",
     "report": "Write the report over all notebooks of an output folder.",
-    "validate": "Check GPUs, CUDA, Python, storage and limits, and say what to do.",
+    "validate": "Check GPUs, CUDA, Python, storage and limits, with a hint for each problem.",
     "fetch": "Fetch the datasets of a plan, verified, into a cache.",
     "clone": "Clone or update a repository at a revision.",
     "plan": "Check, show, describe or render a plan.",
@@ -95,7 +95,7 @@ def _exit_code() -> int:
     except SystemExit as error:  # after a signal, see `runner.core.stop.ending_on_signals`
         return error.code if isinstance(error.code, int) else RunnerError.exit_code
     except RunnerError as error:
-        _tell(f"runner: {error.message}", f"  what to do: {error.hint}" if error.hint else "")
+        _tell(f"runner: {error.message}", f"  hint: {error.hint}" if error.hint else "")
         return error.exit_code
     except KeyboardInterrupt:
         return 130
@@ -103,12 +103,12 @@ def _exit_code() -> int:
         if isinstance(error, OSError) and _while_printing(error):
             _tell(f"runner: the answer cannot be printed: {error.strerror or error}")
             return RecordError.exit_code
-        _tell(traceback.format_exc(), "runner: this is a fault of runner itself; please report it with the lines above")
+        _tell(traceback.format_exc(), "runner: internal error in runner; please report it with the lines above")
         return 70
 
 
 def _while_printing(error: BaseException) -> bool:
-    """Tell whether an error came from printing with click."""
+    """Return True if an error came from printing with click."""
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     return frames[-1].f_globals.get("__name__") == "click.utils"
 

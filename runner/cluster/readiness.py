@@ -197,7 +197,7 @@ def as_text(checks: Sequence[Check]) -> str:
     for check in checks:
         lines.append(f"{check.status:4} {check.name}: {check.seen}")
         if check.advice and check.status != "pass":
-            lines.append(f"       what to do: {check.advice}")
+            lines.append(f"       hint: {check.advice}")
     return "\n".join(lines)
 
 

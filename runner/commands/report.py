@@ -19,7 +19,9 @@ from runner.core.stop import ending_on_signals
 @click.option(
     "--wait-for-running", type=options.Duration(), default="0s", help="How long to wait for runs that are in flight."
 )
-@click.option("--fail-on-failure", is_flag=True, help="Exit 1 unless each notebook succeeded or was rightly skipped.")
+@click.option(
+    "--fail-on-failure", is_flag=True, help="Exit 1 unless each notebook succeeded or was legitimately skipped."
+)
 @click.option(
     "--baseline",
     multiple=True,

@@ -14,9 +14,11 @@ from runner.commands.answer import answer
 @click.command("run")
 @click.argument("notebook")
 @click.option("--plan", type=options.FILE, help="Plan in which NOTEBOOK is a name.")
-@click.option("--name", help="Name of the files to leave. [default: the notebook's]")
+@click.option("--name", help="Base name of the output files. [default: the notebook's]")
 @options.add(options.run_options)
-@click.option("--optional/--no-optional", default=None, help="Whether the run may go on without this notebook.")
+@click.option(
+    "--optional/--no-optional", default=None, help="Whether the notebook may be skipped if the gate refuses it."
+)
 @click.option("--cwd", type=options.FOLDER, help="Working directory. [default: the plan's, else the notebook's folder]")
 @click.option("-p", "--parameters", nargs=2, multiple=True, metavar="NAME VALUE", help="Parameter. Repeatable.")
 @click.option("--parameters-yaml", metavar="TEXT", help="Parameters as YAML.")
@@ -93,9 +95,9 @@ def parameters_from_yaml(text: str | None) -> dict[str, Any]:
     try:
         values = safe_yaml.load(text)
     except yaml.YAMLError as error:
-        raise UsageError(f"--parameters-yaml is no YAML: {' '.join(str(error).split())}") from error
+        raise UsageError(f"--parameters-yaml is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
-        raise UsageError("--parameters-yaml is no mapping of names to values", hint="write it like 'n_cells: 500'")
+        raise UsageError("--parameters-yaml is not a mapping of names to values", hint="write it like 'n_cells: 500'")
     return values
 
 

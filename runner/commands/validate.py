@@ -32,7 +32,7 @@ from runner.commands import options
 )
 @options.as_json
 def command(as_json: bool, **given: Any) -> int:
-    """Check GPUs, driver, CUDA, Python, kernels, storage, limits and clock, and say what to do.
+    """Check GPUs, driver, CUDA, Python, kernels, storage, limits and clock, with a hint for each problem.
 
     Exit code: 0 fit (warnings included), 3 a check failed. Without a GPU nothing fails that does
     not need one.

@@ -97,7 +97,7 @@ def alive(
 
 
 def died_here(running: Running | None) -> bool:
-    """Tell whether a run was one of this boot and pid namespace, and its process is gone."""
+    """Return True if a run was one of this boot and pid namespace, and its process is gone."""
     return _known_here(running) is False
 
 

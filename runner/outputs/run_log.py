@@ -142,6 +142,6 @@ class RunLog:
     def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
         """Close; a fault of our own leaves its traceback first."""
         if isinstance(error, Exception) and not isinstance(error, RunnerError):
-            self.event("--- fault of runner itself ---")
+            self.event("--- internal error in runner ---")
             self.printed("".join(traceback.format_exception(error)))
         self.close()

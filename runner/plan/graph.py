@@ -30,7 +30,7 @@ def _check_names(plan: Plan, where: str) -> None:
     names = [notebook.name for notebook in plan.notebooks]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise PlanError(f"{where}: notebooks: the name {twice[0]!r} stands twice", hint="names are unique")
+        raise PlanError(f"{where}: notebooks: the name {twice[0]!r} appears twice", hint="names are unique")
     for position, notebook in enumerate(plan.notebooks):
         for key, wanted, known in (
             ("needs", notebook.needs, names),
@@ -51,8 +51,8 @@ def _check_dataset_paths(plan: Plan, where: str) -> None:
         path = PurePosixPath(dataset.path)
         if path in taken:
             raise PlanError(
-                f"{where}: datasets.{name}.path: {dataset.path!r} is the path of {taken[path]!r} too",
-                hint="each dataset has a path of its own",
+                f"{where}: datasets.{name}.path: {dataset.path!r} is also the path of {taken[path]!r}",
+                hint="give each dataset its own path",
             )
         taken[path] = name
 
@@ -62,11 +62,11 @@ def _check_order(plan: Plan, where: str) -> None:
     try:
         graphlib.TopologicalSorter({notebook.name: notebook.needs for notebook in plan.notebooks}).prepare()
     except graphlib.CycleError as error:
-        raise PlanError(f"{where}: needs go in a circle: {' -> '.join(error.args[1])}", hint="break it") from error
+        raise PlanError(f"{where}: circular needs: {' -> '.join(error.args[1])}", hint="remove one of them") from error
     for position, notebook in enumerate(plan.notebooks):
         late = [need for need in notebook.needs if names.index(need) > position]
         if late:
             raise PlanError(
-                f"{where}: notebooks[{position}].needs: {late[0]!r} stands later in the plan",
-                hint="a plan is in the order of its run; move it before this one",
+                f"{where}: notebooks[{position}].needs: {late[0]!r} comes later in the plan",
+                hint="a plan is run from top to bottom; move it before this notebook",
             )

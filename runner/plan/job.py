@@ -208,7 +208,7 @@ def _source(options: Options, entry: Notebook | None, checkout: Path) -> Path:
     if entry is not None:
         return checkout / entry.path
     if not options.notebook:
-        raise UsageError("no notebook is named", hint="give a path, or a name with --plan")
+        raise UsageError("no notebook given", hint="give a path, or a name with --plan")
     return Path(options.notebook).absolute()
 
 

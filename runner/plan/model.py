@@ -37,13 +37,15 @@ def _inside(path: str) -> str:
 
 def _pattern(path: str) -> str:
     if any("**" in part and part != "**" for part in PurePosixPath(path).parts):
-        raise ValueError(f"{path!r} is no pattern; `**` stands for folders, alone between two slashes")
+        raise ValueError(
+            f"{path!r} is not a valid pattern; `**` matches folders and must be a path component by itself"
+        )
     return path
 
 
 def _seconds(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, str):
-        raise ValueError(f"{value!r} is no duration; write it like 90s, 15m, 2h")  # noqa: TRY004
+        raise ValueError(f"{value!r} is not a valid duration; write it like 90s, 15m, 2h")  # noqa: TRY004
     try:
         return duration_seconds(value)
     except UsageError as error:
@@ -66,14 +68,16 @@ def _text(value: Any) -> Any:
 
 def _variable(name: str) -> str:
     if not name.isidentifier() or keyword.iskeyword(name):
-        raise ValueError(f"{name!r} is no name of a variable")
+        raise ValueError(f"{name!r} is not a valid variable name")
     return name
 
 
 def _dataset_url(url: str) -> str:
     scheme = url.partition(":")[0]
     if scheme not in SCHEMES or url != url.strip() or not url.isprintable():
-        raise ValueError(f"{url!r} is no URL of a file; it starts with one of {', '.join(f'{s}://' for s in SCHEMES)}")
+        raise ValueError(
+            f"{url!r} is not a valid file URL; it must start with one of {', '.join(f'{s}://' for s in SCHEMES)}"
+        )
     return url
 
 
@@ -258,7 +262,7 @@ def load(path: Path) -> Plan:
 
 
 def is_config_map(path: Path) -> bool:
-    """Tell whether the file is a ConfigMap around a plan; paths then start at the current folder."""
+    """Return True if the file is a ConfigMap around a plan; paths then start at the current folder."""
     from runner.core import safe_yaml
 
     document = safe_yaml.load(path.read_text(encoding="utf-8"))

@@ -71,7 +71,7 @@ def case_clashes(plan: Plan, checkout: Path) -> list[tuple[str, str]]:
 
 
 def overlap(one: str, other: str) -> bool:
-    """Tell whether two patterns may name one file, or a folder of one the file of the other."""
+    """Return True if two patterns may name one file, or a folder of one the file of the other."""
     return _paths_meet(PurePosixPath(one).parts, PurePosixPath(other).parts)
 
 
@@ -88,7 +88,7 @@ def _paths_meet(one: Sequence[str], other: Sequence[str]) -> bool:
 
 
 def _names_meet(one: str, other: str) -> bool:
-    """Tell whether one name may match two patterns of a name."""
+    """Return True if one name may match two patterns of a name."""
     first, second = _TOKEN.findall(one), _TOKEN.findall(other)
 
     @cache

@@ -84,5 +84,5 @@ def _yaml(text: str, where: str) -> Any:
         return safe_yaml.load(text)
     except yaml.YAMLError as error:
         raise PlanError(
-            f"{where}: not a YAML that can be read: {' '.join(str(error).split())}", hint="correct the plan there"
+            f"{where}: not valid YAML: {' '.join(str(error).split())}", hint="correct the plan there"
         ) from error

@@ -43,7 +43,7 @@ SIGNAL_HTML_SECONDS = 20.0
 
 
 def run(job: Job, stopper: Stopper, progress: Progress) -> Metrics:
-    """Run one notebook and leave its record.
+    """Run a notebook and write its results.
 
     Raises
     ------

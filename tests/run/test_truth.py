@@ -230,7 +230,7 @@ def test_a_fault_of_ours_leaves_a_record(tmp_path: Path, stage: str, cell: str, 
     ended = cli.python(BROKEN, stage, "run", source, "--output-dir", tmp_path / "out", "--results-dir", tmp_path / "r")
 
     assert ended.code == 70
-    assert "a fault of runner itself" in ended.err
+    assert "internal error in runner" in ended.err
     record = cli.metrics(tmp_path / "out", "n")
     assert (record["status"], record["exit_code"]) == (status, 70)
     assert reason in record["reason"]

@@ -35,7 +35,7 @@ class _Gauge:
 
 
 _NOTEBOOK: tuple[tuple[str, str, Callable[[NotebookSummary], float | None]], ...] = (
-    ("success", "1 when the notebook succeeded or was rightly skipped.", lambda nb: float(nb.ok)),
+    ("success", "1 when the notebook succeeded or was legitimately skipped.", lambda nb: float(nb.ok)),
     ("wall_seconds", "Wall time of the run of a notebook.", lambda nb: nb.wall_seconds),
     ("gate_wait_seconds", "Time a notebook waited at the gate.", lambda nb: nb.gate_waited_seconds),
     ("gpu_memory_peak_bytes", "Largest use of a GPU's memory, by the driver.", lambda nb: nb.peak_gpu_memory_bytes),

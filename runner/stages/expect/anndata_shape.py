@@ -34,14 +34,14 @@ def of_h5ad(path: Path) -> str:
         with h5py.File(path, "r") as file:
             return _of_h5ad_root(file)
     except (OSError, KeyError, RuntimeError, ValueError, TypeError, AttributeError, StopIteration) as error:
-        raise BrokenInputError(f"is no readable HDF5: {error}", hint=_HINT) from error
+        raise BrokenInputError(f"is not readable as HDF5: {error}", hint=_HINT) from error
 
 
 def _of_h5ad_root(file: Any) -> str:
     missing = [name for name in ("obs", "var") if name not in file]
     if missing:
         there = ", ".join(sorted(file)) or "nothing"
-        raise BrokenInputError(f"is HDF5 but no AnnData: no {' and no '.join(missing)}, it has {there}", hint=_HINT)
+        raise BrokenInputError(f"is HDF5 but not AnnData: no {' and no '.join(missing)}, it has {there}", hint=_HINT)
     rows, columns = _length(file["obs"]), _length(file["var"])
     matrix = _matrix_shape(file["X"]) if "X" in file else None
     return _agreed(rows, columns, matrix)
@@ -74,7 +74,7 @@ def _agreed(rows: int, columns: int, matrix: tuple[int, int] | None) -> str:
     if rows == 0 or columns == 0:
         raise BrokenInputError(f"has no data: {shown}", hint="the notebook filtered everything out")
     if matrix is not None and matrix != (rows, columns):
-        raise BrokenInputError(f"does not hold together: X is {matrix[0]} x {matrix[1]}, obs x var {shown}", hint=_HINT)
+        raise BrokenInputError(f"is inconsistent: X is {matrix[0]} x {matrix[1]}, obs x var {shown}", hint=_HINT)
     return shown
 
 
@@ -90,7 +90,7 @@ def of_zarr(path: Path) -> str:
     """
     root = _node(path)
     if root is None:
-        raise BrokenInputError("is no zarr: neither zarr.json nor .zgroup at its top", hint=_HINT)
+        raise BrokenInputError("is not a zarr group: it has neither zarr.json nor .zgroup", hint=_HINT)
     if _node(path / "obs") is not None and _node(path / "var") is not None:
         return _of_zarr_anndata(path)
     arrays = sum(1 for pattern in ("zarr.json", ".zarray") for file in path.rglob(pattern) if _is_array(file))

@@ -81,7 +81,7 @@ def before(expect: Expect, checkout: Path) -> Before:
 
 def _file(checkout: Path, path: str, before: Before, standing: Collection[str]) -> Expectation:
     """Judge one file or folder; a pattern stands for the newest of what the run wrote, else of what it matches."""
-    needed = "there, not empty, written by this run"
+    needed = "exists, not empty, written by this run"
     try:
         looks = {item: _look(item) for item in _matches(checkout, path)}
         written = [item for item, look in looks.items() if before.get(item) != look]
@@ -116,15 +116,15 @@ def _look(target: Path) -> str:
 
 
 def _stands(path: Path, standing: Collection[str]) -> bool:
-    """Tell whether a file, or a folder it lies in, is a product that was good before the run."""
+    """Return True if a file, or a folder it lies in, is a product that was good before the run."""
     return any(str(part) in standing for part in (path, *path.parents))
 
 
 def _content(path: str, target: Path, size: int) -> Expectation:
     """Open what can be opened: AnnData in HDF5 or zarr must have a shape that holds together."""
     if target.suffix not in {".h5ad", ".zarr"}:
-        return Expectation(kind="file", target=path, met=True, seen=format_bytes(size), needed="there, not empty")
-    needed = "opens, with a sane shape"
+        return Expectation(kind="file", target=path, met=True, seen=format_bytes(size), needed="exists, not empty")
+    needed = "readable, with a consistent shape"
     try:
         seen = anndata_shape.of_h5ad(target) if target.suffix == ".h5ad" else anndata_shape.of_zarr(target)
     except ModuleNotFoundError as error:

@@ -22,8 +22,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from runner.stages.prepare.cell_source import CellSource, edited
-from runner.stages.prepare.scopes import reads_global
+from runner.stages.prepare.cell_source import CellSource, edited, reads_global
 
 Kind = Literal["value", "shared", "derived", "loop"]
 
@@ -41,7 +40,7 @@ class Assignment:
 
     @property
     def settable(self) -> bool:
-        """Tell whether another value can be put here."""
+        """Return True if another value can be put here."""
         return self.kind in {"value", "shared"}
 
 
@@ -61,11 +60,6 @@ def rewritten(cell: CellSource, name: str, new: str) -> tuple[str, list[str]]:
     places = [place for place in assignments(cell) if place.name == name and place.settable]
     edits = [(place.start, place.end, new if place.kind == "value" else f"; {name} = {new}") for place in places]
     return edited(cell.data, edits), [place.value for place in places]
-
-
-def reads(cell: CellSource, name: str) -> bool:
-    """Tell whether the cell uses the name's value anywhere: the notebook's, not a function's own of that name."""
-    return reads_global(cell.tree, name)
 
 
 def literal(value: Any) -> str:

@@ -4,22 +4,28 @@
 Magics (`%time`, `!ls`, `x?`) do not parse. They are blanked line by line, and only where the
 parser itself stumbles over them, so that every other line keeps its place and positions found
 in the tree are positions in the source. IPython's own transformer would move them, and takes
-longer to import than a notebook takes to prepare.
+longer to import than a notebook takes to prepare. So does libcst, which would also keep positions:
+measured on 149 cells against `ast`, it parses 13 times as long, with byte positions 33 times, with
+scopes 168 times, its import alone costs a second, and magics would have to be blanked all the same.
 """
 
 from __future__ import annotations
 
 import ast
+import dis
 import functools
 import io
 import re
 import tokenize
 import warnings
 from dataclasses import dataclass
+from types import CodeType
 
 _PYTHON_CELL_MAGICS = re.compile(rb"(?:\s*%%(?:time|capture|prun|debug)\b[^\r\n]*(?:\r\n|\r|\n|$))*")
 """Cell magics at the top that run their body as Python in the notebook's own namespace."""
 _MAGIC_LINE = re.compile(rb"\s*+(?:%(?!%)|!|\?)|.*\?\s*$|[\w.,\s\[\]'\"]++=\s*+[%!]")
+_LOADS = {"LOAD_NAME", "LOAD_GLOBAL", "LOAD_FROM_DICT_OR_GLOBALS"}
+"""Instructions that look a name up in the namespace of the module."""
 _LINE = re.compile(rb"[^\r\n]*(?:\r\n|\r|\n|$)")
 
 
@@ -49,7 +55,7 @@ class CellSource:
 
     @property
     def has_magics(self) -> bool:
-        """Tell whether there is more in the cell than its tree shows."""
+        """Return True if there is more in the cell than its tree shows."""
         return self.plain != self.data
 
     def comments(self) -> list[tuple[int, int]]:
@@ -82,6 +88,31 @@ def parse(source: str) -> CellSource | None:
     if tree is None:
         return None
     return CellSource(data, tree, (0, *(match.end() for match in _LINE.finditer(data))), b"".join(lines))
+
+
+def reads_global(tree: ast.Module | ast.expr, name: str) -> bool:
+    """Return True if code reads a name of the namespace that it runs in, and not only names of its own.
+
+    The compiler decides: its instructions name the scope. ``n += 1`` reads ``n``; what a function, a lambda or a
+    comprehension binds for itself is another name. Where the code cannot be compiled, the answer is True.
+    """
+    try:
+        whole = tree if isinstance(tree, ast.Module) else ast.Expression(tree)
+        mode = "exec" if whole is tree else "eval"
+        waiting = [compile(whole, "<cell>", mode, ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)]
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return True
+    is_outermost = True
+    while waiting:
+        code = waiting.pop()
+        waiting += [constant for constant in code.co_consts if isinstance(constant, CodeType)]
+        for step in dis.get_instructions(code):
+            if step.argval == name and step.opname in _LOADS:
+                return True
+            if step.argval == name and step.opname == "STORE_NAME" and not is_outermost:
+                break  # a class reads the notebook's name until it has bound its own
+        is_outermost = False
+    return False
 
 
 def edited(data: bytes, edits: list[tuple[int, int, str]]) -> str:

@@ -116,6 +116,6 @@ def _refuse(notebook: NotebookNode, url: str, name: str) -> None:
     near = nearest(url, [cell.source for cell in running_cells(notebook)])
     found = f"nearest text: {shown(near)}; " if near else ""
     raise BrokenInputError(
-        f"notebook {name!r}, dataset {url!r}: the URL stands in no cell, and the dataset has no `place`",
+        f"notebook {name!r}, dataset {url!r}: no cell contains the URL, and the dataset has no `place`",
         hint=f"{found}correct the URL, or say with `place` where a library looks for the file",
     )

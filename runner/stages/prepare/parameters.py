@@ -17,8 +17,8 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from runner.core.errors import BrokenInputError, did_you_mean
-from runner.stages.prepare.assignments import assignments, literal, reads, rewritten
-from runner.stages.prepare.cell_source import CellSource, parse
+from runner.stages.prepare.assignments import assignments, literal, rewritten
+from runner.stages.prepare.cell_source import CellSource, parse, reads_global
 from runner.stages.prepare.rules import add_cell, change, mark_dropped, running_cells, shown, source_cells
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def apply(notebook: NotebookNode, parameters: Mapping[str, Any], name: str) -> I
     for parameter in parameters:
         if not parameter.isidentifier() or keyword.iskeyword(parameter):
             raise BrokenInputError(
-                f"notebook {name!r}, parameter {parameter!r}: is no name of a variable", hint="use a plain name"
+                f"notebook {name!r}, parameter {parameter!r}: is not a valid variable name", hint="use a plain name"
             )
     tagged = _tagged(notebook)
     in_python = _language(notebook).lower() == "python"
@@ -74,7 +74,7 @@ def _language(notebook: NotebookNode) -> str:
 
 
 def _is_injected(key: str, tagged: NotebookNode, cells: list[tuple[NotebookNode, CellSource | None]]) -> bool:
-    """Tell whether papermill's injection is what gives this name its value."""
+    """Return True if papermill's injection is what gives this name its value."""
     if not cells:
         return True  # another language: papermill translates the value, nobody can look further
     own = next((parsed for cell, parsed in cells if cell is tagged), None)
@@ -82,7 +82,7 @@ def _is_injected(key: str, tagged: NotebookNode, cells: list[tuple[NotebookNode,
         return True
     others = [parsed for cell, parsed in cells if parsed is not None and cell is not tagged]
     assigned = any(place.name == key and place.settable for parsed in others for place in assignments(parsed))
-    return not assigned and any(reads(parsed, key) for parsed in others)
+    return not assigned and any(reads_global(parsed.tree, key) for parsed in others)
 
 
 def _drop_earlier(notebook: NotebookNode) -> Iterator[Change]:
@@ -148,13 +148,13 @@ def _refuse(notebook: NotebookNode, parameter: str, name: str) -> NoReturn:
     problem = f"notebook {name!r}, parameter {parameter!r}: no cell assigns it at top level"
     if why:
         reason = "in a loop" if "loop" in why else "from its own value"
-        problem = f"notebook {name!r}, parameter {parameter!r}: it is assigned only {reason}, which stays"
+        problem = f"notebook {name!r}, parameter {parameter!r}: it is assigned only {reason}, which is kept"
     names = list(dict.fromkeys(place.name for place in places if place.settable))
     hint = did_you_mean(parameter, names)
     listed = ", ".join(f"{key}" for key in names[:_LISTED]) + (", …" if len(names) > _LISTED else "")
     hint += f"assigned are: {listed}" if names else "the notebook assigns nothing at top level"
     if unread:
-        hint += f"; {unread} cells are no Python that can be read"
+        hint += f"; {unread} cells are not valid Python"
     raise BrokenInputError(problem, hint=hint)
 
 

@@ -17,7 +17,7 @@ from runner.core import notebook_document
 from runner.core.errors import BrokenInputError
 from runner.plan.sharing import case_clashes
 from runner.plan.sources import Sources
-from runner.stages.prepare import cell_source, dataset_urls, prepare, products
+from runner.stages.prepare import cell_source, dataset_urls, prepare, products, shutdown
 from runner.stages.prepare import parameters as parameter_values
 from runner.stages.prepare import rules as plan_rules
 
@@ -72,9 +72,9 @@ def _datasets(plan: Plan) -> Iterator[Problem]:
         if name not in used:
             yield Problem(where=where, message=f"no notebook uses {name!r}", severity="warning")
         if dataset.sha256 is None and dataset.md5 is None:
-            hint = "fetch it once: the hash is printed"
+            hint = "`runner fetch` prints it"
             yield Problem(
-                where=where, message="has no checksum, so nobody sees a change", hint=hint, severity="warning"
+                where=where, message="has no checksum, so a change goes unnoticed", hint=hint, severity="warning"
             )
 
 
@@ -96,7 +96,7 @@ def _notebook(plan: Plan, notebook: Notebook, where: str, checkout: Path, source
 
     for number, rule in enumerate(notebook.prepare):
         attempt(f"prepare[{number}]", plan_rules.apply, [rule])
-    list(plan_rules.drop_shutdown(draft))
+    list(shutdown.drop(draft))
     for name, value in notebook.parameters.items():
         attempt(f"parameters.{name}", parameter_values.apply, {name: value})
     for name in notebook.datasets:
@@ -108,7 +108,7 @@ def _notebook(plan: Plan, notebook: Notebook, where: str, checkout: Path, source
 
 def _paths(notebook: Notebook, where: str, checkout: Path, sources: Sources) -> Iterator[Problem]:
     if notebook.cwd is not None and not (checkout / notebook.cwd).is_dir():
-        yield Problem(where=f"{where}.cwd", message=f"{checkout / notebook.cwd} is no folder")
+        yield Problem(where=f"{where}.cwd", message=f"{checkout / notebook.cwd} is not a folder")
     for clash in products.clashes(notebook.products, checkout, sources):
         yield Problem(where=f"{where}.products", message=str(clash), hint="write a narrower pattern")
     for file in notebook.expect.files:
@@ -117,8 +117,8 @@ def _paths(notebook: Notebook, where: str, checkout: Path, sources: Sources) -> 
         if not is_product and sources.within(Path(file)) is None:
             yield Problem(
                 where=f"{where}.expect.files",
-                message=f"{file} is expected but no product: a leftover of it is not moved away",
-                hint="name it under `products` too",
+                message=f"{file} is expected but not a product: a leftover of an earlier run would be taken for it",
+                hint="list it under `products` too",
                 severity="warning",
             )
 
@@ -131,4 +131,6 @@ def _broken_cells(source: NotebookNode, draft: NotebookNode, where: str) -> Iter
         if was_python and before.get(cell.id) != cell.source and cell_source.parse(cell.source) is None:
             index = cell.metadata.runner.get("index")
             what = "an inserted cell" if index is None else f"code cell {index + 1} after the rules"
-            yield Problem(where=f"{where}.prepare", message=f"{what} is no Python", hint="check `with` and `source`")
+            yield Problem(
+                where=f"{where}.prepare", message=f"{what} is not valid Python", hint="check `with` and `source`"
+            )

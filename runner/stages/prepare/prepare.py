@@ -23,7 +23,7 @@ from nbformat import NotebookNode
 
 from runner.core.notebook_document import mark_skipped
 from runner.core.surrogates import without_surrogates
-from runner.stages.prepare import dataset_urls
+from runner.stages.prepare import dataset_urls, shutdown
 from runner.stages.prepare import parameters as parameter_values
 from runner.stages.prepare import rules as plan_rules
 
@@ -76,7 +76,7 @@ def prepare(
         *_mend_characters(prepared),
         *_drop_skipped(prepared),
         *plan_rules.apply(prepared, rules, name),
-        *plan_rules.drop_shutdown(prepared),
+        *shutdown.drop(prepared),
         *parameter_values.apply(prepared, parameters or {}, name),
         *dataset_urls.apply(prepared, replacements or {}, placed, name),
     ]

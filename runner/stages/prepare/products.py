@@ -126,7 +126,7 @@ def record(
 
 
 def are_complete(patterns: Sequence[str], *, checkout: Path, output_dir: Path, run: Run) -> bool:
-    """Tell whether every pattern has products and all of them may be taken for data."""
+    """Return True if every pattern has products and all of them may be taken for data."""
     vouched = product_records.vouched(output_dir, run)
     each = [find([pattern], checkout) for pattern in patterns]
     return all(

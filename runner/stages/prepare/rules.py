@@ -17,8 +17,6 @@ from nbformat.v4 import new_code_cell
 
 from runner.core.errors import BrokenInputError
 from runner.core.records import Change
-from runner.stages.prepare import shutdown
-from runner.stages.prepare.cell_source import edited, parse
 
 if TYPE_CHECKING:
     from runner.plan import DropCells, Insert, Replace, Rule
@@ -45,29 +43,6 @@ def apply(notebook: NotebookNode, rules: Sequence[Rule], name: str) -> Iterator[
             yield from _replace(notebook, rule.replace, where)
         elif rule.insert:
             yield _insert(notebook, rule.insert, where)
-
-
-def drop_shutdown(notebook: NotebookNode) -> Iterator[Change]:
-    """Drop the cell that shuts the kernel down; notebooks without one are left as they are.
-
-    The cell is judged by its code: words in a comment or a text shut nothing down. A cell that
-    does more than that runs, with `None and` before the call, so that only the call does not.
-    """
-    for cell in source_cells(notebook):
-        parsed = parse(cell.source) if all(text in cell.source for text in shutdown.SHUTDOWN_CELL) else None
-        ends = shutdown.calls(parsed) if parsed else []
-        if parsed is None or not ends:
-            continue
-        if shutdown.does_nothing_else(parsed, ends):
-            yield mark_dropped(cell, "shuts its own kernel down")
-            continue
-        edits = []
-        for start, end in (parsed.span(call) for call in ends):
-            edits += [(start, start, "(None and "), (end, end, ")")]
-        cell.source = edited(parsed.data, edits)
-        old = parsed.text(ends[0])
-        detail = "kept from running: shuts its own kernel down"
-        yield change("replace", detail, cell, times=len(ends), old=old, new=f"(None and {old})")
 
 
 def source_cells(notebook: NotebookNode, *, dropped: bool = False) -> list[NotebookNode]:
@@ -150,7 +125,7 @@ def _insert(notebook: NotebookNode, rule: Insert, where: str) -> Change:
     side, anchor = ("before", rule.before) if rule.before is not None else ("after", rule.after or "")
     found = [cell for cell in source_cells(notebook) if anchor in cell.source]
     if len(found) != 1:
-        problem = f"{where}: insert {side} {shown(anchor)}: the text stands in {_cells(len(found))}, not in one"
+        problem = f"{where}: insert {side} {shown(anchor)}: the text is in {_cells(len(found))}, not in exactly one"
         _refuse(notebook, problem, [] if found else [anchor])
     return add_cell(notebook, rule.source, found[0], side, f"cell inserted {side} {shown(anchor)}")
 
@@ -188,11 +163,11 @@ def _elsewhere(notebook: NotebookNode, text: str) -> str | None:
     """Say where a text does stand, when it is not in a code cell that runs."""
     kinds: list[tuple[str, Callable[[NotebookNode], bool]]] = [
         ("a dropped cell", lambda cell: cell.cell_type == "code" and "dropped" in cell.metadata.runner),
-        ("a cell that is no code", lambda cell: cell.cell_type != "code"),
+        ("a cell that is not code", lambda cell: cell.cell_type != "code"),
     ]
     for kind, is_kind in kinds:
         if any(text in cell.source for cell in notebook.cells if is_kind(cell)):
-            return f"the text stands in {kind} only; rules change code that runs"
+            return f"the text occurs only in {kind}; rules change code that runs"
     return None
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Find where a cell shuts its own kernel down, as the RAPIDS notebooks do to free the GPU.
+"""Keep a notebook from shutting its own kernel down, as the RAPIDS notebooks do to free the GPU.
 
 Judged by the code: the same words in a comment or in a text shut nothing down.
 """
@@ -10,16 +10,42 @@ import ast
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from runner.stages.prepare.cell_source import CellSource, edited, parse
+from runner.stages.prepare.rules import change, mark_dropped, source_cells
+
 if TYPE_CHECKING:
-    from runner.stages.prepare.cell_source import CellSource
+    from nbformat import NotebookNode
 
-SHUTDOWN_CELL = ("do_shutdown(True)", "IPython.Application.instance()")
-"""Both texts stand in the cell with which the RAPIDS notebooks stop their own kernel."""
+    from runner.core.records import Change
 
-_CALL, _KERNEL_APP = SHUTDOWN_CELL
+_CALL, _KERNEL_APP = "do_shutdown(True)", "IPython.Application.instance()"
+"""Both occur in the cell with which the RAPIDS notebooks stop their own kernel."""
 
 
-def calls(cell: CellSource) -> list[ast.Call]:
+def drop(notebook: NotebookNode) -> Iterator[Change]:
+    """Drop the cell that shuts the kernel down; notebooks without one are left as they are.
+
+    A cell that does more than that runs, with `None and` before the call, so that only the call does not.
+    """
+    for cell in source_cells(notebook):
+        parsed = parse(cell.source) if _CALL in cell.source and _KERNEL_APP in cell.source else None
+        ends = _calls(parsed) if parsed else []
+        if parsed is None or not ends:
+            continue
+        shuts_down = any(isinstance(node, ast.Expr) and node.value in ends for node in parsed.tree.body)
+        if shuts_down and not parsed.has_magics and all(_leads_there(node, ends) for node in parsed.tree.body):
+            yield mark_dropped(cell, "shuts its own kernel down")
+            continue
+        edits = []
+        for start, end in (parsed.span(call) for call in ends):
+            edits += [(start, start, "(None and "), (end, end, ")")]
+        cell.source = edited(parsed.data, edits)
+        old = parsed.text(ends[0])
+        detail = "kept from running: shuts its own kernel down"
+        yield change("replace", detail, cell, times=len(ends), old=old, new=f"(None and {old})")
+
+
+def _calls(cell: CellSource) -> list[ast.Call]:
     """Return the calls that shut the kernel down, in order."""
     found = [node for node in _walk(cell.tree) if isinstance(node, ast.Call)]
     if not any(ast.unparse(call) == _KERNEL_APP for call in found):
@@ -28,14 +54,8 @@ def calls(cell: CellSource) -> list[ast.Call]:
     return sorted(ends, key=lambda call: (call.lineno, call.col_offset))
 
 
-def does_nothing_else(cell: CellSource, ends: list[ast.Call]) -> bool:
-    """Tell whether a cell only imports, looks up the kernel and shuts it down."""
-    statements = cell.tree.body
-    shuts_down = any(isinstance(statement, ast.Expr) and statement.value in ends for statement in statements)
-    return shuts_down and not cell.has_magics and all(_leads_there(statement, ends) for statement in statements)
-
-
 def _leads_there(statement: ast.stmt, ends: list[ast.Call]) -> bool:
+    """Return True if a statement only imports, looks up the kernel or shuts it down."""
     if isinstance(statement, ast.Expr):
         return isinstance(statement.value, ast.Constant) or statement.value in ends
     if isinstance(statement, ast.Assign):

@@ -184,7 +184,7 @@ def test_a_file_that_was_cut_short_does_not_pass(check, tmp_path, part):
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * part)])
     (found,) = check("out.h5ad")
     assert not found.met
-    assert "is no readable HDF5" in found.seen
+    assert "is not readable as HDF5" in found.seen
 
 
 def test_a_matrix_that_disagrees_does_not_pass(check, tmp_path):
@@ -198,7 +198,7 @@ def test_a_matrix_that_disagrees_does_not_pass(check, tmp_path):
     with h5py.File(path, "a") as file:
         del file["X"]
         file["X"] = np.zeros((4, 3))
-    assert "does not hold together: X is 4 x 3, obs x var 5 x 3" in check("out.h5ad")[0].seen
+    assert "is inconsistent: X is 4 x 3, obs x var 5 x 3" in check("out.h5ad")[0].seen
     with h5py.File(path, "a") as file:
         del file["obs"]
     assert "no obs, it has" in check("out.h5ad")[0].seen

@@ -256,8 +256,8 @@ def test_rules_build_on_each_other_in_order(notebook):
     [
         ("adata[:500_000, :]", r"occurs nowhere, the rule says once \(nearest text: 'adata = adata\[:1_000_000, :\]"),
         ("threads", r"occurs 2 times \(code cells 0, 1\), the rule says once"),
-        ("do_shutdown", "occurs nowhere.*stands in a dropped cell only"),
-        ("Title", "occurs nowhere.*stands in a cell that is no code only"),
+        ("do_shutdown", "occurs nowhere.*occurs only in a dropped cell"),
+        ("Title", "occurs nowhere.*occurs only in a cell that is not code"),
         ("δ" * 50, "occurs nowhere.*upstream changed the notebook"),
     ],
 )
@@ -300,7 +300,7 @@ def test_inserted_cells_stand_where_the_text_says(notebook):
     nbformat.validate(prepared.notebook)
 
 
-@pytest.mark.parametrize(("anchor", "message"), [("nope", "stands in no cell"), ("a", "stands in 2 cells, not in one")])
+@pytest.mark.parametrize(("anchor", "message"), [("nope", "is in no cell"), ("a", "is in 2 cells, not in exactly one")])
 def test_an_anchor_must_be_one_cell(notebook, anchor, message):
     """None or several are refused."""
     with pytest.raises(BrokenInputError, match=message):
@@ -324,7 +324,7 @@ def test_without_a_parameters_cell_the_assignment_is_changed(notebook):
         (["import os"], "assigns nothing at top level"),
         (["for n_top in x: pass\nfor i in x:\n    n_top = i"], "only in a loop"),
         (["n_top += 1"], "only from its own value"),
-        (["%%bash\nn_top=5", "n_top = ("], "2 cells are no Python"),
+        (["%%bash\nn_top=5", "n_top = ("], "2 cells are not valid Python"),
         (["import IPython\nn_top = IPython.Application.instance()\nn_top.kernel.do_shutdown(True)"], "no cell assigns"),
     ],
 )
@@ -338,7 +338,7 @@ def test_a_parameter_that_changes_nothing_is_an_error(notebook, cells, message):
 @pytest.mark.parametrize("name", ["n-top", "import", "", "n top", "a.b", "x=1;y"])
 def test_a_parameter_must_be_a_name(notebook, name):
     """Nothing but a variable's name gets near the source."""
-    with pytest.raises(BrokenInputError, match="is no name of a variable"):
+    with pytest.raises(BrokenInputError, match="is not a valid variable name"):
         prepare(notebook("n = 1"), parameters={name: 1})
 
 
@@ -534,7 +534,7 @@ def test_a_long_sum_of_texts_is_read(notebook):
 )
 def test_a_dataset_that_the_source_does_not_fetch_is_an_error(notebook, cells):
     """Longer URLs, comments, dropped cells and values known only at run time do not count."""
-    with pytest.raises(BrokenInputError, match="stands in no cell, and the dataset has no `place`"):
+    with pytest.raises(BrokenInputError, match="no cell contains the URL, and the dataset has no `place`"):
         prepare(notebook(*cells), replacements={URL: "LOCAL"})
 
 
