@@ -390,6 +390,9 @@ class Outputs:
     """Folders of earlier runs of this name."""
     products_moved: tuple[str, ...] = ()
     products: tuple[str, ...] = ()
+    notebook_sha256: str | None = None
+    product_sha256: dict[str, str] = field(default_factory=dict)
+    """Content of each product by its path in the checkout; both of a success only."""
     saves: int = 0
     save_seconds: float = 0.0
     unavailable: dict[str, str] = field(default_factory=dict)
@@ -428,6 +431,14 @@ class Sampling:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ReusedFrom:
+    """The run that made what a record tells, where a later run reused it."""
+
+    run_id: str
+    ended_at: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Metrics:
     """Everything that is known of one run of one notebook."""
 
@@ -445,6 +456,16 @@ class Metrics:
     """Written before everything in it was judged; see `runner.core.provisional`."""
     stage: str | None = None
     """Stage that a provisional record was written in."""
+    resume_key: str | None = None
+    """Of a success: the hash of all that its results depend on; see `runner.run.ingredients`."""
+    ingredients: dict[str, str] = field(default_factory=dict)
+    """What the key was made of, so that a later run can name what changed."""
+    reused_from: ReusedFrom | None = None
+    """Nothing ran: the record is that of an earlier run with the same key."""
+    ran_because: tuple[str, ...] = ()
+    """Why a resumed run did not reuse an earlier one."""
+    spent_seconds: float | None = None
+    """What a reuse took now, while ``wall_seconds`` stays that of the run it came from."""
     optional: bool = False
     plan: str | None = None
     gate: Gate | None = None

@@ -91,6 +91,15 @@ class Gpu:
         return self.identity.name
 
     @property
+    def architecture(self) -> str:
+        """CUDA's name of it, such as ``sm_90``; the product's name where the driver does not say."""
+        try:
+            major, minor = self._ask("nvmlDeviceGetCudaComputeCapability")
+        except Unavailable:
+            return self.name
+        return f"sm_{major}{minor}"
+
+    @property
     def mig(self) -> bool:
         """Whether this is a MIG slice."""
         return self.identity.mig

@@ -56,6 +56,8 @@ class Options:
     parameters: Mapping[str, Any] = field(default_factory=dict)
     run_id: str | None = None
     any_run: bool = False
+    resume: bool = False
+    rerun: bool = False
     results_dir: Path | None = None
     prepare_only: bool = False
     trust_html: bool = False

@@ -202,6 +202,7 @@ class Notebook(_Strict):
     cell_timeout: Duration | None = None
     kernel: str | None = None
     cwd: RelativePath | None = None
+    resume: Literal["auto", "never"] = "auto"
 
 
 class Plan(_Strict):

@@ -23,6 +23,7 @@ _DEFAULTABLE = {
     "stage",
     "parameters",
     "expect",
+    "resume",
 }
 
 

@@ -66,6 +66,7 @@ class Device(Part):
     pci: str = "0:3b:0"
     compute_mode: int = 0
     """0 default, 1 exclusive thread, 2 prohibited, 3 exclusive process."""
+    capability: int = 90
     utilization_percent: Steps = 0
     power_watts: Steps = 60
     temperature_celsius: Steps = 35
@@ -200,6 +201,7 @@ def hold_source(uuid: str, size: int, *, pid: str = "os.getpid()") -> str:
 def _device_lines(device: Device) -> list[str]:
     lines = [f"device {device.uuid}", *_part_lines(device), "pci " + " ".join(device.pci.split(":"))]
     lines.append(f"compute-mode {device.compute_mode}")
+    lines.append(f"capability {device.capability}")
     lines += _step_lines("utilization", device.utilization_percent)
     lines += _step_lines("power", device.power_watts, 1000)
     lines += _step_lines("temperature", device.temperature_celsius)

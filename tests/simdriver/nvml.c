@@ -71,7 +71,7 @@ typedef struct {
     int holder_count;
     Fault faults[FAULTS];
     double health[9]; /* in the order of HEALTH; negative: not given */
-    int fault_count, mig, compute_mode, parent; /* parent: -1 for a GPU, else the position of a slice's GPU */
+    int fault_count, mig, compute_mode, capability, parent; /* parent: -1 for a GPU, else the position of a slice's GPU */
 } Device;
 
 static const char *HEALTH[] = {"ecc", "uncorrected", "retired", "remapped", "pending", "failed", "throttle", "persistence", "slowdown"};
@@ -177,6 +177,7 @@ static void read_line(char *line) {
     else if (!strcmp(key, "health")) add_health(rest, device);
     else if (!strcmp(key, "mig")) device->mig = 1;
     else if (!strcmp(key, "compute-mode")) device->compute_mode = atoi(rest);
+    else if (!strcmp(key, "capability")) device->capability = atoi(rest);
     else if (!strcmp(key, "process") || !strcmp(key, "foreign")) {
         if (sscanf(rest, "%u %llu %127s", &pid, &bytes, name) < 2) bad(line);
         add_holder(device, pid, bytes, name, *key == 'f');
@@ -502,6 +503,7 @@ int nvmlDeviceGetComputeRunningProcesses_v2(char *handle, unsigned *count, struc
 int nvmlDeviceGetComputeRunningProcesses_v3(char *handle, unsigned *count, struct process *list) { BEGIN_DEVICE; return list_processes(device, count, list); }
 
 int nvmlDeviceGetComputeMode(char *handle, unsigned *mode) { BEGIN_DEVICE; WHOLE_GPU_ONLY; *mode = (unsigned)device->compute_mode; return SUCCESS; }
+int nvmlDeviceGetCudaComputeCapability(char *handle, int *major, int *minor) { BEGIN_DEVICE; *major = device->capability / 10; *minor = device->capability % 10; return SUCCESS; }
 
 int nvmlDeviceGetMigMode(char *handle, unsigned *current, unsigned *pending) {
     BEGIN_DEVICE;

@@ -250,3 +250,13 @@ def runs_here(name: str) -> bool:
         if not program.is_absolute()
         else program.resolve() == here.resolve()
     )
+
+
+def python_of(name: str) -> str | None:
+    """Return the Python that a kernel runs on, None where it is no Python or cannot be told."""
+    try:
+        spec = KernelSpecManager().get_kernel_spec(name)
+    except Exception:  # noqa: BLE001  (a damaged spec is told by `check_kernel`)
+        return None
+    program = shutil.which(spec.argv[0]) if spec.argv else None
+    return program if spec.language.lower() == "python" else None

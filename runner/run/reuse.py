@@ -1,0 +1,327 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whether an earlier success stands for a run that is asked for now, and taking it over.
+
+A recorded success is reused when its key is that of now and its files are as it left them. Otherwise every reason
+why not is told. Earlier attempts are looked at as well: a run that failed since then, or a reuse that was killed
+half way, costs nothing that still stands.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from runner.core import files, log
+from runner.core.hash_cache import sha256_of
+from runner.core.notebook_document import read_notebook
+from runner.core.records import (
+    EXIT_CODES,
+    SCHEMA_VERSION,
+    Expectation,
+    Metrics,
+    ReusedFrom,
+    Status,
+    read_metrics,
+    to_json,
+)
+from runner.outputs import attempts
+from runner.plan.job import EXECUTED_SUFFIX
+from runner.plan.sharing import shared_with
+from runner.run import ingredients, ran_because
+from runner.stages.expect import expectations
+from runner.stages.record import provenance
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from runner.core.hash_cache import HashCache
+    from runner.core.redact import Redactor
+    from runner.plan.job import Job
+    from runner.run.ingredients import Recipe
+    from runner.run.preflight import Checked
+
+METRICS = ".metrics.json"
+_LOOKED_AT = 20
+"""Earlier attempts that are considered."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """A record, where its files are, and the reasons why it does not stand for a run of now."""
+
+    folder: Path
+    record: Metrics | None
+    problem: str = ""
+    """Why it is no success that could be reused, whatever is asked for now."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """What is reused, or why the notebook runs."""
+
+    reused: Candidate | None
+    because: tuple[str, ...] = ()
+    unlike_source: bool = False
+    """The notebook's file is another one, but nothing of it that runs."""
+    expectations: tuple[Expectation, ...] = ()
+
+
+def decide(job: Job, checked: Checked, hashes: HashCache, redactor: Redactor) -> Decision:
+    """Compare a notebook with its recorded successes, the newest first.
+
+    Raises
+    ------
+    BrokenInputError
+        The notebook cannot be prepared.
+    """
+    if job.options.rerun:
+        return Decision(reused=None, because=("it was asked for",))
+    if job.entry is not None and job.entry.resume == "never":
+        return Decision(reused=None, because=("the plan says resume: never",))
+    candidates = [_candidate(folder, job.name) for folder in (job.output_dir, *_attempts(job))]
+    found = [one for one in candidates if one is not None]
+    successes = [one for one in found if one.record is not None and not one.problem]
+    if not successes:
+        return Decision(reused=None, because=(found[0].problem if found else "it has no earlier run",))
+    declared = ingredients.declared(job, checked)
+    because: tuple[str, ...] = ()
+    for one in successes:
+        assert one.record is not None
+        judged = _expectations(job, checked, one)
+        reasons = _reasons(job, one, declared, judged, hashes, redactor)
+        if not reasons:
+            unlike = one.record.source.sha256 != checked.source.sha256
+            return Decision(reused=one, unlike_source=unlike, expectations=judged)
+        because = because or reasons
+    return Decision(reused=None, because=because)
+
+
+def take_over(job: Job, decision: Decision, redactor: Redactor, started: float) -> Metrics:
+    """Make the files of an earlier success those of this run, and return its record as it is written.
+
+    What stands in the place is moved to ``attempts/`` first. The record comes last: whoever is killed in between
+    leaves the earlier success there, where the next run finds it.
+
+    Parameters
+    ----------
+    started
+        When the decision began, on the monotonic clock.
+
+    Raises
+    ------
+    RecordError
+        A file cannot be written.
+    """
+    candidate = decision.reused
+    assert candidate is not None
+    record = candidate.record
+    assert record is not None
+    moved = attempts.set_aside(job.output_dir, job.name)
+    folder = moved if moved is not None and candidate.folder == job.output_dir else candidate.folder
+    for suffix in attempts.SUFFIXES:
+        if suffix != METRICS and (folder / f"{job.name}{suffix}").exists():
+            _same_file(folder / f"{job.name}{suffix}", job.path(suffix))
+    taken = dataclasses.replace(
+        record,
+        run_id=job.run_id,
+        reused_from=record.reused_from or ReusedFrom(run_id=record.run_id, ended_at=record.ended_at),
+        ran_because=(),
+        optional=job.optional,
+        expectations=decision.expectations,
+        outputs=dataclasses.replace(
+            record.outputs,
+            attempts=tuple(str(p.relative_to(job.output_dir)) for p in attempts.folders(job.output_dir, job.name)),
+        ),
+    )
+    unmet = [one for one in decision.expectations if not one.met and one.severity == "error"]
+    if unmet:
+        reason = f"{unmet[0].kind} {unmet[0].target}: {unmet[0].seen}, needed {unmet[0].needed}"
+        status = Status.UNEXPECTED_RESULTS
+        taken = dataclasses.replace(taken, status=status, reason=reason, exit_code=EXIT_CODES[status])
+    if record.outputs.html is not None and not job.path(".html").is_file():
+        _convert_again(job, redactor)
+    taken = dataclasses.replace(taken, spent_seconds=round(time.monotonic() - started, 6))
+    files.write(job.path(METRICS), to_json(taken, redactor.tree))
+    return taken
+
+
+def told(record: Metrics) -> str:
+    """Return from where a record was reused, as a person reads it."""
+    came = record.reused_from
+    assert came is not None
+    return f"run {came.run_id[:8]} ({came.ended_at[:10]})"
+
+
+def keys(folder: Path, names: list[str]) -> dict[str, str | None]:
+    """Return the keys that stand in the records of notebooks; the run where a record has none."""
+    found: dict[str, str | None] = {}
+    for name in names:
+        one = _candidate(folder, name)
+        found[name] = (one.record.resume_key or one.record.run_id) if one and one.record else None
+    return found
+
+
+def _attempts(job: Job) -> list[Path]:
+    return list(reversed(attempts.folders(job.output_dir, job.name)))[:_LOOKED_AT]
+
+
+def _candidate(folder: Path, name: str) -> Candidate | None:
+    """Return what a folder has of a notebook; None where it has no record."""
+    try:
+        text = files.read(folder / f"{name}{METRICS}")
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        return Candidate(folder=folder, record=None, problem=f"its record cannot be read: {error.strerror or error}")
+    try:
+        record = read_metrics(text)
+    except (ValueError, RecursionError):
+        return Candidate(folder=folder, record=None, problem="its record cannot be read: it is not valid")
+    return Candidate(folder=folder, record=record, problem=_problem(record))
+
+
+def _problem(record: Metrics) -> str:
+    if record.schema_version != SCHEMA_VERSION:
+        return f"its record is of schema version {record.schema_version}, this runner reads {SCHEMA_VERSION}"
+    if record.provisional:
+        return "its record is provisional"
+    if record.status is not Status.SUCCEEDED:
+        return f"its last run ended {record.status.value}"
+    if record.resume_key is None:
+        return "its record has no key"
+    if ingredients.key_of(record.ingredients) != record.resume_key:
+        return "its record was edited"
+    return ""
+
+
+def _reasons(
+    job: Job,
+    candidate: Candidate,
+    declared: Recipe,
+    judged: tuple[Expectation, ...],
+    hashes: HashCache,
+    redactor: Redactor,
+) -> tuple[str, ...]:
+    record = candidate.record
+    assert record is not None
+    if declared.packages is None:
+        return (f"the packages of its kernel {declared.ingredients['kernel']!r} cannot be listed",)
+    recorded_files = [
+        name.removeprefix(ingredients.FILE) for name in record.ingredients if name.startswith(ingredients.FILE)
+    ]
+    needed = [str(path) for path in ingredients.needed_products(job)]
+    now = dataclasses.replace(
+        declared,
+        ingredients={
+            **declared.ingredients,
+            ingredients.GPUS: ingredients.gpus_now(job, record),
+            **ingredients.needs_without_products(job, keys(job.output_dir, list(_needed_names(job)))),
+            **ingredients.content(needed, ingredients.PRODUCT, job.checkout, hashes),
+            **ingredients.content(recorded_files, ingredients.FILE, job.checkout, hashes),
+        },
+    )
+    here = redactor.tree(dataclasses.asdict(provenance.environment(job, declared.ingredients["kernel"], "")))
+    return (
+        *ran_because.differences(record, now, parameters=here["parameters"], variables=here["variables"]),
+        *_files_that_differ(job, candidate, hashes),
+        *(
+            f"the expected file {one.target} is not as it must be: {one.seen}"
+            for one in judged
+            if one.kind == "file" and not one.met and one.severity == "error"
+        ),
+    )
+
+
+def _files_that_differ(job: Job, candidate: Candidate, hashes: HashCache) -> list[str]:
+    """Return what of a success is no longer as it left it: the executed notebook and its products."""
+    record = candidate.record
+    assert record is not None
+    found = []
+    try:
+        if sha256_of(candidate.folder / f"{job.name}{EXECUTED_SUFFIX}") != record.outputs.notebook_sha256:
+            found.append("the executed notebook was edited")
+    except OSError:
+        found.append("the executed notebook is missing")
+    later: Mapping[str, set[str]] | None = None
+    for path, recorded in record.outputs.product_sha256.items():
+        try:
+            content = hashes.digest(job.checkout / path)
+        except OSError:
+            found.append(f"{path} is missing")
+            continue
+        if content != recorded:
+            later = _made_later(job) if later is None else later
+            if content not in later.get(path, ()):
+                found.append(f"{path} has other content than it left there")
+    return found
+
+
+def _made_later(job: Job) -> dict[str, set[str]]:
+    """Return the content of products that notebooks later in the plan recorded: who wrote last, counts."""
+    if job.plan is None or job.entry is None:
+        return {}
+    names = [notebook.name for notebook in job.plan.notebooks]
+    sharers = {name for others in shared_with(job.plan, job.entry.name).values() for name in others}
+    found: dict[str, set[str]] = {}
+    for name in names[names.index(job.entry.name) + 1 :]:
+        one = _candidate(job.output_dir, name) if name in sharers else None
+        if one and one.record and not one.problem:
+            for path, content in one.record.outputs.product_sha256.items():
+                found.setdefault(path, set()).add(content)
+    return found
+
+
+def _needed_names(job: Job) -> list[str]:
+    return [notebook.name for notebook in job.plan.notebooks] if job.plan else []
+
+
+def _expectations(job: Job, checked: Checked, candidate: Candidate) -> tuple[Expectation, ...]:
+    """Judge what the plan expects now of what an earlier run left."""
+    record = candidate.record
+    assert record is not None
+    if job.expect is None:
+        return ()
+    with contextlib.suppress(Exception):  # an executed notebook that cannot be read is told as edited
+        return expectations.check(
+            job.expect,
+            checkout=job.checkout,
+            before={},
+            figures=record.outputs.figures,
+            executed_nb=read_notebook(candidate.folder / f"{job.name}{EXECUTED_SUFFIX}", to_run=False),
+            source_nb=checked.notebook,
+        )
+    return ()
+
+
+def _same_file(source: Path, target: Path) -> None:
+    """Have a file under a second name, or as a copy where the file system has no such names."""
+    try:
+        os.link(source, target)
+    except OSError:
+        try:
+            shutil.copy2(source, target)
+        except OSError as error:
+            raise files.cannot_write(target, error) from error
+
+
+def _convert_again(job: Job, redactor: Redactor) -> None:
+    from runner.stages.convert.page import write_page
+    from runner.stages.execute.autosave import redacted
+
+    notebook = read_notebook(job.path(EXECUTED_SUFFIX), to_run=False)
+    try:
+        write_page(
+            redacted(notebook, redactor),
+            job.path(".html"),
+            name=job.name,
+            trust=job.options.trust_html,
+            folder=job.source.parent,
+        )
+    except Exception as error:  # noqa: BLE001  (a fault of conversion must not hide the notebook's)
+        log.warning("convert", nb=job.name, reason=f"{type(error).__name__}: {error}")
