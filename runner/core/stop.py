@@ -7,6 +7,7 @@ time is the reason that is recorded; later ones change nothing.
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import time
@@ -121,6 +122,12 @@ class Stopper:
         """Raise `StoppedError` when the run was asked to end."""
         if self.stop is not None:
             raise StoppedError(self.stop)
+
+    def seconds_left(self, seconds: float) -> float:
+        """Return what is left of so many seconds after a signal; without one, as much as is wanted."""
+        if self.stop is None or not self.stop.by_signal:
+            return math.inf
+        return max(0.0, seconds - (time.monotonic() - self.stop.monotonic))
 
     @contextmanager
     def on_signals(self) -> Iterator[None]:

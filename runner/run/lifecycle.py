@@ -10,10 +10,8 @@ notebook's. The first cause in time wins.
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import threading
-import time
 from typing import TYPE_CHECKING
 
 from runner.core import log
@@ -25,15 +23,17 @@ from runner.outputs import attempts
 from runner.outputs.claim import Claim
 from runner.outputs.run_log import RunLog
 from runner.run import needs, preflight
+from runner.run.context import RunContext
 from runner.run.leftovers import clean_up
 from runner.run.recorder import Recorder
-from runner.stages.record.metrics_builder import Draft
+from runner.stages.record.metrics_builder import MetricsBuilder
 
 if TYPE_CHECKING:
     from runner.plan.job import Job
     from runner.run.execution import Execution
     from runner.run.preflight import Checked
     from runner.run.progress import Progress
+    from runner.stages.convert.page import ConvertedHtml
     from runner.stages.gate.gate import GateDecision
 
 SIGNAL_RECORD_SECONDS = 8.0
@@ -64,37 +64,87 @@ def run(job: Job, stopper: Stopper, progress: Progress) -> Metrics:
         claim = stack.enter_context(Claim.of(job.output_dir, job.name, job.run_id, plan, sleep=stopper.sleep))
         attempts.set_aside(job.output_dir, job.name)
         runlog = stack.enter_context(RunLog(job.path(".log"), redactor))
-        draft = Draft(job)
+        metrics = MetricsBuilder(job)
         left = clean_up(job.output_dir, claim.took_over)
         if left:
-            draft.warnings.append(left)
+            metrics.warn(left)
         if claim.took_over:
-            draft.warnings.append(f"took over from a dead run {claim.took_over.run_id} on {claim.took_over.host}")
+            metrics.warn(f"took over from a dead run {claim.took_over.run_id} on {claim.took_over.host}")
         log.info("start", nb=job.name, run_id=job.run_id, source=job.source_label)
-        recorder = Recorder(draft, redactor, runlog, claim)
+        context = RunContext(
+            job=job,
+            metrics=metrics,
+            stopper=stopper,
+            redactor=redactor,
+            runlog=runlog,
+            claim=claim,
+            progress=progress,
+        )
+        recorder = Recorder(context)
         try:
-            _to_the_end(job, draft, stopper, recorder, progress, checked)
-            metrics = recorder.write()
+            _until_an_end(context, recorder, checked)
+            record = recorder.write()
         except Exception as error:
             recorder.write_fault(error)
             raise
         stopper.over = True
-        log.info("end", nb=job.name, status=metrics.status, wall=metrics.wall_seconds, reason=metrics.reason)
-        return metrics
+        log.info("end", nb=job.name, status=record.status, wall=record.wall_seconds, reason=record.reason)
+        return record
 
 
-def _to_the_end(
-    job: Job, draft: Draft, stopper: Stopper, recorder: Recorder, progress: Progress, checked: Checked | None
-) -> None:
+def _until_an_end(run: RunContext, recorder: Recorder, checked: Checked | None) -> None:
     """Go through the stages; an end before the notebook's own is an end as well."""
     try:
-        _stages(job, draft, stopper, recorder, progress, checked)
+        with run.cleanup:
+            _stages(run, recorder, checked)
     except StoppedError as stopped:
-        draft.end(Status.TERMINATED, f"{stopped.stop.detail} before the notebook started", stopped.exit_code)
+        reason = f"{stopped.stop.detail} before the notebook started"
+        run.metrics.end(Status.TERMINATED, reason, stopped.exit_code)
     except BrokenInputError as error:
-        draft.end(Status.BROKEN_INPUT, str(error))
+        run.metrics.end(Status.BROKEN_INPUT, str(error))
     except RefusedError as error:  # a GPU was lost between the gate and the start
-        draft.end(Status.REFUSED, str(error))
+        run.metrics.end(Status.REFUSED, str(error))
+
+
+def _stages(run: RunContext, recorder: Recorder, checked: Checked | None) -> None:
+    job, metrics, stopper = run.job, run.metrics, run.stopper
+    skip = _reason_to_skip(job, stopper)
+    if skip:
+        metrics.end(Status.SKIPPED, skip)
+        return
+    with metrics.stage("prepare"):
+        checked = checked or preflight.check(job)  # before anything waits for a GPU
+    with metrics.stage("gate"):
+        decision = run.cleanup.enter_context(_gate(job, stopper))
+    metrics.note(gate=decision.record)
+    if not decision.record.passed:
+        skipped = job.optional and job.options.skip_optional_notebooks
+        metrics.end(Status.SKIPPED if skipped else Status.REFUSED, decision.record.reason)
+        return
+    stopper.check()
+
+    from runner.run import execution, preparation, verification
+
+    with metrics.stage("prepare"):
+        prepared = preparation.prepare(run, checked)
+    stopper.check()
+    with metrics.stage("execute"):
+        executed = execution.execute(run, decision, checked, prepared)
+    recorder.save_notebook(executed.saver)
+    recorder.write_early("release")  # a record is there before anything that may take its time
+    with metrics.stage("release"):
+        verification.release(run, decision, executed, signal_seconds=SIGNAL_RECORD_SECONDS)
+    with metrics.stage("expect"):
+        verification.expect(run, checked, prepared, executed)
+    recorder.save_notebook(executed.saver)
+    if recorder.problem is not None:  # no success is shown beside a record that says lost
+        metrics.fault(recorder.problem)
+        execution.mark(run, executed)
+    recorder.write_early("convert")
+    with metrics.stage("convert"):
+        _convert(run, executed)
+    if recorder.problem is None:
+        recorder.save_notebook(executed.saver)  # once more, if its file was touched meanwhile
 
 
 def _reason_to_skip(job: Job, stopper: Stopper) -> str | None:
@@ -113,27 +163,6 @@ def _reason_to_skip(job: Job, stopper: Stopper) -> str | None:
     )
 
 
-def _stages(
-    job: Job, draft: Draft, stopper: Stopper, recorder: Recorder, progress: Progress, checked: Checked | None
-) -> None:
-    skip = _reason_to_skip(job, stopper)
-    if skip:
-        draft.end(Status.SKIPPED, skip)
-        return
-    with draft.stage("prepare"):
-        checked = checked or preflight.check(job)  # before anything waits for a GPU
-    with draft.stage("gate"):
-        decision = _gate(job, stopper)
-    with decision:
-        draft.gate = decision.record
-        if not decision.record.passed:
-            skipped = job.optional and job.options.skip_optional_notebooks
-            draft.end(Status.SKIPPED if skipped else Status.REFUSED, decision.record.reason)
-            return
-        stopper.check()
-        _run_notebook(job, draft, decision, stopper, recorder, progress, checked)
-
-
 def _gate(job: Job, stopper: Stopper) -> GateDecision:
     from runner.stages.gate.gate import gate
 
@@ -147,79 +176,43 @@ def _gate(job: Job, stopper: Stopper) -> GateDecision:
     )
 
 
-def _run_notebook(
-    job: Job,
-    draft: Draft,
-    decision: GateDecision,
-    stopper: Stopper,
-    recorder: Recorder,
-    progress: Progress,
-    checked: Checked,
-) -> None:
-    from runner.run.execution import Execution
-
-    execution = Execution(job, draft, decision, stopper, recorder, progress)
-    try:
-        with draft.stage("prepare"):
-            execution.prepare(checked)
-        stopper.check()
-        with draft.stage("execute"):
-            execution.execute()
-        hurry = _Hurry(stopper)
-        recorder.save_notebook(execution)
-        recorder.write_early("release")  # a record is there before anything that may take its time
-        with draft.stage("release"):
-            execution.release(seconds_left=lambda: hurry.left(SIGNAL_RECORD_SECONDS))
-        with draft.stage("expect"):
-            execution.expect()
-        recorder.save_notebook(execution)
-        if recorder.problem is not None:
-            execution.mark_lost(recorder.problem)
-        recorder.write_early("convert")
-        with draft.stage("convert"):
-            _convert(job, draft, execution, hurry)
-        if recorder.problem is None:
-            recorder.save_notebook(execution)  # once more, if its file was touched meanwhile
-    finally:
-        execution.close()
-
-
-def _convert(job: Job, draft: Draft, execution: Execution, hurry: _Hurry) -> None:
-    """Write the HTML; its failure is a note and never the notebook's."""
+def _convert(run: RunContext, execution: Execution) -> None:
+    """Write the page; its failure is a note and never the notebook's."""
+    job, metrics = run.job, run.metrics
     if not job.options.html:
-        draft.note_outputs(unavailable={**draft.outputs.unavailable, "html": "--no-html"})
+        metrics.note_outputs(unavailable={**metrics.record.outputs.unavailable, "html": "--no-html"})
         return
-    outcome: list[int | Exception] = []
+    outcome: list[ConvertedHtml | Exception] = []
 
     def work() -> None:
+        from runner.stages.convert.page import write_page
+        from runner.stages.execute.autosave import redacted
+
         try:
-            outcome.append(execution.write_html())
+            page = write_page(
+                redacted(execution.notebook, run.redactor),
+                job.path(".html"),
+                name=job.name,
+                trust=job.options.trust_html,
+                folder=job.source.parent,
+            )
+            outcome.append(page)
         except Exception as error:  # noqa: BLE001  (a fault of conversion must not hide the notebook's)
             outcome.append(error)
 
     thread = threading.Thread(target=work, name="convert", daemon=True)
     thread.start()
-    while thread.is_alive() and hurry.left(SIGNAL_HTML_SECONDS) > 0:
+    while thread.is_alive() and run.stopper.seconds_left(SIGNAL_HTML_SECONDS) > 0:
         thread.join(0.1)
-    if outcome and isinstance(outcome[0], int):
-        draft.note_outputs(html=job.path(".html").name, bytes={**draft.outputs.bytes, "html": outcome[0]})
+    result = outcome[0] if outcome else None
+    if result is not None and not isinstance(result, Exception):
+        sizes = {**metrics.record.outputs.bytes, "html": result.bytes}
+        metrics.note_outputs(html=job.path(".html").name, bytes=sizes)
+        metrics.warn(*result.warnings)
         return
     reason = f"not done within {SIGNAL_HTML_SECONDS:.0f} s after the signal; `runner convert` can make it"
-    if outcome:
-        reason = f"conversion failed: {type(outcome[0]).__name__}: {outcome[0]}"
+    if result is not None:
+        reason = f"conversion failed: {type(result).__name__}: {result}"
     log.warning("convert", nb=job.name, reason=reason)
-    draft.warnings.append(f"no HTML: {reason}")
-    draft.note_outputs(unavailable={**draft.outputs.unavailable, "html": reason})
-
-
-class _Hurry:
-    """How much time is left once a signal has come; without one, as much as is wanted."""
-
-    def __init__(self, stopper: Stopper) -> None:
-        self._stopper = stopper
-
-    def left(self, seconds: float) -> float:
-        stop = self._stopper.stop
-        if stop is None or not stop.by_signal:
-            return math.inf
-        return max(0.0, seconds - (time.monotonic() - stop.monotonic))
+    metrics.warn(f"no HTML: {reason}")
+    metrics.note_outputs(unavailable={**metrics.record.outputs.unavailable, "html": reason})

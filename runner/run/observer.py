@@ -11,51 +11,39 @@ from runner.stages.execute.cell_records import title_of
 from runner.stages.execute.client import Observer
 
 if TYPE_CHECKING:
+    from nbformat import NotebookNode
+
     from runner.machine.sampler import Sampler
-    from runner.outputs.claim import Claim
-    from runner.outputs.run_log import RunLog
-    from runner.run.progress import Progress
+    from runner.run.context import RunContext
     from runner.stages.execute.autosave import Saver
     from runner.stages.execute.outcome import CellEvent
 
 
 class Reporter(Observer):
-    """Tells everybody who wants to know.
+    """Tells the log, the heartbeat, the samples and the terminal.
 
     Parameters
     ----------
-    name
-        The notebook.
-    count
-        How many code cells it has.
+    run
+        The run.
+    notebook
+        Its notebook, whose code cells are counted.
     """
 
-    def __init__(
-        self,
-        name: str,
-        count: int,
-        *,
-        sampler: Sampler,
-        saver: Saver | None,
-        runlog: RunLog,
-        claim: Claim,
-        progress: Progress,
-    ) -> None:
-        self._name = name
-        self._count = count
+    def __init__(self, run: RunContext, notebook: NotebookNode, *, sampler: Sampler, saver: Saver) -> None:
+        self._run = run
+        self._name = run.job.name
+        self._count = sum(cell.cell_type == "code" for cell in notebook.cells)
         self._sampler = sampler
         self._saver = saver
-        self._runlog = runlog
-        self._claim = claim
-        self._progress = progress
 
     def cell_started(self, cell: Any, position: int) -> None:
         """Say which cell runs now."""
         index = cell.metadata.runner.get("index")
-        self._claim.update(cell_index=index, cell_count=self._count)
+        self._run.claim.update(cell_index=index, cell_count=self._count)
         title = title_of(cell.source)
         log.info("cell-start", nb=self._name, cell=_place(index), of=self._count, title=title)
-        self._progress.cell(self._name, index, self._count, title)
+        self._run.progress.cell(self._name, index, self._count, title)
 
     def cell_ended(self, cell: Any, position: int, event: CellEvent) -> None:
         """Say how the cell ended and what the run takes."""
@@ -76,12 +64,11 @@ class Reporter(Observer):
 
     def printed(self, name: str, text: str) -> None:
         """Put what a cell prints into the log file."""
-        self._runlog.printed(text)
+        self._run.runlog.printed(text)
 
     def changed(self) -> None:
         """Note that there is something to save."""
-        if self._saver is not None:
-            self._saver.dirty = True
+        self._saver.dirty = True
 
 
 def _place(index: int | None) -> int | str:

@@ -204,11 +204,11 @@ def test_a_missing_notebook_is_broken_input(tmp_path: Path) -> None:
 
 
 BROKEN = """
-import sys
-from runner.run.execution import Execution
-def broken(self, *_, **__):
+import importlib, sys
+def broken(*_, **__):
     raise TypeError("a half of a nut")
-setattr(Execution, sys.argv.pop(1), broken)
+module, function = sys.argv.pop(1).split(".")
+setattr(importlib.import_module(f"runner.run.{module}"), function, broken)
 from runner.cli import main
 main()
 """
@@ -217,10 +217,10 @@ main()
 @pytest.mark.parametrize(
     ("stage", "cell", "status", "reason"),
     [
-        ("prepare", "1", "lost", "TypeError: a half of a nut"),
-        ("release", "1", "lost", "TypeError: a half of a nut"),
-        ("release", "1 / 0", "lost", "before that the notebook ended failed: ZeroDivisionError in cell 1"),
-        ("_judge", "1", "lost", "TypeError: a half of a nut"),
+        ("preparation.prepare", "1", "lost", "TypeError: a half of a nut"),
+        ("verification.release", "1", "lost", "TypeError: a half of a nut"),
+        ("verification.release", "1 / 0", "lost", "before that the notebook ended failed: ZeroDivisionError in cell 1"),
+        ("execution.judge", "1", "lost", "TypeError: a half of a nut"),
     ],
 )
 def test_a_fault_of_ours_leaves_a_record(tmp_path: Path, stage: str, cell: str, status: str, reason: str) -> None:

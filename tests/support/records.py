@@ -53,7 +53,7 @@ from runner.plan.job import Job, Options, resolve
 from runner.stages.execute.annotate import mark
 from runner.stages.execute.autosave import notebook_bytes
 from runner.stages.execute.outcome import Facts, Verdict
-from runner.stages.record.metrics_builder import Draft
+from runner.stages.record.metrics_builder import MetricsBuilder
 
 RUN = "run-2026-11-20"
 START = datetime(2026, 11, 20, 9, 0, 0, tzinfo=UTC)
@@ -133,8 +133,8 @@ def metrics(
         at += length
     uses = tuple(gpu_use(index, peak=peak, wall=wall) for index in range(gpus))
     job = dataclasses.replace(_job(), name=name, source_label=f"notebooks/{name}.ipynb", run_id=run_id)
-    draft = Draft(
-        job,
+    builder = MetricsBuilder(job)
+    builder.note(
         started_at=iso(start),
         source=Source(
             path=f"notebooks/{name}.ipynb",
@@ -211,11 +211,18 @@ def metrics(
             "scanpy": "1.11.5",
         },
         sampler=Sampling(interval_seconds=0.5, ticks=int(wall * 2), cpu_seconds=wall * 0.002),
-        stages={"gate": 0.1, "prepare": 0.2, "execute": wall - 4, "release": 1.2, "expect": 0.1, "convert": 1.4},
+        stages_seconds={
+            "gate": 0.1,
+            "prepare": 0.2,
+            "execute": wall - 4,
+            "release": 1.2,
+            "expect": 0.1,
+            "convert": 1.4,
+        },
     )
-    draft.end(status, "all cells ran" if status is Status.SUCCEEDED else status.value, EXIT_CODES.get(status, 70))
+    builder.end(status, "all cells ran" if status is Status.SUCCEEDED else status.value, EXIT_CODES.get(status, 70))
     at_its_end = {"ended_at": iso(start + timedelta(seconds=wall)), "wall_seconds": wall}
-    return dataclasses.replace(draft.metrics(), **{**at_its_end, **changes})  # type: ignore[arg-type]
+    return dataclasses.replace(builder.metrics(), **{**at_its_end, **changes})  # type: ignore[arg-type]
 
 
 def _cell_status(status: Status, index: int, failed_cell: int | None) -> CellStatus:

@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What all stages of a run share."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from runner.core.redact import Redactor
+    from runner.core.stop import Stopper
+    from runner.outputs.claim import Claim
+    from runner.outputs.run_log import RunLog
+    from runner.plan.job import Job
+    from runner.run.progress import Progress
+    from runner.stages.record.metrics_builder import MetricsBuilder
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunContext:
+    """One run: its job, where it notes results, and who may end it."""
+
+    job: Job
+    metrics: MetricsBuilder
+    """Takes what each stage finds out."""
+    stopper: Stopper
+    redactor: Redactor
+    runlog: RunLog
+    claim: Claim
+    progress: Progress
+    cleanup: ExitStack = field(default_factory=ExitStack)
+    """Undoes at the end what stages began, whatever happened."""
+    files: dict[str, str] = field(default_factory=lambda: {"log": ".log"})
+    """Suffixes of files that the run writes while it goes on, by their key in `Outputs`."""

@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Prepare a notebook and the files around it: datasets served, earlier products set aside, cells changed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from runner.core import log
+
+if TYPE_CHECKING:
+    from nbformat import NotebookNode
+
+    from runner.run.context import RunContext
+    from runner.run.preflight import Checked
+    from runner.stages.expect.expectations import Before
+    from runner.stages.prepare.staging import Staging
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preparation:
+    """A notebook ready to run."""
+
+    notebook: NotebookNode
+    staging: Staging | None
+    """The datasets and products around it; None if it has none."""
+    expected_before: Before
+    """Expected files that were there before the run."""
+
+
+def prepare(run: RunContext, checked: Checked) -> Preparation:
+    """Stage data and apply rules and parameters to the notebook that was checked.
+
+    Raises
+    ------
+    BrokenInputError
+        A dataset is not what it should be.
+    """
+    from runner.stages.prepare.prepare import prepare as prepare_notebook
+
+    job, metrics = run.job, run.metrics
+    metrics.note(source=checked.source)
+    staging: Staging | None = None
+    if job.plan is not None or job.options.offline:  # else nothing is staged, and what that imports stays out
+        from runner.stages.prepare.staging import Staging
+
+        staging = Staging(job, checked.source.sha256 or "")
+        run.cleanup.callback(staging.close)
+        metrics.warn(*staging.served.warnings)
+    prepared = prepare_notebook(
+        checked.notebook,
+        rules=job.rules,
+        parameters=job.parameters,
+        replacements=staging.served.replacements if staging else {},
+        placed=staging.served.placed if staging else frozenset(),
+        name=job.name,
+    )
+    metrics.note(preparation=prepared.changes)
+    if staging is not None:
+        moved = staging.set_products_aside(run.stopper.sleep)
+        metrics.note_outputs(products_moved=moved)
+        metrics.note(preparation=(*staging.changes(moved), *prepared.changes))
+    expected_before: Before = {}
+    if job.expect is not None:
+        from runner.stages.expect import expectations
+
+        expected_before = expectations.before(job.expect, job.checkout)
+    for change in metrics.record.preparation:
+        cell = None if change.cell_index is None else change.cell_index + 1
+        log.info("prepared", nb=job.name, rule=change.rule, cell=cell, detail=change.detail)
+    return Preparation(notebook=prepared.notebook, staging=staging, expected_before=expected_before)

@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Verify what an executed notebook left: GPU memory given back, what was used, files as the plan expects."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from runner.core import log
+from runner.core.records import Status
+from runner.machine.cuda_processes import shown
+from runner.run.execution import mark
+from runner.stages.release import sweep
+
+if TYPE_CHECKING:
+    from runner.run.context import RunContext
+    from runner.run.execution import Execution
+    from runner.run.preflight import Checked
+    from runner.run.preparation import Preparation
+    from runner.stages.gate.gate import GateDecision
+
+
+def release(run: RunContext, decision: GateDecision, execution: Execution, *, signal_seconds: float) -> None:
+    """End what is left of the run, prove the release, and join samples with cells.
+
+    Parameters
+    ----------
+    signal_seconds
+        How long it may take once a signal has come.
+    """
+    job, metrics = run.job, run.metrics
+    proof = sweep.release(
+        execution.watch,
+        cleanup=job.options.cleanup_between_notebooks,
+        seconds_left=lambda: run.stopper.seconds_left(signal_seconds),
+    )
+    metrics.note(release=proof)
+    left = [f"{process.name} (pid {process.pid}, {process.ended_by})" for process in proof.swept]
+    log.info("release", nb=job.name, released=proof.released, seconds=proof.seconds, swept=len(left))
+    if left:
+        metrics.warn(f"processes outlived the kernel: {', '.join(left)}")
+    if proof.released is False and not job.options.strict_release:
+        metrics.warn(f"GPU memory was not released: {proof.reason}")
+    if proof.released is None and decision.gpus:
+        metrics.warn(f"whether GPU memory was released is unknown: {proof.reason}")
+    _note_use(run, decision, execution)
+
+
+def _note_use(run: RunContext, decision: GateDecision, execution: Execution) -> None:
+    """Note what cells, GPUs and host did, and where the notebook came from."""
+    from runner.stages.execute import cell_records
+
+    metrics, watch, probing = run.metrics, execution.watch, execution.probing
+    spans = cell_records.spans(metrics.record.cells, execution.facts, metrics.started_monotonic)
+    cells, gpus = probing.join(
+        cell_records.with_use(metrics.record.cells, watch.cells(spans)),
+        watch.gpu_uses(decision.driver, held_seconds=metrics.seconds()),
+        spans,
+    )
+    metrics.note(
+        cells=cells,
+        gpus=gpus,
+        host=watch.host(),
+        sampler=watch.sampling(),
+        allocator_probe=probing.record(),
+        versions=execution.provenance.versions,
+        source=execution.provenance.complete(metrics.record.source),
+    )
+    for gpu in gpus:
+        if gpu.neighbours:
+            others = f"others used {gpu.uuid} too, its peaks and utilization are not this notebook's alone"
+            metrics.warn(f"{others}: {shown(gpu.neighbours)}")
+    if probing.warning:
+        metrics.warn(probing.warning)
+    if watch.guard.problem:
+        metrics.warn(f"the memory guard ended before the run: {watch.guard.problem}")
+
+
+def expect(run: RunContext, checked: Checked, preparation: Preparation, execution: Execution) -> None:
+    """Compare what a successful notebook left with what the plan expects, then judge the release."""
+    job, metrics, staging = run.job, run.metrics, preparation.staging
+    if metrics.record.status is Status.SUCCEEDED and staging is not None:
+        metrics.warn(*staging.warnings())
+    if metrics.record.status is Status.SUCCEEDED and job.expect is not None:
+        from runner.stages.expect import expectations
+
+        found = expectations.check(
+            job.expect,
+            checkout=job.checkout,
+            before=preparation.expected_before,
+            figures=metrics.record.outputs.figures,
+            executed_nb=execution.notebook,
+            source_nb=checked.notebook,
+            standing=staging.standing if staging is not None else (),
+        )
+        metrics.note(expectations=found)
+        for one in found:
+            if not one.met:
+                unmet = f"{one.kind} {one.target}: {one.seen}, needed {one.needed}"
+                metrics.warn(f"expected {unmet}")
+                if one.severity == "error":
+                    metrics.end(Status.UNEXPECTED_RESULTS, unmet)
+    if metrics.record.status is Status.SUCCEEDED and staging is not None:
+        metrics.note_outputs(products=staging.record_products())
+    proof = metrics.record.release
+    if proof is not None and proof.released is False and job.options.strict_release:
+        metrics.end(Status.NOT_RELEASED, proof.reason)
+    mark(run, execution)
