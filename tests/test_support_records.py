@@ -85,7 +85,7 @@ def test_a_run_in_flight_has_only_fields_that_a_run_writes(tmp_path: Path) -> No
 
     def second_save() -> bool:
         executed, claim = out / "a.executed.ipynb", out / "a.running"
-        if not executed.exists() or "begun" not in executed.read_text() or not claim.exists():
+        if not executed.exists() or r'"begun\n"' not in executed.read_text() or not claim.exists():
             return False
         content = json.loads(claim.read_text())
         return content["last_save_at"] is not None and content["cell_index"] == 1
