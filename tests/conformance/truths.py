@@ -161,7 +161,7 @@ HEALTHY = (
     Case(name="many-prints", title="20,000 short prints", kept=("19998\n", "19999\n", "last 3"),
          cells=("for i in range(20_000): print(i)", LAST)),
     Case(name="threads-print", title="Threads print at once", kept=("t0 2999", "t3 2999", "last 3"), cells=(
-        "import threading\ndef work(k):\n    for i in range(3000): print(f't{k}', i)\n"
+        "import threading\ndef work(k):\n    for i in range(3000): print(f't{k} {i}\\n', end='')\n"
         "threads = [threading.Thread(target=work, args=(k,)) for k in range(4)]\n"
         "[t.start() for t in threads]; [t.join() for t in threads];", LAST)),
     Case(name="long-line", title="One line of 2 MB", kept=("x" * 1000 + " end of line",),
