@@ -11,7 +11,7 @@ OUTPUT ?= outputs
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test lint format bench conformance soak schemas pythons constraints clean
+.PHONY: help setup demo test test-fast lint format bench conformance soak schemas pythons constraints clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -44,6 +44,9 @@ demo: $(VENV)/.installed-demo ## Run three notebooks on real single-cell data, w
 TESTS ?= tests
 test: $(VENV)/.installed-demo,test,s3,hf ## Run the tests that need no GPU, no container engine and no cluster
 	$(BIN)/python -m pytest -n 2 -m 'not gpu and not image and not cluster' $(TESTS)
+
+test-fast: $(VENV)/.installed-demo,test,s3,hf ## Run the tests that start no process, for the inner loop
+	$(BIN)/python -m pytest -q -n 2 -r fE --in-process -m 'not gpu and not image and not cluster and not browser and not slow' $(TESTS)
 
 # The files of the repository, also where its owner is somebody else (a container's mount).
 FILES = git -c safe.directory='*' ls-files --cached --others --exclude-standard

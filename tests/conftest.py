@@ -21,6 +21,17 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add what `make test-fast` uses."""
+    parser.addoption("--in-process", action="store_true", help="skip each test that starts a process, once it does")
+
+
+@pytest.fixture(autouse=True)
+def _in_process(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.config.getoption("--in-process"):
+        monkeypatch.setattr(subprocess.Popen, "__init__", lambda *_, **__: pytest.skip("starts a process"))
+
+
 @pytest.fixture(scope="session")
 def driver_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Give the folder where built driver libraries are kept for the session."""
