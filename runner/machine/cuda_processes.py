@@ -20,7 +20,7 @@ from runner.core.units import format_bytes
 from runner.machine.nvml import DriverProblem
 
 if TYPE_CHECKING:
-    from runner.core.records import GpuProcess
+    from runner.core.machine_records import GpuProcess
     from runner.machine.processes import Family
 
 MOVES_BYTES = 64 * 2**20

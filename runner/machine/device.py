@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from runner.core.records import GpuProcess
+from runner.core.machine_records import GpuProcess
 from runner.machine.nvml import DriverProblem, Unavailable, ask
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from runner.core.units import format_bytes
 from runner.machine.card_size import smallest_card_gb
 
 if TYPE_CHECKING:
-    from runner.core.records import DeviceShortage
+    from runner.core.machine_records import DeviceShortage
 
 _UNITS = {"": 1, "B": 1, "BYTES": 1, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
 _UNITS |= {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}

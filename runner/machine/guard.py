@@ -19,7 +19,7 @@ from collections.abc import Callable
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from runner.core import log, records
+from runner.core import log, machine_records
 
 if TYPE_CHECKING:
     from runner.machine.host import Container
@@ -120,14 +120,14 @@ class MemoryGuard:
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join(timeout=5)
 
-    def record(self) -> records.Guard:
+    def record(self) -> machine_records.Guard:
         """Return what was seen and done."""
         unavailable = {}
         if self._off is not None:
             unavailable = dict.fromkeys(("peak_unreclaimable_bytes", "cpu_seconds"), self._off)
         elif self._peak is None:
             unavailable = {"peak_unreclaimable_bytes": "the guard did not come to look"}
-        return records.Guard(
+        return machine_records.Guard(
             fraction=self._fraction,
             limit_bytes=self._container.limit_bytes,
             peak_unreclaimable_bytes=self._peak,

@@ -21,7 +21,7 @@ import time
 from datetime import UTC, datetime
 from typing import NamedTuple
 
-from runner.core import records
+from runner.core import machine_records
 from runner.machine import procfs
 from runner.machine.procfs import Identity, tree, tree_cpu_seconds, tree_rss_bytes
 
@@ -179,7 +179,7 @@ class Family:
             self._strangers.clear()  # judge all again: a pid may have been used again between two looks
             return self._living()
 
-    def sweep(self, term_seconds: float, kill_seconds: float) -> tuple[records.Process, ...]:
+    def sweep(self, term_seconds: float, kill_seconds: float) -> tuple[machine_records.Process, ...]:
         """End all members: ask with SIGTERM, wait, then SIGKILL those left and wait again.
 
         Call it when the kernel should have ended. It takes at most the two times together.
@@ -188,7 +188,7 @@ class Family:
         -------
         Whoever was still there, and how each of them ended.
         """
-        found: dict[Identity, records.Process] = {}
+        found: dict[Identity, machine_records.Process] = {}
         alive = self.survivors()
         ended_by: dict[Identity, signal.Signals] = {}
         for number, seconds in ((signal.SIGTERM, term_seconds), (signal.SIGKILL, kill_seconds)):
@@ -280,15 +280,15 @@ class Family:
         if stat.session == stat.pid:
             self._sessions[stat.session] = stat.started
 
-    def _describe(self, identity: Identity) -> records.Process:
+    def _describe(self, identity: Identity) -> machine_records.Process:
         stat = self._members.get(identity.pid)
         boot = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
         started = datetime.fromtimestamp(boot + identity.started / procfs.TICKS_PER_SECOND, UTC)
         text = started.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        return records.Process(pid=identity.pid, name=stat.name if stat else "?", started_at=text)
+        return machine_records.Process(pid=identity.pid, name=stat.name if stat else "?", started_at=text)
 
 
-def end_orphans(tag: str) -> tuple[records.Process, ...]:
+def end_orphans(tag: str) -> tuple[machine_records.Process, ...]:
     """End what a run that has died left behind, and return who that was.
 
     Parameters
@@ -301,7 +301,7 @@ def end_orphans(tag: str) -> tuple[records.Process, ...]:
     return Family(tag, orphaned=True).sweep(TERM_SECONDS, KILL_SECONDS)
 
 
-def _outcome(process: records.Process, number: signal.Signals | None, left: bool) -> records.Process:
+def _outcome(process: machine_records.Process, number: signal.Signals | None, left: bool) -> machine_records.Process:
     if left:
         return dataclasses.replace(process, ended_by="survived")
     if number is None:

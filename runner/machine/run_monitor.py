@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from runner.core.records import GpuUse, Host, Sampling
+from runner.core.machine_records import GpuUse, Host, Sampling
 from runner.machine import processes
 from runner.machine.cuda_processes import CudaProcesses
 from runner.machine.device import read_baseline

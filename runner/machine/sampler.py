@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from runner.core import log, records
+from runner.core import log, machine_records
 from runner.machine.samples import Gpu, GpuSeries, Reading, Sampled, SamplesFile, row
 
 if TYPE_CHECKING:
@@ -125,9 +125,9 @@ class Sampler:
                 self._note("a GPU did not answer any more, sampling was given up")
         return self._sampled
 
-    def record(self) -> records.Sampling:
+    def record(self) -> machine_records.Sampling:
         """Return how many samples there are, and what they cost."""
-        return records.Sampling(
+        return machine_records.Sampling(
             interval_seconds=self._interval,
             ticks=len(self._sampled.seconds),
             cpu_seconds=self._cpu_seconds,

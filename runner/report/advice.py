@@ -15,7 +15,7 @@ from runner.report.order import depths
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from runner.core.records import GpuUse
+    from runner.core.machine_records import GpuUse
     from runner.report.assemble import Entry, Report
     from runner.report.html.timeline import Row
     from runner.report.pool import Pool

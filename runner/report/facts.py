@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from runner.core.records import GpuUse, Metrics
+    from runner.core.machine_records import GpuUse
+    from runner.core.records import Metrics
     from runner.report.assemble import Report
     from runner.report.summary import Summary
 

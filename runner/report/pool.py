@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from runner.core.records import GpuUse
+    from runner.core.machine_records import GpuUse
     from runner.report.sample_series import Samples
 
 SHARE = (0.46, 0.54)

@@ -17,7 +17,8 @@ from runner.core.records import Status  # noqa: TC001  (the schema is made from 
 from runner.core.units import format_bytes, format_seconds
 
 if TYPE_CHECKING:
-    from runner.core.records import GpuUse, Metrics
+    from runner.core.machine_records import GpuUse
+    from runner.core.records import Metrics
     from runner.report.assemble import Entry, Flight, Report
     from runner.report.sample_series import Seen
 

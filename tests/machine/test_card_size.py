@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runner.core.records import GpuUse
+from runner.core.machine_records import GpuUse
 from runner.machine.allocator_probe.allocation import (
     NO_LIBRARY,
     NOT_TOLD,

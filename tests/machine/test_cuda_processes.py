@@ -7,7 +7,7 @@ import types
 
 import pytest
 
-from runner.core.records import GpuProcess
+from runner.core.machine_records import GpuProcess
 from runner.machine.cuda_processes import CudaProcesses
 
 GB = 10**9

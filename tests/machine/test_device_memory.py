@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runner.core.records import DeviceShortage
+from runner.core.machine_records import DeviceShortage
 from runner.machine.device_memory import explain, shortage
 
 GB = 10**9

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from runner.core.records import Failure, GpuUse, Metrics, Source, Status
+from runner.core.machine_records import GpuUse
+from runner.core.records import Failure, Metrics, Source, Status
 from runner.outputs.tekton_results import line, values, write, write_values
 
 METRICS = Metrics(

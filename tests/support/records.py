@@ -19,9 +19,9 @@ from nbformat import from_dict
 
 from runner import plan as plans
 from runner.core import files
+from runner.core.machine_records import Allocated, GpuProcess, GpuUse, Guard, Host, Process, Release, Sampling
 from runner.core.records import (
     EXIT_CODES,
-    Allocated,
     Cause,
     Cell,
     CellStatus,
@@ -32,16 +32,9 @@ from runner.core.records import (
     Failure,
     Gate,
     GateGpu,
-    GpuProcess,
-    GpuUse,
-    Guard,
-    Host,
     Metrics,
     Outputs,
-    Process,
-    Release,
     Requirements,
-    Sampling,
     Source,
     Status,
     to_json,

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from runner.core.records import Allocated, GpuUse
+from runner.core.machine_records import Allocated, GpuUse
 from runner.core.units import format_bytes
 from runner.machine.card_size import MARGIN_FRACTION, need_bytes, smallest_card_gb
 

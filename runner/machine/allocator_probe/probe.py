@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from runner.core.records import AllocatorProbe
+from runner.core.machine_records import AllocatorProbe
 
 Mode = Literal["off", "on", "exact"]
 Source = Literal["rmm", "cupy-hook", "cupy-pool-bound"]

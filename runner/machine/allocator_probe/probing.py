@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from runner.core.records import AllocatorProbe, Cause, Cell, DeviceShortage, Failure, GpuUse
+from runner.core.machine_records import AllocatorProbe, DeviceShortage, GpuUse
+from runner.core.records import Cause, Cell, Failure
 from runner.machine import device_memory
 from runner.machine.allocator_probe import probe
 from runner.machine.allocator_probe.allocation import Account, Device, account, overhead_bytes, with_need

@@ -13,7 +13,8 @@ from runner.report.sample_series import envelope, means
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from runner.core.records import Cell, GpuUse
+    from runner.core.machine_records import GpuUse
+    from runner.core.records import Cell
     from runner.report.assemble import Entry
     from runner.report.sample_series import Floats, Samples
 

@@ -11,11 +11,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from runner.core.records import Check, GateGpu, GpuProcess, Requirements
+from runner.core.records import Check, GateGpu, Requirements
 from runner.core.units import format_bytes
 from runner.plan.requirements import gpus_wanted
 
 if TYPE_CHECKING:
+    from runner.core.machine_records import GpuProcess
     from runner.machine.device import ComputeMode, Memory
     from runner.machine.host import HostLimits
     from runner.machine.visible import Identity

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from runner.core.records import GpuProcess, Process, Release
+from runner.core.machine_records import GpuProcess, Process, Release
 from runner.core.units import format_bytes, format_seconds
 from runner.machine.cuda_processes import listed_on, shown, total_bytes
 from runner.machine.device import InUse, memory_in_use

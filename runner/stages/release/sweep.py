@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from runner.core.records import Process, Release
+from runner.core.machine_records import Process, Release
 from runner.machine import processes
 from runner.stages.release.proof import prove
 

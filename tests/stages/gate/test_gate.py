@@ -10,7 +10,8 @@ import textwrap
 import pytest
 from simdriver import Device, Slice, hold_source
 
-from runner.core.records import GpuProcess, Requirements
+from runner.core.machine_records import GpuProcess
+from runner.core.records import Requirements
 from runner.machine.device import Memory
 from runner.machine.host import HostLimits
 from runner.machine.visible import Identity

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 from simdriver import Device
 
-from runner.core.records import GpuProcess, Process
+from runner.core.machine_records import GpuProcess, Process
 from runner.core.units import format_seconds
 from runner.machine.device import Memory, read_baseline
 from runner.machine.nvml import DriverProblem
