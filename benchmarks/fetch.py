@@ -13,8 +13,10 @@ import hashlib
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.harness import BIN, Benchmark, run
@@ -70,6 +72,7 @@ server.serve_forever()
 """
 FETCH = """\
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from runner.data.fetch import fetch
@@ -80,7 +83,7 @@ fetch(load(Path(sys.argv[1])), cache=Path(sys.argv[2]), connections=int(sys.argv
 
 
 class Download:
-    """One file from one server, by us and by curl.
+    """One file from one server, by us, by curl and by aria2c.
 
     Parameters
     ----------
@@ -119,6 +122,13 @@ class Download:
     def their_seconds(self, folder: Path) -> float:
         """Return the wall time of curl, which verifies nothing."""
         return run(["curl", "--silent", "--fail", "--output", folder / "data.bin", self.url], folder).wall_seconds
+
+    def aria2_seconds(self, folder: Path) -> float:
+        """Return the wall time of aria2c with as many connections, which verifies too."""
+        parts = [f"--split={CONNECTIONS}", f"--max-connection-per-server={CONNECTIONS}", "--min-split-size=2M"]
+        checks = ["--no-conf", "--quiet", "--file-allocation=none", f"--checksum=sha-256={self.digest}"]
+        command = ["aria2c", *checks, *parts, "--dir", folder, "--out", "data.bin", self.url]
+        return run(command, folder).wall_seconds
 
 
 def write_notebook(folder: Path) -> Path:
@@ -172,11 +182,9 @@ def their_preparation(folder: Path) -> float:
     return run(command, folder).wall_seconds
 
 
-def no_curl() -> str | None:
-    """Say that there is nothing to compare with, or None."""
-    import shutil
-
-    return None if shutil.which("curl") else "there is no curl on PATH"
+def without(program: str) -> Callable[[], str | None]:
+    """Return a function that says that there is nothing to compare with, or None."""
+    return lambda: None if shutil.which(program) else f"there is no {program} on PATH"
 
 
 _throttled = Download(400_000_000, LIMIT_BYTES_PER_SECOND)
@@ -192,7 +200,18 @@ BENCHMARKS = [
         ours=_throttled.our_seconds,
         theirs=_throttled.their_seconds,
         prepare=_throttled.serve,
-        missing=no_curl,
+        missing=without("curl"),
+    ),
+    Benchmark(
+        name="fetch-aria2",
+        work=f"400 MB, {CONNECTIONS} connections, verified; the server gives each connection 20 MB/s",
+        against=f"aria2c with {CONNECTIONS} connections, verified",
+        unit="s",
+        at_most=1.25,
+        ours=_throttled.our_seconds,
+        theirs=_throttled.aria2_seconds,
+        prepare=_throttled.serve,
+        missing=without("aria2c"),
     ),
     Benchmark(
         name="fetch-loopback",
@@ -203,7 +222,7 @@ BENCHMARKS = [
         ours=_loopback.our_seconds,
         theirs=_loopback.their_seconds,
         prepare=_loopback.serve,
-        missing=no_curl,
+        missing=without("curl"),
     ),
     Benchmark(
         name="prepare",

@@ -24,7 +24,7 @@ VERSIONS = dict(
 )
 
 # What the runner drives notebooks with: no base has it, and it should be what the tests run with.
-OURS = ("latex2mathml", "nbclient", "nbconvert", "nh3", "papermill", "pycurl", "rocrate")
+OURS = ("latex2mathml", "nbclient", "nbconvert", "nh3", "papermill", "rocrate")
 
 
 def arguments(name: str) -> list[str]:

@@ -15,6 +15,8 @@ import re
 import shutil
 from pathlib import Path
 
+from runner.core import procfs
+
 _OWNER = re.compile(r"(?:^|[.-])([0-9a-f]{8})-([0-9a-f]{1,8})-([0-9a-f]{1,16})[.-]\w{8}(?:\.part)?$", re.ASCII)
 _LONGEST_NAME = 255
 
@@ -22,19 +24,15 @@ _LONGEST_NAME = 255
 def namespace() -> str:
     """Return boot and pid namespace, within which pids can be compared; empty where they are not known."""
     try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{boot}:{Path('/proc/self/ns/pid').readlink()}"
+        return f"{procfs.boot_id()}:{Path('/proc/self/ns/pid').readlink()}"
     except OSError:
         return ""
 
 
 def started(pid: int) -> int | None:
     """Return the start time of a live process in clock ticks; a zombie is not alive."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
-    except OSError:
-        return None
-    return int(fields[19]) if fields[0] not in {"Z", "X"} else None
+    stat = procfs.read_stat(pid)
+    return stat.started if stat and not stat.dead else None
 
 
 def mark() -> str:
@@ -52,7 +50,7 @@ def _short(name: str) -> str:
 
 
 def is_left_over(name: str) -> bool:
-    """Tell whether a file of this name was made by a process of this namespace that has ended."""
+    """Return True if a file of this name was made by a process of this namespace that has ended."""
     match = _OWNER.search(name) if len(name) <= _LONGEST_NAME else None
     here = namespace()
     if match is None or not here or match[1] != _short(here):

@@ -26,6 +26,7 @@ from runner.data import cache as staging
 from runner.data.cache import Known, Place, Staged
 from runner.data.download.partial import Partial
 from runner.data.download.progress_bar import Progress, Silent, Watcher
+from runner.data.download.request import Upstream
 from runner.data.download.retry import Limits
 from runner.data.download.transfer import Transfer
 from runner.data.locate import local_path, locate, shown
@@ -191,15 +192,13 @@ class _Fetcher:
         resumed = partial.resumed
         if resumed:
             log.info("fetch-continues", dataset=self.name, bytes=partial.bytes())
-        transfer = Transfer(
+        upstream = Upstream(
             location=locate(self.dataset.url),
             source=self.dataset.url,
-            partial=partial,
-            connections=self.connections,
             limits=self.limits,
-            admit=lambda total: self._admit(total, partial.bytes(), transfer.encoding),
-            progress=progress,
+            admit=lambda total: self._admit(total, partial.bytes(), upstream.encoding),
         )
+        transfer = Transfer(upstream, partial, connections=self.connections, progress=progress)
         try:
             size = transfer.run()
             os.ftruncate(partial.handle, size)
@@ -207,7 +206,7 @@ class _Fetcher:
             os.fsync(partial.handle)
         finally:
             partial.close()
-        return Known.of(self.dataset.url, size, sha256, md5), resumed, transfer.encoding
+        return Known.of(self.dataset.url, size, sha256, md5), resumed, upstream.encoding
 
     def _admit(self, total: int | None, there: int, encoding: str) -> None:
         """Refuse what cannot be the file, or does not fit, before the first byte."""

@@ -44,11 +44,6 @@ class Served:
     mirror: Mirror
 
     @property
-    def refused(self) -> tuple[str, ...]:
-        """Return what the notebook asked for in vain while offline."""
-        return self.mirror.refused
-
-    @property
     def unasked(self) -> tuple[str, ...]:
         """Return the datasets that the notebook should have downloaded and did not."""
         expected = {item.name for item in self.staged if item.url not in self.placed}

@@ -223,14 +223,15 @@ class Gpu:
 
 def _host_memory() -> Memory:
     """Return the memory of the machine, for a GPU that has none of its own."""
-    import psutil
+    from runner.machine.host import meminfo
 
-    seen = psutil.virtual_memory()
+    seen = meminfo()
+    total, available = seen["MemTotal"], seen["MemAvailable"]
     return Memory(
         source="host",
-        total_bytes=seen.total,
-        free_bytes=seen.available,
-        used_bytes=seen.total - seen.available,
+        total_bytes=total,
+        free_bytes=available,
+        used_bytes=total - available,
         reason="the GPU shares the memory of the host",
     )
 

@@ -38,7 +38,7 @@ def read_limits(root: Path = ROOT) -> HostLimits:
     """Return what this process may use of the machine."""
     limit, level, ancestry = _memory_limit(root, "self")
     if level is None:
-        info = _meminfo(root)
+        info = meminfo(root)
         available = info.get("MemAvailable")
         used = info["MemTotal"] - available if available is not None and "MemTotal" in info else None
         source = "host"
@@ -193,7 +193,7 @@ class Container:
 
     def _swap_allowance(self, level: cgroups.Level) -> int:
         """Return what may go to swap: what the cgroup allows, and what the machine has left of it."""
-        free = _meminfo(self.root).get("SwapFree", 0)
+        free = meminfo(self.root).get("SwapFree", 0)
         if not free or self.limit_bytes is None:
             return 0
         if self._version == 2:
@@ -210,7 +210,7 @@ class Container:
 
 def _memory_limit(root: Path, process: str) -> tuple[int | None, cgroups.Level | None, cgroups.Ancestry]:
     """Return the smallest limit and where it stands; None as level means the machine itself."""
-    total = _meminfo(root).get("MemTotal")
+    total = meminfo(root).get("MemTotal")
     ancestry = cgroups.find(root, process, "memory")
     name = "memory.max" if ancestry.version == 2 else "memory.limit_in_bytes"
     limit, where = total, None
@@ -244,7 +244,7 @@ def _cpus(root: Path) -> float:
     return cpus
 
 
-def _meminfo(root: Path) -> dict[str, int]:
+def meminfo(root: Path = ROOT) -> dict[str, int]:
     """Return /proc/meminfo in bytes."""
     lines = [line.split() for line in (cgroups.text_of(root / "proc/meminfo") or "").splitlines()]
     return {words[0].rstrip(":"): int(words[1]) * 1024 for words in lines if len(words) >= 2 and words[1].isdigit()}

@@ -19,25 +19,12 @@ import signal
 import threading
 import time
 from datetime import UTC, datetime
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from runner.core import machine_records
-from runner.machine import procfs
-from runner.machine.procfs import Identity, tree, tree_cpu_seconds, tree_rss_bytes
+from runner.core import machine_records, procfs
 
-__all__ = [
-    "RUN_TAG",
-    "Family",
-    "Identity",
-    "Use",
-    "adopt_orphans",
-    "become_subreaper",
-    "end_orphans",
-    "end_with_parent",
-    "tree",
-    "tree_cpu_seconds",
-    "tree_rss_bytes",
-]
+if TYPE_CHECKING:
+    from runner.core.procfs import Identity
 
 RUN_TAG = "RUNNER_RUN_TAG"
 """Environment variable of the kernel by which its descendants are known, whoever adopted them."""
@@ -48,8 +35,6 @@ _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _ENVIRON_BYTES = 4 << 20
 _TAG = re.compile(r"[0-9a-f]{32}")
-TERM_SECONDS, KILL_SECONDS = 3.0, 2.0
-"""How long processes that outlive their kernel are given after SIGTERM, and then after SIGKILL."""
 
 
 class Use(NamedTuple):

@@ -35,9 +35,9 @@ from support.server import Reply, Server, serving
 from runner.core import log
 from runner.core.errors import BrokenInputError, NetworkError, PlanError, RefusedError, UsageError
 from runner.data import fetch as fetch_stage
+from runner.data.download.partial import Version
 from runner.data.download.progress_bar import Lines
 from runner.data.download.retry import Limits, Patience
-from runner.data.download.version import Version
 from runner.data.locate import locate, shown
 from runner.plan import Plan, parse
 
@@ -556,7 +556,7 @@ def test_a_server_that_has_another_size_each_time_is_given_up(tmp_path, server):
     reply = Reply(content=CONTENT)
     reply.before = lambda: setattr(reply, "content", reply.content[:-1])
     url = server.add("/data.bin", reply)
-    with pytest.raises(NetworkError, match=r"the file changed on the server: total was .*, begun anew 4 times"):
+    with pytest.raises(NetworkError, match=r"the file changed on the server: total was .*, restarted 4 times"):
         fetch(tmp_path, url, sha256=sha256(CONTENT))
     assert len(server.requests) < 40
 

@@ -15,17 +15,61 @@ import hashlib
 import json
 import os
 import threading
-from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 from runner.core import log
-from runner.data.download.ranges import Range, covered, frontier, merged
-from runner.data.download.version import Version
+from runner.core.procfs import boot_id
+from runner.data.locate import fingerprint
+
+Range = tuple[int, int]
+"""Half-open; lists of them are sorted and merged."""
 
 _SAVE_EVERY_SECONDS = 0.25
 _CHUNK_BYTES = 4 << 20
 _SYNC_FILE_RANGE_WRITE = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Version:
+    """What an answer says about the file that it is of: parts of two versions make a file that never was.
+
+    A server names a version by its ETag, its date, or not at all. Ranges are requested without
+    If-Range on purpose: the answer to that may leave out both names, and they are compared here.
+    ``source`` is the fingerprint of the URL in the plan: the record of a download must not hold
+    what a URL may carry. An ETag counts without its mark of weakness, which proxies add.
+    """
+
+    source: str
+    total: int | None
+    etag: str = ""
+    modified: str = ""
+
+    @classmethod
+    def of(cls, url: str, total: int | None, headers: Mapping[str, str]) -> Version:
+        """Return the version that an answer with these headers is of."""
+        etag = headers.get("ETag", "").removeprefix("W/")
+        return cls(source=fingerprint(url), total=total, etag=etag, modified=headers.get("Last-Modified", ""))
+
+    @property
+    def named(self) -> bool:
+        """True if the server names the version, so that another one can be told from it."""
+        return bool(self.etag or self.modified)
+
+    def unnamed(self) -> Version:
+        """Return URL and size alone, for a server whose names mean nothing."""
+        return replace(self, etag="", modified="")
+
+    def difference(self, now: Version) -> str:
+        """Return how a later answer differs; an empty string when it does not.
+
+        >>> then = Version(source="1", total=5, etag='"a"')
+        >>> then.difference(Version(source="1", total=6, etag='"b"'))
+        'total was 5 and is 6, etag was "a" and is "b"'
+        """
+        pairs = [(field.name, getattr(self, field.name), getattr(now, field.name)) for field in fields(self)]
+        return ", ".join(f"{name} was {then} and is {new}" for name, then, new in pairs if then != new)
 
 
 class Partial:
@@ -62,7 +106,7 @@ class Partial:
             document = json.loads(self._journal.read_text(encoding="utf-8"))
             size = os.fstat(self.handle).st_size
             version = Version(**document["version"])
-            if self.will_verify or (version.named and document["boot"] == _boot()):
+            if self.will_verify or (version.named and document["boot"] == boot_id()):
                 self._done = merged((int(start), min(int(end), size)) for start, end in document["done"])
                 self.version = version
         except (OSError, ValueError, KeyError, TypeError):
@@ -72,7 +116,7 @@ class Partial:
 
     @property
     def resumed(self) -> bool:
-        """Tell whether there are bytes already."""
+        """True if there are bytes already."""
         return bool(self._done)
 
     def ranges(self) -> list[Range]:
@@ -142,7 +186,7 @@ class Partial:
                 return
             try:
                 draft = self._journal.with_name(self._journal.name + ".new")
-                document = {"version": asdict(version), "boot": _boot(), "done": done}
+                document = {"version": asdict(version), "boot": boot_id(), "done": done}
                 draft.write_text(json.dumps(document), encoding="utf-8")
                 draft.replace(self._journal)
                 self._saved = state
@@ -153,14 +197,6 @@ class Partial:
     def stopping(self) -> threading.Event:
         """Set when the download has ended, well or not."""
         return self._stopping
-
-
-def _boot() -> str:
-    """Return what is another after each start of the machine."""
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-    except OSError:
-        return ""
 
 
 def _begin_writing(handle: int, start: int, length: int) -> None:
@@ -216,3 +252,48 @@ class _Digest:
             _begin_writing(self._partial.handle, self._position, count)
             self._position += count
             return count > 0
+
+
+def merged(ranges: Iterable[Range]) -> list[Range]:
+    """Return the ranges sorted, without empty ones, touching and overlapping ones joined.
+
+    >>> merged([(5, 7), (0, 2), (2, 4), (6, 9), (3, 3)])
+    [(0, 4), (5, 9)]
+    """
+    result: list[Range] = []
+    for start, end in sorted(ranges):
+        if start >= end:
+            continue
+        if result and start <= result[-1][1]:
+            result[-1] = (result[-1][0], max(end, result[-1][1]))
+        else:
+            result.append((start, end))
+    return result
+
+
+def gaps(ranges: Iterable[Range], total: int) -> list[Range]:
+    """Return what of ``[0, total)`` the ranges leave out.
+
+    >>> gaps([(0, 4), (5, 9)], 10)
+    [(4, 5), (9, 10)]
+    """
+    missing = []
+    position = 0
+    for start, end in merged(ranges):
+        if start > position:
+            missing.append((position, min(start, total)))
+        position = max(position, end)
+    if position < total:
+        missing.append((position, total))
+    return missing
+
+
+def covered(ranges: Iterable[Range]) -> int:
+    """Return the number of bytes in the ranges."""
+    return sum(end - start for start, end in merged(ranges))
+
+
+def frontier(ranges: Iterable[Range]) -> int:
+    """Return up to where everything from the start is there."""
+    first = next(iter(merged(ranges)), (0, 0))
+    return first[1] if first[0] == 0 else 0

@@ -26,9 +26,8 @@ import zmq.asyncio
 from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
 from jupyter_client.manager import AsyncKernelManager
 
-from runner.core import log, owners
+from runner.core import log, owners, procfs
 from runner.core.errors import BrokenInputError, did_you_mean
-from runner.machine import procfs
 
 FAULT_LOG = "RUNNER_FAULT_LOG"
 STARTUP = "RUNNER_KERNEL_STARTUP"

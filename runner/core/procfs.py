@@ -1,14 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Processes as /proc tells them: who they are, whose child, what they use.
 
-psutil reads the same files, but walks all of /proc several times over to find descendants; the
-sampler does this twice a second for hours and may cost next to nothing.
+psutil reads the same files, but several of them for what one holds: 0.33 ms a process against 0.04. The
+sampler looks at all processes twice a second for hours and may cost next to nothing.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -73,38 +72,8 @@ def read_stat(pid: int) -> Stat | None:
     )
 
 
-def tree(pid: int) -> tuple[Identity, ...]:
-    """Return a process and all its present descendants, itself first; one pass over /proc."""
-    stats = [stat for stat in map(read_stat, pids()) if stat]
-    children: dict[int, list[Stat]] = {}
-    for stat in stats:
-        children.setdefault(stat.parent, []).append(stat)
-    found = [stat for stat in stats if stat.pid == pid]
-    for stat in found:  # grows while it is walked
-        found.extend(children.get(stat.pid, ()))
-    return tuple(stat.identity for stat in found)
-
-
-def tree_rss_bytes(identities: Iterable[Identity]) -> int:
-    """Return the resident memory of processes, 0.02 ms each; pages they share count for each."""
-    total = 0
-    for pid, _ in identities:
-        words = content_of(f"/proc/{pid}/statm", 128).split()
-        total += int(words[1]) * PAGE_BYTES if len(words) > 1 else 0
-    return total
-
-
-def tree_cpu_seconds(identities: Iterable[Identity]) -> float:
-    """Return the CPU time of processes and of the children they waited for."""
-    known = set(identities)
-    stats = (read_stat(identity.pid) for identity in known)
-    return (
-        sum(stat.own_ticks + stat.waited_ticks for stat in stats if stat and stat.identity in known) / TICKS_PER_SECOND
-    )
-
-
 def has_children(pid: int) -> bool:
-    """Tell whether a process has living children, whichever of its threads started them."""
+    """Return True if a process has living children, whichever of its threads started them."""
     return any(stat.parent == pid and not stat.dead for stat in map(read_stat, pids()) if stat)
 
 
@@ -125,3 +94,8 @@ def content_of(path: str, limit: int) -> bytes:
         return b""
     finally:
         os.close(handle)
+
+
+def boot_id() -> str:
+    """Return what differs after each start of the machine, empty where it is not known."""
+    return content_of("/proc/sys/kernel/random/boot_id", 64).decode().strip()
