@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,11 @@ if TYPE_CHECKING:
     from runner.data.cache import Staged
     from runner.plan import Plan
 
+_HOOKED = "RUNNER_MIRROR_URLS"
+_CODE = Path(__file__).with_name("mirror_startup.py")
+# One expression with a namespace of its own, so that nothing is left in the notebook's.
+_HOOK = f"exec(open({str(_CODE)!r}, encoding='utf-8').read(), {{'__name__': 'runner_mirror'}})"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Served:
@@ -33,21 +39,25 @@ class Served:
         URLs that need not stand in the source.
     env
         Variables for the kernel.
+    startup
+        Lines of Python for the kernel to start with.
     """
 
     replacements: dict[str, str]
     placed: frozenset[str]
     env: dict[str, str]
+    startup: tuple[str, ...]
     changes: tuple[Change, ...]
     staged: tuple[Staged, ...]
+    copied: frozenset[str]
+    """Names of datasets that lie where a library looks for them."""
     warnings: tuple[str, ...]
     mirror: Mirror
 
     @property
     def unasked(self) -> tuple[str, ...]:
         """Return the datasets that the notebook should have downloaded and did not."""
-        expected = {item.name for item in self.staged if item.url not in self.placed}
-        return tuple(name for name, times in self.mirror.served.items() if not times and name in expected)
+        return tuple(name for name, times in self.mirror.served.items() if not times and name not in self.copied)
 
 
 @contextlib.contextmanager
@@ -92,15 +102,19 @@ def serving(
             warnings = (f"not staged, fetched by the notebook itself: {', '.join(names)}",)
             log.warning("datasets-not-staged", datasets=",".join(names), hint="fetch them and give --cache")
     placed = place(plan, staged, checkout) if plan is not None and staged else None
+    datasets = {item.name: plan.datasets[item.name] for item in staged} if plan is not None else {}
     with Mirror(staged, offline=offline, environment=environment) as mirror:
+        hooked = {one.url: mirror.urls[one.url] for one in datasets.values() if one.hook}
         yield Served(
             replacements=mirror.urls,
-            placed=frozenset(
-                item.url for item in staged if plan is not None and plan.datasets[item.name].place is not None
-            ),
-            env=(mirror.env if staged or offline else {}) | (placed.env if placed else {}),
+            placed=frozenset(one.url for one in datasets.values() if one.in_no_source),
+            env=(mirror.env if staged or offline else {})
+            | (placed.env if placed else {})
+            | ({_HOOKED: json.dumps(hooked)} if hooked else {}),
+            startup=(_HOOK,) if hooked else (),
             changes=placed.changes if placed else (),
             staged=tuple(staged),
+            copied=frozenset(name for name, one in datasets.items() if one.place is not None),
             warnings=warnings,
             mirror=mirror,
         )

@@ -173,7 +173,11 @@ class Place(_Strict):
 
 
 class Dataset(_Strict):
-    """One file to be staged below the cache folder."""
+    """One file to be staged below the cache folder.
+
+    ``hook``: a library makes the URL, which stands in no source; the kernel's urllib, requests and
+    httpx then ask the mirror first.
+    """
 
     url: DatasetUrl
     path: Annotated[RelativePath, AfterValidator(_stageable)]
@@ -181,6 +185,12 @@ class Dataset(_Strict):
     md5: Annotated[str, Field(pattern="^[0-9a-fA-F]{32}$")] | None = None
     bytes: Annotated[int, Field(ge=0)] | None = None
     place: Place | None = None
+    hook: bool = False
+
+    @property
+    def in_no_source(self) -> bool:
+        """Whether the URL need not stand in the notebook."""
+        return self.hook or self.place is not None
 
 
 class Notebook(_Strict):

@@ -163,7 +163,7 @@ def check(job: Job) -> Checked:
         rules=job.rules,
         parameters=job.parameters,
         replacements={dataset.url: dataset.url for dataset in job.datasets.values()},
-        placed={dataset.url for dataset in job.datasets.values() if dataset.place is not None},
+        placed={dataset.url for dataset in job.datasets.values() if dataset.in_no_source},
         name=job.name,
     )
     if job.plan is not None and job.products:

@@ -208,3 +208,73 @@ def test_unmet_expectations_replace_a_success(tmp_path: Path) -> None:
     assert "missing.h5ad" in record["reason"]
     assert cli.executed(tmp_path / "out", "n").metadata.runner.status == "unexpected-results"
     assert "unexpected-results" in (tmp_path / "out" / "n.html").read_text()
+
+
+READERS = {
+    "urllib": "import urllib.request\nprint(urllib.request.urlopen(url()).read().decode())",
+    "urllib-request": (
+        "from urllib.request import Request, build_opener\n"
+        "asked = Request(url(), headers={'User-Agent': 'x'})\n"
+        "print(build_opener().open(asked).read().decode())\nassert asked.full_url == url()"
+    ),
+    "requests": "import requests\nprint(requests.get(url(), params={}).text)",
+    "requests-session": "import requests\nwith requests.Session() as s: print(s.get(url() + '#top', stream=True).text)",
+    "httpx": "import httpx2 as httpx\nprint(httpx.get(url()).text)",
+    "httpx-stream": (
+        "import httpx2 as httpx\nwith httpx.Client() as c, c.stream('GET', httpx.URL(url())) as r:\n"
+        "    print(r.read().decode())"
+    ),
+    "pandas": "import pandas\nprint('\\n'.join(pandas.read_csv(url(), header=None)[0]))",
+    "pooch": "import pooch\nprint(open(pooch.retrieve(url(), known_hash=None, path='.', fname='x')).read())",
+}
+MADE = "def url(): return '/'.join(['https:', '', 'data.example.org', 'census.txt'])"
+"""What a library does: the URL stands nowhere as it is."""
+
+
+def hooked(folder: Path, *cells: str) -> None:
+    plan(folder, *cells, datasets=["census"])
+    document = yaml.safe_load((folder / "plan.yaml").read_text())
+    document["datasets"]["census"]["hook"] = True
+    (folder / "plan.yaml").write_text(yaml.safe_dump(document))
+
+
+def test_urls_that_libraries_make_come_from_the_mirror(tmp_path: Path) -> None:
+    """Offline and in spite of a proxy, by every reader that the field uses, imported after the kernel's start or before."""
+    hooked(tmp_path, MADE, *READERS.values())
+
+    ended = run(tmp_path, "--offline", env={"http_proxy": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9"})
+
+    assert ended.code == 0, ended.err
+    executed = cli.executed(tmp_path / "out", "n")
+    texts = ["".join(out.get("text", "") for out in cell.outputs) for cell in executed.cells]
+    for name, text in zip(READERS, texts[-len(READERS) :], strict=True):
+        assert "keep 1\ndrop 2\nkeep 3" in text, name
+    assert not cli.metrics(tmp_path / "out", "n")["warnings"]
+
+
+def test_the_hook_is_silent_for_urls_that_are_not_declared(tmp_path: Path) -> None:
+    """They fail by the library's own error, objects that are no URL too, and nothing of ours is in the traceback's end."""
+    hooked(
+        tmp_path,
+        MADE,
+        "import requests, urllib.request\nrequests.get(url())",
+        "class Odd:\n    def __str__(self): raise KeyError('odd')",
+        "for wrong in (Odd(), 5, None, b'x', 'data:,hello', 'no scheme'):\n"
+        "    for get in (urllib.request.urlopen, requests.get):\n"
+        "        try:\n            print(get(wrong))\n"
+        "        except Exception as error:\n            print(type(error).__module__, type(error).__name__)",
+        "import os\nprint([name for name in os.environ if 'MIRROR' in name], [n for n in dir() if 'ook' in n])",
+    )
+    ended = run(tmp_path, "--offline")
+    assert ended.code == 0, ended.err
+    text = cli.text_of(cli.executed(tmp_path / "out", "n"))
+    assert "runner_mirror" not in text
+    assert "[] []" in text
+
+
+def test_a_hooked_dataset_that_was_never_asked_for_is_a_warning(tmp_path: Path) -> None:
+    """The plan says that it is used."""
+    hooked(tmp_path, "print(1)")
+    assert run(tmp_path).code == 0
+    (warning,) = cli.metrics(tmp_path / "out", "n")["warnings"]
+    assert "census" in warning

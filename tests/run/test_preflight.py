@@ -116,7 +116,7 @@ def test_a_dataset_that_no_source_shows_is_refused_without_a_cache_too(tmp_path:
     path = planned(tmp_path, {"name": "a", "datasets": ["census"]}, datasets=data)
     options = Options(notebook="a", plan=path, output_dir=tmp_path / "out")
 
-    with pytest.raises(BrokenInputError, match="stands in no cell"):
+    with pytest.raises(BrokenInputError, match="no cell contains"):
         preflight.check(resolve(options))
 
     data["census"]["place"] = {"path": "data/census.h5ad"}  # type: ignore[assignment]

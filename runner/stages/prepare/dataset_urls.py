@@ -47,7 +47,7 @@ def apply(
     Raises
     ------
     BrokenInputError
-        A URL stands in no cell and is not placed where a library looks for it.
+        A URL stands in no cell, and is neither placed where a library looks for it nor made by a library.
     """
     # Longest first: the text of one URL may begin another's.
     for url in sorted(replacements, key=len, reverse=True):
@@ -116,6 +116,7 @@ def _refuse(notebook: NotebookNode, url: str, name: str) -> None:
     near = nearest(url, [cell.source for cell in running_cells(notebook)])
     found = f"nearest text: {shown(near)}; " if near else ""
     raise BrokenInputError(
-        f"notebook {name!r}, dataset {url!r}: no cell contains the URL, and the dataset has no `place`",
-        hint=f"{found}correct the URL, or say with `place` where a library looks for the file",
+        f"notebook {name!r}, dataset {url!r}: no cell contains the URL, and the dataset has neither `place` nor `hook`",
+        hint=f"{found}correct the URL, or say with `place` where a library looks for the file, "
+        "or `hook: true` if a library makes the URL",
     )

@@ -101,7 +101,7 @@ def _notebook(plan: Plan, notebook: Notebook, where: str, checkout: Path, source
         attempt(f"parameters.{name}", parameter_values.apply, {name: value})
     for name in notebook.datasets:
         dataset = plan.datasets[name]
-        placed = {dataset.url} if dataset.place else set()
+        placed = {dataset.url} if dataset.in_no_source else set()
         attempt(f"datasets.{name}", dataset_urls.apply, {dataset.url: dataset.url}, placed)
     return [*found, *_broken_cells(source, draft, where)]
 
