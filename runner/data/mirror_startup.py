@@ -35,7 +35,7 @@ class Hook:
         """Patch what is imported already, and wait for the rest."""
         for name in [name for name in self.waiting if name in sys.modules]:
             self.imported(name)
-        sys.meta_path.insert(0, self)  # type: ignore[arg-type]
+        sys.meta_path.insert(0, self)
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
         """Be told of the import of a library, as a finder that finds what the others find."""
