@@ -16,7 +16,7 @@ from runner.core.files import make_folder, write
 from runner.core.redact import Redactor
 from runner.outputs.claim import alive
 from runner.report.advice import advise
-from runner.report.assemble import Found, Report, Verdict, assemble, runs
+from runner.report.assemble import Report, Verdict, assemble
 from runner.report.compare import Comparison, compare, read_baseline
 from runner.report.exports import openmetrics
 from runner.report.exports.exports import export_texts, write_exports
@@ -28,6 +28,7 @@ from runner.report.validation import fault
 
 if TYPE_CHECKING:
     from runner.plan import Plan
+    from runner.report.found import Found
 
 
 _LISTED = 10
@@ -180,8 +181,7 @@ def build(
 
 
 def _check_there_is_something(found: Found, folder: Path, run_id: str | None, only: Sequence[str]) -> None:
-    known = runs(found)
-    names = list(dict.fromkeys([*found.metrics, *found.flights, *found.broken, *found.attempts]))
+    known, names = found.runs, found.names
     if not names:
         raise UsageError(
             f"{folder} holds no record of a run",
@@ -197,7 +197,7 @@ def _check_there_is_something(found: Found, folder: Path, run_id: str | None, on
 
 
 def _unknown_run(found: Found, run_id: str | None) -> tuple[str, ...]:
-    known = runs(found)
+    known = found.runs
     if run_id is None or run_id in known:
         return ()
     return (f"no notebook has a record of run {run_id}; known runs, newest first: {_listed(known)}",)

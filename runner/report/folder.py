@@ -22,7 +22,7 @@ from runner.core.provisional import settled
 from runner.core.records import SCHEMA_VERSION, Metrics, Status, read_metrics
 from runner.outputs import attempts, saved_notebook
 from runner.report import missing
-from runner.report.assemble import Attempt, Flight, Found, LastSample
+from runner.report.found import Attempt, Flight, Found, LastSample
 from runner.report.validation import LARGEST, check_figures, fault
 
 Watch = Callable[[Sequence[Path], float], Mapping[Path, bool]]

@@ -5,14 +5,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from runner.core.times import format_moment
 from runner.core.units import format_count, format_seconds
-from runner.report.html.formatting import moment
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from runner.core.records import Metrics
-    from runner.report.assemble import Flight, Found
+    from runner.report.found import Flight, Found
 
 NEAR_LIMIT = 0.85
 """Samples are up to half a second old, and the last allocation is the largest."""
@@ -28,7 +28,7 @@ def lost(flight: Flight) -> str:
     saved = "; no notebook was saved"
     if flight.last_save_at or flight.cells_saved is not None:
         saved = "; the notebook was last saved"
-        saved += f" at {moment(flight.last_save_at)}" if flight.last_save_at else ""
+        saved += f" at {format_moment(flight.last_save_at)}" if flight.last_save_at else ""
     if flight.cells_saved is not None:
         saved += f" with {format_count(flight.cells_saved, 'cell')} done"
     where = ", ".join(at) or "at an unknown point"
@@ -83,7 +83,7 @@ def left_out(last: Metrics | None, run_id: str | None) -> str:
         return "not in this run; it has no record here"
     if last.run_id == run_id:
         return f"not chosen for this report; it ended {last.status.value} in this run"
-    return f"not in this run; last {last.status.value} at {moment(last.ended_at)}, run {last.run_id}"
+    return f"not in this run; last {last.status.value} at {format_moment(last.ended_at)}, run {last.run_id}"
 
 
 def _not_run(name: str, found: Found, run_id: str | None) -> str:

@@ -10,16 +10,18 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
 from runner.core.records import Status  # noqa: TC001  (the schema is made from the annotations)
+from runner.core.times import instant
 from runner.core.units import format_bytes, format_seconds
+from runner.report.assemble import LeftOut  # noqa: TC001
 
 if TYPE_CHECKING:
     from runner.core.machine_records import GpuUse
     from runner.core.records import Metrics
-    from runner.report.assemble import Entry, Flight, Report
+    from runner.report.assemble import Entry, Report
+    from runner.report.found import Flight
     from runner.report.sample_series import Seen
 
 SUMMARY_VERSION = 1
@@ -108,14 +110,6 @@ class Regression:
         shown = writers.get(self.figure.rpartition("_")[2], "{:g}".format)
         change = f" ({self.ratio - 1:+.0%})" if self.ratio is not None else ""
         return f"{self.notebook}: {self.figure} from {shown(self.before)} to {shown(self.now)}{change}"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LeftOut:
-    """A notebook that was not chosen: it is listed and has no part in the verdict."""
-
-    name: str
-    reason: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -275,15 +269,6 @@ def mean(values: Iterable[float | None]) -> float | None:
 def _between(start: str | None, end: str | None) -> float | None:
     first, last = instant(start), instant(end)
     return None if first is None or last is None else last - first
-
-
-def instant(moment: str | None) -> float | None:
-    """Return the seconds since 1970 of an ISO 8601 time; None when it is none."""
-    try:
-        parsed = datetime.fromisoformat(moment or "")
-    except ValueError:
-        return None
-    return (parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)).timestamp()
 
 
 def read_summary(text: str | bytes) -> Summary:

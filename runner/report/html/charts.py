@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from runner.core.records import CellStatus
+from runner.core.times import instant
 from runner.core.units import format_bytes, format_seconds
 from runner.report.html.canvas import Canvas, Look
 from runner.report.html.panels import panels_of
 from runner.report.sample_series import SamplesError
-from runner.report.summary import instant
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -177,8 +177,8 @@ def _times(canvas: Canvas, end: float) -> None:
     step = time_step(end)
     for count in range(int(end / step) + 1):
         at = count * step
-        x, side = LEFT + at / end * _INNER, "right" if at > 0.97 * end else "center"
-        canvas.text(x, FOOT - 6, clock(at), "soft", ha=side, va="top", size=10)
+        x = LEFT + at / end * _INNER
+        canvas.text(x, FOOT - 6, clock(at), "soft", ha="right" if at > 0.97 * end else "center", va="top", size=10)
 
 
 def time_step(end: float) -> float:

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, TypeVar
 from markupsafe import Markup
 
 from runner.core.units import format_count
+from runner.report.html.canvas import Canvas, Look
 from runner.report.html.charts import notebook_chart
 from runner.report.html.panels import scene_of
 from runner.report.html.timeline import Legend, Row, legend_of, rows_of
 from runner.report.html.timeline import draw as draw_timeline
-from runner.report.html.trend import draw_trend
 from runner.report.pool import Pool, find_pools
 from runner.report.sample_series import Samples, SamplesError, Seen, read_samples, seen_in
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from runner.report.assemble import Report
-    from runner.report.compare import Comparison
+    from runner.report.compare import Change, Comparison
 
 T = TypeVar("T")
 
@@ -103,17 +103,26 @@ def _guarded(what: str, make: Callable[[], T], problems: list[str]) -> T | None:
 
 def trends(comparison: Comparison) -> dict[tuple[str, str], Markup]:
     """Return a small line for each figure that changed, and for wall times unless they are too many."""
-    pictures = {}
     few = len({change.notebook for change in comparison.changes}) <= 60
     drawn = [c for c in comparison.changes if c.worse or c.better or (few and c.figure == "wall_seconds")]
-    for position, change in enumerate(drawn):
-        values = [f"{value:g}" if value is not None else "none" for value in change.values]
-        svg = draw_trend(
-            f"trend-{position}",
-            change.values,
-            title=f"{change.label} of {change.notebook} over its runs",
-            description=f"oldest first: {', '.join(values)}",
-            worse=change.worse,
-        )
-        pictures[change.notebook, change.figure] = Markup(svg)  # noqa: S704
-    return pictures
+    return {(c.notebook, c.figure): Markup(_trend(f"trend-{n}", c)) for n, c in enumerate(drawn)}  # noqa: S704
+
+
+def _trend(key: str, change: Change) -> str:
+    """Return the SVG of a figure over its runs, oldest left; runs without the figure leave a gap.
+
+    The scale starts at zero, so that a change looks as large as it is.
+    """
+    width, height, edge = 120.0, 28.0, 4.0
+    known = [(place, value) for place, value in enumerate(change.values) if value is not None]
+    top = max(value for _, value in known) or 1.0
+    step = (width - 2 * edge) / max(1, len(change.values) - 1)
+    points = [(edge + place * step, edge + value / top * (height - 2 * edge)) for place, value in known]
+    canvas = Canvas(key, width, height)
+    xs, ys = zip(*points, strict=True)
+    canvas.line(xs, ys, Look(classes="trend", colour="#5c6773"), width=1.5)
+    kind, colour = ("now bad", "#b3261e") if change.worse else ("now", "#17743a")
+    canvas.dot(*points[-1], 2.5, Look(classes=kind, colour=colour, order=3))
+    values = [f"{value:g}" if value is not None else "none" for value in change.values]
+    title, about = f"{change.label} of {change.notebook} over its runs", f"oldest first: {', '.join(values)}"
+    return canvas.svg(title=title, description=about)

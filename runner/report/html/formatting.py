@@ -14,8 +14,8 @@ from urllib.parse import quote
 
 from markupsafe import Markup, escape
 
-from runner.core.units import format_bytes, format_count, format_seconds
-from runner.report.summary import instant
+from runner.core.times import format_moment
+from runner.core.units import format_bytes, format_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -94,12 +94,8 @@ def unit_of(value: float | None, unit: str) -> str | Markup:
 
 
 def moment(value: str | None) -> str | Markup:
-    """Return an ISO 8601 time as `2026-11-23 14:20:31 UTC`; what is no time is shown as it is."""
-    if not value:
-        return MISSING
-    if instant(value) is None:
-        return value
-    return f"{value[:10]} {value[11:19]} UTC" if value.endswith("Z") else value
+    """Return an ISO 8601 time as people read it."""
+    return format_moment(value) if value else MISSING
 
 
 def href(path: str) -> str:
@@ -110,11 +106,6 @@ def href(path: str) -> str:
 def breakable(name: str) -> Markup:
     """Return a name that may break behind its separators and, where it must, nowhere else."""
     return Markup(_SEPARATOR.sub(r"\1<wbr>", str(escape(plain(name)))))  # noqa: S704  (escaped just now)
-
-
-def count(number: int, noun: str) -> str:
-    """Return a number with its noun."""
-    return format_count(number, noun)
 
 
 def first_line(value: str, longest: int = 200) -> str:

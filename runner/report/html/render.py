@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.core.templates import templates_folder
+from runner.core.units import format_count
 from runner.report.html import formatting
 
 
@@ -47,7 +48,6 @@ def render(view: Mapping[str, Any], folder: Path | None = None) -> str:
         "energy",
         "energy_unit",
         "breakable",
-        "count",
         "moment",
         "href",
         "first_line",
@@ -57,6 +57,7 @@ def render(view: Mapping[str, Any], folder: Path | None = None) -> str:
         "unit_of",
     ):
         environment.filters[name] = getattr(formatting, name)
+    environment.filters["count"] = format_count
     policy = (
         f"default-src 'none'; style-src '{_hash(style)}'; script-src '{_hash(script)}'; "
         "base-uri 'none'; form-action 'none'"

@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an output folder holds that a report speaks of, and which run it is of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from runner.core.records import Cell, Metrics
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LastSample:
+    """The last line of the samples of a run that left no record."""
+
+    time_seconds: float
+    host_memory_bytes: int | None = None
+    gpu_memory_used_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Flight:
+    """A run that had not ended when it was last heard of (`NAME.running`)."""
+
+    notebook: str
+    run_id: str
+    pid: int | None = None
+    host: str | None = None
+    beat: int | None = None
+    started_at: str | None = None
+    cell_index: int | None = None
+    cell_count: int | None = None
+    last_save_at: str | None = None
+    plan: str | None = None
+    alive: bool = True
+    cells_saved: int | None = None
+    """Code cells with an execution count in the last saved notebook."""
+    cells: tuple[Cell, ...] = ()
+    """What the last saved notebook tells of its cells."""
+    last_sample: LastSample | None = None
+    memory_limit_bytes: int | None = None
+    """Memory limit of the machine of this name, where another record of it tells."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """An earlier run of a notebook."""
+
+    metrics: Metrics
+    files: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """Everything an output folder holds that a report speaks of."""
+
+    metrics: Mapping[str, Metrics] = field(default_factory=dict)
+    attempts: Mapping[str, tuple[Attempt, ...]] = field(default_factory=dict)
+    """Earlier runs by notebook, oldest first."""
+    flights: Mapping[str, Flight] = field(default_factory=dict)
+    files: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """By notebook: kind of file (`notebook, html, log, samples, metrics, attempts`) to its name."""
+    broken: Mapping[str, str] = field(default_factory=dict)
+    """By notebook: why its record cannot be read."""
+    set_aside: Mapping[str, str] = field(default_factory=dict)
+    """By notebook: why nothing but its status is shown, though its record could be read."""
+    problems: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Notebooks of which anything is in the folder."""
+        return tuple(dict.fromkeys([*self.metrics, *self.flights, *self.broken, *self.attempts]))
+
+    @property
+    def runs(self) -> tuple[str, ...]:
+        """Runs of which anything is in the folder, newest first."""
+        records: list[Metrics | Flight] = [one.metrics for attempts in self.attempts.values() for one in attempts]
+        started: dict[str, str] = {}
+        for record in [*records, *self.metrics.values(), *self.flights.values()]:
+            started[record.run_id] = max(started.get(record.run_id, ""), record.started_at or "")
+        return tuple(sorted(started, key=lambda run_id: started[run_id], reverse=True))
+
+    def last(self, name: str) -> Metrics | None:
+        """Return the newest record of a notebook, of whatever run."""
+        earlier = self.attempts.get(name, ())
+        return self.metrics.get(name) or (earlier[-1].metrics if earlier else None)
+
+    def concerns(self, name: str, run_id: str | None) -> bool:
+        """Return True if a notebook belongs to a run; an unreadable record might, so it is not passed over."""
+        now = [record.run_id for record in (self.metrics.get(name), self.flights.get(name)) if record]
+        if name in self.broken or run_id is None:
+            return name in self.broken or bool(now)
+        return run_id in {*now, *(one.metrics.run_id for one in self.attempts.get(name, ()))}
+
+    def of_run(self, name: str, run_id: str | None) -> tuple[Metrics | None, Flight | None, Attempts, Files]:
+        """Return what a run left of a notebook: its record or its flight, the attempts before it, and its files."""
+        metrics, flight = self.metrics.get(name), self.flights.get(name)
+        files, attempts = self.files.get(name, {}), self.attempts.get(name, ())
+        if run_id is not None:
+            metrics = metrics if metrics and metrics.run_id == run_id else None
+            flight = flight if flight and flight.run_id == run_id else None
+        if metrics and flight and (metrics.run_id != flight.run_id or (metrics.provisional and flight.alive)):
+            metrics = None  # it is of the run before, or says how far this one is and not how it ended
+        if metrics is None and flight is None:  # a later run may have moved this run's record aside
+            place = next((i for i in reversed(range(len(attempts))) if attempts[i].metrics.run_id == run_id), None)
+            if place is not None:
+                metrics, files, attempts = attempts[place].metrics, attempts[place].files, attempts[:place]
+        if metrics is None and flight is None and name not in self.broken:
+            files = {}
+        return metrics, None if metrics else flight, attempts, files
+
+    def choose_run(self, *, planned: bool) -> str | None:
+        """Return the run a report is about when nobody said which: the newest one.
+
+        Without a plan, and with no two notebooks of the same run, the notebooks were run one by one: None, and
+        the report covers all of them.
+        """
+        newest = {name: (m.run_id, m.started_at) for name, m in self.metrics.items()}
+        newest |= {name: (flight.run_id, flight.started_at or "") for name, flight in self.flights.items()}
+        ids = [run_id for run_id, _ in newest.values()]
+        if not planned and len(ids) > 1 and len(set(ids)) == len(ids):
+            return None
+        return max(newest.values(), key=lambda run: run[1], default=(None, ""))[0]
+
+
+Attempts = tuple[Attempt, ...]
+Files = Mapping[str, str]
