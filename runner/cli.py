@@ -23,6 +23,7 @@ from runner.core.errors import RecordError, RunnerError
 COMMANDS = {
     "run": "Run a notebook and write its results.",
     "run-all": "Run the notebooks of a plan in order, then write the report.",
+    "parameters": "List the variables of a notebook that can be set.",
     "gate": "Check whether this machine has the requested GPUs and memory.",
     "convert": "Convert executed notebooks to offline, safe HTML.",
     "report": "Write the report over all notebooks of an output folder.",

@@ -44,7 +44,7 @@ def command(ctx: click.Context, /, copy_to_folder: Path | None, as_json: bool, *
     output_dir: Path = given["output_dir"]
     plan = copy_to(output_dir / "demo")
     shared = options.arguments(ctx, run_command, leave_out=("output_dir", "checkout", "as_json"))
-    run_options = make_options({**given, "notebook": "", "plan": plan, "checkout": plan.parent, "parameters": ()})
+    run_options = make_options({**given, "notebook": "", "plan": plan, "checkout": plan.parent})
     result = run_all(run_options, run_arguments=shared)
     click.echo(result.summary_path.read_text() if as_json and result.summary_path else result.text)
     return result.exit_code

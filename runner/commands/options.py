@@ -149,6 +149,13 @@ run_options = (
         help="Deadline of the notebook, without the gate's wait; 0s is none, whatever the plan says.",
     ),
     click.option("--cell-timeout", type=Duration(), help="Deadline of each cell; 0s is none."),
+    click.option("--start-timeout", type=Duration(), help="How long the kernel may take to answer. [default: 120s]"),
+    click.option(
+        "--allow-errors/--no-allow-errors",
+        default=None,
+        help="Run the cells after one that raised; the notebook then ends `failed`, with every such cell named.",
+    ),
+    click.option("--report-mode", is_flag=True, help="Hide the code of all cells in the page and in Jupyter."),
     click.option(
         "--memory-guard",
         type=Number(0, 1),

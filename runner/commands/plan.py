@@ -12,7 +12,6 @@ from runner.commands import options, plan_render
 
 if TYPE_CHECKING:
     from runner.plan import Plan
-    from runner.stages.prepare.plan_check import Problem
 
 
 @click.group("plan")
@@ -28,27 +27,28 @@ command.add_command(plan_render.command)
 @options.checkout
 @options.as_json
 def check(plan: Path, checkout: Path | None, as_json: bool) -> int:
-    """Check PLAN; with --checkout also every rule, parameter, dataset URL and path against the notebooks.
+    """Check PLAN, and every rule, parameter, dataset URL and path in it against the notebooks.
 
-    Files that several notebooks share are listed with them.
+    They are looked for in the plan's own folder; --checkout names another. Files that several notebooks share are
+    listed with them. `runner plan show` checks the plan alone.
 
-    Exit code: 0 sound, 2 no plan, 9 it does not fit the checkout.
+    Exit code: 0 sound, 2 not a valid plan, 9 it does not fit the notebooks.
 
     \b
-    Example:
+    Examples:
+      runner plan check plan.yaml
       runner plan check --checkout ~/single-cell-analysis-blueprint plan.yaml
     """
     import dataclasses
     import json
 
     from runner.plan import load
+    from runner.plan.job import checkout_of
+    from runner.stages.prepare.plan_check import check_plan
 
     loaded = load(plan)
-    problems: list[Problem] = []
-    if checkout is not None:
-        from runner.stages.prepare.plan_check import check_plan
-
-        problems = check_plan(loaded, checkout, plan)
+    folder = checkout_of(plan, checkout)
+    problems = check_plan(loaded, folder, plan)
     errors = [problem for problem in problems if problem.severity == "error"]
     if as_json:
         found = [dataclasses.asdict(problem) for problem in problems]
@@ -57,9 +57,11 @@ def check(plan: Path, checkout: Path | None, as_json: bool) -> int:
     else:
         for line in [*map(str, problems), *_shared_lines(loaded)]:
             click.echo(line)
-        against = f" against {checkout}" if checkout else ""
         verdict = f"{len(errors)} errors, {len(problems) - len(errors)} warnings" if problems else "sound"
-        click.echo(f"{plan}: {loaded.name}, {len(loaded.notebooks)} notebooks: {verdict}{against}")
+        click.echo(f"{plan}: {loaded.name}, {len(loaded.notebooks)} notebooks: {verdict} against {folder}")
+        missing = sum(not (folder / notebook.path).exists() for notebook in loaded.notebooks)
+        if missing == len(loaded.notebooks) and checkout is None:
+            click.echo(f"hint: {folder} has none of the notebooks; name their folder with --checkout")
     return 9 if errors else 0
 
 

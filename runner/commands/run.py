@@ -9,6 +9,7 @@ import click
 
 from runner.commands import options
 from runner.commands.answer import answer
+from runner.commands.parameter_values import parameter_options, take
 
 
 @click.command("run")
@@ -20,15 +21,17 @@ from runner.commands.answer import answer
     "--optional/--no-optional", default=None, help="Whether the notebook may be skipped if the gate refuses it."
 )
 @click.option("--cwd", type=options.FOLDER, help="Working directory. [default: the plan's, else the notebook's folder]")
-@click.option("-p", "--parameters", nargs=2, multiple=True, metavar="NAME VALUE", help="Parameter. Repeatable.")
-@click.option("--parameters-yaml", metavar="TEXT", help="Parameters as YAML.")
+@options.add(parameter_options)
 @click.option("--run-id", help="Run of a plan that this belongs to. [default: one of its own]")
 @click.option("--any-run", is_flag=True, hidden=True, help="Needs may be met by a success of any run.")
 @click.option("--results-dir", type=options.FOLDER, help="Folder for Tekton's one-line results.")
 @click.option("--prepare-only", is_flag=True, help="Write NAME.prepared.ipynb, list what changed, run nothing.")
 @options.as_json
 def command(**given: Any) -> int:
-    """Run NOTEBOOK, a path or with --plan a name, and leave its record.
+    """Run NOTEBOOK and write its results: a file, a URL (http, https, s3, gs, hf), `-`, or with --plan a name.
+
+    .py, .md, .qmd and .Rmd files are read through jupytext where it is installed. `{parameter}` in --name and
+    --output-dir stands for its value.
 
     Exit code: 0 succeeded or skipped, 1 a cell raised, 3 refused by the gate, 4 timed out, 5 kernel
     died, 6 ended itself early, 7 unexpected results, 8 memory not released, 9 broken input,
@@ -37,11 +40,19 @@ def command(**given: Any) -> int:
     \b
     Examples:
       runner run notebook.ipynb --min-gpu-memory-gb 24 --timeout 2h
-      runner run 02_extended --plan plan.yaml -p n_top_genes 2000
+      runner run notebook.ipynb -p n_top_genes 2000 --name 'notebook-{n_top_genes}'
+      runner run 02_extended --plan plan.yaml --output-dir outputs
     """
-    from runner.plan.job import resolve
+    from runner.commands.notebook_input import copied
 
     as_json = given.pop("as_json")
+    with copied(given) as local:
+        return _run(local, as_json=as_json)
+
+
+def _run(given: dict[str, Any], *, as_json: bool) -> int:
+    from runner.plan.job import resolve
+
     job = resolve(make_options(given))
     if job.options.prepare_only:
         from runner.run.prepare_only import prepare_only
@@ -70,45 +81,7 @@ def make_options(given: dict[str, Any]) -> Any:
     from runner.plan.job import Options
 
     values = dict(given)
-    yaml_text = values.pop("parameters_yaml", None)
-    values["parameters"] = {**parameters_from_yaml(yaml_text), **{k: typed(v) for k, v in values["parameters"]}}
+    values["parameters"] = take(values)
     values["env"] = dict(values["env"])
     values["html"] = not values.pop("no_html")
     return Options(**values)
-
-
-def parameters_from_yaml(text: str | None) -> dict[str, Any]:
-    """Return the parameters in a YAML text.
-
-    Raises
-    ------
-    UsageError
-        It is no mapping of names to values.
-    """
-    if not text:
-        return {}
-    import yaml
-
-    from runner.core import safe_yaml
-    from runner.core.errors import UsageError
-
-    try:
-        values = safe_yaml.load(text)
-    except yaml.YAMLError as error:
-        raise UsageError(f"--parameters-yaml is not valid YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
-        raise UsageError("--parameters-yaml is not a mapping of names to values", hint="write it like 'n_cells: 500'")
-    return values
-
-
-def typed(text: str) -> Any:
-    """Return a parameter's value as papermill types it: True, False, None, int, float, else text."""
-    words = {"True": True, "False": False, "None": None}
-    if text in words:
-        return words[text]
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text

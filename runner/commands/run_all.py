@@ -45,7 +45,7 @@ def command(
     from runner.workflow.run_all import run_all
 
     shared = options.arguments(ctx, run_command, leave_out=("plan", "output_dir", "checkout", "run_id", "as_json"))
-    run_options = make_options({**given, "notebook": "", "plan": plan, "parameters": (), "run_id": run_id})
+    run_options = make_options({**given, "notebook": "", "plan": plan, "run_id": run_id})
     result = run_all(run_options, only=only, start=start, run_arguments=shared)
     with answering(result.exit_code):
         answer(result.summary_path.read_text() if as_json and result.summary_path else result.text)

@@ -16,19 +16,24 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any, NoReturn
 
 from nbformat import NotebookNode, from_dict
 
-from runner.core.errors import BrokenInputError
+from runner.core.errors import BrokenInputError, UsageError
+from runner.core.units import duration_seconds
 
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _CELL_TYPES = ("code", "markdown", "raw")
 DEEPEST = 200
 """Levels of a document. Readers and writers of JSON in Python end at a few hundred, by an error or a crash."""
 _TOO_DEEP = f"is nested too deeply to be a notebook: more than {DEEPEST} levels"
+
+TEXT_SUFFIXES = {".py", ".md", ".qmd", ".rmd", ".r", ".jl"}
+"""Notebooks as text, which jupytext reads."""
 
 SKIP = "skip-execution"
 """Jupyter's tag for a cell that is not to be run."""
@@ -78,11 +83,29 @@ def _json(path: Path) -> dict[str, Any]:
         _refuse(path, "does not exist", "check the path and, with a plan, the checkout folder")
     except OSError as error:
         _refuse(path, f"cannot be read: {error.strerror}", "check that it is a file this user may read")
+    if path.suffix.lower() in TEXT_SUFFIXES:
+        return _from_text(data, path)
     if not data.strip():
         _refuse(path, f"is empty ({len(data)} bytes)", "fetch or save it again")
     document = _decoded(data, path)
     if not isinstance(document, dict) or not isinstance(document.get("nbformat"), int):
         _refuse(path, "is JSON but no notebook: it has no `nbformat` number", "give an .ipynb file")
+    return document
+
+
+def _from_text(data: bytes, path: Path) -> dict[str, Any]:
+    """Return the notebook that a script or a Markdown file is to jupytext."""
+    try:
+        import jupytext
+    except ImportError:
+        hint = f"pip install 'rapids-notebook-runner[jupytext]', or convert it: jupytext --to ipynb {path.name}"
+        _refuse(path, "is a text, which is read through jupytext, and that is not installed", hint)
+    try:
+        document: dict[str, Any] = jupytext.reads(data.decode("utf-8-sig"), fmt=path.suffix.lower())
+    except Exception as error:  # noqa: BLE001  (jupytext and the programs behind it raise whatever a text makes them)
+        _refuse(path, f"cannot be read by jupytext: {error!r:.200}", f"try jupytext --to ipynb {path.name}")
+    for cell in document["cells"]:
+        cell.pop("id", None)  # random; `_give_ids` makes one that lasts
     return document
 
 
@@ -178,10 +201,42 @@ def check_metadata(notebook: NotebookNode, path: Path) -> None:
             found = notebook.metadata.get(part, {})
             if not isinstance(_present(found, key), str | None):
                 _refuse(path, f"has `metadata.{part}.{key}` that is no text, but {found[key]!r:.80}", fix)
+    _check_settings(notebook.metadata, path, "its metadata")
     for position, cell in enumerate(notebook.cells):
+        _check_settings(cell.metadata, path, f"the metadata of cells[{position}]")
         tags = _present(cell.metadata, "tags")
         if tags is not None and not (isinstance(tags, list) and all(isinstance(tag, str) for tag in tags)):
             _refuse(path, f"has tags that are no list of texts at cells[{position}], but {tags!r:.80}", fix)
+
+
+def execution_settings(metadata: Any) -> dict[str, Any]:
+    """Return what the author of a notebook or a cell set for its execution: `timeout` and `allow_errors`.
+
+    A notebook has them under `execution`, as for nbmake; a cell under `runner`, since nbformat allows only texts
+    in a cell's `execution`.
+    """
+    found = {**(metadata.get("execution") or {}), **(metadata.get("runner") or {})}
+    return {key: found[key] for key in ("timeout", "allow_errors") if found.get(key) is not None}
+
+
+def seconds_of(timeout: Any) -> float | None:
+    """Return an author's timeout in seconds: a number of them, or a duration such as `15m`; None for none."""
+    if timeout is None or isinstance(timeout, int | float):
+        return timeout
+    return duration_seconds(str(timeout))
+
+
+def _check_settings(metadata: Any, path: Path, where: str) -> None:
+    settings = execution_settings(metadata)
+    timeout, allowed = settings.get("timeout"), settings.get("allow_errors", False)
+    try:
+        valid = not isinstance(timeout, bool) and 0 <= (seconds_of(timeout) or 0) < math.inf
+    except UsageError:
+        valid = False
+    if not valid:
+        _refuse(path, f"has a timeout {timeout!r:.80} in {where}", "write seconds, or a duration such as 90s, 15m, 2h")
+    if not isinstance(allowed, bool):
+        _refuse(path, f"has allow_errors {allowed!r:.80} in {where}", "write true or false")
 
 
 def _drop_leftovers(metadata: dict[str, Any]) -> None:

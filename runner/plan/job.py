@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from runner.core import files
-from runner.core.errors import UsageError
+from runner.core.errors import UsageError, did_you_mean
 from runner.core.redact import read_secrets, values_in
 from runner.plan.requirements import requirements_of
 
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
     from runner.plan import Dataset, Expect, Notebook, Plan, Rule
 
 EXECUTED_SUFFIX = ".executed.ipynb"
+START_SECONDS = 120.0
+"""How long a kernel may take to answer."""
+_PLACEHOLDER = re.compile(r"\{([A-Za-z_]\w*)\}", re.ASCII)
+_FILLED_LENGTH = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +35,8 @@ class Options:
     """The options of `runner run`; None means not given."""
 
     notebook: str
+    source_label: str | None = None
+    """What the user named, where that was not a file."""
     plan: Path | None = None
     checkout: Path | None = None
     name: str | None = None
@@ -42,6 +49,9 @@ class Options:
     wait: float = 0.0
     timeout: float | None = None
     cell_timeout: float | None = None
+    start_timeout: float | None = None
+    allow_errors: bool | None = None
+    report_mode: bool = False
     memory_guard: float = 0.97
     optional: bool | None = None
     skip_optional_notebooks: bool = True
@@ -83,6 +93,8 @@ class Job:
     optional: bool
     notebook_seconds: float | None
     cell_seconds: float | None
+    start_seconds: float
+    allow_errors: bool
     kernel: str | None
     env: Mapping[str, str]
     secrets: Mapping[str, Sequence[str]]
@@ -152,32 +164,55 @@ def resolve(options: Options, environ: Mapping[str, str] | None = None) -> Job:
     plan, entry = _from_plan(options)
     checkout = checkout_of(options.plan, options.checkout)
     source = _source(options, entry, checkout)
-    name = files.check_name(options.name or (entry.name if entry else source.stem))
+    parameters = {**(entry.parameters if entry else {}), **options.parameters}
+    name = files.check_name(_filled(options.name or (entry.name if entry else source.stem), parameters, "--name"))
     env = {**(entry.env if entry else {}), **options.env}
     secrets = read_secrets(options.secret_env, (environ, env))
     return Job(
         name=name,
         source=source,
-        source_label=entry.path if entry else options.notebook,
+        source_label=entry.path if entry else options.source_label or options.notebook,
         checkout=checkout if entry else source.parent,
         cwd=_cwd(options, entry, checkout, source),
-        output_dir=options.output_dir.absolute(),
+        output_dir=Path(_filled(str(options.output_dir), parameters, "--output-dir")).absolute(),
         cache=options.cache.absolute() if options.cache else None,
         asked=_asked(options, entry),
         options=options,
         optional=_first(options.optional, entry.optional if entry else None) or False,
         notebook_seconds=_first(options.timeout, entry.timeout if entry else None),
         cell_seconds=_first(options.cell_timeout, entry.cell_timeout if entry else None),
+        start_seconds=_first(options.start_timeout, entry.start_timeout if entry else None, START_SECONDS),
+        allow_errors=_first(options.allow_errors, entry.allow_errors if entry else None) or False,
         kernel=options.kernel or (entry.kernel if entry else None),
         env=env,
         secrets=secrets,
         hidden=(*(value for values in secrets.values() for value in values), *values_in(options.secrets_dir)),
-        parameters={**(entry.parameters if entry else {}), **options.parameters},
+        parameters=parameters,
         run_id=options.run_id or _new_run_id(),
         lone=options.run_id is None or options.any_run,
         plan=plan,
         entry=entry,
     )
+
+
+def _filled(template: str, parameters: Mapping[str, Any], option: str) -> str:
+    """Return a name or folder with the value of a parameter for each ``{parameter}``."""
+
+    def value(match: re.Match[str]) -> str:
+        key = match[1]
+        if key not in parameters:
+            known = ", ".join(parameters) or "none is set"
+            hint = f"{did_you_mean(key, list(parameters))}parameters of this run: {known}"
+            raise UsageError(f"{option} {template!r}: no parameter {key!r}", hint=hint)
+        text = str(parameters[key])
+        if not text.strip() or text in {".", ".."} or set(text) & {"/", "\0", "\n"} or len(text) > _FILLED_LENGTH:
+            raise UsageError(
+                f"{option} {template!r}: {key} = {text[:80]!r} cannot be part of a file name",
+                hint=f"use a parameter without slashes, of at most {_FILLED_LENGTH} characters",
+            )
+        return text
+
+    return _PLACEHOLDER.sub(value, template)
 
 
 def _new_run_id() -> str:

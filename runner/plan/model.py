@@ -210,6 +210,8 @@ class Notebook(_Strict):
     expect: Expect = Expect()
     timeout: Duration | None = None
     cell_timeout: Duration | None = None
+    start_timeout: Duration | None = None
+    allow_errors: bool | None = None
     kernel: str | None = None
     cwd: RelativePath | None = None
     resume: Literal["auto", "never"] = "auto"

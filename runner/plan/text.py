@@ -15,6 +15,8 @@ _DEFAULTABLE = {
     "kernel",
     "timeout",
     "cell_timeout",
+    "start_timeout",
+    "allow_errors",
     "cwd",
     "env",
     "requires",

@@ -171,7 +171,12 @@ def _run_cells(
         manager,
         kernel,
         run.stopper,
-        limits=Limits(notebook_seconds=job.notebook_seconds, cell_seconds=job.cell_seconds),
+        limits=Limits(
+            notebook_seconds=job.notebook_seconds,
+            cell_seconds=job.cell_seconds,
+            start_seconds=job.start_seconds,
+            allow_errors=job.allow_errors,
+        ),
         observer=Reporter(run, notebook, sampler=watch.sampler, saver=saver),
         redactor=run.redactor,
         log_name=job.path(".log").name,

@@ -54,6 +54,7 @@ def prepare(run: RunContext, checked: Checked) -> Preparation:
         replacements=staging.served.replacements if staging else {},
         placed=staging.served.placed if staging else frozenset(),
         name=job.name,
+        hide_code=job.options.report_mode,
     )
     metrics.note(preparation=prepared.changes)
     if staging is not None:

@@ -35,7 +35,14 @@ def prepare_only(job: Job, *, as_json: bool) -> int:
     with as_usage(job):
         check_source(job)
         source = read_notebook(job.source)
-        prepared = prepare(source, rules=job.rules, parameters=job.parameters, replacements=replacements, name=job.name)
+        prepared = prepare(
+            source,
+            rules=job.rules,
+            parameters=job.parameters,
+            replacements=replacements,
+            name=job.name,
+            hide_code=job.options.report_mode,
+        )
     path = job.path(".prepared.ipynb")
     redactor = Redactor(job.hidden)
     files.write(path, notebook_bytes(prepared.notebook, redactor))

@@ -231,15 +231,19 @@ def test_plan_check_says_sound_or_what_is_wrong(tmp_path: Path) -> None:
 
 
 def test_plan_check_compares_with_a_checkout(tmp_path: Path) -> None:
-    """With --checkout a missing notebook is a problem of the plan."""
+    """The plan's own folder by default, or --checkout: a missing notebook is a problem of the plan."""
     path = plan(tmp_path)
-    assert cli.runner("plan", "check", path, "--checkout", tmp_path).code == 0
-    (tmp_path / "02_clusters.ipynb").unlink()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "02_clusters.ipynb").rename(tmp_path / "elsewhere" / "02_clusters.ipynb")
 
-    ended = cli.runner("plan", "check", path, "--checkout", tmp_path)
+    ended = cli.runner("plan", "check", path)
 
     assert ended.code == 9, ended.err
     assert "02_clusters" in ended.out
+    assert "01_quality" not in ended.out
+    assert "01_quality" in cli.runner("plan", "check", path, "--checkout", tmp_path / "elsewhere").out
+    (tmp_path / "01_quality.ipynb").unlink()
+    assert "name their folder with --checkout" in cli.runner("plan", "check", path).out
 
 
 def test_plan_show_fills_the_defaults_in(tmp_path: Path) -> None:

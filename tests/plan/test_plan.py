@@ -14,7 +14,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from support import notebooks
 
-from runner.commands.run import parameters_from_yaml
+from runner.commands.parameter_values import take
 from runner.core.errors import PlanError, UsageError
 from runner.plan import load, parse
 from runner.plan.model import is_config_map
@@ -108,7 +108,7 @@ def test_needs_follow_the_order_of_the_plan():
     """A notebook that needs a later one could never run."""
     with pytest.raises(PlanError, match=r"notebooks\[0\].needs: 'b' comes later in the plan"):
         plan_of({"name": "a", "needs": ["b"]}, "b")
-    with pytest.raises(PlanError, match="in a circle"):
+    with pytest.raises(PlanError, match="circular needs"):
         plan_of({"name": "a", "needs": ["b"]}, {"name": "b", "needs": ["a"]})
     with pytest.raises(PlanError, match="the name 'a' stands twice"):
         plan_of("a", "a")
@@ -157,7 +157,7 @@ def test_a_plan_that_would_keep_us_busy_is_refused_with_a_reason(tmp_path, text,
     with pytest.raises(yaml.YAMLError):
         is_config_map(tmp_path / "plan.yaml")
     with pytest.raises(UsageError, match="--parameters-yaml"):
-        parameters_from_yaml(text)
+        take({"parameters_yaml": (text,)})
 
 
 def test_merge_keys_of_honest_plans_work():
@@ -347,7 +347,7 @@ def test_every_problem_is_listed_at_once(checkout):
         r"error: notebooks\[0\].prepare\[0\]: .*nearest text: 'cluster\(devices=\[0, 1\]\)'",
         r"error: notebooks\[0\].prepare\[1\]: .*matched no cell",
         r"error: notebooks\[0\].parameters.n_tops: ",
-        r"error: notebooks\[0\].datasets.data: .*stands in no cell",
+        r"error: notebooks\[0\].datasets.data: .*no cell contains the URL",
         r"error: notebooks\[0\].prepare: an inserted cell is not valid Python",
         r"error: notebooks\[0\].prepare: code cell 3 after the rules is not valid Python",
     ]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -96,9 +97,12 @@ class Saver:
         Where to.
     content
         Gives the notebook's bytes as it is now; called on the event loop, so that it is consistent.
+    within_cell_seconds
+        How often to save while a cell runs; 0 is only when one has ended.
     """
 
-    def __init__(self, path: Path, content: Callable[[], bytes]) -> None:
+    def __init__(self, path: Path, content: Callable[[], bytes], within_cell_seconds: float = SHORTEST_SECONDS) -> None:
+        self._within_cell_seconds = within_cell_seconds or math.inf
         self._path = path
         self._content = content
         self._last_start = float("-inf")
@@ -107,6 +111,8 @@ class Saver:
         self._written = 0
         self._storage = threading.Lock()
         self.dirty = False
+        self.cell_ended = True
+        """Whether a cell has ended since the last save."""
         self.saves = 0
         self.seconds = 0.0
         self.on_saved: Callable[[], None] = lambda: None
@@ -121,7 +127,8 @@ class Saver:
     @property
     def due(self) -> bool:
         """Whether there is something to save and it is time."""
-        pause = max(SHORTEST_SECONDS, 20 * self._last_cost)
+        shortest = SHORTEST_SECONDS if self.cell_ended else max(SHORTEST_SECONDS, self._within_cell_seconds)
+        pause = max(shortest, 20 * self._last_cost)
         return self.dirty and time.monotonic() - self._last_start >= pause
 
     async def save_if_due(self) -> None:
@@ -154,7 +161,7 @@ class Saver:
     def _save(self) -> Iterator[bytes]:
         self._begun += 1
         self._last_start = time.monotonic()
-        self.dirty = False
+        self.dirty = self.cell_ended = False
         try:
             yield self._content()
         except BaseException:

@@ -16,6 +16,7 @@ from runner.core.records import EXIT_CODES, CellStatus, Status
 from runner.core.stop import Stop, StopKind
 from runner.core.units import format_bytes
 
+_OTHERS_NAMED = 20
 Outcome = Literal["ok", "error", "unfinished"]
 """Of a cell that was started: it ended well, it raised, or no reply ever came."""
 
@@ -178,7 +179,8 @@ def _notebook(cells: Sequence[CodeCell], facts: Facts, culprit: CodeCell | None)
         reason = f"the kernel never answered: {facts.start_problem}"
         return _End(Status.KERNEL_DIED, reason, signal_name(facts.kernel_returncode), kernel_ended=True)
     if raised_first and event is not None:
-        return _raised(event, where)
+        others = [cell for cell in cells if cell is not culprit and _broke(facts.cells.get(cell.id), facts)]
+        return _raised(event, where, _others(others, facts))
     if facts.stop is not None and not _too_late(cells, facts, facts.stop, event):
         return _stopped(facts.stop, where)
     if any(_unreached(cell, facts) for cell in cells):
@@ -187,7 +189,16 @@ def _notebook(cells: Sequence[CodeCell], facts: Facts, culprit: CodeCell | None)
     return _End(Status.SUCCEEDED, f"all cells ran, {dropped} dropped" if dropped else "all cells ran")
 
 
-def _raised(event: CellEvent, where: str) -> _End:
+def _others(cells: Sequence[CodeCell], facts: Facts) -> str:
+    """Name the cells that failed after the first one, where the run went on."""
+    if not cells:
+        return ""
+    named = [f"{facts.cells[c.id].error_name or facts.cells[c.id].outcome}{_where(c)}" for c in cells[:_OTHERS_NAMED]]
+    more = f" and {len(cells) - len(named)} more" if len(cells) > len(named) else ""
+    return f"; then {', '.join(named)}{more}"
+
+
+def _raised(event: CellEvent, where: str, others: str) -> _End:
     if event.error_name == "SystemExit":
         reason = f"the notebook ended itself{where} by SystemExit({event.error_message or '0'})"
         return _End(Status.INCOMPLETE, reason)
@@ -196,7 +207,7 @@ def _raised(event: CellEvent, where: str) -> _End:
         reason += f": {_short(event.error_message)}"
     elif event.failed_line:  # an exception without a message: the line says what failed
         reason += f": {_short(event.failed_line)}"
-    return _End(Status.FAILED, reason)
+    return _End(Status.FAILED, reason + others)
 
 
 def _died(facts: Facts, where: str) -> _End:

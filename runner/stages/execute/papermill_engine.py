@@ -27,7 +27,7 @@ from runner.core.redact import Redactor
 from runner.core.stop import Stopper
 from runner.machine.processes import KILL_SECONDS, RUN_TAG, TERM_SECONDS, Family
 from runner.stages.execute.annotate import code_cells, mark
-from runner.stages.execute.autosave import Saver, notebook_bytes
+from runner.stages.execute.autosave import SHORTEST_SECONDS, Saver, notebook_bytes
 from runner.stages.execute.client import Observer
 from runner.stages.execute.kernel import Kernel
 from runner.stages.execute.outcome import Facts, Verdict, derive
@@ -58,7 +58,7 @@ class Manager(NotebookExecutionManager):  # type: ignore[misc]
         """Applied to the whole document: secrets may stand in sources and in the state of widgets."""
         path = _local(output_path)
         if path is not None:
-            self.saver = Saver(path, self._content)
+            self.saver = Saver(path, self._content, options.get("autosave_cell_every", SHORTEST_SECONDS))
 
     def _content(self) -> bytes:
         self.settle()
@@ -68,6 +68,12 @@ class Manager(NotebookExecutionManager):  # type: ignore[misc]
         """Note that there is something to save."""
         if self.saver is not None:
             self.saver.dirty = True
+
+    def cell_complete(self, *arguments: Any, **options: Any) -> None:
+        """Note that a cell has ended, which is a moment to save."""
+        if self.saver is not None:
+            self.saver.cell_ended = True
+        super().cell_complete(*arguments, **options)
 
     def autosave_cell(self) -> None:
         """Do nothing: `Saver` keeps the time."""

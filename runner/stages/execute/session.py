@@ -22,6 +22,7 @@ from nbformat.v4 import new_output
 from runner.core import log
 from runner.core.errors import RecordError
 from runner.core.log import utc_now
+from runner.core.notebook_document import execution_settings, seconds_of
 from runner.core.redact import Redactor
 from runner.core.stop import Stop, StopKind, Stopper
 from runner.core.surrogates import without_colours
@@ -61,6 +62,8 @@ class Limits:
     notebook_seconds: float | None = None
     cell_seconds: float | None = None
     start_seconds: float = 120.0
+    allow_errors: bool = False
+    """Run on after a cell that raised."""
 
 
 @dataclass(slots=True)
@@ -170,15 +173,27 @@ class Session:
             if time.monotonic() > deadline:
                 return f"no answer within {format_seconds(self.limits.start_seconds)}"
             asked.add(kc.kernel_info())
+            pause = min(2.0, max(0.001, deadline - time.monotonic()))
             reply, heard = await asyncio.gather(
-                _matching(kc.shell_channel, asked, 2.0), _matching(kc.iopub_channel, asked, 2.0)
+                _matching(kc.shell_channel, asked, pause), _matching(kc.iopub_channel, asked, pause)
             )
             if reply is not None and heard is not None:
                 self.nb_man.nb.metadata["language_info"] = reply["content"].get("language_info", {})
                 return None
         return None
 
+    @property
+    def _settings(self) -> dict[str, Any]:
+        """What the notebook's author set for all its cells."""
+        return execution_settings(self.nb_man.nb.metadata)
+
+    @property
+    def _cell_seconds(self) -> float | None:
+        given = self.limits.cell_seconds
+        return seconds_of(self._settings.get("timeout")) if given is None else given
+
     async def _cells(self) -> None:
+        runs_on = self.limits.allow_errors or self._settings.get("allow_errors", False)
         for position, cell in enumerate(self.nb_man.nb.cells):
             mark = cell.metadata.get("runner", {})
             if cell.cell_type != "code" or not cell.source.strip() or mark.get("dropped"):
@@ -186,7 +201,8 @@ class Session:
             if self.stopper.stop is not None or not self.kernel.alive:
                 return
             event = await self._cell(cell, position)
-            if event.outcome != "ok" or self._take_late_errors():
+            failed = self._take_late_errors() or event.outcome == "error"
+            if event.outcome == "unfinished" or event.error_name == "SystemExit" or (failed and not runs_on):
                 return
 
     async def _cell(self, cell: NotebookNode, position: int) -> CellEvent:
@@ -197,7 +213,8 @@ class Session:
         self.observer.cell_started(cell, position)
         self._cell_done.clear()
         self.client.begin_cell(position)
-        with self._cell_deadline():
+        own = seconds_of(execution_settings(cell.metadata).get("timeout"))
+        with self._cell_deadline(self._cell_seconds if own is None else own):
             silence = await self._attempt(cell, position)
         self._cell_done.set()
         outcome, error = judge(self.client.shown(position), self.client.reply, expected=_may_raise(cell))
@@ -279,8 +296,7 @@ class Session:
             log.warning("output-truncated", cell=place, characters=characters, whole_text_in=self.log_name)
 
     @contextlib.contextmanager
-    def _cell_deadline(self) -> Iterator[None]:
-        seconds = self.limits.cell_seconds
+    def _cell_deadline(self, seconds: float | None) -> Iterator[None]:
         if not seconds:
             yield
             return
@@ -359,4 +375,5 @@ def _has_error(cell: NotebookNode) -> bool:
 
 
 def _may_raise(cell: NotebookNode) -> bool:
-    return "raises-exception" in cell.metadata.get("tags", [])
+    allowed: bool = execution_settings(cell.metadata).get("allow_errors", False)
+    return allowed or "raises-exception" in cell.metadata.get("tags", [])

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from nbformat import NotebookNode
 
-from runner.core.notebook_document import mark_skipped
+from runner.core.notebook_document import execution_settings, mark_skipped
 from runner.core.surrogates import without_surrogates
 from runner.stages.prepare import dataset_urls, shutdown
 from runner.stages.prepare import parameters as parameter_values
@@ -48,6 +48,7 @@ def prepare(
     replacements: Mapping[str, str] | None = None,
     placed: Collection[str] = (),
     name: str = "notebook",
+    hide_code: bool = False,
 ) -> Prepared:
     """Return a copy of the notebook with rules, parameters and dataset URLs applied, in this order.
 
@@ -65,6 +66,8 @@ def prepare(
         URLs that need not stand in the source, since a library finds the data by itself.
     name
         What to call the notebook in errors.
+    hide_code
+        Mark the sources of all code cells as hidden, as papermill's report mode does.
 
     Raises
     ------
@@ -80,6 +83,10 @@ def prepare(
         *parameter_values.apply(prepared, parameters or {}, name),
         *dataset_urls.apply(prepared, replacements or {}, placed, name),
     ]
+    for cell in prepared.cells if hide_code else ():
+        if cell.cell_type == "code":
+            jupyter = cell.metadata.get("jupyter")
+            cell.metadata.jupyter = {**(jupyter if isinstance(jupyter, dict) else {}), "source_hidden": True}
     return Prepared(notebook=prepared, changes=tuple(changes))
 
 
@@ -111,7 +118,7 @@ def _copy(notebook: NotebookNode) -> NotebookNode:
             kept.metadata.pop(left, None)
         if cell.cell_type == "code":
             kept.outputs, kept.execution_count = [], None
-            kept.metadata.runner = NotebookNode(index=index)
+            kept.metadata.runner = NotebookNode(index=index, **execution_settings(cell.metadata))
             index += 1
         cells.append(kept)
     fields = {key: value for key, value in notebook.items() if key not in {"cells", "metadata"}}

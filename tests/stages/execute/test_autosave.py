@@ -136,6 +136,19 @@ def test_a_change_during_a_save_is_saved_by_the_next(clock: Clock, monkeypatch: 
     assert it.dirty
 
 
+@pytest.mark.parametrize(("every", "pauses"), [(0.0, [4, None]), (30.0, [4, 30]), (1.0, [4, 4])])
+def test_the_pause_within_a_cell_is_the_callers(clock: Clock, every: float, pauses: list[float | None]) -> None:
+    """Papermill's autosave_cell_every: 0 saves between cells only; the end of a cell never waits longer than usual."""
+    for cell_ended, pause in zip([True, False], pauses, strict=True):
+        it = Saver(Path("n.executed.ipynb"), lambda: b"{}", every)
+        it.save()
+        it.dirty, it.cell_ended, it._last_cost = True, cell_ended, 0.0
+        clock.now += (pause or 1e9) - 0.1
+        assert not it.due
+        clock.now += 0.2
+        assert it.due is (pause is not None)
+
+
 def test_a_slow_save_of_before_does_not_replace_the_last_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The run ends while slow storage still takes an earlier state: the last state stands in the end."""
     content = [b"early"]

@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Parameters on the command line, in each of the forms that papermill takes them, as values."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from runner.core.errors import UsageError
+
+_FILE_BYTES = 4_000_000
+
+
+class _Document(click.types.StringParamType):
+    """A text that is whole in a variable as well, where click would take each word for one."""
+
+    def split_envvar_value(self, rv: str) -> list[str]:
+        """Return the one text."""
+        return [rv]
+
+
+parameter_options = (
+    click.option(
+        "-p", "--parameters", nargs=2, multiple=True, metavar="NAME VALUE", help="Set a parameter. Repeatable."
+    ),
+    click.option(
+        "-r",
+        "--parameters-raw",
+        nargs=2,
+        multiple=True,
+        metavar="NAME TEXT",
+        help="Set a parameter to a text, even one that looks like a number. Repeatable.",
+    ),
+    click.option(
+        "-f",
+        "--parameters-file",
+        multiple=True,
+        type=click.Path(path_type=Path, allow_dash=True),
+        metavar="FILE",
+        help="Read parameters from a YAML or JSON file, or from stdin with `-`. Repeatable.",
+    ),
+    click.option(
+        "-y",
+        "--parameters-yaml",
+        type=_Document(),
+        multiple=True,
+        metavar="TEXT",
+        help="Parameters as YAML. Repeatable.",
+    ),
+    click.option(
+        "-b", "--parameters-base64", multiple=True, metavar="TEXT", help="Parameters as YAML in base64. Repeatable."
+    ),
+)
+"""The later in papermill's order wins: base64, file, YAML, NAME VALUE, NAME TEXT."""
+
+
+def take(given: dict[str, Any]) -> dict[str, Any]:
+    """Take the parameter options out of what click parsed, and return the values they stand for.
+
+    Raises
+    ------
+    UsageError
+        One of them cannot be read, or is not a mapping of names to values.
+    """
+    values: dict[str, Any] = {}
+    sources: tuple[tuple[str, Callable[[Any], str]], ...] = (("base64", _decoded), ("file", _content), ("yaml", str))
+    for form, read in sources:
+        for item in given.pop(f"parameters_{form}", ()):
+            values |= _mapping(read(item), f"--parameters-{form}" + (f" {item}" if form == "file" else ""))
+    values |= {name: typed(text) for name, text in given.pop("parameters", ())}
+    return values | dict(given.pop("parameters_raw", ()))
+
+
+def typed(text: str) -> Any:
+    """Return a parameter's value as papermill types it: True, False, None, int, float, else text."""
+    words = {"True": True, "False": False, "None": None}
+    if text in words:
+        return words[text]
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def _mapping(text: str, option: str) -> dict[str, Any]:
+    if not text.strip():
+        return {}
+    import yaml
+
+    from runner.core import safe_yaml
+
+    try:
+        values = safe_yaml.load(text)
+    except yaml.YAMLError as error:
+        raise UsageError(f"{option} is not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
+        raise UsageError(f"{option} is not a mapping of names to values", hint="write it like 'n_cells: 500'")
+    return values
+
+
+def _decoded(text: str) -> str:
+    try:
+        return base64.b64decode(text, validate=True).decode()
+    except (binascii.Error, UnicodeDecodeError) as error:
+        raise UsageError(
+            f"--parameters-base64 is not base64 of a text: {error}", hint="make it with `base64 -w0 parameters.yaml`"
+        ) from error
+
+
+def _content(path: Path) -> str:
+    try:
+        with click.open_file(str(path), "rb") as stream:
+            data: bytes = stream.read(_FILE_BYTES + 1)
+        if len(data) > _FILE_BYTES:
+            raise UsageError(f"--parameters-file {path} is longer than {_FILE_BYTES} bytes", hint="give a smaller file")
+        return data.decode()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(
+            f"--parameters-file {path} cannot be read: {getattr(error, 'strerror', None) or error}",
+            hint="give a YAML or JSON file of names and values",
+        ) from error

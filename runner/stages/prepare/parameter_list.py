@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which variables of a notebook can be set as parameters, with their defaults and comments."""
+
+from __future__ import annotations
+
+import ast
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from runner.stages.prepare.assignments import assignments
+from runner.stages.prepare.cell_source import CellSource, parse
+from runner.stages.prepare.rules import source_cells
+
+if TYPE_CHECKING:
+    from nbformat import NotebookNode
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parameter:
+    """A variable that the notebook assigns at top level."""
+
+    name: str
+    type: str | None
+    """As annotated, else that of the default if it is a literal; None when it takes a run to know."""
+    default: str
+    """Source of the first value that it is assigned."""
+    comment: str | None
+    cells: tuple[int, ...]
+    """Code cells that assign it, from 1."""
+    tagged: bool
+    """Whether one of them is the cell tagged `parameters`."""
+
+
+def parameters_of(notebook: NotebookNode) -> list[Parameter]:
+    """Return what can be set in a notebook that `prepare` has copied, in order of first assignment."""
+    found: dict[str, Parameter] = {}
+    for cell in source_cells(notebook):
+        parsed = parse(cell.source)
+        tagged = "parameters" in cell.metadata.get("tags", [])
+        for place in assignments(parsed) if parsed else ():
+            if not place.settable or parsed is None:
+                continue
+            earlier = found.get(place.name)
+            cells = (*(earlier.cells if earlier else ()), cell.metadata.runner["index"] + 1)
+            known = earlier or Parameter(
+                name=place.name,
+                type=_annotation(parsed, place.name, place.line) or _type(place.value),
+                default=place.value,
+                comment=_comment(parsed, place.line),
+                cells=cells,
+                tagged=tagged,
+            )
+            found[place.name] = Parameter(
+                name=known.name,
+                type=known.type,
+                default=known.default,
+                comment=known.comment,
+                cells=tuple(dict.fromkeys(cells)),
+                tagged=known.tagged or tagged,
+            )
+    return list(found.values())
+
+
+def _annotation(cell: CellSource, name: str, line: int) -> str | None:
+    for node in cell.tree.body:
+        if isinstance(node, ast.AnnAssign) and node.lineno == line and ast.unparse(node.target) == name:
+            return ast.unparse(node.annotation)
+    return None
+
+
+def _type(value: str) -> str | None:
+    try:
+        return type(ast.literal_eval(value)).__name__
+    except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
+        return None
+
+
+def _comment(cell: CellSource, line: int) -> str | None:
+    """Return the comment at the end of a line."""
+    start = cell.line_starts[line - 1]
+    end = cell.line_starts[line] if line < len(cell.line_starts) else len(cell.data)
+    texts = [cell.data[a:b].decode().lstrip("#").strip() for a, b in cell.comments() if start <= a < end]
+    return next(filter(None, texts), None)
