@@ -88,6 +88,7 @@ def declared(job: Job, checked: Checked) -> Recipe:
         "working folder": _place(job.cwd, job.checkout),
         "secrets": ", ".join(sorted(job.secrets)),
         **({"image": image_digest} if at else {}),
+        **({"report mode": "on"} if job.options.report_mode else {}),
         **{f"variable {name}": _hash(value) for name, value in job.env.items() if name not in job.secrets},
         **{f"dataset {name}": _dataset(job, name) for name in job.datasets},
     }
