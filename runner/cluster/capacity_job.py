@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runner.cluster.api import Api, ApiError, ForbiddenError, NotInClusterError
-from runner.cluster.capacity import Policy, Verdict, judge
-from runner.cluster.nodes import Node, read_nodes
-from runner.cluster.unschedulable import write_record
+from runner.cluster.capacity import Node, Policy, Verdict, judge, read_nodes
 from runner.core import files, log
 from runner.core.errors import NetworkError
+from runner.core.log import utc_now
+from runner.core.records import EXIT_CODES, Metrics, Source, Status, to_json
+from runner.outputs import attempts
+from runner.outputs.claim import Claim
 from runner.outputs.tekton_results import write_values
 from runner.tekton.names import GPU_RESOURCE
 
@@ -121,3 +123,36 @@ def _nodes() -> list[Node] | str:
         return read_nodes(Api.from_pod().list("/api/v1/nodes"))
     except (NotInClusterError, ForbiddenError, ApiError, NetworkError) as error:
         return str(error)
+
+
+def write_record(folder: Path, plan: Plan, notebook: Notebook, verdict: Verdict, run_id: str) -> Metrics:
+    """Write the metrics of a notebook that was judged without being run.
+
+    An earlier run of the name is moved aside, as the runner does it; one in flight is left alone.
+
+    Raises
+    ------
+    AlreadyRunningError
+        Another run has this notebook under way in the same folder.
+    RecordError
+        The folder cannot be written.
+    """
+    status = Status.SKIPPED if verdict.outcome == "skipped" else Status.REFUSED
+    now = utc_now()
+    metrics = Metrics(
+        notebook=notebook.name,
+        source=Source(path=notebook.path),
+        run_id=run_id,
+        status=status,
+        reason=verdict.reason,
+        exit_code=EXIT_CODES[status],
+        started_at=now,
+        ended_at=now,
+        wall_seconds=0.0,
+        optional=notebook.optional or status is Status.SKIPPED,
+        plan=plan.name,
+    )
+    with Claim.of(folder, notebook.name, run_id, plan.name):
+        attempts.set_aside(folder, notebook.name)
+        files.write(folder / f"{notebook.name}.metrics.json", to_json(metrics))
+    return metrics

@@ -7,8 +7,8 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from runner.cluster.capacity import Node, read_nodes
 from runner.cluster.kubectl import ClusterError, Kubectl
-from runner.cluster.nodes import Node, read_nodes
 from runner.tekton.names import GPU_RESOURCE
 
 if TYPE_CHECKING:

@@ -94,7 +94,7 @@ def command(plan: Path, what: Literal["both", "pipeline", "run"], **given: Any) 
 def shapes(plan_name: str, given: dict[str, Any]) -> tuple[Any, Any]:
     """Return the shapes of Pipeline and run for what was given; names are made from the plan's where none is."""
     from runner.tekton import names, pipelinerun
-    from runner.tekton.pipeline_options import IMAGE, Shape
+    from runner.tekton.pipeline import IMAGE, Shape
 
     label = names.task_names("plan", [plan_name])[plan_name].removeprefix("plan-")
     shape = Shape(

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from runner.plan import Notebook, Plan
-    from runner.tekton.pipeline_options import Document, Shape
+    from runner.tekton.pipeline import Document, Shape
 
 USER = 1001
 """The image's own user; any other works as well."""

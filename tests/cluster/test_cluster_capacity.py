@@ -16,8 +16,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from runner.cluster.capacity import Policy, judge
-from runner.cluster.nodes import Node, Taint, quantity, read_nodes
+from runner.cluster.capacity import Node, Policy, Taint, judge, quantity, read_nodes
 from runner.core.records import Status, read_metrics
 from runner.plan import parse
 

@@ -12,7 +12,7 @@ from runner.cli import cli
 from runner.plan import parse
 from runner.tekton import names, pipelinerun
 from runner.tekton import pipeline as render
-from runner.tekton.pipeline_options import Shape
+from runner.tekton.pipeline import Shape
 from runner.tekton.sizes import go_duration, needs
 
 RENDERED = sorted(

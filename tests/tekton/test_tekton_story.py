@@ -11,7 +11,7 @@ from support.local_tekton import LocalTekton
 
 from runner.plan import parse
 from runner.tekton import pipeline as render
-from runner.tekton.pipeline_options import Shape
+from runner.tekton.pipeline import Shape
 
 pytestmark = pytest.mark.slow
 

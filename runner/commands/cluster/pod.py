@@ -55,7 +55,7 @@ def start(file: Path, params: tuple[tuple[str, str], ...], **given: Any) -> None
     import yaml
 
     from runner.cluster.api import Api
-    from runner.cluster.overrides import Fit, fitted
+    from runner.cluster.run_request import Fit, fitted
     from runner.cluster.runs import prepared
 
     api = Api.from_pod()

@@ -40,7 +40,7 @@ def run(context: str | None, namespace: str | None, dry_run: bool, wait: bool, *
       runner cluster run --plan mine.yaml --repository-url https://git.example/me/notebooks
     """
     from runner.cluster import run_request, runs
-    from runner.cluster.overrides import Fit
+    from runner.cluster.run_request import Fit
 
     client = shared.kubectl(context, namespace)
     fit = Fit(**{key: given.pop(key) for key in ("storage", "storage_class", "access_mode", "gpu_resource")})
@@ -69,7 +69,7 @@ def monitor(name: str | None, context: str | None, namespace: str | None) -> int
 
 def _follow(client: Any, name: str) -> int:
     from runner.cluster import runs
-    from runner.cluster.monitor import Display
+    from runner.cluster.display import Display
 
     with Display() as display:
         ended = runs.follow(client, name, display.show)
@@ -82,15 +82,15 @@ def _follow(client: Any, name: str) -> int:
 @options.as_json
 def status(name: str | None, context: str | None, namespace: str | None, as_json: bool) -> None:
     """Show a run (NAME, else our newest) on one screen."""
-    from runner.cluster import runs, status_table
+    from runner.cluster import display, runs
 
     view = runs.look(shared.kubectl(context, namespace), name)
     if as_json:
-        click.echo(status_table.as_json(view))
+        click.echo(display.as_json(view))
         return
     from rich.console import Console
 
-    Console().print(status_table.table(view))
+    Console().print(display.table(view))
 
 
 @click.command("logs")
