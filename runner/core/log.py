@@ -2,31 +2,35 @@
 """The log: one line an event, key=value, UTC, on stderr and in the file of the run.
 
 stdout belongs to the answer of a command. Values are quoted when they hold blanks, so that a
-line stays one line whatever a notebook prints.
+line stays one line whatever a notebook prints. Underneath is `logging`, so that what libraries
+log during a run comes out in the same way.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import re
 import sys
-import threading
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any
 
 _PLAIN = re.compile(r"[^\s\"=\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]+")
-_lock = threading.RLock()  # a signal handler may log in the middle of a line
-_sinks: list[Callable[[str], None]] = []
-_masks: list[Callable[[str], str]] = []
-_stream: Any = None
-"""Where lines go instead of stderr; a live display takes them over."""
+_MESSAGE_CHARACTERS = 2_000
+_REPEATS = 10
+"""As often is one message of a library logged."""
 
 
 def utc_now() -> str:
     """Return the time as ISO 8601 with milliseconds and a Z."""
-    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return _iso(datetime.now(UTC))
+
+
+def _iso(moment: datetime) -> str:
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _value(value: Any) -> str:
@@ -36,40 +40,119 @@ def _value(value: Any) -> str:
     return text if _PLAIN.fullmatch(text) else json.dumps(text)
 
 
-def line(event: str, **fields: Any) -> str:
-    """Return the text of one event."""
-    pairs = [f"{key}={_value(value)}" for key, value in fields.items() if value is not None]
-    return " ".join([utc_now(), event, *pairs])
+class Logfmt(logging.Formatter):
+    """``TIME EVENT key=value ...``; a library's message becomes an event named ``library``."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line of an event."""
+        level = None if record.levelno < logging.WARNING else record.levelname.lower()
+        event, fields = record.msg, getattr(record, "fields", None)
+        if fields is None:
+            event, fields = "library", {"logger": record.name, "message": _message(record)}
+        pairs = [f"{key}={_value(value)}" for key, value in {"level": level, **fields}.items() if value is not None]
+        return " ".join([_iso(datetime.fromtimestamp(record.created, UTC)), event, *pairs])
+
+
+def _message(record: logging.LogRecord) -> str:
+    try:
+        text = record.getMessage()
+    except Exception:  # noqa: BLE001  (arguments that do not fit the message are the library's fault, not the run's)
+        text = str(record.msg)
+    if record.exc_info and record.exc_info[1] is not None:
+        text += f": {record.exc_info[1]!r}"
+    text = " ".join(text[: _MESSAGE_CHARACTERS + 1].split())
+    return text if len(text) <= _MESSAGE_CHARACTERS else f"{text[:_MESSAGE_CHARACTERS]}…"
+
+
+class _Output(logging.Handler):
+    """Takes lines to the run's file first, then to stderr or to what shows them instead."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.setFormatter(Logfmt())
+        self.sinks: list[Callable[[str], None]] = []
+        self.masks: list[Callable[[str], str]] = []
+        self.stream: Any = None
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = masked(self.format(record))
+        for sink in self.sinks:
+            sink(text)
+        stream = self.stream or sys.stderr
+        # Nobody reads stderr any more, the disk behind it is full, its terminal is gone (all OSError), it is
+        # closed (ValueError, None), or a signal came in the middle of a print (RuntimeError: reentrant call).
+        # The file of the run still has the line.
+        with contextlib.suppress(OSError, ValueError, RuntimeError):
+            if stream is not None:  # to print, None means stdout
+                print(text, file=stream, flush=True)
+
+
+_output = _Output()
+_logger = logging.getLogger("runner")
+_logger.setLevel(logging.INFO)
+_logger.propagate = False
+_logger.addHandler(_output)
 
 
 def info(event: str, **fields: Any) -> None:
     """Log an event."""
-    _emit(line(event, **fields))
+    _logger.info(event, extra={"fields": fields})
 
 
 def warning(event: str, **fields: Any) -> None:
     """Log an event that somebody should look at."""
-    _emit(line(event, level="warning", **fields))
+    _logger.warning(event, extra={"fields": fields})
 
 
 def error(event: str, **fields: Any) -> None:
     """Log an event that made the command fail."""
-    _emit(line(event, level="error", **fields))
+    _logger.error(event, extra={"fields": fields})
+
+
+class _Libraries(logging.Handler):
+    """Passes on what libraries log; a message that comes with each request of a run of hours, ten times."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._seen: Counter[tuple[str, int, str]] = Counter()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        # Python's own warnings are all logged in one place.
+        place = (record.pathname, record.lineno, str(record.msg)[:100] if record.name == "py.warnings" else "")
+        self._seen[place] += 1
+        if self._seen[place] == _REPEATS:
+            last = f"{_message(record)} (no more of these are logged)"
+            record = logging.makeLogRecord({**vars(record), "msg": last, "args": (), "exc_info": None})
+        if self._seen[place] <= _REPEATS:
+            _output.handle(record)
+
+
+@contextlib.contextmanager
+def of_libraries() -> Iterator[None]:
+    """Log the warnings and errors of libraries as well, for the length of the block."""
+    root, libraries = logging.getLogger(), _Libraries()
+    root.addHandler(libraries)
+    logging.captureWarnings(True)
+    try:
+        yield
+    finally:
+        logging.captureWarnings(False)
+        root.removeHandler(libraries)
 
 
 def add_sink(sink: Callable[[str], None]) -> Callable[[], None]:
     """Send each line to ``sink`` as well; the returned function stops that."""
-    return _added(_sinks, sink)
+    return _added(_output.sinks, sink)
 
 
 def add_mask(mask: Callable[[str], str]) -> Callable[[], None]:
     """Pass each line through ``mask`` before anybody sees it; the returned function stops that."""
-    return _added(_masks, mask)
+    return _added(_output.masks, mask)
 
 
 def masked(text: str) -> str:
     """Return a text as it may be shown."""
-    for mask in _masks:
+    for mask in _output.masks:
         text = mask(text)
     return text
 
@@ -81,19 +164,4 @@ def _added(listed: list[Any], one: Any) -> Callable[[], None]:
 
 def show_on(stream: Any) -> None:
     """Print lines to ``stream`` instead of stderr; None gives stderr back."""
-    global _stream  # noqa: PLW0603  (one process has one stderr)
-    _stream = stream
-
-
-def _emit(text: str) -> None:
-    with _lock:
-        text = masked(text)
-        for sink in _sinks:
-            sink(text)
-        stream = _stream or sys.stderr
-        # Nobody reads stderr any more, the disk behind it is full, its terminal is gone (all OSError), it is
-        # closed (ValueError, None), or a signal came in the middle of a print (RuntimeError: reentrant call).
-        # The file of the run still has the line.
-        with contextlib.suppress(OSError, ValueError, RuntimeError):
-            if stream is not None:  # to print, None means stdout
-                print(text, file=stream, flush=True)
+    _output.stream = stream

@@ -27,6 +27,7 @@ from typing import Any
 from urllib.parse import quote, quote_plus
 
 from runner.core.errors import UsageError
+from runner.core.surrogates import TERMINAL_SEQUENCE
 
 MASK = "[secret]"
 SHORTEST_CHARACTERS = 4
@@ -37,9 +38,7 @@ MOST_SPELLED_CHARACTERS = 1_000_000
 _ANCHOR = 6
 _RARE_FIRST = "\\&%#$@!~^`|{}<>?;+QZXJKVWYqzxjkUGBHPFDOMLRNCIASTEvwybgfp9876543210umhd:/'\"=,*()[]_-.lcoratinse "
 """Characters as seldom as they are in what notebooks print: an anchor starts with the first of these that there is."""
-_UNSEEN = re.compile(
-    r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\-_])|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]"
-)
+_UNSEEN = re.compile(rf"{TERMINAL_SEQUENCE}|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 """Colours and other controls, which a page and a log leave out: what stands around them then stands together."""
 _LINE_BREAK = re.compile(r"[\r\n]+")
 _FOR_HTML = {ord(c): f"\\u{ord(c):04x}" for c in "<>&"}

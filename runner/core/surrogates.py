@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import re
 
-_ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\-_])")
+TERMINAL_SEQUENCE = r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\-_])"
+"""A colour or another control of a terminal: the one pattern for it."""
+_SEQUENCE = re.compile(TERMINAL_SEQUENCE)
 
 
 def without_surrogates(text: str) -> str:
@@ -19,4 +21,4 @@ def without_surrogates(text: str) -> str:
 
 def without_colours(text: str) -> str:
     """Return text without terminal control sequences."""
-    return _ANSI.sub("", text) if "\x1b" in text else text
+    return _SEQUENCE.sub("", text) if "\x1b" in text else text

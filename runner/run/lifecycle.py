@@ -64,6 +64,7 @@ def run(job: Job, stopper: Stopper, progress: Progress) -> Metrics:
         claim = stack.enter_context(Claim.of(job.output_dir, job.name, job.run_id, plan, sleep=stopper.sleep))
         attempts.set_aside(job.output_dir, job.name)
         runlog = stack.enter_context(RunLog(job.path(".log"), redactor))
+        stack.enter_context(log.of_libraries())
         metrics = MetricsBuilder(job)
         left = clean_up(job.output_dir, claim.took_over)
         if left:

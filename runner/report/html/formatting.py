@@ -14,6 +14,7 @@ from urllib.parse import quote
 
 from markupsafe import Markup, escape
 
+from runner.core.surrogates import without_colours
 from runner.core.times import format_moment
 from runner.core.units import format_bytes, format_seconds
 
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
 MISSING = Markup('<span class="missing" title="not measured">&ndash;<span class="unseen"> not measured</span></span>')
 
-_ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\-_])")
 _TURNING = set("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u2028\u2029\ufeff")
 _SEPARATOR = re.compile(r"([_\-./\\])(?=.)")
 _LONGEST = 20_000
@@ -36,7 +36,7 @@ def plain(value: Any) -> Any:
     """
     if not isinstance(value, str) or isinstance(value, Markup):
         return value
-    text = _ANSI.sub("", value)
+    text = without_colours(value)
     if len(text) > _LONGEST:
         text = f"{text[:_LONGEST]}… ({len(text) - _LONGEST} more characters)"
     if text.isprintable() and not _TURNING & set(text):
