@@ -87,6 +87,16 @@ def _stageable(path: str) -> str:
     return path
 
 
+def _versions(text: str) -> str:
+    from packaging.specifiers import InvalidSpecifier, SpecifierSet
+
+    try:
+        SpecifierSet(text)
+    except InvalidSpecifier as error:
+        raise ValueError(f"{text!r} is not a valid version range; write it like '>=0.18,<0.19'") from error
+    return text
+
+
 RelativePath = Annotated[str, AfterValidator(_inside)]
 PathPattern = Annotated[RelativePath, AfterValidator(_pattern)]
 Duration = Annotated[float, BeforeValidator(_seconds)]
@@ -223,6 +233,8 @@ class Plan(_Strict):
     version: Literal[1]
     name: Annotated[str, AfterValidator(_name)]
     defaults: dict[str, Any] = {}
+    fits: dict[str, Annotated[str, AfterValidator(_versions)]] = {}
+    """Versions of packages that the notebooks and rules were written for; `validate` compares what is installed."""
     notebooks: Annotated[list[Notebook], Field(min_length=1)]
     datasets: dict[str, Dataset] = {}
 

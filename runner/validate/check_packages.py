@@ -4,8 +4,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from packaging.requirements import InvalidRequirement, Requirement
@@ -21,6 +21,7 @@ _SECONDS_WITHOUT_GPU = 5.0
 _SECONDS_WITH_GPU = 45.0
 _GRACE_SECONDS = 3.0
 _SHOWN = 6
+_CUDA_WHEEL = re.compile(r"-cu(?:da)?\d{2}x?$")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +90,32 @@ def checks(env: Environment, users: Mapping[str, Sequence[str]], *, gpu: bool) -
         conflicts(env),
         deprecated_pynvml(env.versions),
     )
+
+
+def fits(versions: Mapping[str, str], wanted: Mapping[str, str]) -> Iterator[Check]:
+    """Compare what is installed with the versions that a plan was written for.
+
+    Wheels for a version of CUDA count for their package: `rapids-singlecell-cu13` is rapids-singlecell.
+    """
+    from packaging.specifiers import SpecifierSet
+
+    for name, text in wanted.items():
+        plain = canonical(name)
+        found = next(
+            ((one, version) for one, version in versions.items() if one == plain or _CUDA_WHEEL.sub("", one) == plain),
+            None,
+        )
+        check = Check(name=f"plan fits {name}", status="pass", seen="not installed", needed=f"{name}{text}")
+        if found is None:
+            hint = "install it, or use an image for this plan's generation of notebooks"
+            yield replace(check, status="warn", hint=hint)
+        elif SpecifierSet(text).contains(found[1], prereleases=True):
+            yield replace(check, seen=" ".join(found))
+        else:
+            hint = (
+                "notebooks may fail after hours: use the plan or the image of the other generation, or correct `fits`"
+            )
+            yield replace(check, status="warn", seen=" ".join(found), hint=hint)
 
 
 def _import(env: Environment, module: str, names: Sequence[str], *, gpu: bool) -> Check:

@@ -32,7 +32,7 @@ def validate(asked: Asked, environ: Mapping[str, str] | None = None) -> Validati
     gpu = bool(gpus.seen) or check_gpus.most_gpus(asked) > 0
     wants = notebook_imports.of_plan(asked.plan, asked.checkout, asked.kernel)
     groups: dict[str, Group] = {
-        "python": lambda: _python(wants, gpus, environ),
+        "python": lambda: _python(asked, wants, gpus, environ),
         "kernels": lambda: [check_kernels.check(name, asked.checkout) for name in wants.kernels],
         "storage": lambda: _storage(asked),
         "host": lambda: _host(asked, environ, gpu=gpu),
@@ -65,7 +65,9 @@ def _gpus(asked: Asked, environ: Mapping[str, str]) -> tuple[check_gpus.Gpus, Se
     return (looks[0] if looks else check_gpus.Gpus(health={})), section
 
 
-def _python(wants: notebook_imports.Needs, gpus: check_gpus.Gpus, environ: Mapping[str, str]) -> list[Check]:
+def _python(
+    asked: Asked, wants: notebook_imports.Needs, gpus: check_gpus.Gpus, environ: Mapping[str, str]
+) -> list[Check]:
     from runner.validate import check_cuda
 
     found = list(wants.checks)
@@ -82,6 +84,7 @@ def _python(wants: notebook_imports.Needs, gpus: check_gpus.Gpus, environ: Mappi
         }
         env = check_packages.read(python, sorted(users), gpu=bool(gpus.seen))
         found += check_packages.checks(env, users, gpu=bool(gpus.seen))
+        found += check_packages.fits(env.versions, asked.plan.fits if asked.plan else {})
         found += check_cuda.checks(gpus, python, env.versions, environ)
     return found
 

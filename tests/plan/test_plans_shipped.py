@@ -60,7 +60,11 @@ LINES = {
             )
         ],
         "05": ["rmm.reinitialize(\n    devices=[0,1],  # GPU device IDs\n)"],
-        "06": [BRAIN, "adata = adata[:1_000_000, :].copy()"],
+        "06": [
+            BRAIN,
+            "adata = adata[:1_000_000, :].copy()",
+            "rsc.pp.pca(adata, n_comps=100, use_highly_variable=False)",
+        ],
         "07": [
             (
                 'A = "/data/nvcell/datasets/perturbai/WB8588_screen_gex_filtered_reassigned_final.zarr" # own path\n'
@@ -251,3 +255,30 @@ def test_the_readmes_plan_runs_somebody_elses_repository(tmp_path):
 FIGURE = f"""import base64
 from IPython.display import Image
 Image(base64.b64decode("{notebooks.PNG}"))"""
+
+
+ALL_AT_ONCE = "".join(
+    f"download('{url}')\n"
+    for url in (
+        "https://exampledata.scverse.org/rapids-singlecell/dli_census.h5ad",
+        "https://exampledata.scverse.org/rapids-singlecell/1M_brain_cells_10X.sparse.h5ad",
+        "https://figshare.com/ndownloader/files/45788454",
+        "https://datasets.cellxgene.cziscience.com/3817734b-0f82-433b-8c38-55b214200fff.h5ad",
+    )
+)
+
+
+def test_the_current_plan_fits_its_notebooks_and_says_for_which_versions(tmp_path):
+    """One notebook downloads for all, with no GPU; each other asks for its GPUs and has a deadline."""
+    plan = load_shipped("current-notebooks-plan")
+    for notebook in plan.notebooks:
+        notebooks.write(tmp_path / notebook.path, ALL_AT_ONCE if notebook.datasets else "1", notebooks.SHUTDOWN)
+    assert [str(one) for one in check_plan(plan, tmp_path) if "has no checksum" not in one.message] == []
+    assert set(plan.fits) >= {"rapids-singlecell", "cudf", "anndata", "pandas"}
+    first, *rest = plan.notebooks
+    assert not first.requires.gpus
+    assert all(nb.requires.gpus and nb.requires.gpu_memory_gb and nb.timeout and nb.stage for nb in rest)
+    dask = {nb.name[:2] for nb in rest if nb.env.get("UCX_TLS") == "tcp,cuda_copy,cuda_ipc"}
+    assert dask == {"05", "06"}
+    document = yaml.safe_load((CONFIGS / "current-notebooks-plan.yaml").read_text())
+    assert document["metadata"]["name"] == "current-notebooks-plan"

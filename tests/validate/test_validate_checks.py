@@ -13,8 +13,9 @@ from types import SimpleNamespace
 import pytest
 from support.cli import PATIENCE
 
+from runner.core.errors import PlanError
 from runner.core.records import Check
-from runner.plan import Dataset
+from runner.plan import Dataset, parse
 from runner.validate import (
     check_cuda,
     check_gpus,
@@ -339,3 +340,31 @@ def test_most_gpus_counts_what_must_run():
     text += "- {name: b, path: b.ipynb, optional: true, requires: {gpus: 8}}\n"
     asked = SimpleNamespace(plan=parse(text, "p"), requirements=SimpleNamespace(gpus=1, gpu_memory_gb=None))
     assert check_gpus.most_gpus(asked) == 2
+
+
+@pytest.mark.parametrize(
+    ("installed", "status"),
+    [
+        ({"rapids-singlecell": "0.18.1"}, "pass"),
+        ({"rapids-singlecell-cu13": "0.18.1"}, "pass"),
+        ({"rapids-singlecell-cu12": "0.14.1"}, "warn"),
+        ({"rapids-singlecell-extras": "0.18.1"}, "warn"),
+        ({}, "warn"),
+    ],
+)
+def test_what_a_plan_was_written_for_is_compared_with_what_is_installed(installed, status):
+    """Before hours are spent: also a wheel for one CUDA, whose name says so; a warning names both versions."""
+    (check,) = check_packages.fits(installed, {"rapids_singlecell": ">=0.18,<0.19"})
+    assert check.status == status
+    assert ">=0.18,<0.19" in check.needed
+    assert bool(check.hint) == (status == "warn")
+    assert check.seen == (
+        " ".join(next(iter(installed.items()))) if "extras" not in str(installed) and installed else "not installed"
+    )
+
+
+def test_a_range_of_versions_that_is_none_is_a_plan_error():
+    """With what one looks like."""
+    text = '{"version": 1, "name": "p", "notebooks": [{"name": "n", "path": "n.ipynb"}], "fits": {"x": "0.18"}}'
+    with pytest.raises(PlanError, match=r"fits\.x: '0\.18' is not a valid version range"):
+        parse(text, "plan.yaml")
