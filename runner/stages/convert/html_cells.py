@@ -58,6 +58,8 @@ class NotebookView:
         nbformat 4 as a mapping.
     name
         What the page calls it.
+    file
+        Name of its file, for hints.
     trust
         Keep scripts of outputs.
     folder
@@ -67,9 +69,10 @@ class NotebookView:
     """
 
     def __init__(
-        self, notebook: dict[str, Any], *, name: str, trust: bool, folder: Path | None, warnings: list[str]
+        self, notebook: dict[str, Any], *, name: str, file: str, trust: bool, folder: Path | None, warnings: list[str]
     ) -> None:
         self.name = without_surrogates(name)
+        self._file = file
         self._trust = trust
         self._warnings = warnings
         self._metadata = _mapping(notebook.get("metadata"))
@@ -149,6 +152,7 @@ class NotebookView:
         tags = tags if isinstance(tags, list) else []
         place = Place(
             notebook=self.name,
+            file=self._file,
             cell=name,
             markdown=self._markdown,
             widgets=self._widgets,

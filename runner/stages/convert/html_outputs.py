@@ -8,16 +8,18 @@ or hold scripts. Each output becomes one `Display`; what cannot be shown says so
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from html import escape
 from itertools import groupby
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
 from runner.core.surrogates import without_surrogates
-from runner.stages.convert.sanitize import clean_html, is_active, shows_something
-from runner.stages.convert.sanitize_svg import svg_data_url
+from runner.stages.convert.images import svg_data_url
+from runner.stages.convert.interactive import figure_note, first_frame, removed_from
+from runner.stages.convert.sanitize import clean_html, shows_something
 from runner.stages.convert.terminal import HEAD_CHARACTERS, terminal_html
 from runner.stages.convert.tex import mixed_to_html
 
@@ -59,6 +61,8 @@ class Place:
     """Where an output stands: names for its ids and for the text of its image."""
 
     notebook: str
+    file: str
+    """Name of the notebook's file, for hints."""
     cell: str
     markdown: MarkdownPage
     widgets: Widgets
@@ -68,6 +72,11 @@ class Place:
     depth: int = 0
     """How many Output widgets stand around it."""
     warnings: list[str] = field(default_factory=list)
+
+    @property
+    def keep(self) -> str:
+        """What to do to keep scripts."""
+        return f"run `runner convert --trust-html {quote(self.file)}`"
 
     def next_id(self) -> str:
         """Return the id of the next output."""
@@ -137,46 +146,44 @@ def _error(output: dict[str, Any]) -> Display:
 
 
 def _bundle(output: dict[str, Any], place: Place) -> Display:
-    data = output.get("data")
-    data = data if isinstance(data, dict) else {}
+    """Show the richest form that can be shown, and say what a richer one would have been."""
+    data = _mapping(output.get("data"))
     result = output.get("output_type") == "execute_result"
-    metadata = output.get("metadata")
-    metadata = metadata if isinstance(metadata, dict) else {}
-    note = ""
+    metadata = _mapping(output.get("metadata"))
+    note = next((note for kind in data if (note := figure_note(str(kind)))), "")
     for kind, show in _SHOWN:
         if kind not in data:
             continue
         display = show(kind, data[kind], place, metadata)
-        if display is not None:
-            return _with(display, result=result, note=display.note or note)
-        note = note or _why_not(kind)
+        if display.kind != "note":
+            return replace(display, result=result, note=display.note or note)
+        note = note or display.note
     note = note or f"No form of this output can be shown here ({', '.join(map(str, data)) or 'it is empty'})."
-    return Display(kind="note", note=note[:500], result=result)
+    return Display(kind="note", note=note[:1000], result=result)
 
 
-def _with(display: Display, **changes: Any) -> Display:
-    from dataclasses import replace
-
-    return replace(display, **changes)
+def _mapping(value: object) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
 
 
-def _why_not(kind: str) -> str:
-    if kind in {"text/html", "application/javascript"}:
-        return "Scripts of this output were removed; convert with --trust-html to keep them."
-    return f"The {kind} form of this output is damaged and was left out."
+def _damaged(kind: str) -> Display:
+    return Display(kind="note", note=f"The {kind} form of this output is damaged and was left out.")
 
 
-def _html(_: str, value: object, place: Place, __: object) -> Display | None:
+def _html(_: str, value: object, place: Place, __: object) -> Display:
     source, name = text_of(value), place.next_id()
     if place.trust:
         return Display(kind="html", id=name, body=Markup(without_surrogates(source)))  # noqa: S704
+    if frame := first_frame(source):
+        url, count = frame
+        note = f"The first of {count} pictures of an animation; {place.keep} to play it."
+        return Display(kind="image", source=url, alt=place.next_figure(), note=note)
     cleaned = clean_html(source, scope=f"#{name}")
-    active = is_active(source)
-    if active:
+    note = removed_from(source).note(f"{place.keep} to keep them")
+    if note:
         place.warnings.append(f"cell {place.cell}: scripts or frames of an output were removed")
     if not shows_something(cleaned):
-        return None
-    note = "Scripts or frames of this output were removed; convert with --trust-html to keep them." if active else ""
+        return Display(kind="note", note=note)
     return Display(kind="html", id=name, themed=_is_themed(cleaned), body=Markup(cleaned), note=note)  # noqa: S704
 
 
@@ -187,10 +194,10 @@ def _is_themed(cleaned: str) -> bool:
     return not any(word in lowered for word in own)
 
 
-def _script(_: str, value: object, place: Place, __: object) -> Display | None:
+def _script(_: str, value: object, place: Place, __: object) -> Display:
     if not place.trust:
         place.warnings.append(f"cell {place.cell}: a script output was removed")
-        return None
+        return Display(kind="note", note=f"A script is not run; {place.keep} to keep it.")
     return Display(kind="html", body=Markup(f"<script>{without_surrogates(text_of(value))}</script>"))  # noqa: S704
 
 
@@ -199,15 +206,15 @@ def _markdown(_: str, value: object, place: Place, __: object) -> Display:
     return Display(kind="markdown", id=name, body=Markup(place.markdown.render(text_of(value), scope=f"#{name}")))  # noqa: S704
 
 
-def _svg(kind: str, value: object, place: Place, metadata: Mapping[str, Any]) -> Display | None:
+def _svg(kind: str, value: object, place: Place, metadata: Mapping[str, Any]) -> Display:
     source = svg_data_url(text_of(value))
-    return _image(kind, source, place, metadata) if source else None
+    return _image(kind, source, place, metadata) if source else _damaged(kind)
 
 
-def _raster(kind: str, value: object, place: Place, metadata: Mapping[str, Any]) -> Display | None:
+def _raster(kind: str, value: object, place: Place, metadata: Mapping[str, Any]) -> Display:
     # Not decoded, not parsed: the template escapes it into an attribute, which costs next to nothing.
     content = text_of(value)
-    return _image(kind, f"data:{kind};base64,{content}", place, metadata) if content.strip() else None
+    return _image(kind, f"data:{kind};base64,{content}", place, metadata) if content.strip() else _damaged(kind)
 
 
 def _image(kind: str, source: str, place: Place, metadata: Mapping[str, Any]) -> Display:
@@ -225,14 +232,18 @@ def _latex(_: str, value: object, place: Place, __: object) -> Display:
     return Display(kind="latex", id=place.next_id(), body=Markup(clean_html(mixed_to_html(text_of(value)))))  # noqa: S704
 
 
-def _text(_: str, value: object, __: Place, ___: object) -> Display | None:
+def _text(kind: str, value: object, __: Place, ___: object) -> Display:
     text = text_of(value)
-    return Display(kind="text", body=Markup(terminal_html(text))) if text.strip() else None  # noqa: S704
+    return Display(kind="text", body=Markup(terminal_html(text))) if text.strip() else _damaged(kind)  # noqa: S704
 
 
-def _widget(_: str, value: object, place: Place, __: object) -> Display | None:
+def _widget(_: str, value: object, place: Place, __: object) -> Display:
     text = place.widgets.text(value)
-    return Display(kind="text", body=Markup(escape(text))) if text else None  # noqa: S704
+    if text:
+        return Display(kind="text", body=Markup(escape(text)))  # noqa: S704
+    name = place.widgets.name(value)
+    why = "its state was not saved with the notebook" if name is None else "it needs scripts"
+    return Display(kind="note", note=f"A widget{f' ({name})' if name else ''} is not shown: {why}.")
 
 
 def _json(_: str, value: object, __: Place, ___: object) -> Display:
@@ -242,7 +253,7 @@ def _json(_: str, value: object, __: Place, ___: object) -> Display:
     return Display(kind="text", body=Markup(terminal_html(text[: 2 * HEAD_CHARACTERS])))  # noqa: S704
 
 
-_Show = Callable[[str, Any, Place, Mapping[str, Any]], Display | None]
+_Show = Callable[[str, Any, Place, Mapping[str, Any]], Display]
 _SHOWN: Iterable[tuple[str, _Show]] = (
     (WIDGET_VIEW, _widget),
     ("text/html", _html),
@@ -254,4 +265,4 @@ _SHOWN: Iterable[tuple[str, _Show]] = (
     ("text/plain", _text),
     ("application/json", _json),
 )
-"""Richest first. What is removed is said next to the form that is shown instead."""
+"""Richest first. A form that cannot be shown gives a note, which stands next to the one that is shown instead."""

@@ -9,24 +9,17 @@ come from attachments or from files beside the notebook, never from the network.
 
 from __future__ import annotations
 
-import base64
-import mimetypes
 import re
 from collections import Counter
 from functools import cache
 from html import escape, unescape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
-from runner.stages.convert.sanitize import clean_html, missing_image
-from runner.stages.convert.sanitize_svg import svg_data_url
+from runner.stages.convert.images import LocalFiles
+from runner.stages.convert.sanitize import clean_html
 from runner.stages.convert.tex import Ahead, to_mathml
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-MAX_IMAGE_BYTES = 20_000_000
-_IMAGE_TYPES = ("image/svg+xml", "image/png", "image/jpeg", "image/gif", "image/webp")
 _TAGS = re.compile(r"<[^<>]*+>")
 _LOOKS_LIKE_TEX = re.compile(r"\\[a-zA-Z]|[=^_<>+]")
 _ENVIRONMENT = r"\\begin\{(?P<math_env_name>[a-z]*\*?)\}"
@@ -52,7 +45,8 @@ class MarkdownPage:
 
     def __init__(self, folder: Path | None = None) -> None:
         self._parser, self._renderer = _parser()
-        self._renderer.images = _Images(folder)
+        self._files = LocalFiles(folder)
+        self._find = self._files.data_url
         self._renderer.ids = Counter()
         self._renderer.headings = []
 
@@ -64,56 +58,8 @@ class MarkdownPage:
 
     def render(self, text: str, attachments: object = None, scope: str | None = None) -> str:
         """Return markdown text as safe HTML; ``attachments`` are those of its cell."""
-        self._renderer.images.attachments = attachments if isinstance(attachments, dict) else {}
-        return clean_html(self._parser.render(text), scope=scope)
-
-
-class _Images:
-    """Images that markdown names, as data URLs."""
-
-    def __init__(self, folder: Path | None) -> None:
-        self._folder = folder.resolve() if folder else None
-        self.attachments: Mapping[str, Any] = {}
-
-    def data_url(self, url: str) -> str | None:
-        if url.startswith("attachment:"):
-            return self._attached(url.removeprefix("attachment:"))
-        if url.startswith("data:"):
-            return url
-        return self._from_file(url)
-
-    def _attached(self, name: str) -> str | None:
-        from urllib.parse import unquote
-
-        bundle = self.attachments.get(name) or self.attachments.get(unquote(name))
-        if not isinstance(bundle, dict):
-            return None
-        for kind in _IMAGE_TYPES:
-            content = bundle.get(kind)
-            if isinstance(content, list):
-                content = "".join(map(str, content))
-            if isinstance(content, str):
-                return f"data:{kind};base64,{content.strip()}"
-        return None
-
-    def _from_file(self, url: str) -> str | None:
-        """Read an image below the folder of the notebook; a path that leads out of it is not followed."""
-        from urllib.parse import unquote, urlsplit
-
-        parts = urlsplit(url)
-        kind = mimetypes.guess_type(parts.path)[0]
-        if self._folder is None or parts.scheme or parts.netloc or kind not in _IMAGE_TYPES:
-            return None
-        try:
-            file = (self._folder / unquote(parts.path)).resolve()
-            if not file.is_relative_to(self._folder) or not file.is_file() or file.stat().st_size > MAX_IMAGE_BYTES:
-                return None
-            content = file.read_bytes()
-        except (OSError, ValueError):
-            return None
-        if kind == "image/svg+xml":
-            return svg_data_url(content.decode(errors="replace"))
-        return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+        self._files.attachments = attachments if isinstance(attachments, dict) else {}
+        return clean_html(self._parser.render(text), scope=scope, find=self._find)
 
 
 def plain_text(html: str) -> str:
@@ -242,7 +188,6 @@ def _renderer_class() -> type[Any]:
 
         ids: Counter[str]
         headings: list[Heading]
-        images: _Images
 
         def heading(self, text: str, level: int, **_: Any) -> str:
             title = plain_text(text)
@@ -261,11 +206,8 @@ def _renderer_class() -> type[Any]:
             return name
 
         def image(self, text: str, url: str, title: str | None = None) -> str:
-            source = self.images.data_url(url)
-            if source is None:
-                return missing_image(url, plain_text(text))
             hint = f' title="{escape(title)}"' if title else ""
-            return f'<img src="{escape(source)}" alt="{escape(plain_text(text))}"{hint}>'
+            return f'<img src="{escape(url)}" alt="{escape(plain_text(text))}"{hint}>'
 
         def inline_math(self, body: str) -> str:
             return to_mathml(body, display=False)

@@ -74,7 +74,8 @@ def convert(
     started = time.perf_counter()
     notebook = read_notebook(executed, to_run=False)
     name = name or notebook_name(executed)
-    page = write_page(notebook, html, name=name, trust=trust, title=title, folder=folder or executed.parent)
+    folder = folder or executed.parent
+    page = write_page(notebook, html, name=name, trust=trust, title=title, folder=folder, file=executed.name)
     return ConvertedHtml(
         path=page.path, bytes=page.bytes, seconds=time.perf_counter() - started, warnings=page.warnings
     )
@@ -88,6 +89,7 @@ def write_page(
     trust: bool = False,
     title: str | None = None,
     folder: Path | None = None,
+    file: str | None = None,
 ) -> ConvertedHtml:
     """Write the page of a notebook in memory, piece by piece, so that it never stands there whole.
 
@@ -105,12 +107,14 @@ def write_page(
         Title of the page instead of the notebook's first heading.
     folder
         Where images are that the markdown names by path; None leaves them out.
+    file
+        Name of the notebook's file; NAME.executed.ipynb if it is not given.
     """
     started = time.perf_counter()
     warnings: list[str] = []
     written = 0
     with files.replacing(html) as stream:
-        for piece in _pieces(notebook, name=name, trust=trust, title=title, folder=folder, warnings=warnings):
+        for piece in _pieces(notebook, name, warnings, trust=trust, title=title, folder=folder, file=file):
             written += stream.write(piece.encode())
     for text in warnings:
         log.warning("html", notebook=name, message=text)
@@ -126,7 +130,7 @@ def convert_notebook(
     folder: Path | None = None,
 ) -> str:
     """Return the page of a notebook as text; the parameters are those of `write_page`."""
-    return "".join(_pieces(notebook, name=name, trust=trust, title=title, folder=folder, warnings=[]))
+    return "".join(_pieces(notebook, name, [], trust=trust, title=title, folder=folder))
 
 
 def find_notebooks(paths: Iterable[Path]) -> list[Path]:
@@ -171,12 +175,21 @@ def _notebooks_at(path: Path) -> list[Path]:
 
 
 def _pieces(
-    notebook: dict[str, Any], *, name: str, trust: bool, title: str | None, folder: Path | None, warnings: list[str]
+    notebook: dict[str, Any],
+    name: str,
+    warnings: list[str],
+    *,
+    trust: bool,
+    title: str | None,
+    folder: Path | None,
+    file: str | None = None,
 ) -> Iterator[str]:
     from runner.core.surrogates import without_surrogates
     from runner.stages.convert.html_cells import NotebookView
 
-    view = NotebookView(notebook, name=name, trust=trust, folder=folder, warnings=warnings)
+    view = NotebookView(
+        notebook, name=name, file=file or f"{name}.executed.ipynb", trust=trust, folder=folder, warnings=warnings
+    )
     pieces = _template().generate(
         view=view, title=title or view.title, csp=CSP_TRUSTED if trust else CSP, trust=trust, style=_stylesheet()
     )

@@ -11,15 +11,16 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from functools import cache
+from collections.abc import Callable
+from functools import lru_cache
 from html import escape, unescape
 from html.parser import HTMLParser
 from typing import TYPE_CHECKING
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from runner.core.surrogates import without_surrogates
+from runner.stages.convert.images import IMAGE_URL, MEDIA_URL
 from runner.stages.convert.sanitize_css import safe_declarations, safe_stylesheet
-from runner.stages.convert.sanitize_svg import IMAGE_URL
 
 if TYPE_CHECKING:
     import nh3
@@ -61,7 +62,7 @@ _OF_TAG = {
     "details": "open",
     "font": "color face size",
     "img": "alt height src width",
-    "input": "checked disabled",
+    "input": "checked disabled type",
     "label": "for",
     "li": "value",
     "math": "alttext display",
@@ -79,27 +80,29 @@ _OF_TAG = {
     "use": "href",
 }
 _WITH_CONTENT_REMOVED = """
-    annotation annotation-xml applet embed foreignObject frame frameset iframe noembed noframes noscript object script
-    style template title xmp
+    annotation annotation-xml applet button datalist embed foreignObject frame frameset iframe noembed noframes noscript
+    object script select style template textarea title xmp
 """
 _MISSING = "runner-missing"
 """Scheme that marks an image which is not in the page, between nh3 and `_replace_missing`."""
 
-_MEDIA = re.compile(r"data:(?:audio|video)/[\w.+-]+[;,]", re.IGNORECASE)
 _LINK = re.compile(r"(?:https?://|mailto:|#|\?|\.{0,2}/(?![/\\])|[^/\\:?#]+(?:[/?#]|$))", re.IGNORECASE)
 _FRAGMENT = re.compile(r"\s*url\(\s*['\"]?#[\w:.-]+['\"]?\s*\)\s*", re.IGNORECASE)
-_IMG = re.compile(r'<img((?: [a-zA-Z:-]+="[^"]*")*)>')
+_IMG = re.compile(r'<(img|input)((?: [a-zA-Z:-]+="[^"]*")*)>')
 _ATTRIBUTE = re.compile(r' ([a-zA-Z:-]+)="([^"]*)"')
 _TAG = re.compile(r"<(/?)([a-zA-Z][^\s/>]*)")
 _SHOWS = re.compile(r"<(?:img|svg|input|hr|audio|video|progress|meter|math)\b|>[^<]*[^<\s]|^[^<]*[^<\s]")
-_ACTIVE = re.compile(r"<(?:script|iframe|object|embed|form|applet|frame)\b", re.IGNORECASE)
 _WITHOUT_CONTENT = "br circle col ellipse hr img input line link meta path polygon polyline rect source stop use wbr"
 _NO_DEPTH = frozenset(_WITHOUT_CONTENT.split())
 _MANY_TAGS = 10_000
 _MAX_DEPTH = 1_000
 
 
-def clean_html(html: str, *, scope: str | None = None) -> str:
+Find = Callable[[str], str | None]
+"""Returns what an address names as a data URL."""
+
+
+def clean_html(html: str, *, scope: str | None = None, find: Find | None = None) -> str:
     """Return a fragment without anything that runs, loads or navigates by itself.
 
     Parameters
@@ -109,18 +112,15 @@ def clean_html(html: str, *, scope: str | None = None) -> str:
     scope
         Selector of the element that will hold the fragment; its `<style>` elements are kept,
         confined to that element. Without it they are dropped.
+    find
+        Looks up pictures and recordings that are not of the network; without it there are none.
     """
     html = without_surrogates(html)
     if _is_too_deep(html):
         return f'<p class="nb-note">This HTML is nested too deeply to be shown; its source:</p>{_source(html)}'
-    cleaned = _replace_missing(_cleaner().clean(html))
+    cleaned = _IMG.sub(_stand_in, _cleaner(find).clean(html))
     css = safe_stylesheet(_styles_of(html), scope) if scope and "<style" in html.lower() else ""
     return f"<style>{css}</style>{cleaned}" if css else cleaned
-
-
-def is_active(html: str) -> bool:
-    """Tell whether a fragment has scripts, frames or the like, so that its removal can be said."""
-    return _ACTIVE.search(html) is not None
 
 
 def shows_something(cleaned: str) -> bool:
@@ -139,8 +139,8 @@ def missing_image(url: str, alt: str = "") -> str:
     return f'<span class="nb-missing">{what}: {text}</span>'
 
 
-@cache
-def _cleaner() -> nh3.Cleaner:
+@lru_cache(maxsize=2)
+def _cleaner(find: Find | None) -> nh3.Cleaner:
     import nh3
 
     svg, math = set(_SVG_TAGS.split()), set(_MATH_TAGS.split())
@@ -149,28 +149,27 @@ def _cleaner() -> nh3.Cleaner:
     for tags, names in ((svg, _SVG_ATTRIBUTES), (math, _MATH_ATTRIBUTES)):
         for tag in tags:
             attributes[tag] = attributes.get(tag, set()) | set(names.split())
+
+    def filtered(tag: str, name: str, value: str) -> str | None:
+        """Return the value an attribute may keep."""
+        if name == "style":
+            return safe_declarations(value) or None
+        if name in {"href", "src"}:
+            url = value.strip()
+            return _filtered_url(tag, (find(url) if find and name == "src" else None) or url)
+        lowered = value.lower()
+        if ("url(" in lowered or "\\" in value) and name not in {"alt", "title", "alttext", "aria-label"}:
+            return value if _FRAGMENT.fullmatch(value) else None
+        return value
+
     return nh3.Cleaner(
         tags=set(_HTML_TAGS.split()) | svg | math,
         clean_content_tags=set(_WITH_CONTENT_REMOVED.split()),
         attributes=attributes,
-        attribute_filter=_filtered,
+        attribute_filter=filtered,
         link_rel="noopener noreferrer",
-        url_schemes={"http", "https", "mailto", "data", _MISSING},
-        # xarray folds its sections with check boxes; every other kind of input asks for something.
-        set_tag_attribute_values={"input": {"type": "checkbox"}},
+        url_schemes={"http", "https", "mailto", "data", "attachment", "file", "blob", _MISSING},
     )
-
-
-def _filtered(tag: str, name: str, value: str) -> str | None:
-    """Return the value an attribute may keep."""
-    if name == "style":
-        return safe_declarations(value) or None
-    if name in {"href", "src"}:
-        return _filtered_url(tag, value.strip())
-    lowered = value.lower()
-    if ("url(" in lowered or "\\" in value) and name not in {"alt", "title", "alttext", "aria-label"}:
-        return value if _FRAGMENT.fullmatch(value) else None
-    return value
 
 
 def _filtered_url(tag: str, url: str) -> str | None:
@@ -182,22 +181,24 @@ def _filtered_url(tag: str, url: str) -> str | None:
         return url if IMAGE_URL.match(url) else None
     if tag == "use":
         return url if url.startswith("#") else None
-    return url if _MEDIA.match(url) else None
+    return url if MEDIA_URL.match(url) else None
 
 
-def _replace_missing(cleaned: str) -> str:
-    if f'src="{_MISSING}:' not in cleaned:
-        return cleaned
-    from urllib.parse import unquote
+def _stand_in(match: re.Match[str]) -> str:
+    """Name a picture that is not in the page, and drop controls that nobody hears.
 
-    def stand_in(match: re.Match[str]) -> str:
-        attributes = {name: unescape(value) for name, value in _ATTRIBUTE.findall(match[1])}
-        source = attributes.get("src", "")
-        if not source.startswith(f"{_MISSING}:"):
-            return match[0]
+    Check boxes stay: xarray folds its sections with them; every other kind of input asks for something.
+    """
+    attributes = {name: unescape(value) for name, value in _ATTRIBUTE.findall(match[2])}
+    if match[1] == "input":
+        return match[0] if attributes.get("type", "").lower() == "checkbox" else ""
+    source = attributes.get("src")
+    if source is None:
+        alt = escape(attributes.get("alt", ""))
+        return f'<span class="nb-missing">Image without an address: {alt}</span>' if alt else ""
+    if source.startswith(f"{_MISSING}:"):
         return missing_image(unquote(source.removeprefix(f"{_MISSING}:")), attributes.get("alt", ""))
-
-    return _IMG.sub(stand_in, cleaned)
+    return match[0]
 
 
 class _StyleReader(HTMLParser):

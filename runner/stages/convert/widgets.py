@@ -35,6 +35,11 @@ class Widgets:
         parts = self._parts(_mapping(view).get("model_id"), 0)
         return " ".join(part for part in parts[:_MAX_PARTS] if part).strip()
 
+    def name(self, view: object) -> str | None:
+        """Return the kind of a widget in words; None where its state was not saved."""
+        name, _ = self._model(_mapping(view).get("model_id"))
+        return str(name)[:80].removesuffix("Model") if name else None
+
     def captured(self, view: object) -> list[Any]:
         """Return the outputs that the Output widgets of a view captured."""
         models = [(_mapping(view).get("model_id"), 0)]
@@ -60,7 +65,7 @@ class Widgets:
             return [_plain(str(state.get("value", "")))]
         if name in {"FloatProgressModel", "IntProgressModel"}:
             return [_bar(state)]
-        return []
+        return [_setting(state)]
 
 
 def _children(name: object, state: dict[str, Any]) -> list[Any]:
@@ -68,6 +73,17 @@ def _children(name: object, state: dict[str, Any]) -> list[Any]:
     children = state.get("children") if name in _BOXES else None
     listed = children[:_MAX_PARTS] if isinstance(children, list) else []
     return [str(child).removeprefix("IPY_MODEL_") for child in listed]
+
+
+def _setting(state: dict[str, Any]) -> str:
+    """Return what a control is set to, with its description: `k: 7`, `method: leiden`."""
+    value, index, labels = state.get("value"), state.get("index"), state.get("_options_labels")
+    if isinstance(labels, list) and type(index) is int and 0 <= index < len(labels):
+        value = labels[index]
+    if not isinstance(value, str | int | float):
+        return ""
+    what = _plain(str(state.get("description") or ""))
+    return f"{what}: {_plain(str(value))}" if what else _plain(str(value))
 
 
 def _bar(state: dict[str, Any]) -> str:

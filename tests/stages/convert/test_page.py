@@ -306,15 +306,107 @@ def test_image_data_cannot_break_out():
     assert len(page.all("img")) == 1
 
 
-def test_svg_outputs_are_images_without_scripts():
-    """A drawing is shown as an image, in which browsers run nothing; broken ones fall back to text."""
+def test_svg_outputs_are_images_in_which_nothing_runs():
+    """A drawing is shown as an image and never as a part of the page; broken ones fall back to text."""
     page = output_page(
         {"image/svg+xml": '<svg xmlns="http://www.w3.org/2000/svg"><script>alert(1)</script><path d="M0"/></svg>'}
     )
-    content = base64.b64decode(page.one("img").attributes["src"].partition(",")[2]).decode()
-    assert "path" in content
-    assert "script" not in content
+    assert "path" in base64.b64decode(page.one("img").attributes["src"].partition(",")[2]).decode()
+    assert page.all("svg") == []
+    assert dangers(page.html) == []
     assert output_page({"image/svg+xml": "<svg", "text/plain": "a figure"}).one(having="nb-text").text == "a figure"
+
+
+@pytest.mark.parametrize(
+    ("markdown", "count"),
+    [
+        ('<img src="attachment:a b.png" width="33">', 1),
+        ("<div><a href='https://x.example'><img src='attachment:a%20b.png'></a></div>", 1),
+        ("![x](<attachment:a b.png>) and <img src='pics/b%20c.png'>", 2),
+        ("[![badge](pics/b%20c.png)](https://x.example)", 1),
+        ("<video src='film.mp4' controls></video>", 0),
+    ],
+)
+def test_what_markdown_names_by_tag_or_by_sign_is_in_the_page(tmp_path, markdown, count):
+    """Attachments and files beside the notebook are found however the markdown names them, sizes and links kept."""
+    (tmp_path / "pics").mkdir()
+    (tmp_path / "pics" / "b c.png").write_bytes(base64.b64decode(PIXEL))
+    (tmp_path / "film.mp4").write_bytes(b"film")
+    cell = v4.new_markdown_cell(markdown)
+    cell["attachments"] = {"a b.png": {"image/png": PIXEL}}
+    page = page_of(cell, folder=tmp_path)
+    images = page.all("img")
+    assert [image.attributes["src"] for image in images] == [f"data:image/png;base64,{PIXEL}"] * count
+    assert page.all(having="nb-missing") == []
+    assert ("width" in markdown) == any("width" in image.attributes for image in images)
+    if "video" in markdown:
+        assert page.one("video").attributes["src"] == "data:video/mp4;base64,ZmlsbQ=="
+
+
+def test_an_address_of_another_cell_or_folder_is_not_followed(tmp_path):
+    """An attachment belongs to its cell, and a path that leads out of the folder is none."""
+    (tmp_path / "secret.png").write_bytes(base64.b64decode(PIXEL))
+    (tmp_path / "nb").mkdir()
+    first = v4.new_markdown_cell("a")
+    first["attachments"] = {"a.png": {"image/png": PIXEL}}
+    other = v4.new_markdown_cell("<img src='attachment:a.png'> <img src='../secret.png'> <img src='file:///etc/x.png'>")
+    page = page_of(first, other, folder=tmp_path / "nb")
+    assert page.all("img") == []
+    assert len(page.all(having="nb-missing")) == 3
+
+
+def test_an_animation_shows_its_first_picture():
+    """Of a player that needs a script the first frame stays, said to be one, without dead controls."""
+    frames = "".join(f'  frames[{n}] = "data:image/png;base64,{PIXEL[:40]}\\\n{PIXEL[40:]}"\n' for n in range(3))
+    html = f"<div class='animation'><img id='_anim_img1'><input type='range'><button>+</button></div><script>{frames}</script>"
+    page = output_page({"text/html": html, "text/plain": "<IPython.core.display.HTML object>"})
+    assert page.one("img").attributes["src"] == f"data:image/png;base64,{PIXEL}"
+    assert "first of 3 pictures of an animation" in page.one(having="nb-note").text
+    assert page.all("input") == page.all("button") == []
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        ({"application/vnd.plotly.v1+json": {"data": []}}, "Plotly figure"),
+        ({"application/vnd.vegalite.v5+json": {}, "text/plain": "<VegaLite 5 object>"}, "alt.renderers.enable('png')"),
+        ({"application/vnd.vegalite.v5.16.3+json": {}, "text/plain": "<VegaLite 5 object>"}, "Vega-Lite chart"),
+        ({"text/html": "<iframe src='https://maps.example/a?b=1'></iframe>"}, "page of https://maps.example/a?b=1"),
+        ({"text/html": "<iframe srcdoc='<p>map</p>'></iframe>"}, "that this output brings with it"),
+        ({"application/vnd.jupyter.widget-view+json": {"model_id": "x"}}, "its state was not saved"),
+        ({"text/html": "<script>1</script>", "text/plain": "x"}, "runner convert --trust-html nb.executed.ipynb"),
+        ({"image/png": "  "}, "damaged"),
+    ],
+)
+def test_a_note_says_what_is_not_shown_and_why(data, said):
+    """Each note names the thing that is missing, and what keeps it; only a broken form is called damaged."""
+    page = output_page(data)
+    note = page.one(having="nb-note").text
+    assert said in note
+    assert ("damaged" in note) == (said == "damaged")
+
+
+def test_a_style_alone_is_no_script():
+    """An output that brings a style and nothing to see says nothing of scripts."""
+    page = output_page({"text/html": "<style>td{color:red}</style>", "text/plain": "<style object>"})
+    assert page.one(having="nb-text").text == "<style object>"
+    assert page.all(having="nb-note") == []
+
+
+def test_controls_show_what_they_are_set_to():
+    """A widget that is no progress bar tells its setting; one without any tells its kind."""
+    models = {
+        "box": ("VBoxModel", {"children": ["IPY_MODEL_a", "IPY_MODEL_b"]}),
+        "a": ("IntSliderModel", {"description": "k", "value": 7}),
+        "b": ("DropdownModel", {"description": "method", "_options_labels": ["leiden", "louvain"], "index": 1}),
+        "c": ("FigureModel", {"_data": []}),
+    }
+    state = {key: {"model_name": name, "state": value} for key, (name, value) in models.items()}
+    metadata = {"widgets": {"application/vnd.jupyter.widget-state+json": {"state": state}}}
+    views = [shows({"application/vnd.jupyter.widget-view+json": {"model_id": key}}) for key in ("box", "c")]
+    page = page_of(code(outputs=views), metadata=metadata)
+    assert page.one(having="nb-text").text == "k: 7 method: louvain"
+    assert page.one(having="nb-note").text == "A widget (Figure) is not shown: it needs scripts."
 
 
 def test_html_outputs_keep_their_tables_and_lose_their_scripts():

@@ -26,7 +26,7 @@ OUTPUT = f"""
 <link rel=stylesheet href="https://evil.example/c.css"><img src="https://evil.example/d.png">
 <meta http-equiv=refresh content="0;url=https://evil.example"><p id="seen">visible</p>
 """
-SVG = f'<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9" onload="{PROBE}"><script>{PROBE}</script></svg>'
+SVG = f'<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9" onload="{PROBE}"><script>{PROBE}</script><image href="https://evil.example/s.png"/></svg>'
 
 
 def shown(data):
