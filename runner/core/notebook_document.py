@@ -148,7 +148,7 @@ def _upgraded(document: dict[str, Any], path: Path) -> dict[str, Any]:
 
 
 def nested_too_deeply(value: Any) -> bool:
-    """Tell whether JSON-like data has more levels than those who copy, clean and write it can follow."""
+    """Return True if JSON-like data has more levels than those who copy, clean and write it can follow."""
     level = [value]
     for _ in range(DEEPEST):
         containers = (item.values() if isinstance(item, dict) else item for item in level)

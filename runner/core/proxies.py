@@ -15,7 +15,7 @@ _PROXIES = ("http_proxy", "https_proxy", "all_proxy")
 
 
 def is_set(environment: Mapping[str, str]) -> bool:
-    """Tell whether an environment names a proxy."""
+    """Return True if an environment names a proxy."""
     return any(environment.get(spelt) for name in _PROXIES for spelt in (name, name.upper()))
 
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from runner.run.preparation import Preparation
     from runner.stages.execute.autosave import Saver
     from runner.stages.execute.kernel import Kernel
-    from runner.stages.execute.outcome import Facts, Verdict
+    from runner.stages.execute.outcome import Facts, NotebookResult
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +40,7 @@ class Execution:
     notebook: Any
     saver: Saver
     facts: Facts
-    verdict: Verdict
+    result: NotebookResult
     watch: Watch
     probing: Probing
     provenance: provenance.Provenance
@@ -92,14 +92,14 @@ def execute(run: RunContext, decision: GateDecision, checked: Checked, preparati
         watch.follow(run_sync(kernel.start)())
         # The kernel takes most of a second to answer; what is imported meanwhile costs nothing.
         origin = provenance.Provenance(job.source, checked.source_bytes, here=runs_here(checked.kernel))
-        saver, facts, verdict = _run_cells(run, decision, preparation.notebook, kernel, watch)
-        crash = _crash_output(run, kernel, verdict)
+        saver, facts, result = _run_cells(run, decision, preparation.notebook, kernel, watch)
+        crash = _crash_output(run, kernel, result)
         probing.collect(kernel.folder)
         execution = Execution(
             notebook=preparation.notebook,
             saver=saver,
             facts=facts,
-            verdict=verdict,
+            result=result,
             watch=watch,
             probing=probing,
             provenance=origin,
@@ -149,7 +149,7 @@ def _log_visibility(run: RunContext, decision: GateDecision, visible: Mapping[st
 
 def _run_cells(
     run: RunContext, decision: GateDecision, notebook: Any, kernel: Kernel, watch: Watch
-) -> tuple[Saver, Facts, Verdict]:
+) -> tuple[Saver, Facts, NotebookResult]:
     """Run the cells in the kernel that was started; papermill is imported while that comes up."""
     import papermill.engines  # noqa: F401  (first: it imports our engine by its entry point)
 
@@ -180,17 +180,17 @@ def _run_cells(
         observer=Reporter(run, notebook, sampler=watch.sampler, saver=saver),
         redactor=run.redactor,
         log_name=job.path(".log").name,
-        courtesy=job.options.cleanup_between_notebooks and bool(decision.gpus),
+        cleanup=job.options.cleanup_between_notebooks and bool(decision.gpus),
         save=saver.save_if_due,
         oom_kills=watch.oom_kills,
     )
     return saver, *papermill_engine.execute(manager, session)
 
 
-def _crash_output(run: RunContext, kernel: Kernel, verdict: Verdict) -> str:
+def _crash_output(run: RunContext, kernel: Kernel, result: NotebookResult) -> str:
     """Move what a dying kernel wrote into the log, and return it."""
-    fault, stderr = (run.redactor.text(text) for text in kernel.last_words())
-    died = verdict.status in {Status.KERNEL_DIED, Status.INCOMPLETE}
+    fault, stderr = (run.redactor.text(text) for text in kernel.crash_output())
+    died = result.status in {Status.KERNEL_DIED, Status.INCOMPLETE}
     for title, text in (("faulthandler", fault), ("kernel stderr", stderr if died else "")):
         if text.strip():
             run.runlog.event(f"--- {title} ---")
@@ -205,19 +205,19 @@ def judge(
     from runner.machine.host import shm_free_bytes
     from runner.stages.execute import cell_records
 
-    notebook, facts, verdict, metrics = execution.notebook, execution.facts, execution.verdict, run.metrics
-    metrics.end(verdict.status, verdict.reason, verdict.exit_code)
+    notebook, facts, result, metrics = execution.notebook, execution.facts, execution.result, run.metrics
+    metrics.end(result.status, result.reason, result.exit_code)
     failure = cell_records.failure(
         notebook,
         facts,
-        verdict,
-        last_words=crash_output,
+        result,
+        crash_output=crash_output,
         shm_free_bytes=shm_free_bytes(),
         gpu_fraction=_gpu_fraction(execution.watch),
         cwd=run.job.cwd,
         ucx_tls=ucx_tls,
     )
-    cells = cell_records.cells(notebook, facts, verdict)
+    cells = cell_records.cells(notebook, facts, result)
     if failure is not None:
         failure = execution.probing.explain(_without_gpu(run, decision, failure))
     metrics.note(failure=failure, cells=cells)
@@ -246,8 +246,8 @@ def mark(run: RunContext, execution: Execution, *, provisional: bool = False) ->
     if notebook.metadata.runner == told:
         return
     notebook.metadata.runner = told
-    verdict = dataclasses.replace(execution.verdict, status=record.status, reason=record.reason)
-    add_banners(notebook, verdict, record.failure.hint if record.failure else None)
+    result = dataclasses.replace(execution.result, status=record.status, reason=record.reason)
+    add_banners(notebook, result, record.failure.hint if record.failure else None)
     execution.saver.dirty = True
 
 

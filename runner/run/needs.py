@@ -98,5 +98,5 @@ def reason_to_skip(
 
 
 def passed(result: Ended) -> bool:
-    """Tell whether a notebook that ended so lets the run go on: succeeded, or optional and skipped."""
+    """Return True if a notebook that ended so lets the run go on: succeeded, or optional and skipped."""
     return result.status is Status.SUCCEEDED or (result.status is Status.SKIPPED and result.optional)

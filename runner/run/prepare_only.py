@@ -12,8 +12,7 @@ import click
 from runner.core import files
 from runner.core.notebook_document import read_notebook
 from runner.core.redact import Redactor
-from runner.run.checkout import check_source
-from runner.run.preflight import as_usage
+from runner.run.preflight import as_usage, check_source
 from runner.stages.execute.autosave import notebook_bytes
 from runner.stages.prepare.prepare import prepare
 

@@ -11,7 +11,7 @@ from runner.core.records import Check, Requirements
 from runner.core.units import format_bytes
 from runner.plan import requirements
 from runner.plan.requirements import gpus_wanted
-from runner.stages.gate.criteria import Seen, Verdict, best, hopeless, judge, refusal
+from runner.stages.gate.criteria import Candidate, Seen, best, hopeless, judge, refusal
 
 if TYPE_CHECKING:
     from runner.machine.health import Health
@@ -205,15 +205,15 @@ def _needs(seen: Sequence[Seen], asked: Asked) -> list[Check]:
 
 
 def _need(name: str, wants: Requirements, seen: Sequence[Seen], *, optional: bool) -> Check:
-    verdicts: tuple[Verdict, ...] = judge(wants, seen)
+    candidates: tuple[Candidate, ...] = judge(wants, seen)
     count = gpus_wanted(wants)
     memory = f" with {wants.gpu_memory_gb:g} GB" if wants.gpu_memory_gb else ""
     needed = f"{count} GPU{'s' if count > 1 else ''}{memory}"
-    good = best(verdicts)
+    good = best(candidates)
     if len(good) >= count:
         return Check(name=name, status="pass", seen=f"{len(good)} will do", needed=needed)
-    seen_text = refusal(wants, verdicts)
-    if not hopeless(wants, verdicts):
+    seen_text = refusal(wants, candidates)
+    if not hopeless(wants, candidates):
         hint = "another process holds the memory now: end it, or let the run wait (--wait 10m)"
         return Check(name=name, status="warn", seen=seen_text, needed=needed, hint=hint)
     if wants.cpu_fallback:

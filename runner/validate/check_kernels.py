@@ -54,7 +54,7 @@ async def _ask(name: str, cwd: Path) -> tuple[str, str]:
                 "", user_expressions={"answer": _EXPRESSION}, timeout=_START_SECONDS, store_history=False
             )
         except (RuntimeError, TimeoutError) as error:
-            words = " ".join(" ".join(kernel.last_words()).split())[-200:]
+            words = " ".join(" ".join(kernel.crash_output()).split())[-200:]
             raise RuntimeError(f"{error or 'no answer'} {words}".strip()) from error
         finally:
             client.stop_channels()

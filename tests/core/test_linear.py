@@ -269,7 +269,7 @@ def works() -> dict[str, tuple[tuple[str, ...], int, Callable[[str], object]]]:
     def find_cause(text: str) -> None:
         raised = diagnose.Evidence(status=Status.FAILED, error_name="OSError", message=text, traceback=text)
         diagnose.diagnose(raised)
-        diagnose.diagnose(diagnose.Evidence(status=Status.KERNEL_DIED, signal="SIGSEGV", last_words=text))
+        diagnose.diagnose(diagnose.Evidence(status=Status.KERNEL_DIED, signal="SIGSEGV", crash_output=text))
 
     def clean_style(text: str) -> None:
         sanitize_css.safe_stylesheet(text, "#a")

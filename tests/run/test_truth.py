@@ -244,10 +244,10 @@ def test_a_fault_of_ours_leaves_a_record(tmp_path: Path, stage: str, cell: str, 
 
 
 UNWRITABLE = """
-from runner.stages.record.metrics_builder import Draft
-def metrics(self):
+from runner.stages.record.metrics_builder import MetricsBuilder
+def broken(self, record):
     raise OverflowError("no such number")
-Draft.metrics = metrics
+MetricsBuilder._closed = broken
 from runner.cli import main
 main()
 """

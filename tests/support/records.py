@@ -45,7 +45,7 @@ from runner.outputs.claim import Running
 from runner.plan.job import Job, Options, resolve
 from runner.stages.execute.annotate import mark
 from runner.stages.execute.autosave import notebook_bytes
-from runner.stages.execute.outcome import Facts, Verdict
+from runner.stages.execute.outcome import Facts, NotebookResult
 from runner.stages.record.metrics_builder import MetricsBuilder
 
 RUN = "run-2026-11-20"
@@ -363,7 +363,9 @@ def executed_notebook(
     document = {"cells": code, "metadata": {"runner": {"run_id": run_id}}, "nbformat": 4, "nbformat_minor": 5}
     notebook = from_dict(document)
     if ended is not None:
-        verdict = Verdict(ended.status, ended.reason, ended.exit_code, {cell.id: cell.status for cell in ended.cells})
+        verdict = NotebookResult(
+            ended.status, ended.reason, ended.exit_code, {cell.id: cell.status for cell in ended.cells}
+        )
         mark(notebook, verdict, Facts())
         notebook.metadata.runner.run_id = run_id
     files.write(path, notebook_bytes(notebook))

@@ -9,7 +9,7 @@ from typing import Any
 from nbformat.v4 import new_markdown_cell
 
 from runner.core.records import CellStatus, Status
-from runner.stages.execute.outcome import CodeCell, Facts, Verdict
+from runner.stages.execute.outcome import CodeCell, Facts, NotebookResult
 
 # papermill's words for a cell; its own metadata is wrong whenever a kernel dies.
 _PAPERMILL = {
@@ -35,12 +35,12 @@ def code_cells(notebook: Any) -> tuple[CodeCell, ...]:
     return tuple(cells)
 
 
-def mark(notebook: Any, verdict: Verdict, facts: Facts) -> None:
+def mark(notebook: Any, result: NotebookResult, facts: Facts) -> None:
     """Repair the metadata of cells and notebook so that they tell the derived status."""
     for cell in notebook.cells:
-        if cell.cell_type != "code" or cell.id not in verdict.cells:
+        if cell.cell_type != "code" or cell.id not in result.cells:
             continue
-        status = verdict.cells[cell.id]
+        status = result.cells[cell.id]
         cell.metadata.setdefault("runner", {})["status"] = status.value
         event = facts.cells.get(cell.id)
         papermill = cell.metadata.setdefault("papermill", {})
@@ -48,26 +48,26 @@ def mark(notebook: Any, verdict: Verdict, facts: Facts) -> None:
         papermill["exception"] = status in {CellStatus.FAILED, CellStatus.INTERRUPTED} if event else None
         if event is not None:
             papermill["duration"] = round(event.ended_monotonic - event.started_monotonic, 6)
-    wrong = verdict.status is not Status.SUCCEEDED
+    wrong = result.status is not Status.SUCCEEDED
     notebook.metadata.setdefault("papermill", {})["exception"] = True if wrong else None
     notebook.metadata["runner"] = {
-        "status": verdict.status.value,
-        "reason": verdict.reason,
-        "exit_code": verdict.exit_code,
+        "status": result.status.value,
+        "reason": result.reason,
+        "exit_code": result.exit_code,
     }
 
 
-def add_banners(notebook: Any, verdict: Verdict, hint: str | None = None) -> None:
+def add_banners(notebook: Any, result: NotebookResult, hint: str | None = None) -> None:
     """Put a banner on top of a notebook that went wrong, and one above the cell where it did."""
     remove_banners(notebook)
-    if verdict.status is Status.SUCCEEDED:
+    if result.status is Status.SUCCEEDED:
         return
-    text = f"**{verdict.status.value}** — {_plain(verdict.reason)}"
+    text = f"**{result.status.value}** — {_plain(result.reason)}"
     if hint:
         text += f"\n\nWhat may help: {_plain(hint)}"
-    place = next((i for i, cell in enumerate(notebook.cells) if cell.id == verdict.cell_id), None)
+    place = next((i for i, cell in enumerate(notebook.cells) if cell.id == result.cell_id), None)
     if place is not None:
-        here = f'<a id="failure"></a>\n\n**The notebook ended here: {verdict.status.value}**'
+        here = f'<a id="failure"></a>\n\n**The notebook ended here: {result.status.value}**'
         notebook.cells.insert(place, _banner(here))
         text += "\n\n[Go to the cell](#failure)"
     notebook.cells.insert(0, _banner(text))

@@ -19,13 +19,13 @@ from runner.stages.execute.output_limits import is_figure, output_bytes
 
 if TYPE_CHECKING:
     from runner.stages.execute.diagnose import Diagnosis
-    from runner.stages.execute.outcome import CellEvent, Facts, Verdict
+    from runner.stages.execute.outcome import CellEvent, Facts, NotebookResult
 
 _MESSAGE_CHARS = 10_000
 _TAIL_LINES = 25
 
 
-def cells(notebook: Any, facts: Facts, verdict: Verdict) -> tuple[Cell, ...]:
+def cells(notebook: Any, facts: Facts, result: NotebookResult) -> tuple[Cell, ...]:
     """Return the source's code cells in order, as they ended."""
     found = []
     for cell in notebook.cells:
@@ -37,7 +37,7 @@ def cells(notebook: Any, facts: Facts, verdict: Verdict) -> tuple[Cell, ...]:
             Cell(
                 index=index,
                 id=cell.id,
-                status=verdict.cells.get(cell.id, CellStatus.NOT_RUN),
+                status=result.cells.get(cell.id, CellStatus.NOT_RUN),
                 started_at=event.started_at if event else None,
                 wall_seconds=round(event.ended_monotonic - event.started_monotonic, 6) if event else None,
                 output_bytes=sum(map(output_bytes, cell.outputs)),
@@ -51,9 +51,9 @@ def cells(notebook: Any, facts: Facts, verdict: Verdict) -> tuple[Cell, ...]:
 def failure(
     notebook: Any,
     facts: Facts,
-    verdict: Verdict,
+    result: NotebookResult,
     *,
-    last_words: str,
+    crash_output: str,
     shm_free_bytes: int | None,
     gpu_fraction: float | None,
     cwd: Path,
@@ -63,7 +63,7 @@ def failure(
 
     Parameters
     ----------
-    last_words
+    crash_output
         What faulthandler and the kernel's raw stderr hold.
     gpu_fraction
         Largest share of a GPU's memory in use near the end.
@@ -72,21 +72,21 @@ def failure(
     ucx_tls
         The kernel's ``UCX_TLS``.
     """
-    if verdict.status is Status.SUCCEEDED:
+    if result.status is Status.SUCCEEDED:
         return None
-    event = facts.cells.get(verdict.cell_id or "")
+    event = facts.cells.get(result.cell_id or "")
     raised = event if event is not None and event.outcome == "error" else None
     traceback = without_colours("\n".join(raised.traceback)) if raised else ""
     message = (raised.error_message if raised else "") or ""
-    cell = next((c for c in notebook.cells if c.id == verdict.cell_id), None)
+    cell = next((c for c in notebook.cells if c.id == result.cell_id), None)
     diagnosis = diagnose(
         Evidence(
-            status=verdict.status,
+            status=result.status,
             error_name=(raised.error_name if raised else "") or "",
             message=message,
             traceback=traceback,
-            last_words=last_words,
-            signal=verdict.signal,
+            crash_output=crash_output,
+            signal=result.signal,
             oom_kills=facts.oom_kills,
             guard_acted=facts.stop is not None and facts.stop.kind is StopKind.MEMORY_GUARD,
             shm_free_bytes=shm_free_bytes,
@@ -96,12 +96,12 @@ def failure(
         )
     )
     return Failure(
-        message=((raised.error_message if raised else None) or verdict.reason)[:_MESSAGE_CHARS],
+        message=((raised.error_message if raised else None) or result.reason)[:_MESSAGE_CHARS],
         cell_index=cell.metadata.runner.get("index") if cell is not None else None,
-        cell_id=verdict.cell_id,
+        cell_id=result.cell_id,
         error_name=raised.error_name if raised else None,
-        traceback_tail=tracebacks.tail(traceback, _TAIL_LINES) or _crash(last_words) or None,
-        signal=verdict.signal,
+        traceback_tail=tracebacks.tail(traceback, _TAIL_LINES) or _crash(crash_output) or None,
+        signal=result.signal,
         cause=diagnosis.cause if diagnosis else None,
         hint=_hint(diagnosis, event),
     )
@@ -157,10 +157,10 @@ def title_of(source: str, limit: int = 80) -> str | None:
     return None
 
 
-def _crash(last_words: str) -> str:
+def _crash(crash_output: str) -> str:
     """Return the lines of a dead kernel's output that lie nearest to its death."""
-    fatal, current, calls = last_words.partition("Current thread")
+    fatal, current, calls = crash_output.partition("Current thread")
     if current:  # faulthandler names the most recent call first
         title = fatal.splitlines()[:1]
         return "\n".join([*title, *(current + calls).splitlines()][:_TAIL_LINES])
-    return tracebacks.tail(last_words, _TAIL_LINES)
+    return tracebacks.tail(crash_output, _TAIL_LINES)

@@ -25,7 +25,7 @@ class Evidence:
     message: str = ""
     traceback: str = ""
     """Traceback of the cell, without colours."""
-    last_words: str = ""
+    crash_output: str = ""
     """What faulthandler and the kernel's raw stderr hold."""
     signal: str | None = None
     oom_kills: int = 0
@@ -203,7 +203,7 @@ def diagnose(evidence: Evidence) -> Diagnosis | None:
         evidence,
         message=bounded(evidence.message),
         traceback=bounded(evidence.traceback),
-        last_words=bounded(evidence.last_words),
+        crash_output=bounded(evidence.crash_output),
     )
     if evidence.status is Status.KERNEL_DIED:
         return _death(evidence)
@@ -242,7 +242,7 @@ def _death(evidence: Evidence) -> Diagnosis:
         return Diagnosis(Cause.HOST_MEMORY, f"the memory guard acted before the host's OOM killer: {_HOST_MEMORY}")
     if evidence.oom_kills and evidence.signal in {None, "SIGKILL"}:
         return Diagnosis(Cause.HOST_MEMORY, f"the host's OOM killer acted: {_HOST_MEMORY}")
-    text = _EXTENSIONS.sub("", f"{evidence.last_words}\n{evidence.traceback}")
+    text = _EXTENSIONS.sub("", f"{evidence.crash_output}\n{evidence.traceback}")
     if evidence.signal in {"SIGSEGV", "SIGABRT", "SIGBUS", "SIGILL", "SIGFPE"}:
         return _crash(evidence, text)
     if evidence.signal == "SIGKILL":

@@ -172,7 +172,7 @@ class Kernel:
                 await self.manager.interrupt_kernel()
 
     async def ended(self, seconds: float) -> bool:
-        """Wait until the process has ended, at most so long, and tell whether it has."""
+        """Wait until the process has ended, at most so long, and return True if it has."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + seconds
         pause = 0.005
@@ -196,7 +196,7 @@ class Kernel:
         with contextlib.suppress(Exception):
             await self.manager.cleanup_resources()
 
-    def last_words(self) -> tuple[str, str]:
+    def crash_output(self) -> tuple[str, str]:
         """Return what faulthandler wrote, and the end of the process's raw stderr."""
         return _tail(self.fault_log), _tail(self.stderr_log)
 
@@ -238,7 +238,7 @@ def _tail(path: Path, limit: int = 20_000) -> str:
 
 
 def runs_here(name: str) -> bool:
-    """Tell whether a kernel is this very Python, so that our package versions are its versions."""
+    """Return True if a kernel is this very Python, so that our package versions are its versions."""
     try:
         program = Path(KernelSpecManager().get_kernel_spec(name).argv[0])
     except Exception:  # noqa: BLE001  (a damaged spec is told by `check_kernel`)

@@ -50,7 +50,7 @@ class Shown:
 
     @property
     def ends_notebook(self) -> bool:
-        """Tell whether it is the notebook's wish to end, whatever the cell's tags allow."""
+        """Return True if it is the notebook's wish to end, whatever the cell's tags allow."""
         return self.name == "SystemExit"
 
 
@@ -130,7 +130,7 @@ class Facts:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class NotebookResult:
     """The status of the notebook and of each of its cells."""
 
     status: Status
@@ -151,7 +151,7 @@ class _End(NamedTuple):
     kernel_ended: bool = False
 
 
-def derive(cells: Sequence[CodeCell], facts: Facts) -> Verdict:
+def derive(cells: Sequence[CodeCell], facts: Facts) -> NotebookResult:
     """Return how the notebook ended.
 
     Parameters
@@ -168,7 +168,7 @@ def derive(cells: Sequence[CodeCell], facts: Facts) -> Verdict:
         _forget_unreached_blanks(cells, statuses)
     exit_code = facts.stop.exit_code if facts.stop and end.status is Status.TERMINATED else EXIT_CODES[end.status]
     cell_id = culprit.id if culprit else None
-    return Verdict(end.status, end.reason, exit_code, statuses, cell_id, end.signal, end.kernel_ended)
+    return NotebookResult(end.status, end.reason, exit_code, statuses, cell_id, end.signal, end.kernel_ended)
 
 
 def _notebook(cells: Sequence[CodeCell], facts: Facts, culprit: CodeCell | None) -> _End:
@@ -271,7 +271,7 @@ def _unreached(cell: CodeCell, facts: Facts) -> bool:
 
 
 def _broke(event: CellEvent | None, facts: Facts) -> bool:
-    """Tell whether a cell did not come to a good end.
+    """Return True if a cell did not come to a good end.
 
     The one that ran when somebody asked to stop did not, whatever it says: it may have caught our interrupt.
     """
@@ -283,12 +283,12 @@ def _is_last(event: CellEvent, facts: Facts) -> bool:
 
 
 def _after(event: CellEvent, stop: Stop | None) -> bool:
-    """Tell whether a cell ended after the request: its error is then the echo of it and not its own."""
+    """Return True if a cell ended after the request: its error is then the echo of it and not its own."""
     return stop is not None and event.ended_monotonic >= stop.monotonic
 
 
 def _too_late(cells: Sequence[CodeCell], facts: Facts, stop: Stop, event: CellEvent | None) -> bool:
-    """Tell whether the notebook was done, or its kernel dead, before anybody asked to stop."""
+    """Return True if the notebook was done, or its kernel dead, before anybody asked to stop."""
     if event is not None:
         # The guard kills before it asks.
         died = facts.kernel_dead and event.outcome == "unfinished" and stop.kind is not StopKind.MEMORY_GUARD

@@ -205,5 +205,5 @@ def output_bytes(output: Any) -> int:
 
 
 def is_figure(output: Any) -> bool:
-    """Tell whether an output shows an image."""
+    """Return True if an output shows an image."""
     return any(kind.startswith("image/") for kind in output.get("data", {}))

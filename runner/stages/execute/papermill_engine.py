@@ -30,7 +30,7 @@ from runner.stages.execute.annotate import code_cells, mark
 from runner.stages.execute.autosave import SHORTEST_SECONDS, Saver, notebook_bytes
 from runner.stages.execute.client import Observer
 from runner.stages.execute.kernel import Kernel
-from runner.stages.execute.outcome import Facts, Verdict, derive
+from runner.stages.execute.outcome import Facts, NotebookResult, derive
 from runner.stages.execute.session import Limits, Session
 
 
@@ -133,8 +133,8 @@ class RunnerEngine(Engine):  # type: ignore[misc]
             autosave_cell_every=autosave_cell_every,
         )
         manager.notebook_start()
-        verdict = cls.execute_managed_notebook(manager, kernel_name, log_output=log_output, **kwargs)
-        _raise(verdict)
+        result = cls.execute_managed_notebook(manager, kernel_name, log_output=log_output, **kwargs)
+        _raise(result)
         return manager.nb
 
     @classmethod
@@ -150,7 +150,7 @@ class RunnerEngine(Engine):  # type: ignore[misc]
         execution_timeout: float | None = None,
         cleanup: bool = True,
         **_: Any,
-    ) -> Verdict:
+    ) -> NotebookResult:
         """Run the cells; papermill's options mean what they mean there.
 
         Parameters
@@ -174,23 +174,23 @@ class RunnerEngine(Engine):  # type: ignore[misc]
         )
         try:
             with _signals(stopper):
-                _facts, verdict = execute(nb_man, session)
+                _facts, result = execute(nb_man, session)
         finally:
             if cleanup:
                 family.sweep(TERM_SECONDS, KILL_SECONDS)
             kernel.remove_folder()
         with contextlib.suppress(RecordError):
             nb_man.write()
-        return verdict
+        return result
 
 
-def execute(manager: Manager, session: Session) -> tuple[Facts, Verdict]:
+def execute(manager: Manager, session: Session) -> tuple[Facts, NotebookResult]:
     """Run a session to its end and mark the notebook with what was derived from it."""
     facts: Facts = run_sync(_run)(session)
-    verdict = derive(code_cells(manager.nb), facts)
-    mark(manager.nb, verdict, facts)
+    result = derive(code_cells(manager.nb), facts)
+    mark(manager.nb, result, facts)
     manager.notebook_complete()
-    return facts, verdict
+    return facts, result
 
 
 async def _run(session: Session) -> Facts:
@@ -228,10 +228,10 @@ def _signals(stopper: Stopper) -> Iterator[None]:
         yield
 
 
-def _raise(verdict: Verdict) -> None:
-    if verdict.status is Status.TERMINATED:
-        raise SystemExit(verdict.exit_code)
-    if verdict.status is Status.TIMED_OUT:
-        raise CellTimeoutError(verdict.reason)
-    if verdict.kernel_ended:
-        raise DeadKernelError(verdict.reason)
+def _raise(result: NotebookResult) -> None:
+    if result.status is Status.TERMINATED:
+        raise SystemExit(result.exit_code)
+    if result.status is Status.TIMED_OUT:
+        raise CellTimeoutError(result.reason)
+    if result.kernel_ended:
+        raise DeadKernelError(result.reason)

@@ -41,9 +41,9 @@ if TYPE_CHECKING:
 INTERRUPT_GRACE_SECONDS = 2.0
 LAST_OUTPUTS_SECONDS = 0.1
 
-# Runs in the kernel before it ends. A courtesy to allocators with their own exit hooks; only the
+# Runs in the kernel before it ends, for allocators with exit hooks of their own; only the
 # end of the process frees the device, and only `release` proves it.
-_COURTESY = """
+_CLEANUP_CODE = """
 def _(sys=__import__('sys')):
     __import__('gc').collect()
     if 'cupy' in sys.modules:
@@ -87,7 +87,7 @@ class Session:
     observer: Observer = field(default_factory=Observer)
     redactor: Redactor = field(default_factory=Redactor)
     log_name: str = "the log"
-    courtesy: bool = False
+    cleanup: bool = False
     on_kernel: Callable[[int], None] | None = None
     save: Callable[[], Awaitable[None]] | None = None
     oom_kills: Callable[[], int] = lambda: 0
@@ -121,8 +121,8 @@ class Session:
             returncode = self.kernel.returncode if dead else None
             if self.client is not None and self.client.kc is not None:
                 reader = asyncio.create_task(self.client.take_late_outputs())
-            if problem is None and not dead and self.stopper.stop is None and self.courtesy:
-                await self._be_courteous()
+            if problem is None and not dead and self.stopper.stop is None and self.cleanup:
+                await self._clean_up()
         finally:
             if deadline:
                 deadline.cancel()
@@ -332,16 +332,16 @@ class Session:
                 except RecordError as error:  # the disk may have room again by the next time
                     log.warning("save", reason=str(error))
 
-    async def _be_courteous(self) -> None:
+    async def _clean_up(self) -> None:
         assert self.client is not None
         kc = self.client.kc
-        asked = kc.execute(_COURTESY, silent=True, store_history=False)
+        asked = kc.execute(_CLEANUP_CODE, silent=True, store_history=False)
         await _matching(kc.shell_channel, {asked}, 5.0)
 
     async def _end_kernel(self) -> None:
         # ipykernel sometimes hangs while it closes. Workers and GPUs may need their time to end well;
         # without them there is nothing to wait for.
-        patient = self.stopper.stop is None and (self.courtesy or self.kernel.has_children)
+        patient = self.stopper.stop is None and (self.cleanup or self.kernel.has_children)
         await self.kernel.shut_down(grace_seconds=3.0 if patient else 1.0)
 
     def _close(self) -> None:

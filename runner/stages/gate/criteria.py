@@ -43,8 +43,8 @@ class Seen:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
-    """Whether a GPU will do now, and whether waiting could make it do."""
+class Candidate:
+    """A visible GPU: whether it qualifies now, and whether waiting could make it qualify."""
 
     gpu: GateGpu
     ever: bool
@@ -55,35 +55,37 @@ def needed_bytes(asked: Requirements) -> int:
     return round(asked.gpu_free_fraction * (asked.gpu_memory_gb or 0) * 1e9)
 
 
-def judge(asked: Requirements, seen: Sequence[Seen]) -> tuple[Verdict, ...]:
-    """Return the verdict on each visible GPU, in their order."""
-    return tuple(_verdict(asked, one) for one in seen)
+def judge(asked: Requirements, seen: Sequence[Seen]) -> tuple[Candidate, ...]:
+    """Compare each visible GPU with what is asked, in their order."""
+    return tuple(_candidate(asked, one) for one in seen)
 
 
-def best(verdicts: Sequence[Verdict]) -> tuple[str, ...]:
+def best(candidates: Sequence[Candidate]) -> tuple[str, ...]:
     """Return the UUIDs of the good GPUs, most free memory first."""
-    good = [verdict.gpu for verdict in verdicts if verdict.gpu.good]
+    good = [candidate.gpu for candidate in candidates if candidate.gpu.good]
     return tuple(gpu.uuid for gpu in sorted(good, key=lambda gpu: gpu.free_bytes or 0, reverse=True))
 
 
-def hopeless(asked: Requirements, verdicts: Sequence[Verdict]) -> bool:
-    """Tell whether no waiting can help, because too few GPUs are large enough."""
-    return sum(verdict.ever for verdict in verdicts) < gpus_wanted(asked)
+def hopeless(asked: Requirements, candidates: Sequence[Candidate]) -> bool:
+    """Return True if no waiting can help, because too few GPUs are large enough."""
+    return sum(candidate.ever for candidate in candidates) < gpus_wanted(asked)
 
 
-def refusal(asked: Requirements, verdicts: Sequence[Verdict], note: str = "") -> str:
+def refusal(asked: Requirements, candidates: Sequence[Candidate], note: str = "") -> str:
     """Return what is asked and, GPU by GPU, what is here instead."""
     wanted, need = gpus_wanted(asked), needed_bytes(asked)
     memory = f" with {format_bytes(need)} free ({_share(asked)})" if need else ""
-    good = sum(verdict.gpu.good for verdict in verdicts)
-    head = f"asked for {_count(wanted)}{memory}, {good} of {len(verdicts)} visible will do"
-    each = [f"GPU {gpu.index} {gpu.name} ({gpu.uuid}): {gpu.reason}" for gpu in (verdict.gpu for verdict in verdicts)]
+    good = sum(candidate.gpu.good for candidate in candidates)
+    head = f"asked for {_count(wanted)}{memory}, {good} of {len(candidates)} visible will do"
+    each = [
+        f"GPU {gpu.index} {gpu.name} ({gpu.uuid}): {gpu.reason}" for gpu in (candidate.gpu for candidate in candidates)
+    ]
     return "; ".join(filter(None, [head, note, *each]))
 
 
-def mode_checks(verdicts: Sequence[Verdict], seen: Sequence[Seen]) -> tuple[Check, ...]:
+def mode_checks(candidates: Sequence[Candidate], seen: Sequence[Seen]) -> tuple[Check, ...]:
     """Warn of good GPUs that admit one process at a time and hold memory of somebody who cannot be seen."""
-    good = {verdict.gpu.uuid for verdict in verdicts if verdict.gpu.good}
+    good = {candidate.gpu.uuid for candidate in candidates if candidate.gpu.good}
     return tuple(
         Check(
             name="compute mode",
@@ -129,7 +131,7 @@ def host_checks(
     return tuple(checks)
 
 
-def _verdict(asked: Requirements, seen: Seen) -> Verdict:
+def _candidate(asked: Requirements, seen: Seen) -> Candidate:
     memory, need = seen.memory, needed_bytes(asked)
     good = ever = False
     if memory is None:
@@ -162,7 +164,7 @@ def _verdict(asked: Requirements, seen: Seen) -> Verdict:
         reason=reason,
         holders=seen.holders,
     )
-    return Verdict(gpu=gpu, ever=ever)
+    return Candidate(gpu=gpu, ever=ever)
 
 
 def _users(holders: Sequence[GpuProcess]) -> tuple[GpuProcess, ...]:

@@ -21,8 +21,8 @@ from runner.core import log
 from runner.core.records import Check, Gate, Requirements
 from runner.plan.requirements import gpus_wanted
 from runner.stages.gate.criteria import (
+    Candidate,
     Seen,
-    Verdict,
     best,
     hopeless,
     host_checks,
@@ -44,7 +44,7 @@ _SAY_AGAIN_SECONDS = 30.0
 class _Look:
     """What one look at the GPUs gave; ``chosen`` is empty when there were not enough."""
 
-    verdicts: tuple[Verdict, ...]
+    candidates: tuple[Candidate, ...]
     chosen: tuple[str, ...]
     checks: tuple[Check, ...]
 
@@ -142,7 +142,7 @@ def gate(
         reason=_reason(asked, look, problems, note),
         asked=asked,
         waited_seconds=waited,
-        gpus=tuple(verdict.gpu for verdict in look.verdicts),
+        gpus=tuple(candidate.gpu for candidate in look.candidates),
         chosen=() if problems else look.chosen,
         checks=(*checks, *look.checks),
         driver_version=driver.driver_version,
@@ -202,11 +202,11 @@ def _wait(
     while True:
         look = _look(asked, gpus, locks, owner)
         left = wait_seconds - (time.monotonic() - started)
-        if look.chosen or left <= 0 or hopeless(asked, look.verdicts):
+        if look.chosen or left <= 0 or hopeless(asked, look.candidates):
             return look, waited
         if waited - said >= _SAY_AGAIN_SECONDS:
             said = waited
-            log.info("gate-waits", left_seconds=left, reason=refusal(asked, look.verdicts))
+            log.info("gate-waits", left_seconds=left, reason=refusal(asked, look.candidates))
         # Two runs that wait for the same GPUs get out of step.
         sleep(min(left, _POLL_SECONDS * random.uniform(0.8, 1.2)))  # noqa: S311
         waited = time.monotonic() - started
@@ -232,9 +232,9 @@ def _look(asked: Requirements, gpus: Sequence[Gpu], locks: Locks, owner: str) ->
     if len(chosen) < gpus_wanted(asked):
         locks.close()
         chosen = []
-    verdicts = judge(asked, tuple(seen.values()))
+    candidates = judge(asked, tuple(seen.values()))
     return _Look(
-        verdicts=verdicts, chosen=tuple(chosen), checks=(*checks, *mode_checks(verdicts, tuple(seen.values())))
+        candidates=candidates, chosen=tuple(chosen), checks=(*checks, *mode_checks(candidates, tuple(seen.values())))
     )
 
 
@@ -264,6 +264,6 @@ def _no_locks(locks: Locks, error: OSError) -> Check:
 
 def _reason(asked: Requirements, look: _Look, problems: Sequence[str], note: str) -> str:
     if look.chosen and not problems:
-        return "; ".join(f"{v.gpu.uuid} has {v.gpu.reason}" for v in look.verdicts if v.gpu.uuid in look.chosen)
-    gpus = () if look.chosen else (refusal(asked, look.verdicts, note),)
+        return "; ".join(f"{v.gpu.uuid} has {v.gpu.reason}" for v in look.candidates if v.gpu.uuid in look.chosen)
+    gpus = () if look.chosen else (refusal(asked, look.candidates, note),)
     return "; ".join((*problems, *gpus))

@@ -381,27 +381,27 @@ RMM_ABORT = f"terminate called after throwing an instance of 'rmm::out_of_memory
 HOST_ABORT = "terminate called after throwing an instance of 'std::bad_alloc'\n  what():  std::bad_alloc\n"
 
 DEATHS = {
-    "numba's crash": ({"signal": "SIGSEGV", "last_words": NUMBA}, Cause.SEGFAULT, "NUMBA_CUDA_USE_NVIDIA_BINDING=1"),
+    "numba's crash": ({"signal": "SIGSEGV", "crash_output": NUMBA}, Cause.SEGFAULT, "NUMBA_CUDA_USE_NVIDIA_BINDING=1"),
     "its symbol in a backtrace": (
-        {"signal": "SIGSEGV", "last_words": " 3 libcuda.so.1(cuCtxGetDevice_v2+0x30)"},
+        {"signal": "SIGSEGV", "crash_output": " 3 libcuda.so.1(cuCtxGetDevice_v2+0x30)"},
         Cause.SEGFAULT,
         "numba 0.63",
     ),
-    "a plain crash": ({"signal": "SIGSEGV", "last_words": PLAIN}, Cause.SEGFAULT, "native code crashed"),
+    "a plain crash": ({"signal": "SIGSEGV", "crash_output": PLAIN}, Cause.SEGFAULT, "native code crashed"),
     "a plain crash with everything loaded": (
-        {"signal": "SIGSEGV", "last_words": PLAIN + EXTENSIONS},
+        {"signal": "SIGSEGV", "crash_output": PLAIN + EXTENSIONS},
         Cause.SEGFAULT,
         "native code crashed",
     ),
     "a plain crash after a warning of UCX": (
-        {"signal": "SIGSEGV", "last_words": PLAIN + UCX_WARNING},
+        {"signal": "SIGSEGV", "crash_output": PLAIN + UCX_WARNING},
         Cause.SEGFAULT,
         "native code crashed",
     ),
-    "UCX": ({"signal": "SIGSEGV", "last_words": UCX_CRASH}, Cause.UCX, "UCX_TLS=tcp,cuda_copy,cuda_ipc"),
-    "a bus error": ({"signal": "SIGBUS", "last_words": "Fatal Python error: Bus error\n"}, Cause.SHM, "/dev/shm"),
-    "an abort by rmm": ({"signal": "SIGABRT", "last_words": RMM_ABORT}, Cause.DEVICE_MEMORY, "managed_memory"),
-    "an abort on the host": ({"signal": "SIGABRT", "last_words": HOST_ABORT}, Cause.HOST_MEMORY, "container"),
+    "UCX": ({"signal": "SIGSEGV", "crash_output": UCX_CRASH}, Cause.UCX, "UCX_TLS=tcp,cuda_copy,cuda_ipc"),
+    "a bus error": ({"signal": "SIGBUS", "crash_output": "Fatal Python error: Bus error\n"}, Cause.SHM, "/dev/shm"),
+    "an abort by rmm": ({"signal": "SIGABRT", "crash_output": RMM_ABORT}, Cause.DEVICE_MEMORY, "managed_memory"),
+    "an abort on the host": ({"signal": "SIGABRT", "crash_output": HOST_ABORT}, Cause.HOST_MEMORY, "container"),
     "an abort with a full device": ({"signal": "SIGABRT", "gpu_peak_fraction": 0.991}, Cause.DEVICE_MEMORY, "99% full"),
     "the host's OOM killer": ({"signal": "SIGKILL", "oom_kills": 1}, Cause.HOST_MEMORY, "the host's OOM killer acted"),
     "the memory guard": (
@@ -410,7 +410,7 @@ DEATHS = {
         "the memory guard acted before",
     ),
     "a crash beside an OOM kill": (
-        {"signal": "SIGSEGV", "oom_kills": 1, "last_words": PLAIN},
+        {"signal": "SIGSEGV", "oom_kills": 1, "crash_output": PLAIN},
         Cause.SEGFAULT,
         "native code crashed",
     ),
@@ -421,7 +421,7 @@ DEATHS = {
         "no OOM kill was counted",
     ),
     "a kernel without its packages": (
-        {"last_words": "/usr/bin/python3: No module named ipykernel_launcher\n"},
+        {"crash_output": "/usr/bin/python3: No module named ipykernel_launcher\n"},
         Cause.MISSING_MODULE,
         "'ipykernel_launcher'",
     ),

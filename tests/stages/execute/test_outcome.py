@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from runner.core.records import EXIT_CODES, CellStatus, Status
 from runner.core.stop import Stop, StopKind
-from runner.stages.execute.outcome import CellEvent, CodeCell, Facts, Shown, Verdict, derive, judge, signal_name
+from runner.stages.execute.outcome import CellEvent, CodeCell, Facts, NotebookResult, Shown, derive, judge, signal_name
 
 OK, FAILED, INTERRUPTED, NOT_RUN, DROPPED = (
     CellStatus.SUCCEEDED,
@@ -587,7 +587,7 @@ def runs(draw: st.DrawFn) -> tuple[tuple[CodeCell, ...], Facts]:
     )
 
 
-def check(made: tuple[CodeCell, ...], seen: Facts, verdict: Verdict) -> None:
+def check(made: tuple[CodeCell, ...], seen: Facts, verdict: NotebookResult) -> None:
     """Assert what holds for every verdict."""
     assert set(verdict.cells) == {cell.id for cell in made}
     for cell in made:

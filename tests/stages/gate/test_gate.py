@@ -85,16 +85,16 @@ def seen(uuid="GPU-a", total=80_000, free=None, **more):
 )
 def test_cards_count_as_the_size_they_are_sold_as(asked_gb, total_mib, free_mib, good, ever):
     """95 % of the decimal size must be free; a card that is too small never will do."""
-    (verdict,) = judge(Requirements(gpus=1, gpu_memory_gb=asked_gb), [seen(total=total_mib, free=free_mib)])
-    assert (verdict.gpu.good, verdict.ever) == (good, ever)
+    (candidate,) = judge(Requirements(gpus=1, gpu_memory_gb=asked_gb), [seen(total=total_mib, free=free_mib)])
+    assert (candidate.gpu.good, candidate.ever) == (good, ever)
 
 
 def test_what_the_driver_keeps_is_never_free():
     """A card whose memory without the reserve is too small is refused, not waited for."""
     asked = Requirements(gpus=1, gpu_memory_gb=80, gpu_free_fraction=1.0)
-    (verdict,) = judge(asked, [seen(total=76_500, free=10, reserved=600)])
-    assert not verdict.ever
-    assert "too small" in verdict.gpu.reason
+    (candidate,) = judge(asked, [seen(total=76_500, free=10, reserved=600)])
+    assert not candidate.ever
+    assert "too small" in candidate.gpu.reason
 
 
 @pytest.mark.parametrize(("fraction", "good"), [(0.95, False), (0.5, True), (1.0, False)])
@@ -142,10 +142,10 @@ def test_a_lost_gpu_and_one_without_figures_are_not_good():
     dumb = Seen(
         identity=Identity(uuid="GPU-b", name="B", index=1), memory=Memory(source="none", reason="no permission")
     )
-    verdicts = judge(Requirements(gpus=1, gpu_memory_gb=1), [lost, dumb])
-    assert [verdict.gpu.good for verdict in verdicts] == [False, False]
-    assert "it fell off" in verdicts[0].gpu.reason
-    assert "no permission" in verdicts[1].gpu.reason
+    candidates = judge(Requirements(gpus=1, gpu_memory_gb=1), [lost, dumb])
+    assert [candidate.gpu.good for candidate in candidates] == [False, False]
+    assert "it fell off" in candidates[0].gpu.reason
+    assert "no permission" in candidates[1].gpu.reason
     assert judge(Requirements(gpus=1), [dumb])[0].gpu.good, "without a demand on memory it need not be known"
 
 
