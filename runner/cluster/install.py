@@ -10,7 +10,6 @@ import yaml
 
 from runner.cluster.runs import OURS
 from runner.core.errors import UsageError
-from runner.tekton import names
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -119,13 +118,3 @@ def name_of(document: Mapping[str, Any]) -> str:
 
 def _owners(document: Mapping[str, Any]) -> set[str]:
     return {str(owner.get("uid")) for owner in document["metadata"].get("ownerReferences") or ()}
-
-
-def plan_config_map(name: str, text: str) -> dict[str, Any]:
-    """Return the ConfigMap that hands a plan to the tasks."""
-    return {
-        "apiVersion": "v1",
-        "kind": "ConfigMap",
-        "metadata": {"name": name, "labels": names.labels(name, "plan")},
-        "data": {names.PLAN_KEY: text},
-    }

@@ -1,9 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which run is wanted: one of those in the repository, a file, or one rendered from a plan."""
+"""Which run is wanted: one of those in the repository, a file, or one rendered from a plan.
+
+What comes out is a PipelineRun that nothing changes any more once it is created: the image of the installation,
+and the plan in a ConfigMap that is named after its content, immutable, and goes with the run.
+"""
 
 from __future__ import annotations
 
 import copy
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,14 +16,21 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from runner.cluster import install
+from runner.cluster.helper_pod import claim_of
+from runner.cluster.kubectl import Kubectl, MissingError
+from runner.cluster.part import notebooks_from, part
+from runner.cluster.runs import prepared, task_runs
 from runner.core import safe_yaml
-from runner.core.errors import UsageError
-from runner.tekton.names import GPU_RESOURCE
+from runner.core.errors import UsageError, did_you_mean
+from runner.tekton import names
+from runner.tekton.pipeline import IMAGE, plan_config_map
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
-    from runner.cluster.kubectl import Kubectl
+    from runner.cluster.run_view import RunView
+
+Document = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +41,8 @@ class Fit:
     storage_class: str | None = None
     access_mode: str | None = None
     gpu_resource: str | None = None
+    claim: str | None = None
+    """A volume claim that is there already, instead of a volume of the run's own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,23 +54,183 @@ class Wanted:
     plan: Path | None = None
     repository_url: str = ""
     revision: str = ""
+    only: tuple[str, ...] = ()
+    from_: str | None = None
     params: tuple[tuple[str, str], ...] = ()
     fit: Fit = field(default_factory=Fit)
 
 
-def documents(wanted: Wanted) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Return what has to be applied first, and the PipelineRun to create.
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A PipelineRun, and the objects that have to be there before it."""
+
+    run: Document
+    before: tuple[Document, ...]
+    shared: tuple[tuple[str, str], ...]
+    """Kind and name of what is kept as long as this run is."""
+
+
+def request(kubectl: Kubectl, wanted: Wanted) -> Request:
+    """Return what to create.
 
     Raises
     ------
     UsageError
-        There is no such run.
+        There is no such run, notebook or parameter.
+    MissingError
+        Nothing is installed in this namespace.
     """
-    before, run = ([], _from_file(wanted)) if wanted.plan is None else _from_plan(wanted, wanted.plan)
-    return before, fitted(run, wanted.fit)
+    documents = _from_file(wanted) if wanted.plan is None else _from_plan(wanted, wanted.plan)
+    by_kind = {str(one.get("kind")): one for one in documents}
+    task = kubectl.find("get", "tasks.tekton.dev", names.EXECUTOR_TASK)
+    if task is None:
+        raise MissingError("nothing is installed in this namespace", hint="`install` puts tasks and pipelines there")
+    run, pipeline = by_kind["PipelineRun"], by_kind.get("Pipeline")
+    if pipeline is not None:
+        if _default(pipeline, "image") == IMAGE and (image := _default(task, "image")):
+            pipeline = install.fitted(pipeline, "", image)
+        spec = pipeline["spec"]
+    elif (spec := run["spec"].get("pipelineSpec")) is None:
+        name = str(run["spec"]["pipelineRef"].get("name"))
+        installed = kubectl.find("get", "pipelines.tekton.dev", name)
+        if installed is None:
+            raise MissingError(f"the pipeline {name} is not in this namespace", hint="`install` puts it there")
+        spec = installed["spec"]
+    check_params(spec, wanted.params)
+    run = prepared(fitted(run, wanted.fit), wanted.params)
+    chosen = notebooks_from(spec, wanted.only, wanted.from_)
+    if chosen is not None:
+        spec = part(spec, chosen)
+        run = _only_known(run, spec)
+    if pipeline is not None or chosen is not None:
+        # As a part of the run it is nobody's but the run's: no other plan of that name can replace it.
+        run["spec"] = {key: value for key, value in run["spec"].items() if key != "pipelineRef"}
+        run["spec"]["pipelineSpec"] = spec
+    config_map, run = _pinned(kubectl, by_kind.get("ConfigMap"), run, spec)
+    others = [one for one in documents if one.get("kind") not in {"ConfigMap", "Pipeline", "PipelineRun"}]
+    before = [*others, config_map] if config_map else others
+    shared = [("configmap", str(config_map["metadata"]["name"]))] if config_map else []
+    return Request(run, tuple(before), tuple(shared))
 
 
-def _from_file(wanted: Wanted) -> dict[str, Any]:
+def create(kubectl: Kubectl, wanted: Request, *, dry_run: bool = False) -> str:
+    """Create a run with what it needs and return its name; a dry run asks the server whether it would take it.
+
+    What it shares with other runs goes with the last of them.
+
+    Raises
+    ------
+    ClusterError
+        It was refused.
+    """
+    if wanted.before:
+        install.apply(kubectl, wanted.before, dry_run=dry_run)
+    extra = ["--dry-run=server"] if dry_run else []
+    made = kubectl.json("create", "-f", "-", *extra, stdin=json.dumps(wanted.run))["metadata"]
+    owner = {"apiVersion": "tekton.dev/v1", "kind": "PipelineRun", "name": made["name"], "uid": made.get("uid")}
+    for kind, name in () if dry_run else wanted.shared:
+        kubectl.run("patch", kind, name, "-p", json.dumps({"metadata": {"ownerReferences": [owner]}}))
+    return str(made["name"])
+
+
+def rerun(kubectl: Kubectl, run: Mapping[str, Any], now: RunView, notebooks: Sequence[str], fit: Fit) -> Request:
+    """Return a run that repeats notebooks of an ended one: on its volume, under its id, with one report over all.
+
+    Raises
+    ------
+    UsageError
+        The run is under way, has no such notebook, or none of them failed.
+    NotFoundError
+        Its volume is gone.
+    """
+    if not now.ended:
+        raise UsageError(f"{now.name} is still under way", hint="wait for its end, or `cancel` it")
+    spec = run["spec"].get("pipelineSpec") or (run.get("status") or {}).get("pipelineSpec")
+    if not spec:
+        raise UsageError(f"{now.name} never started: {now.message or now.reason}", hint="start a new one with `run`")
+    states = {task.notebook or task.task: task.state for task in now.tasks}
+    chosen = notebooks_from(spec, notebooks, None) or [
+        task.notebook for task in now.tasks if task.notebook and task.state not in {"done", "skipped"}
+    ]
+    if not chosen:
+        raise UsageError(f"no notebook of {now.name} failed", hint="name those to repeat")
+    claim, folder = claim_of(run, task_runs(kubectl, now.name))
+    first = str(spec["tasks"][0]["name"])
+    spec = part(spec, chosen, run_id=now.run_id, source=states.get(first) != "done")
+    document = {
+        "apiVersion": run["apiVersion"],
+        "kind": run["kind"],
+        "metadata": {"generateName": f"{now.name[:40]}-rerun-", "labels": run["metadata"].get("labels") or {}},
+        "spec": {key: value for key, value in run["spec"].items() if key not in {"pipelineRef", "status"}},
+    }
+    document = _only_known(fitted(prepared(document, ()), fit), spec)
+    volume = {"name": names.WORKSPACE, "persistentVolumeClaim": {"claimName": claim}}
+    others = [one for one in run["spec"].get("workspaces") or () if one["name"] != names.WORKSPACE]
+    document["spec"] |= {
+        "pipelineSpec": spec,
+        "workspaces": [volume | ({"subPath": folder} if folder else {}), *others],
+    }
+    shared = [("persistentvolumeclaim", claim)]
+    shared += [
+        ("configmap", str(one["value"]))
+        for one in document["spec"].get("params") or ()
+        if one["name"] == "plan-configmap"
+    ]
+    return Request(document, (), tuple(shared))
+
+
+def check_params(spec: Mapping[str, Any], given: Sequence[tuple[str, str]]) -> None:
+    """Check names and values of parameters: Tekton ignores a name it does not know, without a word.
+
+    Raises
+    ------
+    UsageError
+        The pipeline has no such parameter, or its value is none of its kind.
+    """
+    known = {str(one["name"]): one.get("default") for one in spec.get("params") or ()}
+    for name, value in given:
+        if name not in known:
+            raise UsageError(
+                f"the pipeline has no parameter {name!r}",
+                hint=f"{did_you_mean(name, known)}it has {', '.join(known)}",
+            )
+        if known[name] in {"true", "false"} and value not in {"true", "false"}:
+            raise UsageError(f"{value!r} is not a valid value of {name}", hint="say true or false")
+
+
+def _pinned(
+    kubectl: Kubectl, local: Document | None, run: Document, spec: Mapping[str, Any]
+) -> tuple[Document | None, Document]:
+    """Return the plan's ConfigMap as nobody can change it, and the run that names it."""
+    defaults = {str(one["name"]): one.get("default") for one in spec.get("params") or ()}
+    given = {one["name"]: one["value"] for one in run["spec"].get("params") or ()}
+    name = given.get("plan-configmap", defaults.get("plan-configmap"))
+    if not name:
+        return None, run
+    config_map = local if local and local["metadata"]["name"] == name else kubectl.find("get", "configmap", str(name))
+    if config_map is None:
+        raise MissingError(f"there is no ConfigMap {name} with the plan", hint="`install` puts it there")
+    text = str((config_map.get("data") or {}).get(names.PLAN_KEY, ""))
+    from runner.plan import parse
+
+    fixed = plan_config_map(parse(text, f"ConfigMap {name} data[{names.PLAN_KEY!r}]"), text)
+    return fixed, prepared(run, [("plan-configmap", fixed["metadata"]["name"])])
+
+
+def _default(document: Mapping[str, Any], param: str) -> Any:
+    return next((one.get("default") for one in document["spec"].get("params") or () if one["name"] == param), None)
+
+
+def _only_known(run: Document, spec: Mapping[str, Any]) -> Document:
+    """Return a run whose specs are those of the pipeline's tasks."""
+    tasks = {str(one["name"]) for one in [*spec["tasks"], *(spec.get("finally") or ())]}
+    found = copy.deepcopy(run)
+    specs = found["spec"].get("taskRunSpecs") or []
+    found["spec"]["taskRunSpecs"] = [one for one in specs if one["pipelineTaskName"] in tasks]
+    return found
+
+
+def _from_file(wanted: Wanted) -> list[Document]:
     candidates = [wanted.tekton_dir / "pipelineruns" / wanted.which, Path(wanted.which)]
     found = next((path for path in candidates if path.is_file()), None)
     if found is None:
@@ -64,64 +238,71 @@ def _from_file(wanted: Wanted) -> dict[str, Any]:
             f"there is no run {wanted.which!r}",
             hint=f"use complete, preprocessing, parallel, demo or a file; looked in {candidates[0].parent}",
         )
-    document = yaml.safe_load(found.read_text(encoding="utf-8"))
-    if not isinstance(document, dict):
-        raise UsageError(f"{found} holds no PipelineRun", hint="give a file with one PipelineRun")
-    return document
+    return run_documents(found)
 
 
-def _from_plan(wanted: Wanted, path: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+def run_documents(path: Path) -> list[Document]:
+    """Return the documents of a file with one PipelineRun and, as `plan render` prints them, what it needs.
+
+    Raises
+    ------
+    UsageError
+        It is no YAML, or holds no PipelineRun or several.
+    """
+    try:
+        documents = safe_yaml.load_all(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UsageError(
+            f"{path} cannot be read: {' '.join(str(error).split())}", hint="see tekton/pipelineruns"
+        ) from error
+    kinds = [one.get("kind") if isinstance(one, dict) else type(one).__name__ for one in documents]
+    if kinds.count("PipelineRun") != 1 or not all(isinstance(one, dict) for one in documents):
+        raise UsageError(
+            f"{path} holds {', '.join(map(str, kinds)) or 'nothing'}, not one PipelineRun",
+            hint="a plan is run with --plan; `runner plan render` prints a run",
+        )
+    return documents
+
+
+def _from_plan(wanted: Wanted, path: Path) -> list[Document]:
     from runner.plan import load
     from runner.tekton import pipeline, pipelinerun
-    from runner.tekton.pipeline import Shape
 
     plan = load(path)
-    label = pipelinerun.plan_label(plan)
-    shape = Shape(
+    if not wanted.repository_url and "repository-url" not in dict(wanted.params):
+        raise UsageError("where are the notebooks of this plan?", hint="give --repository-url")
+    config_map = plan_config_map(plan, path.read_text(encoding="utf-8"))
+    label = names.plan_label(plan.name)
+    shape = pipeline.Shape(
         name=f"{label}-workflow",
-        plan_config_map=f"{label}-plan",
+        plan_config_map=str(config_map["metadata"]["name"]),
         repository_url=wanted.repository_url,
         revision=wanted.revision,
     )
-    if not wanted.repository_url and "repository-url" not in dict(wanted.params):
-        raise UsageError("where are the notebooks of this plan?", hint="give --repository-url")
-    config_map = install.plan_config_map(f"{label}-plan", _plan_text(path))
     run = pipelinerun.pipeline_run(plan, shape, pipelinerun.RunShape(generate_name=f"{label}-"))
-    return [config_map, pipeline.pipeline(plan, shape)], run
+    return [config_map, pipeline.pipeline(plan, shape), run]
 
 
-def _plan_text(path: Path) -> str:
-    """Return the text of a plan, also of one that is wrapped in a ConfigMap."""
-    text = path.read_text(encoding="utf-8")
-    document = safe_yaml.load(text)
-    return str(document["data"]["plan.yaml"]) if document.get("kind") == "ConfigMap" else text
-
-
-def apply(kubectl: Kubectl, document: dict[str, Any], *, dry_run: bool) -> str:
-    """Apply one object and return what kubectl says."""
-    return install.apply(kubectl, [document], dry_run=dry_run)
-
-
-def fitted(run: Mapping[str, Any], fit: Fit) -> dict[str, Any]:
+def fitted(run: Mapping[str, Any], fit: Fit) -> Document:
     """Return a copy of a PipelineRun for this cluster."""
     found = copy.deepcopy(dict(run))
-    spec = found.get("spec") or {}
+    spec = found["spec"]
     for workspace in spec.get("workspaces") or ():
         claim = (workspace.get("volumeClaimTemplate") or {}).get("spec")
-        if claim is not None:
-            _fit_claim(claim, fit)
-    if fit.gpu_resource and fit.gpu_resource != GPU_RESOURCE:
+        if claim is None:
+            continue
+        if fit.storage:
+            claim["resources"]["requests"]["storage"] = fit.storage
+        if fit.storage_class:
+            claim["storageClassName"] = fit.storage_class
+        if fit.access_mode:
+            claim["accessModes"] = [fit.access_mode]
+        if fit.claim:
+            del workspace["volumeClaimTemplate"]
+            workspace["persistentVolumeClaim"] = {"claimName": fit.claim}
+    if fit.gpu_resource and fit.gpu_resource != names.GPU_RESOURCE:
         found["spec"] = _renamed(spec, fit.gpu_resource)
     return found
-
-
-def _fit_claim(claim: dict[str, Any], fit: Fit) -> None:
-    if fit.storage:
-        claim["resources"]["requests"]["storage"] = fit.storage
-    if fit.storage_class:
-        claim["storageClassName"] = fit.storage_class
-    if fit.access_mode:
-        claim["accessModes"] = [fit.access_mode]
 
 
 def _renamed(value: Any, resource: str) -> Any:
@@ -132,8 +313,8 @@ def _renamed(value: Any, resource: str) -> Any:
     if isinstance(value, list):
         return [_renamed(item, resource) for item in value]
     if not isinstance(value, dict):
-        return f"{resource}.memory" if value == f"{GPU_RESOURCE}.memory" else value
+        return f"{resource}.memory" if value == f"{names.GPU_RESOURCE}.memory" else value
     found = {key: _renamed(item, resource) for key, item in value.items()}
-    if GPU_RESOURCE in found:
-        found = {**found, resource: found[GPU_RESOURCE], GPU_RESOURCE: "0"}
+    if names.GPU_RESOURCE in found:
+        found = {**found, resource: found[names.GPU_RESOURCE], names.GPU_RESOURCE: "0"}
     return found

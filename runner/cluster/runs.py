@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from runner.cluster.kubectl import ClusterError, Kubectl, NotFoundError
 from runner.cluster.run_view import RunView, view
-from runner.core.errors import NetworkError, UsageError
+from runner.core.errors import NetworkError, UsageError, did_you_mean
 from runner.tekton import names
 
 if TYPE_CHECKING:
@@ -40,19 +40,6 @@ def prepared(run: Mapping[str, Any], params: Sequence[tuple[str, str]]) -> dict[
     if values:
         spec["params"] = [{"name": key, "value": value} for key, value in values.items()]
     return {**run, "metadata": metadata, "spec": spec}
-
-
-def create(kubectl: Kubectl, run: Mapping[str, Any], *, dry_run: bool = False) -> str:
-    """Create a run and return its name; a dry run asks the server whether it would take it.
-
-    Raises
-    ------
-    ClusterError
-        It was refused.
-    """
-    extra = ["--dry-run=server"] if dry_run else []
-    document = kubectl.json("create", "-f", "-", *extra, stdin=json.dumps(run))
-    return str(document["metadata"]["name"])
 
 
 def find(kubectl: Kubectl, name: str | None) -> dict[str, Any]:
@@ -160,11 +147,14 @@ def task_of(run: RunView, wanted: str) -> str:
         There is no such notebook, or it has no Pod.
     """
     known = [task.notebook or task.task for task in run.tasks]
-    for task in run.tasks:
-        if wanted in {task.task, task.notebook}:
-            if task.pod:
-                return task.pod
-            raise NotFoundError(
-                f"{wanted} has no Pod: {task.state}, {task.reason}", hint="`status` shows the whole run"
-            )
-    raise ClusterError(f"the run {run.name} has no {wanted!r}", hint=f"it has {', '.join(known)}")
+    found = [task for task in run.tasks if wanted in {task.task, task.notebook}]
+    found = found or [task for task in run.tasks if (task.notebook or "").startswith(wanted)]
+    if len(found) != 1:
+        problem = "has more than one" if found else "has no"
+        listed = [str(task.notebook) for task in found] or known
+        hint = f"{did_you_mean(wanted, known)}it has {', '.join(listed)}"
+        raise ClusterError(f"the run {run.name} {problem} {wanted!r}", hint=hint)
+    if found[0].pod is None:
+        state = f"{found[0].state}, {found[0].reason}"
+        raise NotFoundError(f"{wanted} has no Pod: {state}", hint="`status` shows the whole run")
+    return found[0].pod

@@ -46,8 +46,10 @@ _COMMENTS = {
 @click.option("--repository-url", default="", help="Default of the parameter: where the notebooks are.")
 @click.option("--revision", default="", help="Default of the parameter. [default: HEAD]")
 @click.option("--image", help="Default of the parameter.")
-@click.option("--plan-configmap", help="Default of the parameter. [default: gpu-resource-config]")
-@click.option("--storage", default="500Gi", show_default=True, help="Size of the volume.")
+@click.option(
+    "--plan-configmap", help="ConfigMap that holds the plan on the cluster. [default: one with the plan is printed]"
+)
+@click.option("--storage", help="Size of the volume. [default: by the plan]")
 @click.option("--storage-class", help="Storage class of the volume. [default: the cluster's]")
 @click.option(
     "--access-mode",
@@ -66,56 +68,42 @@ _COMMENTS = {
 @click.option("--param", "params", type=options.Setting(), multiple=True, help="Parameter of the run. Repeatable.")
 @click.option(
     "--what",
-    type=click.Choice(["both", "pipeline", "run"]),
-    default="both",
+    type=click.Choice(["all", "plan", "pipeline", "run"]),
+    default="all",
     show_default=True,
     help="Which objects to print.",
 )
-def command(plan: Path, what: Literal["both", "pipeline", "run"], **given: Any) -> None:
-    """Print the Pipeline and the PipelineRun of PLAN as YAML that one can edit and apply.
+def command(plan: Path, what: Literal["all", "plan", "pipeline", "run"], **given: Any) -> None:
+    """Print ConfigMap, Pipeline and PipelineRun of PLAN as YAML that one can edit; `cluster run FILE` takes it.
 
     \b
     Example:
       runner plan render plan.yaml --repository-url https://git.example/me/notebooks > mine.yaml
     """
     from runner.plan import load
-    from runner.tekton import manifest, pipeline, pipelinerun
+    from runner.tekton import manifest, names, pipeline, pipelinerun
 
     loaded = load(plan)
-    shape, run = shapes(loaded.name, given)
-    documents = []
-    if what in {"both", "pipeline"}:
-        documents.append(pipeline.pipeline(loaded, shape))
-    if what in {"both", "run"}:
-        documents.append(pipelinerun.pipeline_run(loaded, shape, run))
-    click.echo(manifest.text(documents, _COMMENTS), nl=False)
-
-
-def shapes(plan_name: str, given: dict[str, Any]) -> tuple[Any, Any]:
-    """Return the shapes of Pipeline and run for what was given; names are made from the plan's where none is."""
-    from runner.tekton import names, pipelinerun
-    from runner.tekton.pipeline import IMAGE, Shape
-
-    label = names.task_names("plan", [plan_name])[plan_name].removeprefix("plan-")
-    shape = Shape(
+    config_map = pipeline.plan_config_map(loaded, plan.read_text(encoding="utf-8"))
+    label = names.plan_label(loaded.name)
+    held = given["plan_configmap"] or (config_map["metadata"]["name"] if given["source"] == "clone" else "")
+    shape = pipeline.Shape(
         name=given["pipeline_name"] or f"{label}-workflow",
-        order=given["order"],
-        source=given["source"],
-        only=given["only"],
-        image=given["image"] or IMAGE,
-        plan_config_map=given["plan_configmap"] or names.PLAN_CONFIG_MAP,
-        repository_url=given["repository_url"],
-        revision=given["revision"],
-        title=given["title"],
-        description=given["description"],
+        image=given["image"] or pipeline.IMAGE,
+        plan_config_map=held,
+        **{
+            key: given[key] for key in ("order", "source", "only", "repository_url", "revision", "title", "description")
+        },
     )
-    run = pipelinerun.RunShape(
-        generate_name=f"{given['run_name'] or label}-",
-        storage=given["storage"],
-        storage_class=given["storage_class"],
-        access_mode=given["access_mode"],
-        gpu_resource=given["gpu_resource"],
-        service_accounts=given["service_accounts"],
-        params=given["params"],
+    keys = ("storage", "storage_class", "access_mode", "gpu_resource", "service_accounts", "params")
+    run = pipelinerun.RunShape(generate_name=f"{given['run_name'] or label}-", **{key: given[key] for key in keys})
+    documents = {
+        "plan": config_map,
+        "pipeline": pipeline.pipeline(loaded, shape),
+        "run": pipelinerun.pipeline_run(loaded, shape, run),
+    }
+    if what == "all" and held != config_map["metadata"]["name"]:
+        del documents["plan"]
+    click.echo(
+        manifest.text([document for key, document in documents.items() if what in {"all", key}], _COMMENTS), nl=False
     )
-    return shape, run

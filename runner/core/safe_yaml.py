@@ -8,6 +8,7 @@ would fail much later, where nobody expects them.
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import yaml
@@ -42,6 +43,18 @@ def load(text: str) -> Any:
     if _nodes(document, _LARGEST_NODES) <= 0:
         raise yaml.YAMLError(f"unfolds to more than {_LARGEST_NODES} values; write it with fewer aliases")
     return document
+
+
+def load_all(text: str) -> list[Any]:
+    """Return what each document of a file with several holds; empty ones are left out.
+
+    Raises
+    ------
+    yaml.YAMLError
+        One of them cannot be loaded.
+    """
+    documents = [load(part) for part in re.split(r"^---(?:\s.*)?$", text, flags=re.MULTILINE) if part.strip()]
+    return [document for document in documents if document is not None]
 
 
 class _Loader(yaml.SafeLoader):

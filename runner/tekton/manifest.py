@@ -40,12 +40,17 @@ class _Dumper(yaml.SafeDumper):
                     value.flow_style = True
         return node
 
+    def represent_text(self, data: str) -> yaml.ScalarNode:
+        """Write texts of several lines, such as a plan, as people do."""
+        return self.represent_scalar("tag:yaml.org,2002:str", data, style="|" if "\n" in data else None)
+
     def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:
         """Indent lists below their key."""
         super().increase_indent(flow, False)
 
 
 _Dumper.add_representer(dict, _Dumper.represent_dict)
+_Dumper.add_representer(str, _Dumper.represent_text)
 
 
 def _short(data: Mapping[Any, Any]) -> bool:

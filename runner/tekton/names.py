@@ -64,6 +64,15 @@ def task_names(prefix: str, names: Sequence[str]) -> dict[str, str]:
     }
 
 
+def plan_label(plan_name: str) -> str:
+    """Return a plan's name as the value of a label and as the start of names.
+
+    >>> plan_label("Mine 1.3")
+    'mine-1-3-57f6a4'
+    """
+    return task_names("plan", [plan_name])[plan_name].removeprefix("plan-")
+
+
 def _keeps_letters(name: str, label: str) -> bool:
     return len(label) <= _LABEL_LENGTH and _LOSSLESS.fullmatch(name) is not None
 

@@ -7,10 +7,12 @@ inside its task, so each of them has `onError: continue`; sizes and timeouts sta
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from runner import __version__
+from runner.core import safe_yaml
 from runner.tekton import names
 from runner.tekton.task_order import Groups, downloads, earlier_with_shared_files, stages
 
@@ -38,6 +40,7 @@ class Shape:
     """Notebooks to run; none means all of them."""
     image: str = IMAGE
     plan_config_map: str = names.PLAN_CONFIG_MAP
+    """Empty: the plan lies beside the notebooks, as the demo's does."""
     repository_url: str = ""
     revision: str = ""
     title: str = ""
@@ -50,8 +53,32 @@ class Shape:
 
     @property
     def plan_path(self) -> str:
-        """Where the tasks find the plan: a ConfigMap, or for the demo beside its notebooks."""
-        return "source/plan.yaml" if self.source == "demo" else PLAN_PATH
+        """Where the tasks find the plan: a ConfigMap, or beside the notebooks."""
+        return PLAN_PATH if self.plan_config_map else f"source/{names.PLAN_KEY}"
+
+    @property
+    def plan_params(self) -> dict[str, str]:
+        """Parameters that hand the plan on to a task."""
+        return _given("plan", *(["plan-configmap"] if self.plan_config_map else []))
+
+
+def plan_config_map(plan: Plan, text: str) -> Document:
+    """Return the ConfigMap that hands a plan to the tasks: the text itself where it is one already.
+
+    Else its name is made from its content and nobody can change it: neither another plan nor an installation
+    reaches a run that is under way.
+    """
+    if (document := safe_yaml.load(text)).get("kind") == "ConfigMap":
+        return dict(document)
+    digest = hashlib.sha256(text.encode()).hexdigest()[:10]
+    name = f"{names.plan_label(plan.name)}-plan-{digest}"
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"name": name, "labels": names.labels(name, "plan")},
+        "immutable": True,
+        "data": {names.PLAN_KEY: text},
+    }
 
 
 def pipeline(plan: Plan, shape: Shape) -> Document:
@@ -98,7 +125,7 @@ def _params(shape: Shape) -> list[Document]:
         _param("plan", "Path of the plan, absolute or on the workspace.", shape.plan_path),
         *(
             [_param("plan-configmap", "ConfigMap with the plan under the key plan.yaml.", shape.plan_config_map)]
-            if shape.source == "clone"
+            if shape.plan_config_map
             else []
         ),
         _param(
@@ -165,10 +192,6 @@ def _given(*keys: str) -> dict[str, str]:
     return {key: f"$(params.{key})" for key in keys}
 
 
-def _plan_params(shape: Shape) -> dict[str, str]:
-    return _given("plan", "plan-configmap") if shape.source == "clone" else _given("plan")
-
-
 def _source(shape: Shape) -> Document:
     if shape.source == "demo":
         return _task("demo-notebooks", names.DEMO_TASK, "Put the demo on the volume", _given("image"))
@@ -188,7 +211,7 @@ def _only(notebooks: list[Notebook], shape: Shape) -> dict[str, Any]:
 def _validate(notebooks: list[Notebook], shape: Shape) -> Document:
     values = {
         **_given("image"),
-        **_plan_params(shape),
+        **shape.plan_params,
         **_given("skip-optional-notebooks", "skip-unhostable-notebooks", "check-capacity"),
         "run-id": RUN_ID,
         **_only(notebooks, shape),
@@ -207,7 +230,7 @@ def _downloads(groups: Groups, shape: Shape) -> list[Document]:
     for group in groups.all:
         values = {
             **_given("image"),
-            **_plan_params(shape),
+            **shape.plan_params,
             **_given("offline"),
             "datasets": [f"--dataset={name}" for name in group.datasets],
         }
@@ -240,7 +263,7 @@ def _notebooks(plan: Plan, notebooks: list[Notebook], groups: Groups, shape: Sha
         values = {
             **_given("image"),
             "notebook-name": notebook.name,
-            **_plan_params(shape),
+            **shape.plan_params,
             **_given("skip-optional-notebooks", "continue-on-failure", "cleanup-between-notebooks"),
             **_given("gate-wait", "strict-release", "offline"),
             "run-id": RUN_ID,
@@ -272,7 +295,7 @@ def _report(notebooks: list[Notebook], groups: Groups, shape: Shape) -> Document
     before = [_source(shape)["name"], "validate", *(group.task for group in groups.all)]
     values = {
         **_given("image"),
-        **_plan_params(shape),
+        **shape.plan_params,
         "run-id": RUN_ID,
         "task-statuses": " ".join(f"{task}=$(tasks.{task}.status)" for task in before),
         **_given("pushgateway"),

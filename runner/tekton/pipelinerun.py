@@ -7,6 +7,7 @@ Pipeline. They come from the plan through `runner.tekton.sizes`.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +30,8 @@ class RunShape:
     """What kind of run is wanted."""
 
     generate_name: str
-    storage: str = "500Gi"
+    storage: str | None = None
+    """Size of the volume; None: what the plan needs, see `storage`."""
     storage_class: str | None = None
     access_mode: str = "ReadWriteOnce"
     gpu_resource: str = names.GPU_RESOURCE
@@ -50,12 +52,13 @@ def pipeline_run(plan: Plan, shape: Shape, run: RunShape) -> Document:
         "kind": "PipelineRun",
         "metadata": {
             "generateName": run.generate_name,
-            "labels": names.labels(run.generate_name.rstrip("-"), "run") | {names.PLAN_LABEL: plan_label(plan)},
+            "labels": names.labels(run.generate_name.rstrip("-"), "run")
+            | {names.PLAN_LABEL: names.plan_label(plan.name)},
         },
         "spec": {
             "pipelineRef": {"name": shape.name},
             **({"params": [{"name": key, "value": value} for key, value in run.params]} if run.params else {}),
-            "workspaces": [{"name": names.WORKSPACE, "volumeClaimTemplate": _claim(run)}],
+            "workspaces": [{"name": names.WORKSPACE, "volumeClaimTemplate": _claim(plan, run)}],
             "timeouts": {
                 "pipeline": go_duration(tasks + report),
                 "tasks": go_duration(tasks),
@@ -73,13 +76,18 @@ def pipeline_run(plan: Plan, shape: Shape, run: RunShape) -> Document:
     }
 
 
-def plan_label(plan: Plan) -> str:
-    """Return the plan's name as the value of a label."""
-    return names.task_names("plan", [plan.name])[plan.name].removeprefix("plan-")
+def storage(plan: Plan) -> str:
+    """Return a size for the volume: twice what the plan names, and 500Gi for datasets of unknown size."""
+    sizes = [dataset.bytes for dataset in plan.datasets.values()]
+    if None in sizes:
+        return "500Gi"
+    named = sum(size or 0 for size in sizes) / 1e9 + sum(one.requires.disk_gb or 0 for one in plan.notebooks)
+    return f"{math.ceil(10 + 2 * named)}Gi"
 
 
-def _claim(run: RunShape) -> Document:
-    spec: Document = {"accessModes": [run.access_mode], "resources": {"requests": {"storage": run.storage}}}
+def _claim(plan: Plan, run: RunShape) -> Document:
+    size = run.storage or storage(plan)
+    spec: Document = {"accessModes": [run.access_mode], "resources": {"requests": {"storage": size}}}
     if run.storage_class:
         spec["storageClassName"] = run.storage_class
     return {"spec": spec}

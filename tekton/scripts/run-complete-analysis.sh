@@ -14,6 +14,7 @@ usage: run-complete-analysis.sh VERB [options]
   install     check the cluster, then install tasks, pipelines, configuration and accounts
   validate    check the cluster, and for each notebook whether a node can host it
   run         start a run, print its name and follow it: run [complete|preprocessing|parallel|demo|FILE]
+  rerun       repeat notebooks of a run on its volume: rerun [NOTEBOOK...|--failed]
   monitor     watch a run until it ends
   status      a run on one screen
   logs        the log of a notebook: logs NOTEBOOK
@@ -30,7 +31,7 @@ TEXT
 }
 
 case "${1:-}" in
-  install | validate | run | monitor | status | logs | fetch | cancel | cleanup | uninstall) ;;
+  install | validate | run | rerun | monitor | status | logs | fetch | cancel | cleanup | uninstall) ;;
   -h | --help | help) usage && exit 0 ;;
   *) usage >&2 && exit 2 ;;
 esac

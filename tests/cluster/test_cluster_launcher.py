@@ -10,9 +10,10 @@ import sys
 from pathlib import Path
 
 import pytest
-import yaml
 from support.kubectl import REAL, FakeKubectl
-from support.tekton import TEKTON
+from support.tekton import TEKTON, of_kind
+
+from runner.cluster.install import fitted
 
 pytestmark = pytest.mark.skipif(REAL is None, reason="kubectl is not installed; it builds the kustomizations")
 SCRIPT = TEKTON / "scripts" / "run-complete-analysis.sh"
@@ -37,6 +38,15 @@ def cluster(tmp_path: Path) -> FakeKubectl:
         node("gpu-1", gpus="1", memory_mib="24564"),
     )
     return fake
+
+
+def installed(cluster):
+    """Put what an installation of the image runner:7 leaves onto the cluster."""
+    tasks = [doc for _, doc in of_kind("Task")]
+    pipelines = [doc for _, doc in of_kind("Pipeline")]
+    configs = [doc for _, doc in of_kind("ConfigMap")]
+    cluster.add(*(fitted(one, "scrna", "runner:7") for one in (*tasks, *pipelines)), *configs)
+    return cluster
 
 
 def node(name, *, gpus="0", memory_mib=None, cpu="64", memory="256Gi"):
@@ -232,6 +242,7 @@ def test_validate_tells_for_each_notebook_whether_a_node_hosts_it(cluster):
 
 def test_run_creates_a_run_and_prints_its_name(cluster, tmp_path):
     """The name is on stdout, parameters are set, and the run carries our label."""
+    installed(cluster)
     done = launch(
         cluster, "run", "complete", "--no-wait", "--param", "continue-on-failure=false", "--storage-class", "fast",
         cwd=tmp_path, check=0,
@@ -248,6 +259,7 @@ def test_run_creates_a_run_and_prints_its_name(cluster, tmp_path):
 
 def test_run_fits_a_run_to_mig_slices(cluster):
     """Another GPU resource takes the place of the plain one in requests and in node labels."""
+    installed(cluster)
     launch(cluster, "run", "--no-wait", "--gpu-resource", "nvidia.com/mig-3g.40gb", check=0)
     (run,) = cluster.objects("PipelineRun")
     text = json.dumps(run["spec"])
@@ -255,24 +267,6 @@ def test_run_fits_a_run_to_mig_slices(cluster):
     assert '"nvidia.com/mig-3g.40gb": "1"' in text
     assert '"key": "nvidia.com/mig-3g.40gb.memory"' in text
     assert '"key": "nvidia.com/gpu.memory"' not in text
-
-
-def test_run_with_a_plan_of_ones_own(cluster, tmp_path):
-    """A plan becomes a ConfigMap and a Pipeline, then a run of it."""
-    plan = tmp_path / "mine.yaml"
-    plan.write_text(
-        "version: 1\nname: mine\nnotebooks:\n- {name: a, path: a.ipynb, timeout: 10m}\n"
-        "- {name: b, path: b.ipynb, needs: [a]}\n"
-    )
-    launch(
-        cluster, "run", "--plan", str(plan), "--repository-url", "https://git.example/me/nb", "--no-wait", check=0
-    )  # fmt: skip
-    (config,) = [one for one in cluster.objects("ConfigMap") if one["metadata"]["name"] == "mine-plan"]
-    assert yaml.safe_load(config["data"]["plan.yaml"])["name"] == "mine"
-    (pipeline,) = cluster.objects("Pipeline")
-    assert [task["name"] for task in pipeline["spec"]["tasks"]] == ["clone", "validate", "notebook-a", "notebook-b"]
-    (run,) = cluster.objects("PipelineRun")
-    assert run["spec"]["pipelineRef"]["name"] == "mine-workflow"
 
 
 def test_run_follows_until_the_end_and_tells_the_verdict_by_its_code(cluster):

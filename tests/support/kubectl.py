@@ -33,6 +33,9 @@ KINDS = {
     "persistentvolumeclaims": "PersistentVolumeClaim",
     "namespace": "Namespace",
     "configmap": "ConfigMap",
+    "persistentvolumeclaim": "PersistentVolumeClaim",
+    "tasks.tekton.dev": "Task",
+    "pipelines.tekton.dev": "Pipeline",
     "crd": "CustomResourceDefinition",
     "pod": "Pod",
 }
@@ -161,15 +164,29 @@ class _Cluster:
 
         for document in yaml.safe_load_all(given):
             if "--dry-run=server" not in arguments:
+                key = (document["kind"], document["metadata"]["name"])
+                before = [one for one in self.objects if (one["kind"], one["metadata"]["name"]) == key]
+                owners = [owner for one in before for owner in one["metadata"].get("ownerReferences", [])]
+                if owners:
+                    document["metadata"]["ownerReferences"] = owners
+                self.objects = [one for one in self.objects if one not in before]
                 self.objects.append(document)
             print(f"{document['kind'].lower()}/{document['metadata']['name']} created")
         self.save()
 
     def do_patch(self, arguments: list[str], given: str) -> None:
+        found = False
         for one in self.objects:
             if one["kind"] == KINDS[arguments[0]] and one["metadata"]["name"] == arguments[1]:
-                one["spec"].update(json.loads(arguments[arguments.index("-p") + 1])["spec"])
+                patch = json.loads(arguments[arguments.index("-p") + 1])
+                one.get("spec", {}).update(patch.get("spec", {}))
+                # As the API server does it: by uid, beside those that are there.
+                owners = one["metadata"].setdefault("ownerReferences", [])
+                owners += patch.get("metadata", {}).get("ownerReferences", [])
+                found = True
         self.save()
+        if not found:
+            _fail(f'Error from server (NotFound): {arguments[0]} "{arguments[1]}" not found')
 
     def do_delete(self, arguments: list[str], given: str) -> None:
         if "-f" in arguments:

@@ -22,6 +22,7 @@ for verb in (
     setup.install,
     setup.validate,
     runs.run,
+    runs.rerun,
     runs.monitor,
     runs.status,
     runs.logs,

@@ -36,6 +36,9 @@ repository = click.option(
 )
 dry_run = click.option("--dry-run", is_flag=True, help="Say what would be done; change nothing.")
 fit = (
+    click.option(
+        "--claim", metavar="PVC", help="Volume claim to use, with its data, instead of a volume of the run's own."
+    ),
     click.option("--storage", help="Size of the volume, such as 200Gi."),
     click.option("--storage-class", help="Storage class of the volume."),
     click.option("--access-mode", type=click.Choice(["ReadWriteOnce", "ReadWriteMany"]), help="Access to the volume."),

@@ -52,14 +52,13 @@ def capacity(plan: Path, as_json: bool, **given: Any) -> int:
 @options.add(fit)
 def start(file: Path, params: tuple[tuple[str, str], ...], **given: Any) -> None:
     """Create the PipelineRun of FILE from inside a Pod, as the weekly CronJob does, and print its name."""
-    import yaml
-
     from runner.cluster.api import Api
-    from runner.cluster.run_request import Fit, fitted
+    from runner.cluster.run_request import Fit, fitted, run_documents
     from runner.cluster.runs import prepared
 
     api = Api.from_pod()
-    run = fitted(prepared(yaml.safe_load(file.read_text(encoding="utf-8")), params), Fit(**given))
+    [run] = [one for one in run_documents(file) if one["kind"] == "PipelineRun"]
+    run = fitted(prepared(run, params), Fit(**given))
     created = api.request("POST", f"/apis/tekton.dev/v1/namespaces/{api.namespace}/pipelineruns", run)
     click.echo(created["metadata"]["name"])
 

@@ -19,6 +19,10 @@ KNOWN_RUNS = {
 }
 
 
+FIT = ("storage", "storage_class", "access_mode", "gpu_resource", "claim")
+_wait = click.option("--wait/--no-wait", default=True, show_default=True, help="Follow the run until it ends.")
+
+
 @click.command("run")
 @click.argument("which", default="complete", metavar="[complete|preprocessing|parallel|demo|FILE]")
 @shared.verb
@@ -26,31 +30,66 @@ KNOWN_RUNS = {
 @click.option("--plan", type=options.FILE, help="Your own plan: its ConfigMap and Pipeline are applied, then run.")
 @click.option("--repository-url", default="", help="With --plan: where its notebooks are.")
 @click.option("--revision", default="", help="With --plan: branch, tag or commit.")
+@click.option("--only", multiple=True, metavar="NAME", help="Run this notebook only. Repeatable.")
+@click.option("--from", "from_", metavar="NAME", help="Run this notebook and those after it.")
 @click.option("--param", "params", type=options.Setting(), multiple=True, help="Parameter of the run. Repeatable.")
 @options.add(shared.fit)
 @shared.dry_run
-@click.option("--wait/--no-wait", default=True, show_default=True, help="Follow the run until it ends.")
+@_wait
 def run(context: str | None, namespace: str | None, dry_run: bool, wait: bool, **given: Any) -> int:
-    """Start a run, print its name, and follow it. Exit code: 0 it succeeded, 1 it failed.
+    """Start a run, print its name, and follow it. FILE is what `runner plan render` prints.
+
+    The run keeps the plan as it is now, in a ConfigMap of its own.
+    Exit code: 0 it succeeded, 1 it failed, 2 no such run, notebook or parameter, 3 nothing is installed.
 
     \b
     Examples:
       runner cluster run demo --namespace scrna
       runner cluster run complete --param continue-on-failure=false --no-wait
       runner cluster run --plan mine.yaml --repository-url https://git.example/me/notebooks
+      runner cluster run complete --only 03_scRNA_analysis_with_pearson_residuals --claim shared-storage
     """
-    from runner.cluster import run_request, runs
-    from runner.cluster.run_request import Fit
+    from runner.cluster import run_request
 
     client = shared.kubectl(context, namespace)
-    fit = Fit(**{key: given.pop(key) for key in ("storage", "storage_class", "access_mode", "gpu_resource")})
+    fit = run_request.Fit(**{key: given.pop(key) for key in FIT})
     choice = run_request.Wanted(**{**given, "which": KNOWN_RUNS.get(given["which"], given["which"]), "fit": fit})
-    documents, pipeline_run = run_request.documents(choice)
-    for document in documents:
-        click.echo(run_request.apply(client, document, dry_run=dry_run), nl=False, err=True)
-    name = runs.create(client, runs.prepared(pipeline_run, choice.params), dry_run=dry_run)
+    name = run_request.create(client, run_request.request(client, choice), dry_run=dry_run)
     click.echo(name)
     return _follow(client, name) if wait and not dry_run else 0
+
+
+@click.command("rerun")
+@click.argument("notebooks", nargs=-1, metavar="[NOTEBOOK]...")
+@shared.verb
+@click.option("--run", "name", help="Run to take up again. [default: our newest]")
+@click.option("--failed", is_flag=True, help="Repeat what did not succeed, also what was not reached. The default.")
+@click.option("--gpu-resource", help="Resource that stands for a GPU, such as nvidia.com/mig-3g.40gb.")
+@shared.dry_run
+@_wait
+def rerun(notebooks: tuple[str, ...], name: str | None, dry_run: bool, wait: bool, failed: bool, **given: Any) -> int:
+    """Repeat notebooks of an ended run on its volume, under its id; the new report speaks of the whole run.
+
+    Earlier files move to attempts/ first. Exit code: as of `run`; 2 also when nothing failed.
+
+    \b
+    Examples:
+      runner cluster rerun --namespace scrna
+      runner cluster rerun 03_scRNA_analysis_with_pearson_residuals --run complete-analysis-x7k2p
+    """
+    from runner.cluster import run_request, runs
+    from runner.cluster.run_view import view
+    from runner.core.errors import UsageError
+
+    if failed and notebooks:
+        raise UsageError("--failed and names of notebooks exclude each other", hint="give one of them")
+    client = shared.kubectl(given["context"], given["namespace"])
+    found = runs.find(client, name)
+    now = view(found, runs.task_runs(client, str(found["metadata"]["name"])))
+    fit = run_request.Fit(gpu_resource=given["gpu_resource"])
+    new = run_request.create(client, run_request.rerun(client, found, now, notebooks, fit), dry_run=dry_run)
+    click.echo(new)
+    return _follow(client, new) if wait and not dry_run else 0
 
 
 @click.command("monitor")
