@@ -20,7 +20,6 @@ from runner.core.units import format_bytes
 from runner.machine.allocator_probe.probing import Probing
 from runner.machine.run_monitor import Watch
 from runner.plan.job import EXECUTED_SUFFIX
-from runner.stages.execute.kernel_environment import kernel_environment
 from runner.stages.gate.gate import GateDecision, visibility_env
 from runner.stages.record import provenance
 
@@ -118,6 +117,7 @@ def _end_unswept(run: RunContext, watch: Watch) -> None:
 def _environment(run: RunContext, decision: GateDecision, preparation: Preparation) -> dict[str, str]:
     """Return the kernel's environment: ours without our own options, then plan, GPUs and datasets."""
     from runner.stages.execute.diagnose import lacks_cuda
+    from runner.stages.execute.kernel import kernel_environment
 
     environ = kernel_environment(os.environ) | dict(run.job.env)
     if run.job.options.gpu_visibility == "chosen":

@@ -36,6 +36,32 @@ WAITING_MESSAGES = 8
 # One expression with a namespace of its own, so that nothing is left in the notebook's.
 _RUN_STARTUP = f"exec(open(__import__('os').environ['{STARTUP}']).read(), {{'__name__': 'runner_startup'}})"
 
+_COMMANDS = (
+    "run", "run_all", "status", "repair", "verify", "compare", "clean", "parameters", "kernels", "fit", "forecast",
+    "gate", "convert", "report", "validate", "fetch", "clone", "plan", "cluster", "demo",
+)  # fmt: skip
+_OWN_OPTIONS = tuple(f"RUNNER_{command.upper()}_" for command in _COMMANDS)
+_OWN_VARIABLES = frozenset(
+    {"RUNNER_SOCKET_DIR", "RUNNER_LOCK_DIR", "RUNNER_IMAGE", "RUNNER_ALLOCATOR_PROBE", "RUNNER_FAULT_LOG"}
+)
+
+
+def kernel_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables that a kernel gets from the process that starts it.
+
+    Names like ``RUNNER_TEMP`` and ``RUNNER_TOOL_CACHE`` are those of GitHub's runners and stay. MPLBACKEND goes:
+    with the backend of a batch job around us, figures would be missing from the notebook. Who wants one says so in
+    the plan's ``env`` or with ``--env``.
+
+    >>> kernel_environment({"RUNNER_RUN_TIMEOUT": "2h", "RUNNER_TEMP": "/t", "MPLBACKEND": "Agg", "HOME": "/h"})
+    {'RUNNER_TEMP': '/t', 'HOME': '/h'}
+    """
+    return {
+        name: value
+        for name, value in environ.items()
+        if not name.startswith(_OWN_OPTIONS) and name not in _OWN_VARIABLES and name != "MPLBACKEND"
+    }
+
 
 def check_kernel(name: str) -> str:
     """Return the kernel's name after checking that it is installed.

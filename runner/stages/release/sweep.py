@@ -4,9 +4,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from runner.core import procfs
 from runner.core.machine_records import Process, Release
 from runner.machine import processes
 from runner.stages.release.proof import prove
@@ -35,7 +35,8 @@ def release(monitor: Watch, *, cleanup: bool, seconds_left: Callable[[], float])
     if cleanup:
         swept = family.sweep(processes.TERM_SECONDS, processes.KILL_SECONDS)
     else:
-        swept = tuple(Process(pid=left.pid, name=_name(left.pid), ended_by="survived") for left in family.survivors())
+        left = filter(None, (procfs.read_stat(identity.pid) for identity in family.survivors()))
+        swept = tuple(Process(pid=stat.pid, name=stat.name, ended_by="survived") for stat in left)
     return prove(
         monitor.gpus,
         monitor.baseline,
@@ -44,10 +45,3 @@ def release(monitor: Watch, *, cleanup: bool, seconds_left: Callable[[], float])
         seconds_left=seconds_left,
         swept=swept,
     )
-
-
-def _name(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/comm").read_text().strip()
-    except OSError:
-        return "?"
