@@ -36,7 +36,7 @@ def command(ctx: click.Context, /, copy_to_folder: Path | None, as_json: bool, *
       runner demo --output-dir outputs
     """
     from runner.demo import copy_to
-    from runner.workflow.run_all import run_all
+    from runner.workflow.run_all import Choice, run_all
 
     if copy_to_folder is not None:
         click.echo(str(copy_to(copy_to_folder)))
@@ -45,6 +45,6 @@ def command(ctx: click.Context, /, copy_to_folder: Path | None, as_json: bool, *
     plan = copy_to(output_dir / "demo")
     shared = options.arguments(ctx, run_command, leave_out=("output_dir", "checkout", "as_json"))
     run_options = make_options({**given, "notebook": "", "plan": plan, "checkout": plan.parent})
-    result = run_all(run_options, run_arguments=shared)
+    result = run_all(run_options, Choice(), shared)
     click.echo(result.summary_path.read_text() if as_json and result.summary_path else result.text)
     return result.exit_code

@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
 from click.core import ParameterSource
@@ -19,8 +19,9 @@ Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 if TYPE_CHECKING:
     _Seconds = click.ParamType[float]
     _Pair = click.ParamType[tuple[str, str]]
+    _Jobs = click.ParamType[int | Literal["auto"]]
 else:  # generic since click 8.5, and RAPIDS images bring an older one, which our layer must not replace
-    _Seconds = _Pair = click.ParamType
+    _Seconds = _Pair = _Jobs = click.ParamType
 
 
 class Number(click.FloatRange):
@@ -80,6 +81,18 @@ class Setting(_Pair):
         if not separator or not key:
             self.fail(f"{value!r} is not KEY=VALUE", param, ctx)
         return key, text
+
+
+class Jobs(_Jobs):
+    """A number of notebooks at once, or ``auto``."""
+
+    name = "N|auto"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | Literal["auto"]:
+        """Return the number, or ``auto``."""
+        if value == "auto":
+            return "auto"
+        return int(click.IntRange(1, 1000).convert(value, param, ctx))
 
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
@@ -196,6 +209,11 @@ run_options = (
     click.option("--trust-html", is_flag=True, help="Keep scripts of outputs in the HTML."),
     click.option("--no-html", is_flag=True, help="Write no HTML."),
     click.option("--offline", is_flag=True, help="Fail instead of fetching data that is not staged."),
+    click.option(
+        "--resume",
+        is_flag=True,
+        help="Reuse an earlier success if nothing it depends on has changed; else say why not.",
+    ),
 )
 
 

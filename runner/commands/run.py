@@ -24,6 +24,7 @@ from runner.commands.parameter_values import parameter_options, take
 @options.add(parameter_options)
 @click.option("--run-id", help="Run of a plan that this belongs to. [default: one of its own]")
 @click.option("--any-run", is_flag=True, hidden=True, help="Needs may be met by a success of any run.")
+@click.option("--rerun", is_flag=True, help="With --resume, run it in any case.")
 @click.option("--results-dir", type=options.FOLDER, help="Folder for Tekton's one-line results.")
 @click.option("--prepare-only", is_flag=True, help="Write NAME.prepared.ipynb, list what changed, run nothing.")
 @options.as_json

@@ -19,6 +19,18 @@ from runner.commands.run import make_options
 @options.add(options.run_options)
 @click.option("--only", multiple=True, metavar="NAME", help="Run this notebook only. Repeatable.")
 @click.option("--from", "start", metavar="NAME", help="Begin with this notebook.")
+@click.option("--failed", is_flag=True, help="Run what did not succeed, and what needs it.")
+@click.option(
+    "--rerun", multiple=True, metavar="NAME", help="With --resume, run this notebook in any case. Repeatable."
+)
+@click.option("--dry-run", is_flag=True, help="With --resume, only print what would be reused or run, and why.")
+@click.option(
+    "--jobs",
+    type=options.Jobs(),
+    default="1",
+    show_default=True,
+    help="Notebooks at once, as far as GPUs, cpus and memory_gb of the plan allow; `auto`: as many as fit.",
+)
 @click.option("--run-id", help="Name of the whole run. [default: a new one]")
 @options.as_json
 @click.pass_context
@@ -26,27 +38,36 @@ def command(
     ctx: click.Context,
     /,
     plan: Path,
-    only: tuple[str, ...],
-    start: str | None,
     run_id: str | None,
+    dry_run: bool,
     as_json: bool,
     **given: Any,
 ) -> int:
-    """Run the notebooks of PLAN in order, each in a process of its own, then write the report.
+    """Run the notebooks of PLAN, each in a process of its own, then write the report.
 
-    Exit code: 0 when each notebook succeeded or was legitimately skipped, else 1; 2 usage; 143/130 signals.
+    Exit code: 0 when each notebook succeeded or was rightly skipped, else 1; 2 usage; 143/130 signals.
 
     \b
     Examples:
       runner run-all plan.yaml --output-dir outputs
-      runner run-all plan.yaml --only 01_preprocessing --only 02_extended
+      runner run-all plan.yaml --resume --dry-run
+      runner run-all plan.yaml --only 01_preprocessing --only 02_extended --jobs auto
     """
+    from runner.core.errors import UsageError
     from runner.core.stop import answering
-    from runner.workflow.run_all import run_all
+    from runner.workflow import run_all
 
-    shared = options.arguments(ctx, run_command, leave_out=("plan", "output_dir", "checkout", "run_id", "as_json"))
+    chosen = {name: given.pop(name) for name in ("only", "start", "failed", "rerun", "jobs")}
+    choice = run_all.Choice(**chosen)
+    if not given["resume"] and (dry_run or choice.rerun):
+        name = "--dry-run" if dry_run else "--rerun"
+        raise UsageError(f"{name} works only together with --resume", hint="add --resume")
     run_options = make_options({**given, "notebook": "", "plan": plan, "run_id": run_id})
-    result = run_all(run_options, only=only, start=start, run_arguments=shared)
+    if dry_run:
+        answer(run_all.dry_run(run_options, choice, as_json=as_json))
+        return 0
+    left_out = ("plan", "output_dir", "checkout", "run_id", "as_json", "rerun")
+    result = run_all.run_all(run_options, choice, options.arguments(ctx, run_command, leave_out=left_out))
     with answering(result.exit_code):
         answer(result.summary_path.read_text() if as_json and result.summary_path else result.text)
     return result.exit_code

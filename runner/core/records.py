@@ -287,6 +287,7 @@ class ReusedFrom:
 
     run_id: str
     ended_at: str
+    reused_at: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -311,6 +312,8 @@ class Metrics:
     """Of a success: the hash of all that its results depend on; see `runner.run.ingredients`."""
     ingredients: dict[str, str] = field(default_factory=dict)
     """What the key was made of, so that a later run can name what changed."""
+    not_judged: tuple[str, ...] = ()
+    """Inputs that no key can hold, such as hosts that the notebook itself fetched from."""
     reused_from: ReusedFrom | None = None
     """Nothing ran: the record is that of an earlier run with the same key."""
     ran_because: tuple[str, ...] = ()
@@ -335,6 +338,12 @@ class Metrics:
     warnings: tuple[str, ...] = ()
     stages_seconds: dict[str, float] = field(default_factory=dict)
     """Wall time of gate, prepare, start, execute, release, expect and convert."""
+
+
+def origin(record: Metrics) -> str:
+    """Return the run whose results a record tells, as a person reads it."""
+    run_id = record.reused_from.run_id if record.reused_from else record.run_id
+    return f"run {run_id[:8]} ({record.ended_at[:10]})"
 
 
 def to_json(record: Any, mask: Callable[[Any], Any] | None = None) -> str:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal
 
 from runner.core.records import Status
 from runner.report import missing
+from runner.report.found import began_at
 
 if TYPE_CHECKING:
     from runner.core.records import Metrics
@@ -125,8 +126,8 @@ def assemble(
         counts=_counts(entries),
         plan_name=plan.name if plan else None,
         plan_source=plan_source,
-        started_at=min((m.started_at for m in records), default=None),
-        ended_at=max((m.ended_at for m in records), default=None),
+        started_at=min((began_at(m) for m in records), default=None),
+        ended_at=max((m.reused_from.reused_at if m.reused_from else m.ended_at for m in records), default=None),
         generated_at=generated_at,
         problems=found.problems,
     )
@@ -184,7 +185,7 @@ def _entry(
 def _end(metrics: Metrics | None, flight: Flight | None) -> tuple[Status, str] | None:
     """Return how a run ended and why, as far as it left anything."""
     if metrics:
-        return metrics.status, metrics.reason
+        return metrics.status, missing.ended(metrics)
     if flight:
         return (Status.RUNNING, missing.running(flight)) if flight.alive else (Status.LOST, missing.lost(flight))
     return None

@@ -79,7 +79,7 @@ class Found:
         records: list[Metrics | Flight] = [one.metrics for attempts in self.attempts.values() for one in attempts]
         started: dict[str, str] = {}
         for record in [*records, *self.metrics.values(), *self.flights.values()]:
-            started[record.run_id] = max(started.get(record.run_id, ""), record.started_at or "")
+            started[record.run_id] = max(started.get(record.run_id, ""), began_at(record))
         return tuple(sorted(started, key=lambda run_id: started[run_id], reverse=True))
 
     def last(self, name: str) -> Metrics | None:
@@ -117,12 +117,18 @@ class Found:
         Without a plan, and with no two notebooks of the same run, the notebooks were run one by one: None, and
         the report covers all of them.
         """
-        newest = {name: (m.run_id, m.started_at) for name, m in self.metrics.items()}
-        newest |= {name: (flight.run_id, flight.started_at or "") for name, flight in self.flights.items()}
+        newest = {name: (m.run_id, began_at(m)) for name, m in self.metrics.items()}
+        newest |= {name: (flight.run_id, began_at(flight)) for name, flight in self.flights.items()}
         ids = [run_id for run_id, _ in newest.values()]
         if not planned and len(ids) > 1 and len(set(ids)) == len(ids):
             return None
         return max(newest.values(), key=lambda run: run[1], default=(None, ""))[0]
+
+
+def began_at(record: Metrics | Flight) -> str:
+    """Return when a run began with a notebook; of a reuse, when that was."""
+    reused = getattr(record, "reused_from", None)
+    return str(reused.reused_at) if reused else record.started_at or ""
 
 
 Attempts = tuple[Attempt, ...]

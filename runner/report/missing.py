@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Says why a notebook left no record: how far it came, and what that makes likely."""
+"""Says how a notebook ended, or why it left no record and how far it came."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from runner.core.records import origin
 from runner.core.times import format_moment
 from runner.core.units import format_count, format_seconds
 
@@ -16,6 +17,11 @@ if TYPE_CHECKING:
 
 NEAR_LIMIT = 0.85
 """Samples are up to half a second old, and the last allocation is the largest."""
+
+
+def ended(record: Metrics) -> str:
+    """Say how a notebook ended, and in which run if that was an earlier one."""
+    return f"{record.reason}; reused from {origin(record)}" if record.reused_from else record.reason
 
 
 def lost(flight: Flight) -> str:

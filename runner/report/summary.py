@@ -86,6 +86,12 @@ class NotebookSummary:
     figures: int = 0
     warnings: int = 0
     attempts: int = 0
+    reused_from: str | None = None
+    """The run that made these figures, where nothing ran in this one."""
+    ran_because: tuple[str, ...] = ()
+    """Why a resumed run did not reuse an earlier one."""
+    spent_seconds: float | None = None
+    """What this run took of the machine: the wall time, or that of the reuse."""
     from_samples: bool = False
     """The run left no record: wall time and peaks are those of its samples, and so at least as large."""
     files: dict[str, str] = field(default_factory=dict)
@@ -127,7 +133,12 @@ class Summary:
     plan: str | None = None
     wall_seconds: float | None = None
     """From the first start to the last end."""
+    spent_seconds: float | None = None
+    """Of all notebooks in this run, one after another."""
+    saved_seconds: float | None = None
+    """Wall time of the runs that were reused."""
     gpu_held_seconds: float | None = None
+    """This and what follows leave out the notebooks that were reused."""
     gpu_busy_seconds: float | None = None
     gpu_energy_joules: float | None = None
     regressions: tuple[Regression, ...] = ()
@@ -147,6 +158,7 @@ def summarize(report: Report, seen: Mapping[str, Seen] | None = None) -> Summary
         By notebook: what the samples tell, for runs that left no record.
     """
     notebooks = tuple(notebook_summary(entry, (seen or {}).get(entry.name)) for entry in report.entries)
+    ran = [nb for nb in notebooks if nb.reused_from is None]
     return Summary(
         run_id=report.run_id,
         verdict=report.verdict,
@@ -157,9 +169,11 @@ def summarize(report: Report, seen: Mapping[str, Seen] | None = None) -> Summary
         notebooks=notebooks,
         plan=report.plan_name,
         wall_seconds=_between(report.started_at, report.ended_at),
-        gpu_held_seconds=total(nb.gpu_held_seconds for nb in notebooks),
-        gpu_busy_seconds=total(nb.gpu_busy_seconds for nb in notebooks),
-        gpu_energy_joules=total(nb.gpu_energy_joules for nb in notebooks),
+        spent_seconds=total(nb.spent_seconds for nb in notebooks),
+        saved_seconds=total(nb.wall_seconds for nb in notebooks if nb.reused_from is not None),
+        gpu_held_seconds=total(nb.gpu_held_seconds for nb in ran),
+        gpu_busy_seconds=total(nb.gpu_busy_seconds for nb in ran),
+        gpu_energy_joules=total(nb.gpu_energy_joules for nb in ran),
         problems=report.problems,
         left_out=report.left_out,
         tasks=dict(report.tasks),
@@ -231,6 +245,9 @@ def _measured(plain: NotebookSummary, m: Metrics) -> NotebookSummary:
         output_bytes=sum(m.outputs.bytes.values()) if m.outputs.bytes else None,
         figures=m.outputs.figures,
         warnings=len(m.warnings),
+        reused_from=m.reused_from.run_id if m.reused_from else None,
+        ran_because=m.ran_because,
+        spent_seconds=m.wall_seconds if m.spent_seconds is None else m.spent_seconds,
     )
 
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from runner.run.preparation import Preparation
     from runner.stages.execute.autosave import Saver
     from runner.stages.execute.kernel import Kernel
+    from runner.stages.execute.opened import Opened
     from runner.stages.execute.outcome import Facts, NotebookResult
 
 
@@ -42,7 +43,8 @@ class Execution:
     result: NotebookResult
     watch: Watch
     probing: Probing
-    provenance: provenance.Provenance
+    commit: provenance.Commit
+    opened: Opened
 
 
 def execute(run: RunContext, decision: GateDecision, checked: Checked, preparation: Preparation) -> Execution:
@@ -55,8 +57,8 @@ def execute(run: RunContext, decision: GateDecision, checked: Checked, preparati
     """
     from jupyter_core.utils import run_sync
 
-    from runner.stages.execute import shell
-    from runner.stages.execute.kernel import Kernel, runs_here
+    from runner.stages.execute import opened, shell
+    from runner.stages.execute.kernel import Kernel
 
     job, metrics = run.job, run.metrics
 
@@ -83,14 +85,15 @@ def execute(run: RunContext, decision: GateDecision, checked: Checked, preparati
     probing = Probing(job.options.allocator_probe, watch)
     environ = _environment(run, decision, preparation) | watch.kernel_environment() | probing.variables()
     hook = preparation.staging.served.startup if preparation.staging else ()
-    kernel = Kernel(checked.kernel, cwd=job.cwd, env=environ, startup=(shell.STARTUP, *probing.startup, *hook))
+    startup = (shell.STARTUP, opened.startup(job.checkout), *probing.startup, *hook)
+    kernel = Kernel(checked.kernel, cwd=job.cwd, env=environ, startup=startup)
     run.cleanup.callback(kernel.remove_folder)
     run.cleanup.callback(kernel.signal_group, signal.SIGKILL)
     metrics.note(environment=provenance.environment(job, checked.kernel, kernel.transport))
     with watch:
         watch.follow(run_sync(kernel.start)())
         # The kernel takes most of a second to answer; what is imported meanwhile costs nothing.
-        origin = provenance.Provenance(job.source, checked.source_bytes, here=runs_here(checked.kernel))
+        commit = provenance.Commit(job.source, checked.source_bytes)
         saver, facts, result = _run_cells(run, decision, preparation.notebook, kernel, watch)
         crash = _crash_output(run, kernel, result)
         probing.collect(kernel.folder)
@@ -101,7 +104,8 @@ def execute(run: RunContext, decision: GateDecision, checked: Checked, preparati
             result=result,
             watch=watch,
             probing=probing,
-            provenance=origin,
+            commit=commit,
+            opened=opened.read(kernel.folder),
         )
         judge(run, decision, execution, crash_output=crash, ucx_tls=environ.get("UCX_TLS"))
         _warn_of_commands(run, execution, kernel)

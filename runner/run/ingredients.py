@@ -104,7 +104,7 @@ def needed_products(job: Job) -> list[Path]:
     return [path for path in products.find(patterns, job.checkout) if path not in own]
 
 
-def needs_without_products(job: Job, keys: Mapping[str, str | None]) -> dict[str, str]:
+def needs_without_products(job: Job, keys: Mapping[str, str]) -> dict[str, str]:
     """Return the keys of needed notebooks that declare no products: nothing else tells what they made.
 
     Parameters

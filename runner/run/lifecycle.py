@@ -62,10 +62,20 @@ def run(job: Job, stopper: Stopper, progress: Progress) -> Metrics:
         checked = preflight.check_standalone(job)
         plan = job.plan.name if job.plan else None
         claim = stack.enter_context(Claim.of(job.output_dir, job.name, job.run_id, plan, sleep=stopper.sleep))
+        because: tuple[str, ...] = ()
+        if job.options.resume:
+            from runner.run.resume import resume
+
+            resumed = resume(job, stopper, checked=checked)
+            if resumed.record is not None:
+                stopper.over = True
+                return resumed.record
+            because = resumed.because
         attempts.set_aside(job.output_dir, job.name)
         runlog = stack.enter_context(RunLog(job.path(".log"), redactor))
         stack.enter_context(log.of_libraries())
         metrics = MetricsBuilder(job)
+        metrics.note(ran_because=because)
         left = clean_up(job.output_dir, claim.took_over)
         if left:
             metrics.warn(left)
@@ -109,7 +119,7 @@ def _until_an_end(run: RunContext, recorder: Recorder, checked: Checked | None) 
 
 def _stages(run: RunContext, recorder: Recorder, checked: Checked | None) -> None:
     job, metrics, stopper = run.job, run.metrics, run.stopper
-    skip = _reason_to_skip(job, stopper)
+    skip = needs.why_skipped(job, stopper.sleep)
     if skip:
         metrics.end(Status.SKIPPED, skip)
         return
@@ -124,10 +134,12 @@ def _stages(run: RunContext, recorder: Recorder, checked: Checked | None) -> Non
         return
     stopper.check()
 
-    from runner.run import execution, preparation, verification
+    from runner.run import execution, preparation, record_key, verification
 
     with metrics.stage("prepare"):
         prepared = preparation.prepare(run, checked)
+        inputs = record_key.inputs_of(job, checked)
+        metrics.note(versions=dict(inputs.recipe.packages or {}))
     stopper.check()
     with metrics.stage("execute"):
         executed = execution.execute(run, decision, checked, prepared)
@@ -137,6 +149,8 @@ def _stages(run: RunContext, recorder: Recorder, checked: Checked | None) -> Non
         verification.release(run, decision, executed, signal_seconds=SIGNAL_RECORD_SECONDS)
     with metrics.stage("expect"):
         verification.expect(run, checked, prepared, executed)
+    with metrics.stage("hash"):
+        record_key.note_key(run, inputs, decision.gpus, executed.opened)
     recorder.save_notebook(executed.saver)
     if recorder.problem is not None:  # no success is shown beside a record that says lost
         metrics.fault(recorder.problem)
@@ -146,22 +160,7 @@ def _stages(run: RunContext, recorder: Recorder, checked: Checked | None) -> Non
         _convert(run, executed)
     if recorder.problem is None:
         recorder.save_notebook(executed.saver)  # once more, if its file was touched meanwhile
-
-
-def _reason_to_skip(job: Job, stopper: Stopper) -> str | None:
-    go_on = job.options.continue_on_failure
-    ended = needs.ended(job.output_dir, [*job.needs, *job.earlier])
-    if not go_on:
-        silent = [name for name in job.earlier if name not in ended or ended[name].run_id != job.run_id]
-        ended |= needs.lost(job.output_dir, silent, job.run_id, sleep=stopper.sleep)
-    return needs.reason_to_skip(
-        needs=job.needs,
-        earlier=job.earlier,
-        results=ended,
-        run_id=job.run_id,
-        any_run=job.lone,
-        continue_on_failure=go_on,
-    )
+        record_key.note_notebook(run)
 
 
 def _gate(job: Job, stopper: Stopper) -> GateDecision:

@@ -10,11 +10,15 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from runner.core import files
 from runner.core.provisional import status_of
 from runner.core.records import Status
 from runner.outputs import claim
+
+if TYPE_CHECKING:
+    from runner.plan.job import Job
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +61,29 @@ def lost(folder: Path, names: Sequence[str], run_id: str, *, sleep: Callable[[fl
     return {
         paths[path]: Ended(Status.LOST, run_id) for path, lives in claim.alive(silent, sleep=sleep).items() if not lives
     }
+
+
+def why_skipped(job: Job, sleep: Callable[[float], None]) -> str | None:
+    """Return why a job must not run, from the records that its output folder has now; None if it may.
+
+    Parameters
+    ----------
+    sleep
+        Waits while a run of another machine is watched; whatever it raises ends the watch.
+    """
+    go_on = job.options.continue_on_failure
+    found = ended(job.output_dir, [*job.needs, *job.earlier])
+    if not go_on:
+        silent = [name for name in job.earlier if name not in found or found[name].run_id != job.run_id]
+        found |= lost(job.output_dir, silent, job.run_id, sleep=sleep)
+    return reason_to_skip(
+        needs=job.needs,
+        earlier=job.earlier,
+        results=found,
+        run_id=job.run_id,
+        any_run=job.lone,
+        continue_on_failure=go_on,
+    )
 
 
 def reason_to_skip(

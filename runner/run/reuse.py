@@ -13,12 +13,13 @@ import dataclasses
 import os
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from runner.core import files, log
 from runner.core.hash_cache import sha256_of
+from runner.core.log import utc_now
 from runner.core.notebook_document import read_notebook
 from runner.core.records import (
     EXIT_CODES,
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 
     from runner.core.hash_cache import HashCache
     from runner.core.redact import Redactor
+    from runner.plan import Plan
     from runner.plan.job import Job
     from runner.run.ingredients import Recipe
     from runner.run.preflight import Checked
@@ -53,9 +55,10 @@ _LOOKED_AT = 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
-    """A record, where its files are, and the reasons why it does not stand for a run of now."""
+    """A record, and where its files are; a kill while they were moved may have left them in two folders."""
 
     folder: Path
+    notebook_folder: Path
     record: Metrics | None
     problem: str = ""
     """Why it is no success that could be reused, whatever is asked for now."""
@@ -84,8 +87,7 @@ def decide(job: Job, checked: Checked, hashes: HashCache, redactor: Redactor) ->
         return Decision(reused=None, because=("it was asked for",))
     if job.entry is not None and job.entry.resume == "never":
         return Decision(reused=None, because=("the plan says resume: never",))
-    candidates = [_candidate(folder, job.name) for folder in (job.output_dir, *_attempts(job))]
-    found = [one for one in candidates if one is not None]
+    found = earlier(job.output_dir, job.name)
     successes = [one for one in found if one.record is not None and not one.problem]
     if not successes:
         return Decision(reused=None, because=(found[0].problem if found else "it has no earlier run",))
@@ -123,14 +125,21 @@ def take_over(job: Job, decision: Decision, redactor: Redactor, started: float) 
     record = candidate.record
     assert record is not None
     moved = attempts.set_aside(job.output_dir, job.name)
-    folder = moved if moved is not None and candidate.folder == job.output_dir else candidate.folder
+    places = [moved or one if one == job.output_dir else one for one in (candidate.notebook_folder, candidate.folder)]
+    if moved is not None and not (moved / f"{job.name}{METRICS}").exists():
+        places.append(moved)  # the rest of what a killed run had begun to move
     for suffix in attempts.SUFFIXES:
-        if suffix != METRICS and (folder / f"{job.name}{suffix}").exists():
-            _same_file(folder / f"{job.name}{suffix}", job.path(suffix))
+        source = next((path for one in places if (path := one / f"{job.name}{suffix}").exists()), None)
+        if suffix != METRICS and source is not None:
+            _same_file(source, job.path(suffix))
     taken = dataclasses.replace(
         record,
         run_id=job.run_id,
-        reused_from=record.reused_from or ReusedFrom(run_id=record.run_id, ended_at=record.ended_at),
+        reused_from=ReusedFrom(
+            run_id=record.reused_from.run_id if record.reused_from else record.run_id,
+            ended_at=record.ended_at,
+            reused_at=utc_now(),
+        ),
         ran_because=(),
         optional=job.optional,
         expectations=decision.expectations,
@@ -151,39 +160,48 @@ def take_over(job: Job, decision: Decision, redactor: Redactor, started: float) 
     return taken
 
 
-def told(record: Metrics) -> str:
-    """Return from where a record was reused, as a person reads it."""
-    came = record.reused_from
-    assert came is not None
-    return f"run {came.run_id[:8]} ({came.ended_at[:10]})"
+def earlier(output_dir: Path, name: str) -> list[Candidate]:
+    """Return the record of a notebook and those of its attempts, newest first."""
+    folders = (output_dir, *list(reversed(attempts.folders(output_dir, name)))[:_LOOKED_AT])
+    found = [one for folder in folders if (one := _candidate(folder, name)) is not None]
+    return [_with_notebook(one, [folder / f"{name}{EXECUTED_SUFFIX}" for folder in folders]) for one in found]
 
 
-def keys(folder: Path, names: list[str]) -> dict[str, str | None]:
-    """Return the keys that stand in the records of notebooks; the run where a record has none."""
-    found: dict[str, str | None] = {}
-    for name in names:
-        one = _candidate(folder, name)
-        found[name] = (one.record.resume_key or one.record.run_id) if one and one.record else None
+def keys(folder: Path, plan: Plan | None) -> dict[str, str]:
+    """Return the keys that stand in the records of a plan's notebooks without products; the run where there is none."""
+    found = {}
+    for notebook in plan.notebooks if plan else ():
+        one = None if notebook.products else _candidate(folder, notebook.name)
+        if one and one.record:
+            found[notebook.name] = one.record.resume_key or one.record.run_id
     return found
-
-
-def _attempts(job: Job) -> list[Path]:
-    return list(reversed(attempts.folders(job.output_dir, job.name)))[:_LOOKED_AT]
 
 
 def _candidate(folder: Path, name: str) -> Candidate | None:
     """Return what a folder has of a notebook; None where it has no record."""
+    record, problem = None, ""
     try:
-        text = files.read(folder / f"{name}{METRICS}")
+        record = read_metrics(files.read(folder / f"{name}{METRICS}"))
     except FileNotFoundError:
         return None
     except OSError as error:
-        return Candidate(folder=folder, record=None, problem=f"its record cannot be read: {error.strerror or error}")
-    try:
-        record = read_metrics(text)
+        problem = f"its record cannot be read: {error.strerror or error}"
     except (ValueError, RecursionError):
-        return Candidate(folder=folder, record=None, problem="its record cannot be read: it is not valid")
-    return Candidate(folder=folder, record=record, problem=_problem(record))
+        problem = "its record cannot be read: it is not valid"
+    return Candidate(
+        folder=folder, notebook_folder=folder, record=record, problem=_problem(record) if record else problem
+    )
+
+
+def _with_notebook(candidate: Candidate, paths: Sequence[Path]) -> Candidate:
+    """Look for the executed notebook in other folders, where it is not beside the record."""
+    wanted = candidate.record.outputs.notebook_sha256 if candidate.record else None
+    if wanted is not None and not (candidate.folder / paths[0].name).exists():
+        for path in paths:
+            with contextlib.suppress(OSError):
+                if sha256_of(path) == wanted:
+                    return dataclasses.replace(candidate, notebook_folder=path.parent)
+    return candidate
 
 
 def _problem(record: Metrics) -> str:
@@ -221,7 +239,7 @@ def _reasons(
         ingredients={
             **declared.ingredients,
             ingredients.GPUS: ingredients.gpus_now(job, record),
-            **ingredients.needs_without_products(job, keys(job.output_dir, list(_needed_names(job)))),
+            **ingredients.needs_without_products(job, keys(job.output_dir, job.plan)),
             **ingredients.content(needed, ingredients.PRODUCT, job.checkout, hashes),
             **ingredients.content(recorded_files, ingredients.FILE, job.checkout, hashes),
         },
@@ -244,7 +262,7 @@ def _files_that_differ(job: Job, candidate: Candidate, hashes: HashCache) -> lis
     assert record is not None
     found = []
     try:
-        if sha256_of(candidate.folder / f"{job.name}{EXECUTED_SUFFIX}") != record.outputs.notebook_sha256:
+        if sha256_of(candidate.notebook_folder / f"{job.name}{EXECUTED_SUFFIX}") != record.outputs.notebook_sha256:
             found.append("the executed notebook was edited")
     except OSError:
         found.append("the executed notebook is missing")
@@ -277,10 +295,6 @@ def _made_later(job: Job) -> dict[str, set[str]]:
     return found
 
 
-def _needed_names(job: Job) -> list[str]:
-    return [notebook.name for notebook in job.plan.notebooks] if job.plan else []
-
-
 def _expectations(job: Job, checked: Checked, candidate: Candidate) -> tuple[Expectation, ...]:
     """Judge what the plan expects now of what an earlier run left."""
     record = candidate.record
@@ -293,7 +307,7 @@ def _expectations(job: Job, checked: Checked, candidate: Candidate) -> tuple[Exp
             checkout=job.checkout,
             before={},
             figures=record.outputs.figures,
-            executed_nb=read_notebook(candidate.folder / f"{job.name}{EXECUTED_SUFFIX}", to_run=False),
+            executed_nb=read_notebook(candidate.notebook_folder / f"{job.name}{EXECUTED_SUFFIX}", to_run=False),
             source_nb=checked.notebook,
         )
     return ()

@@ -62,8 +62,7 @@ def _note_use(run: RunContext, decision: GateDecision, execution: Execution) -> 
         host=watch.host(),
         sampler=watch.sampling(),
         allocator_probe=probing.record(),
-        versions=execution.provenance.versions,
-        source=execution.provenance.complete(metrics.record.source),
+        source=execution.commit.complete(metrics.record.source),
     )
     for gpu in gpus:
         if gpu.neighbours:

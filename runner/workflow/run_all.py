@@ -1,36 +1,55 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A whole plan on one machine: notebooks in order, each in its own process, and the report at the end.
+"""A whole plan on one machine: each notebook in its own process, and the report at the end.
 
 What a notebook may do after another is decided by `runner run` itself (needs, stopping after a
-failure), so that Tekton and this loop cannot disagree.
+failure, reuse), so that Tekton and this loop cannot disagree.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
-import signal
-import subprocess
-import sys
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
+from typing import TYPE_CHECKING, Literal
 
 from runner.core import files, log
-from runner.core.errors import RunnerError, UsageError
+from runner.core.errors import AlreadyRunningError, RunnerError, UsageError
+from runner.core.hash_cache import HashCache
 from runner.core.redact import Redactor, hidden_values
 from runner.core.stop import exit_code, handling
-from runner.machine.processes import RUN_TAG, end_with_parent
+from runner.machine.processes import RUN_TAG
+from runner.outputs.claim import Claim
 from runner.plan import Plan, load
 from runner.plan.job import Options, checkout_of, resolve
 from runner.run import needs, preflight
 from runner.run.leftovers import clean_up_all
+from runner.workflow.children import Children
+from runner.workflow.schedule import Machine, Schedule, tasks_of
 
-_COMMAND = (sys.executable, "-P", "-m", "runner", "run")
-"""-P: a `runner.py` or `click.py` in the current folder is none of ours."""
+if TYPE_CHECKING:
+    from runner.plan.job import Job
+
 _OPTIONS = "RUNNER_RUN_"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """Which notebooks of a plan to run, and how many at once."""
+
+    only: Sequence[str] = ()
+    start: str | None = None
+    failed: bool = False
+    rerun: Sequence[str] = ()
+    jobs: int | Literal["auto"] = 1
+
+    @property
+    def part(self) -> bool:
+        """Whether needs are met by a success of any run, because not all of the plan is run."""
+        return bool(self.only or self.start or self.failed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,24 +58,16 @@ class WorkflowResult:
 
     exit_code: int
     text: str
-    summary_path: Path | None
+    summary_path: Path | None = None
 
 
-def run_all(
-    options: Options,
-    *,
-    only: Sequence[str] = (),
-    start: str | None = None,
-    run_arguments: Sequence[str] = (),
-) -> WorkflowResult:
+def run_all(options: Options, choice: Choice, run_arguments: Sequence[str] = ()) -> WorkflowResult:
     """Run a plan and write its report, whatever happened.
 
     Parameters
     ----------
     options
         The plan, and what counts for all its notebooks; they are checked before the first one runs.
-    only, start
-        Which part of the plan to run; needs are then met by a success of any run.
     run_arguments
         The same options as arguments of each ``runner run``.
 
@@ -72,32 +83,57 @@ def run_all(
     plan_path, output_dir = options.plan, options.output_dir
     assert plan_path is not None
     plan = load(plan_path)
-    names = select(plan, only, start)
-    preflight.check_options([resolve(dataclasses.replace(options, notebook=name)) for name in names])
+    options = dataclasses.replace(options, run_id=options.run_id or str(uuid.uuid4()), any_run=choice.part)
+    jobs = _jobs(plan, options, choice)
+    if not jobs:
+        return WorkflowResult(0, "nothing to run: no notebook failed, and none is missing")
+    preflight.check_options(jobs)
     given = (os.environ, *(notebook.env for notebook in plan.notebooks))
     hidden = hidden_values(options.secret_env, options.secrets_dir, given)
     files.make_folder(output_dir)
     clean_up_all(output_dir)
-    run_id = options.run_id or str(uuid.uuid4())
-    common = ["--plan", str(plan_path), "--output-dir", str(output_dir), "--run-id", run_id, *run_arguments]
-    common += ["--checkout", str(checkout_of(plan_path, options.checkout))]
-    if only or start:
-        common.append("--any-run")
-    log.info("run-all", plan=plan.name, notebooks=len(names), run_id=run_id, output_dir=output_dir)
-    child = _Child(_environment(os.environ))
-    with handling(child.receive):
-        for number, name in enumerate(names, 1):
-            if child.signalled is not None:
-                break
-            log.info("notebook", nb=name, number=f"{number}/{len(names)}")
-            code = child.run([*_COMMAND, name, *common])
-            recorded = needs.ended(output_dir, [name]).get(name)
-            if recorded is None or recorded.run_id != run_id:
-                log.error("notebook-process", nb=name, exit_code=code, reason="it left no record of this run")
-            elif code not in {0, *range(1, 10)}:
-                log.error("notebook-process", nb=name, exit_code=code)
+    common = ["--plan", str(plan_path), "--output-dir", str(output_dir), "--run-id", str(options.run_id)]
+    common += [*run_arguments, "--checkout", str(checkout_of(plan_path, options.checkout))]
+    common += ["--any-run"] if choice.part else []
+    schedule = _schedule(plan, jobs, choice.jobs)
+    log.info("run-all", plan=plan.name, notebooks=len(jobs), run_id=options.run_id, output_dir=output_dir)
+    children = Children(_environment(os.environ))
+    with handling(children.receive):
+        _run(schedule, {job.name: job for job in jobs}, children, common)
         # Still heard: a signal does not stop the report, and the exit code tells of it.
-        return _finish(plan, plan_path, output_dir, names if only or start else (), run_id, child, hidden)
+        only = [job.name for job in jobs] if choice.part else ()
+        return _finish(plan, options, only, children.signalled, hidden)
+
+
+def dry_run(options: Options, choice: Choice, *, as_json: bool) -> str:
+    """Return what a resumed run would reuse and run, without running or writing anything but hashes.
+
+    Raises
+    ------
+    PlanError, UsageError
+        As `run_all`.
+    """
+    from runner.workflow import preview
+
+    assert options.plan is not None
+    jobs = _jobs(load(options.plan), options, choice)
+    if jobs:
+        preflight.check_options(jobs)
+    previews = preview.preview(jobs, preview.seconds_before(options.output_dir, [job.name for job in jobs]))
+    if as_json:
+        return json.dumps({"notebooks": [dataclasses.asdict(one) for one in previews]}, indent=1, ensure_ascii=False)
+    return preview.table(previews)
+
+
+def _jobs(plan: Plan, options: Options, choice: Choice) -> list[Job]:
+    names = select(plan, choice.only, choice.start)
+    forced = {plan.notebook(name).name for name in choice.rerun}
+    if choice.failed:
+        names = _failed(plan, names, options.output_dir)
+    jobs = [resolve(dataclasses.replace(options, notebook=name, rerun=name in forced)) for name in names]
+    if left_out := sorted(forced - set(names)):
+        raise UsageError(f"--rerun {left_out[0]} is not among the notebooks that are to run", hint="see --only, --from")
+    return jobs
 
 
 def select(plan: Plan, only: Sequence[str], start: str | None) -> list[str]:
@@ -122,6 +158,88 @@ def select(plan: Plan, only: Sequence[str], start: str | None) -> list[str]:
     return chosen
 
 
+def _failed(plan: Plan, names: Sequence[str], output_dir: Path) -> list[str]:
+    """Return the notebooks that did not succeed or never ran, and those that need them."""
+    ended = needs.ended(output_dir, names)
+    bad: set[str] = set()
+    for name in names:
+        result = ended.get(name)
+        bad |= {name} if result is None or result.provisional or not needs.passed(result) else set()
+        bad |= {name} if bad & set(plan.notebook(name).needs) else set()
+    return [name for name in names if name in bad]
+
+
+def _schedule(plan: Plan, jobs: Sequence[Job], at_once: int | Literal["auto"]) -> Schedule:
+    """Return the order of a run, with what this machine has where several may run at once."""
+    if at_once == 1:
+        return Schedule(machine=Machine(jobs=1), tasks=tasks_of(plan, jobs, {}, count_all=False))
+    from runner.machine.gpus import DriverProblem, open_driver
+    from runner.machine.host import read_limits
+    from runner.workflow.preview import seconds_before
+
+    limits = read_limits()
+    sizes: tuple[float, ...] = ()
+    try:
+        with open_driver() as driver:
+            sizes = tuple(float(gpu.total_bytes or 0) for gpu in driver.visible(os.environ))
+    except DriverProblem as problem:
+        log.info("gpus", reason=str(problem))
+    machine = Machine(
+        jobs=len(jobs) if at_once == "auto" else at_once,
+        gpu_bytes=sizes,
+        cpus=limits.cpus,
+        memory_gb=limits.memory_bytes / 1e9 if limits.memory_bytes else None,
+    )
+    seconds = seconds_before(jobs[0].output_dir, [job.name for job in jobs])
+    return Schedule(machine=machine, tasks=tasks_of(plan, jobs, seconds, count_all=at_once == "auto"))
+
+
+def _run(schedule: Schedule, jobs: Mapping[str, Job], children: Children, common: Sequence[str]) -> None:
+    """Start what may start, and wait, until nothing is left."""
+    hashes: HashCache | None = None
+    started = 0
+    while not schedule.over:
+        while children.signalled is None and (name := schedule.next()) is not None:
+            schedule.start(name)
+            started += 1
+            job = jobs[name]
+            if job.options.resume:
+                from runner.run.record_key import HASHES
+
+                hashes = hashes or HashCache(job.output_dir / HASHES)
+                if _reused(job, children, hashes):
+                    schedule.end(name, succeeded=True)
+                    continue
+            log.info("notebook", nb=name, number=f"{started}/{len(jobs)}")
+            children.start(name, [*common, *(["--rerun"] if job.options.rerun else [])])
+        if children.signalled is not None:
+            schedule.drop()
+        if schedule.running:
+            for name, code in children.wait().items():
+                schedule.end(name, succeeded=code == 0)
+                _check_record(jobs[name], code)
+
+
+def _reused(job: Job, children: Children, hashes: HashCache) -> bool:
+    """Take over an earlier success in this process, which starts a hundred times as fast as another."""
+    from runner.run.resume import resume
+
+    plan = job.plan.name if job.plan else None
+    try:
+        with Claim.of(job.output_dir, job.name, job.run_id, plan, sleep=children.stopper.sleep):
+            return resume(job, children.stopper, hashes).record is not None
+    except (AlreadyRunningError, RunnerError):
+        return False  # its own process meets the same, and leaves the record
+
+
+def _check_record(job: Job, code: int) -> None:
+    recorded = needs.ended(job.output_dir, [job.name]).get(job.name)
+    if recorded is None or recorded.run_id != job.run_id:
+        log.error("notebook-process", nb=job.name, exit_code=code, reason="it left no record of this run")
+    elif code not in {0, *range(1, 10)}:
+        log.error("notebook-process", nb=job.name, exit_code=code)
+
+
 def _environment(environ: Mapping[str, str]) -> dict[str, str]:
     """Return the environment of the notebooks' processes: ours without options of `runner run`.
 
@@ -136,60 +254,24 @@ def _environment(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def _finish(
-    plan: Plan,
-    plan_path: Path,
-    output_dir: Path,
-    only: Sequence[str],
-    run_id: str,
-    child: _Child,
-    hidden: Sequence[str],
+    plan: Plan, options: Options, only: Sequence[str], signalled: int | None, hidden: Sequence[str]
 ) -> WorkflowResult:
     from runner import report
 
     try:
         result = report.build(
-            output_dir,
+            options.output_dir,
             plan=plan,
-            plan_source=str(plan_path),
+            plan_source=str(options.plan),
             only=only,
-            run_id=run_id,
+            run_id=options.run_id,
             environ=os.environ,
             redactor=Redactor(hidden),
         )
     except RunnerError as error:
         log.error("report", reason=str(error))
-        code = exit_code(child.signalled) if child.signalled else error.exit_code
-        return WorkflowResult(code, f"no report: {error}", None)
+        code = exit_code(signalled) if signalled else error.exit_code
+        return WorkflowResult(code, f"no report: {error}")
     counts = ", ".join(f"{count} {status}" for status, count in result.counts.items() if count)
-    code = exit_code(child.signalled) if child.signalled else int(not result.ok(fail_on_failure=True))
+    code = exit_code(signalled) if signalled else int(not result.ok(fail_on_failure=True))
     return WorkflowResult(code, f"{counts}\nreport: {result.html_path}", result.summary_path)
-
-
-class _Child:
-    """The notebook's process; signals that reach us reach it once."""
-
-    def __init__(self, environment: Mapping[str, str]) -> None:
-        self.signalled: int | None = None
-        self._environment = environment
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def run(self, command: Sequence[str]) -> int:
-        with subprocess.Popen(
-            command,
-            env=self._environment,
-            stdin=subprocess.DEVNULL,
-            stdout=sys.stderr,
-            process_group=0,  # a Ctrl-C of the terminal would reach it twice otherwise
-            preexec_fn=end_with_parent,  # noqa: PLW1509  (no other thread here could hold a lock)
-        ) as process:
-            self._process = process
-            if self.signalled is not None:
-                process.send_signal(self.signalled)
-            return process.wait()
-
-    def receive(self, number: int, _frame: FrameType | None) -> None:
-        if self.signalled is None:
-            self.signalled = number
-            log.warning("signal", name=signal.Signals(number).name, action="ending the notebook, then the report")
-            if self._process is not None and self._process.poll() is None:
-                self._process.send_signal(number)

@@ -63,14 +63,15 @@ class Row:
 
 def rows_of(report: Report) -> tuple[Row, ...]:
     """Return the rows of the timeline, in the order of the report."""
-    starts = [instant(entry.metrics.started_at) for entry in report.entries if entry.metrics]
+    starts = [instant(e.metrics.started_at) for e in report.entries if e.metrics and not e.metrics.reused_from]
     starts += [instant(entry.flight.started_at) for entry in report.entries if entry.flight]
     zero = min((start for start in starts if start is not None), default=0.0)
     spans = {entry.name: _span(entry, zero) for entry in report.entries}
+    reused = {entry.name for entry in report.entries if entry.metrics and entry.metrics.reused_from}
     rows = []
     for entry in report.entries:
         start, end = spans[entry.name]
-        ends = [spans[need][1] for need in entry.needs if need in spans]
+        ends = [spans[need][1] for need in entry.needs if need in spans and need not in reused]
         known = [moment for moment in ends if moment is not None]
         gate = entry.metrics.gate.waited_seconds if entry.metrics and entry.metrics.gate else 0.0
         ready = max(known) if known and len(known) == len(ends) else None
@@ -79,6 +80,8 @@ def rows_of(report: Report) -> tuple[Row, ...]:
 
 
 def _span(entry: Entry, zero: float) -> tuple[float | None, float | None]:
+    if entry.metrics and entry.metrics.reused_from:
+        return None, None  # it ran then and not now
     if entry.metrics:
         start = instant(entry.metrics.started_at)
         return (None, None) if start is None else (start - zero, start - zero + entry.metrics.wall_seconds)
@@ -163,7 +166,8 @@ def _bar(sheet: _Sheet, row: Row) -> None:
     whole = entry.name if name != entry.name else None
     canvas.text(sheet.left - 8, y, name, "name", ha="right", va="center", title=whole)
     if row.start is None or row.end is None:
-        canvas.text(sheet.left + 6, y, entry.status.value, kind, va="center", size=10)
+        reused = entry.metrics is not None and entry.metrics.reused_from is not None
+        canvas.text(sheet.left + 6, y, "reused" if reused else entry.status.value, kind, va="center", size=10)
         return
     start, end = sheet.x(row.start), sheet.x(row.end)
     if row.waited_seconds and row.ready is not None:

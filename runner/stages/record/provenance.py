@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""With what a notebook ran: package versions, commit, image. Collected beside the work, not before it."""
+"""Where a notebook came from and with what it ran: commit, image, environment."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import os
 import platform
 import subprocess
 import threading
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,54 +21,30 @@ if TYPE_CHECKING:
 _GIT_SECONDS = 5
 
 
-class Provenance:
-    """Collects versions and commit in a thread while the kernel starts.
+class Commit:
+    """Finds the commit of a notebook in a thread while its kernel starts.
 
     Parameters
     ----------
     source
-        The notebook's file, whose commit is wanted.
+        The notebook's file.
     data
         Its content as it was run.
-    here
-        Whether the kernel runs in this very Python, so that our packages are its packages.
     """
 
-    def __init__(self, source: Path, data: bytes, *, here: bool) -> None:
-        self._source = source
-        self._data = data
-        self._here = here
-        self._versions: dict[str, str] = {}
-        self._commit: tuple[str | None, str | None] = None, "git did not answer in time"
-        self._thread = threading.Thread(target=self._collect, name="provenance", daemon=True)
+    def __init__(self, source: Path, data: bytes) -> None:
+        self._found: tuple[str | None, str | None] = None, "git did not answer in time"
+        self._thread = threading.Thread(target=self._find, args=(source, data), name="commit", daemon=True)
         self._thread.start()
 
-    def _collect(self) -> None:
-        self._commit = commit_of(self._source, self._data)
-        if self._here:
-            self._versions = versions()
-
-    @property
-    def versions(self) -> dict[str, str]:
-        """Versions of all installed distributions by name."""
-        self._thread.join(timeout=10)
-        return self._versions
+    def _find(self, source: Path, data: bytes) -> None:
+        self._found = commit_of(source, data)
 
     def complete(self, source: Source) -> Source:
         """Return the record of the source with its commit, or the reason why it has none."""
         self._thread.join(timeout=10)
-        commit, reason = self._commit
+        commit, reason = self._found
         return dataclasses.replace(source, commit=commit, unavailable={"commit": reason} if reason else {})
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of all installed distributions by name."""
-    found = {"python": platform.python_version()}
-    for distribution in metadata.distributions():
-        name, version = distribution.metadata["Name"], distribution.version
-        if name and version:
-            found[name] = version
-    return dict(sorted(found.items(), key=lambda item: item[0].lower()))
 
 
 def commit_of(source: Path, data: bytes) -> tuple[str | None, str | None]:

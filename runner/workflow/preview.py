@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`run-all --resume --dry-run`: what would be reused, what runs and why, and how long that took before."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from runner.core.errors import BrokenInputError
+from runner.core.hash_cache import HashCache
+from runner.core.records import origin
+from runner.core.redact import Redactor
+from runner.core.units import format_seconds
+from runner.run import preflight, reuse
+from runner.run.record_key import HASHES
+
+if TYPE_CHECKING:
+    from runner.plan.job import Job
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preview:
+    """What would become of one notebook."""
+
+    name: str
+    decision: Literal["reused", "runs", "depends"]
+    because: tuple[str, ...] = ()
+    depends_on: tuple[str, ...] = ()
+    """Notebooks that run and whose products it needs: with the same content it is reused, too."""
+    expected_seconds: float | None = None
+
+    @property
+    def text(self) -> str:
+        """The decision as a sentence."""
+        if self.decision == "depends":
+            return f"depends on the products of {', '.join(self.depends_on)}"
+        return f"runs because {'; '.join(self.because)}" if self.decision == "runs" else self.because[0]
+
+
+def preview(jobs: Sequence[Job], seconds: Mapping[str, float]) -> list[Preview]:
+    """Return what would become of the notebooks of a plan, in its order, without touching anything.
+
+    Parameters
+    ----------
+    seconds
+        How long notebooks took before.
+    """
+    hashes = HashCache(jobs[0].output_dir / HASHES)
+    found: dict[str, Preview] = {}
+    for job in jobs:
+        one = _preview(job, hashes)
+        running = [need for need in job.needs if need in found and found[need].decision != "reused"]
+        if one.decision == "reused" and running:
+            one = Preview(name=job.name, decision="depends", depends_on=tuple(running))
+        expected = None if one.decision == "reused" else seconds.get(job.name)
+        found[job.name] = Preview(
+            name=one.name,
+            decision=one.decision,
+            because=one.because,
+            depends_on=one.depends_on,
+            expected_seconds=expected,
+        )
+    hashes.save()
+    return list(found.values())
+
+
+def table(previews: Sequence[Preview]) -> str:
+    """Return the previews as a text for a terminal, with the time that is expected at the end."""
+    width = max(len(one.name) for one in previews)
+    lines = [f"{one.name:{width}}  {one.text}{_expected(one)}" for one in previews]
+    runs = [one for one in previews if one.decision == "runs"]
+    open_ones = [one for one in previews if one.decision == "depends"]
+    reused = len(previews) - len(runs) - len(open_ones)
+    unknown = sum(one.expected_seconds is None for one in (*runs, *open_ones))
+    least, most = _total(runs), _total([*runs, *open_ones])
+    time = format_seconds(least) if least == most else f"{format_seconds(least)} to {format_seconds(most)}"
+    more = f", and {unknown} that never ran" if unknown else ""
+    counts = f"{reused} reused, {len(runs)} to run" + (f", {len(open_ones)} to decide" if open_ones else "")
+    return "\n".join([*lines, f"{counts}; by earlier runs {time} one after another{more}"])
+
+
+def _preview(job: Job, hashes: HashCache) -> Preview:
+    try:
+        decision = reuse.decide(job, preflight.check(job), hashes, Redactor(job.hidden))
+    except BrokenInputError as error:
+        return Preview(name=job.name, decision="runs", because=(f"it cannot be judged: {error.message}",))
+    if decision.reused is None or decision.reused.record is None:
+        return Preview(name=job.name, decision="runs", because=decision.because)
+    text = f"reused from {origin(decision.reused.record)}"
+    if decision.unlike_source:
+        text += "; only comments or text changed"
+    return Preview(name=job.name, decision="reused", because=(text,))
+
+
+def _expected(one: Preview) -> str:
+    return f" (took {format_seconds(one.expected_seconds)})" if one.expected_seconds is not None else ""
+
+
+def _total(previews: Sequence[Preview]) -> float:
+    return sum(one.expected_seconds or 0.0 for one in previews)
+
+
+def seconds_before(output_dir: Path, names: Sequence[str]) -> dict[str, float]:
+    """Return how long each notebook took when it last succeeded, else when it last ran."""
+    found = {}
+    for name in names:
+        records = [one.record for one in reuse.earlier(output_dir, name) if one.record is not None]
+        best = next((record for record in records if record.exit_code == 0 and record.cells), None)
+        if best or records:
+            found[name] = (best or records[0]).wall_seconds
+    return found

@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which notebooks of a plan may start now: what they need has ended, and the machine has room.
+
+Pure: the caller says what started and what ended. Nothing here decides whether a notebook is skipped; `runner run`
+does so from the records.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from runner.plan.requirements import gpus_wanted
+from runner.plan.sharing import shared_products
+
+if TYPE_CHECKING:
+    from runner.plan import Plan
+    from runner.plan.job import Job
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """What one notebook takes of the machine while it runs."""
+
+    name: str
+    needs: frozenset[str] = frozenset()
+    gpus: int = 0
+    gpu_bytes: float = 0.0
+    cpus: float = 0.0
+    memory_gb: float = 0.0
+    shares: frozenset[str] = frozenset()
+    """Products that other notebooks make as well: not by two at once while they are still to be made."""
+    seconds: float = 1.0
+    """How long it took before."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Machine:
+    """What there is; None where there is no limit or it is not known."""
+
+    jobs: int
+    gpu_bytes: tuple[float, ...] = ()
+    """Memory of each visible GPU."""
+    cpus: float | None = None
+    memory_gb: float | None = None
+
+
+@dataclass(slots=True, kw_only=True)
+class Schedule:
+    """The notebooks still to run.
+
+    Parameters
+    ----------
+    tasks
+        In the plan's order, which is kept where only one may run at a time.
+    """
+
+    machine: Machine
+    tasks: Sequence[Task]
+    running: dict[str, Task] = field(default_factory=dict)
+    warm: set[str] = field(default_factory=set)
+    """Shared products that a notebook of this run has made: any number may use them."""
+    _waiting: dict[str, Task] = field(init=False)
+    _gpus_of: dict[str, list[float]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        length = critical_paths(self.tasks)
+        in_order = self.machine.jobs == 1
+        order = self.tasks if in_order else sorted(self.tasks, key=lambda task: -length[task.name])
+        self._waiting = {task.name: task for task in order}
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing runs and nothing is left."""
+        return not self.running and not self._waiting
+
+    def next(self) -> str | None:
+        """Return the notebook to start now, if there is one."""
+        if len(self.running) >= self.machine.jobs:
+            return None
+        for task in self._waiting.values():
+            open_needs = task.needs & {*self._waiting, *self.running}
+            if not open_needs and self._fits(task):
+                return task.name
+        return None
+
+    def after(self, name: str) -> str | None:
+        """Return what is likely to be next once a notebook has ended."""
+        return next((task.name for task in self._waiting.values() if task.name != name), None)
+
+    def start(self, name: str) -> None:
+        """Note that a notebook runs."""
+        task = self._waiting.pop(name)
+        self._gpus_of[name] = self._free_gpus()[: task.gpus]
+        self.running[name] = task
+
+    def end(self, name: str, *, succeeded: bool) -> None:
+        """Note that it has ended."""
+        task = self.running.pop(name)
+        self._gpus_of.pop(name)
+        if succeeded:
+            self.warm |= task.shares
+
+    def drop(self) -> None:
+        """Start nothing more."""
+        self._waiting.clear()
+
+    def _fits(self, task: Task) -> bool:
+        """Return True if the machine has room; alone each may start, and the gate tells what is missing."""
+        if not self.running:
+            return True
+        free, busy = self._free_gpus(), self.running.values()
+        if len(free) < task.gpus or any(size < task.gpu_bytes for size in free[: task.gpus]):
+            return False
+        if any(task.shares & other.shares - self.warm for other in busy):
+            return False
+        machine = self.machine
+        cpus = sum(other.cpus for other in busy) + task.cpus
+        memory = sum(other.memory_gb for other in busy) + task.memory_gb
+        return (machine.cpus is None or cpus <= machine.cpus) and (
+            machine.memory_gb is None or memory <= machine.memory_gb
+        )
+
+    def _free_gpus(self) -> list[float]:
+        """Return the sizes of GPUs that no notebook of ours holds, largest first: the gate chooses in this order."""
+        free = sorted(self.machine.gpu_bytes, reverse=True)
+        for held in self._gpus_of.values():
+            for size in held:
+                free.remove(size)
+        return free
+
+
+def critical_paths(tasks: Iterable[Task]) -> dict[str, float]:
+    """Return for each notebook the seconds until all is done that waits for it, itself included."""
+    found: dict[str, float] = {}
+    tasks = list(tasks)
+    for task in reversed(tasks):  # a plan lists needs before those that need them
+        after = [found[other.name] for other in tasks if task.name in other.needs and other.name in found]
+        found[task.name] = task.seconds + max(after, default=0.0)
+    return found
+
+
+def tasks_of(plan: Plan, jobs: Sequence[Job], seconds: Mapping[str, float], *, count_all: bool) -> list[Task]:
+    """Return what the notebooks of a plan take.
+
+    Parameters
+    ----------
+    seconds
+        How long notebooks took before; those that never ran count as the mean of the others.
+    count_all
+        Count a CPU for a notebook that asks for none.
+    """
+    names = {job.name for job in jobs}
+    shared = shared_products(plan)
+    usual = sum(seconds.values()) / len(seconds) if seconds else 1.0
+    return [
+        Task(
+            name=job.name,
+            needs=frozenset(job.needs) & names,
+            gpus=gpus_wanted(job.asked),
+            gpu_bytes=(job.asked.gpu_memory_gb or 0) * 1e9 * job.asked.gpu_free_fraction,
+            cpus=job.asked.cpus or float(count_all),
+            memory_gb=job.asked.memory_gb or 0.0,
+            shares=frozenset(key for key, sharers in shared.items() if job.name in sharers),
+            seconds=seconds.get(job.name, usual),
+        )
+        for job in jobs
+    ]
