@@ -24,6 +24,7 @@ COMMANDS = {
     "run": "Run a notebook and write its results.",
     "run-all": "Run the notebooks of a plan in order, then write the report.",
     "parameters": "List the variables of a notebook that can be set.",
+    "fit": "Prove which GPU memory is enough for a notebook, beside a process that holds the rest.",
     "gate": "Check whether this machine has the requested GPUs and memory.",
     "convert": "Convert executed notebooks to offline, safe HTML.",
     "report": "Write the report over all notebooks of an output folder.",

@@ -85,6 +85,11 @@ class GpuUse:
     utilization_mean_percent: float | None = None
     utilization_max_percent: float | None = None
     energy_joules: float | None = None
+    """Drawn from the start of the kernel on."""
+    energy_seconds: float | None = None
+    """The time in which it was drawn."""
+    energy_idle_joules: float | None = None
+    """What the GPU would have drawn in that time at its power before the kernel."""
     held_seconds: float | None = None
     busy_seconds: float | None = None
     temperature_max_celsius: float | None = None

@@ -127,6 +127,7 @@ class Watch:
         uses = []
         for gpu in self.gpus:
             figures = use.gpus.get(gpu.uuid, GpuFigures())
+            watts = self._readings[gpu.uuid].power_watts
             uses.append(
                 GpuUse(
                     uuid=gpu.uuid,
@@ -140,6 +141,8 @@ class Watch:
                     utilization_mean_percent=figures.utilization_mean_percent,
                     utilization_max_percent=figures.utilization_max_percent,
                     energy_joules=figures.energy_joules,
+                    energy_seconds=figures.energy_seconds,
+                    energy_idle_joules=_idle(watts, figures),
                     held_seconds=round(held_seconds, 3),
                     busy_seconds=figures.busy_seconds,
                     temperature_max_celsius=figures.temperature_max_celsius,
@@ -175,9 +178,18 @@ class Watch:
         return self.sampler.record()
 
 
+def _idle(watts: float | None, figures: GpuFigures) -> float | None:
+    """Return the share of the energy that the GPU draws for being there."""
+    if watts is None or figures.energy_joules is None or figures.energy_seconds is None:
+        return None
+    return min(figures.energy_joules, watts * figures.energy_seconds)
+
+
 # A reading is one moment, a record the whole run: what each of its figures is made from.
 _MADE_FROM = {
     "utilization_percent": ("utilization_mean_percent", "utilization_max_percent", "busy_seconds"),
+    "energy_joules": ("energy_joules", "energy_seconds", "energy_idle_joules"),
+    "power_watts": ("power_watts", "energy_idle_joules"),
     "used_bytes": ("baseline_bytes", "peak_gpu_memory_bytes"),
     "temperature_celsius": ("temperature_max_celsius",),
 }

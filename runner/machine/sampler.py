@@ -9,6 +9,7 @@ goes wrong here ends a run: a lost GPU or a full disk becomes a note.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import threading
 import time
@@ -28,6 +29,12 @@ CLOSEST_SECONDS = 0.02
 """Samples that are asked for come no closer than this, whatever number of cells asks."""
 ENERGY_TICKS = 4
 """The energy counter is asked at every fourth tick: on an H200 it costs ten times all the rest."""
+LOOK_SECONDS = 0.05
+"""How often memory alone is looked at between two ticks, if that is cheap: a spike of 100 ms is seen."""
+LOOK_SHARE = 0.002
+"""What these looks may cost of a core; a slow driver is asked less often."""
+MOVED_BYTES = 16 * 2**20
+"""A smaller step is not worth a sample of its own."""
 PATIENCE_SECONDS = 0.05
 """How long the end of a cell waits for its sample."""
 _STOP_SECONDS = 5.0
@@ -92,6 +99,8 @@ class Sampler:
         self._cpu_seconds: float | None = None
         self._stopped: str | None = None
         self._last_cpu: tuple[float, float] | None = None
+        self._look_seconds = LOOK_SECONDS
+        self._seen_bytes: dict[str, int | None] = {}
 
     def start(self) -> None:
         """Take the first sample and go on until `stop`."""
@@ -101,6 +110,7 @@ class Sampler:
         """Follow the kernel with this pid from now on."""
         if self._family is not None:
             self._family.watch(pid)
+        self._sampled.kernel_seconds = self._now()
 
     def sample_now(self) -> None:
         """Take a sample, as at the end of a cell, before whatever comes next.
@@ -152,11 +162,37 @@ class Sampler:
                 if self._stopping.is_set():
                     break
                 into_interval = (time.monotonic() - first) % self._interval
-                self._wake.wait(self._interval - into_interval)
+                self._pause(self._interval - into_interval)
         except Exception as error:  # noqa: BLE001  (whatever it is, the notebook goes on)
             self._note(f"sampling ended: {error!r}")
         finally:
             self._file.close()
+
+    def _pause(self, seconds: float) -> None:
+        """Wait for the next tick or whoever asks for one, looking at memory meanwhile."""
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0:
+            look = self._gpus and left > 1.5 * self._look_seconds  # the tick itself is as good
+            if self._wake.wait(self._look_seconds if look else left):
+                return
+            if look:
+                self._look()
+
+    def _look(self) -> None:
+        """Keep memory that has moved since it was last seen; as often as the cost of a look allows."""
+        started = time.thread_time()
+        for gpu in list(self._gpus):
+            used = None
+            with contextlib.suppress(Exception):  # the next tick says so
+                used = gpu.memory().used_bytes
+            before = self._seen_bytes.get(gpu.uuid)
+            if used is not None and (before is None or abs(used - before) >= MOVED_BYTES):
+                series = self._sampled.gpus[gpu.uuid]
+                series.moved_bytes.append(used)
+                series.moved_seconds.append(self._now())  # last: who reads meanwhile has as many bytes
+                self._seen_bytes[gpu.uuid] = used
+        cost = time.thread_time() - started
+        self._look_seconds = max(LOOK_SECONDS, 0.8 * self._look_seconds, cost / LOOK_SHARE)
 
     def _tick(self) -> None:
         seconds = self._now()
@@ -174,7 +210,8 @@ class Sampler:
         self._file.tick(
             row(seconds, uuid, reading, host, percent) for uuid, reading in (readings or {"": None}).items()
         )
-        self.latest = Latest(seconds, {uuid: r.used_bytes if r else None for uuid, r in readings.items()}, host)
+        self._seen_bytes = {uuid: r.used_bytes if r else None for uuid, r in readings.items()}
+        self.latest = Latest(seconds, self._seen_bytes.copy(), host)
         for callback in self.on_tick:
             callback(self.latest)
         self._cpu_seconds = time.thread_time()

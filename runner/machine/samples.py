@@ -49,6 +49,14 @@ class Reading(Protocol):
         """Counter of all energy since the driver was loaded."""
 
 
+class Memory(Protocol):
+    """Memory of a GPU at one moment."""
+
+    @property
+    def used_bytes(self) -> int | None:
+        """Device memory in use."""
+
+
 class Gpu(Protocol):
     """A GPU that can be asked."""
 
@@ -58,6 +66,9 @@ class Gpu(Protocol):
 
     def read(self, *, energy: bool = ...) -> Reading:
         """Return what it says now; raises when the GPU is lost."""
+
+    def memory(self) -> Memory:
+        """Return what it says of its memory alone, likewise."""
 
 
 def _doubles() -> array[float]:
@@ -72,6 +83,10 @@ class GpuSeries:
     utilization_percent: array[float] = field(default_factory=_doubles)
     temperature_celsius: array[float] = field(default_factory=_doubles)
     energy_joules: array[float] = field(default_factory=_doubles)
+    moved_seconds: array[float] = field(default_factory=_doubles)
+    """Times between the ticks at which memory in use had moved."""
+    moved_bytes: array[float] = field(default_factory=_doubles)
+    """Memory in use then."""
 
 
 @dataclass(slots=True)
@@ -83,6 +98,8 @@ class Sampled:
     gpus: dict[str, GpuSeries] = field(default_factory=dict)
     host_memory_bytes: array[float] = field(default_factory=_doubles)
     host_cpu_percent: array[float] = field(default_factory=_doubles)
+    kernel_seconds: float | None = None
+    """When the kernel started."""
     host_cpu_seconds: float | None = None
     """CPU time of the kernel and its descendants up to the last tick."""
 

@@ -6,7 +6,8 @@ next cell, because the sample that is asked for at a cell's end is taken a momen
 without any has the last sample before it. Utilisation holds from the previous
 sample to its own, as drivers report what was since they were last asked; so it is weighed by
 time and samples that were taken extra do not count more. Energy is the difference of the
-device's counter, read off the straight line between the samples around each end of the cell.
+device's counter, read off the straight line between the samples around each end of the cell; of the run, from
+the kernel's start on.
 What was not measured is None, never 0.
 """
 
@@ -54,6 +55,9 @@ class GpuFigures:
     utilization_mean_percent: float | None = None
     utilization_max_percent: float | None = None
     energy_joules: float | None = None
+    """From the start of the kernel on: what the device drew while the gate and we prepared is not the notebook's."""
+    energy_seconds: float | None = None
+    """The time of that energy."""
     busy_seconds: float | None = None
     """Time in which something ran on the device: its utilisation, added up."""
     temperature_max_celsius: float | None = None
@@ -79,7 +83,10 @@ def per_run(sampled: Sampled, start_seconds: float = 0.0, end_seconds: float = m
     """Return what the run used between two times, all of it by default."""
     low, high = bisect_left(sampled.seconds, start_seconds), bisect_right(sampled.seconds, end_seconds)
     return RunUse(
-        gpus={uuid: _gpu(sampled.seconds, series, low, high) for uuid, series in sampled.gpus.items()},
+        gpus={
+            uuid: _gpu(sampled.seconds, series, low, high, sampled.kernel_seconds or 0.0)
+            for uuid, series in sampled.gpus.items()
+        },
         peak_host_memory_bytes=_whole(_largest(sampled.host_memory_bytes[low:high])),
         host_cpu_seconds=sampled.host_cpu_seconds,
     )
@@ -93,7 +100,8 @@ def _cell(sampled: Sampled, span: Span, until: float) -> CellUse:
     joules = [used for used in energy if used is not None]
     return CellUse(
         peak_gpu_memory_bytes={
-            uuid: _whole(_largest(series.used_bytes[low:high])) for uuid, series in sampled.gpus.items()
+            uuid: _peak(series, low, high, span.start_seconds, min(span.end_seconds + END_SECONDS, until))
+            for uuid, series in sampled.gpus.items()
         },
         gpu_utilization_mean_percent=sum(known) / len(known) if known else None,
         gpu_energy_joules=sum(joules) if joules and len(joules) == len(energy) else None,
@@ -101,20 +109,29 @@ def _cell(sampled: Sampled, span: Span, until: float) -> CellUse:
     )
 
 
-def _gpu(seconds: Sequence[float], series: GpuSeries, low: int, high: int) -> GpuFigures:
+def _gpu(seconds: Sequence[float], series: GpuSeries, low: int, high: int, kernel_seconds: float) -> GpuFigures:
     utilization = series.utilization_percent[low:high]
     times = seconds[low:high]
-    energy = [value for value in series.energy_joules[low:high] if not math.isnan(value)]
     mean, measured = _integral(times, utilization)
-    used = energy[-1] - energy[0] if len(energy) > 1 else None
+    counted = [when for when, value in zip(times, series.energy_joules[low:high], strict=True) if not math.isnan(value)]
+    start, end = (max(counted[0], kernel_seconds), counted[-1]) if len(counted) > 1 else (0.0, 0.0)
+    used = _energy(times, series.energy_joules[low:high], Span(0, start, end)) if end > start else None
+    first, last = (times[0], times[-1]) if high > low else (0.0, -1.0)
     return GpuFigures(
-        peak_gpu_memory_bytes=_whole(_largest(series.used_bytes[low:high])),
+        peak_gpu_memory_bytes=_peak(series, low, high, first, last),
         utilization_mean_percent=mean / measured if measured else None,
         utilization_max_percent=_largest(utilization),
-        energy_joules=used if used is None or used >= 0 else None,
+        energy_joules=used,
+        energy_seconds=None if used is None else end - start,
         busy_seconds=mean / 100 if measured else None,
         temperature_max_celsius=_largest(series.temperature_celsius[low:high]),
     )
+
+
+def _peak(series: GpuSeries, low: int, high: int, start: float, end: float) -> int | None:
+    """Return the most memory of the samples and of the looks between them."""
+    moved = slice(bisect_left(series.moved_seconds, start), bisect_right(series.moved_seconds, end))
+    return _whole(_largest([*series.used_bytes[low:high], *series.moved_bytes[moved]]))
 
 
 def _within(seconds: Sequence[float], span: Span, until: float) -> tuple[int, int]:

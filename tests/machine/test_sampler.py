@@ -21,6 +21,7 @@ from support.cli import PATIENCE
 from runner.machine import sampler as sampler_module
 from runner.machine.processes import RUN_TAG, Family
 from runner.machine.sampler import CLOSEST_SECONDS, Sampler
+from runner.machine.usage import per_run
 
 COLUMNS = (
     "time_seconds,gpu_uuid,gpu_memory_used_bytes,gpu_utilization_percent,power_watts,"
@@ -42,7 +43,18 @@ class FakeGpu:
         self.uuid = uuid
         self.reading = reading or FakeReading()
         self.reads = 0
+        self.looks = 0
+        self.costs_seconds = 0.0
         self.problem: Exception | None = None
+
+    def memory(self) -> FakeReading:
+        if self.problem is not None:
+            raise self.problem
+        self.looks += 1
+        started = time.thread_time()
+        while time.thread_time() < started + self.costs_seconds:
+            pass
+        return self.reading
 
     def read(self, *, energy=True) -> FakeReading:
         self.reads += 1
@@ -281,3 +293,32 @@ def test_a_listener_that_fails_is_a_note(make, tmp_path):
 def test_a_sampler_that_was_never_started_can_be_stopped(make):
     """Stop before start gives no samples and no error."""
     assert len(make().stop().seconds) == 0
+
+
+def test_a_spike_between_two_ticks_is_kept(make):
+    """Memory alone is looked at more often; of a figure that stays where it is nothing is kept."""
+    gpu = FakeGpu("GPU-a")
+    sampler = make(gpus=[gpu], interval_seconds=600)
+    sampler.start()
+    wait_for(lambda: sampler.latest is not None)
+    gpu.reading = FakeReading(used_bytes=30 * 10**9)
+    series = sampler._sampled.gpus["GPU-a"]
+    wait_for(lambda: len(series.moved_seconds) == 1)
+    gpu.reading = FakeReading(used_bytes=30 * 10**9 + 1000)
+    wait_for(lambda: gpu.looks >= 8)
+    assert len(series.moved_seconds) == 1
+    gpu.reading = FakeReading()
+    wait_for(lambda: len(series.moved_seconds) == 2)
+    sampled = sampler.stop()
+    assert list(series.moved_bytes) == [30 * 10**9, 24_000_000_001]
+    assert per_run(sampled).gpus["GPU-a"].peak_gpu_memory_bytes == 30 * 10**9
+
+
+def test_a_slow_driver_is_looked_at_less_often(make):
+    """All looks together cost a fixed share of a core."""
+    gpu = FakeGpu("GPU-a")
+    gpu.costs_seconds = 0.01
+    sampler = make(gpus=[gpu], interval_seconds=600)
+    sampler.start()
+    wait_for(lambda: gpu.looks >= 1)
+    wait_for(lambda: sampler._look_seconds >= 0.01 / sampler_module.LOOK_SHARE)

@@ -151,3 +151,25 @@ def test_two_samples_at_one_moment_do_no_harm():
     samples = sampled(seconds=[1, 1, 2], used=[1, 2, 3], percent=[1, 2, 3], joules=[0, 0, 10])
     use = cell(samples, 1, 2)
     assert (use.peak_gpu_memory_bytes, use.gpu_energy_joules) == ({"GPU-a": 3}, 10)
+
+
+def test_energy_of_a_run_begins_with_its_kernel():
+    """What the GPU drew before is of the gate; the time is told, so that a mean power is right."""
+    samples = sampled(seconds=[0, 1, 2, 3], joules=[0, 100, 400, 700])
+    figures = per_run(samples).gpus["GPU-a"]
+    assert (figures.energy_joules, figures.energy_seconds) == (700, 3)
+    samples.kernel_seconds = 1.5
+    figures = per_run(samples).gpus["GPU-a"]
+    assert (figures.energy_joules, figures.energy_seconds) == (pytest.approx(450), 1.5)
+    samples.kernel_seconds = 5
+    assert per_run(samples).gpus["GPU-a"].energy_joules is None
+
+
+def test_a_look_between_two_samples_belongs_to_the_cell_of_its_time():
+    """The peak of a cell holds it, that of its neighbours does not."""
+    samples = sampled(seconds=[0, 1, 2, 3], used=[1, 1, 1, 1])
+    samples.gpus["GPU-a"].moved_seconds.extend([1.2, 1.3])
+    samples.gpus["GPU-a"].moved_bytes.extend([9, 1])
+    assert cell(samples, 0.0, 1.0).peak_gpu_memory_bytes == {"GPU-a": 1}
+    assert cell(samples, 1.1, 1.9).peak_gpu_memory_bytes == {"GPU-a": 9}
+    assert cell(samples, 2.0, 3.0).peak_gpu_memory_bytes == {"GPU-a": 1}

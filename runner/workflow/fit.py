@@ -1,0 +1,246 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which card a notebook fits, proved by running it with no more memory than that card has.
+
+Each attempt runs in a scratch folder with a copy of the checkout: the notebook's own files and results
+stay as they are, also if we are killed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from runner.core import log, owners
+from runner.core.errors import RefusedError, UsageError
+from runner.core.records import Cause, Metrics, Status
+from runner.core.units import format_bytes, format_seconds
+from runner.machine.ballast import TOLERANCE_BYTES, Ballast
+from runner.machine.card_size import CARDS_GB
+
+if TYPE_CHECKING:
+    from runner.machine.gpus import Gpu
+    from runner.plan.job import Job, Options
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """One run with the memory of one card."""
+
+    card_gb: int
+    left_bytes: int
+    """What the notebook could use."""
+    status: str
+    wall_seconds: float
+    need_bytes: int | None = None
+    cell: int | None = None
+    """The cell that failed, counted from 1."""
+    asked_bytes: int | None = None
+    reason: str | None = None
+
+    @property
+    def fits(self) -> bool:
+        """Whether the notebook succeeded."""
+        return self.status == Status.SUCCEEDED
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fit:
+    """What the attempts proved."""
+
+    notebook: str
+    gpu: str
+    attempts: tuple[Attempt, ...]
+    full_seconds: float | None = None
+    """How long the notebook took with all memory, if it is known."""
+
+    @property
+    def smallest(self) -> Attempt | None:
+        """The smallest card that was proved."""
+        return min((one for one in self.attempts if one.fits), key=lambda one: one.card_gb, default=None)
+
+    def lines(self) -> Iterator[str]:
+        """Yield one line for each attempt, smallest card first."""
+        for one in sorted(self.attempts, key=lambda each: each.card_gb):
+            if one.fits:
+                times = f" ({one.wall_seconds / self.full_seconds:.1f}x)" if self.full_seconds else ""
+                yield f"proved on {one.card_gb} GB: {format_seconds(one.wall_seconds)}{times}"
+            else:
+                where = f"fails in cell {one.cell}" if one.cell else "fails"
+                asked = f" asking {format_bytes(one.asked_bytes)}" if one.asked_bytes else f": {one.reason}"
+                yield f"{one.card_gb} GB: {where}{asked}"
+
+
+def bisect(cards: Sequence[int], runs: int, attempt: Callable[[int], Attempt]) -> tuple[Attempt, ...]:
+    """Look for the smallest card that does, in at most so many runs; what a card has, a larger one has too."""
+    found: list[Attempt] = []
+    low, high = 0, len(cards)
+    while low < high and len(found) < runs:
+        middle = (low + high) // 2
+        found.append(attempt(cards[middle]))
+        low, high = (low, middle) if found[-1].fits else (middle + 1, high)
+    return tuple(found)
+
+
+def fit(options: Options, *, cards: Sequence[int], runs: int) -> Fit:
+    """Run a notebook with the memory of smaller cards and return what was proved.
+
+    Parameters
+    ----------
+    cards
+        Sizes in decimal GB; none: all common sizes that this GPU can stand for.
+
+    Raises
+    ------
+    RefusedError
+        No GPU here, or none that is as large as one of the cards.
+    UsageError
+        The notebook fails for another reason than memory, so that nothing can be proved.
+    """
+    from runner.machine.gpus import open_driver
+    from runner.plan.job import resolve
+
+    job = resolve(options)
+    if (job.asked.gpus or 1) > 1:
+        raise UsageError(f"{job.name} wants {job.asked.gpus} GPUs", hint="fit proves cards for notebooks with one GPU")
+    with open_driver() as driver:
+        gpu = _largest([one for one in driver.visible(os.environ) if not one.mig])
+        free = gpu.memory().free_bytes or 0
+        possible = [card for card in sorted(set(cards or CARDS_GB)) if _left(card, options) + TOLERANCE_BYTES < free]
+        if not possible:
+            raise RefusedError(
+                f"GPU {gpu.index} has {format_bytes(free)} free, too little to stand for "
+                f"{', '.join(map(str, cards)) or 'any'} GB",
+                hint="free it, or give smaller --cards",
+            )
+        for card in sorted(set(cards) - set(possible)):
+            log.warning("fit", card_gb=card, reason=f"left out: GPU {gpu.index} has {format_bytes(free)} free")
+
+        def attempt(card_gb: int) -> Attempt:
+            with Ballast(gpu, _left(card_gb, options)), _alone(gpu), scratch(job) as trial:
+                log.info("fit", nb=job.name, card_gb=card_gb, left=format_bytes(_left(card_gb, options)))
+                return judged(card_gb, _left(card_gb, options), _run(trial, card_gb))
+
+        return Fit(
+            notebook=job.name, gpu=gpu.name, attempts=bisect(possible, runs, attempt), full_seconds=_full_seconds(job)
+        )
+
+
+def _left(card_gb: int, options: Options) -> int:
+    """Return the memory that a card of this name has for a notebook, which is what the gate demands of it."""
+    return int(card_gb * 1e9 * options.gpu_free_fraction) + TOLERANCE_BYTES
+
+
+def _largest(gpus: Sequence[Gpu]) -> Gpu:
+    if not gpus:
+        raise RefusedError(
+            "no whole GPU is visible here", hint="look at CUDA_VISIBLE_DEVICES; MIG slices cannot be cut"
+        )
+    return max(gpus, key=lambda gpu: gpu.memory().free_bytes or 0)
+
+
+def judged(card_gb: int, left_bytes: int, metrics: Metrics) -> Attempt:
+    """Return what a run says about a card.
+
+    Raises
+    ------
+    UsageError
+        It failed, and not for want of memory.
+    """
+    failure = metrics.failure
+    short = failure.device_memory if failure else None
+    if metrics.status is not Status.SUCCEEDED and (failure is None or failure.cause is not Cause.DEVICE_MEMORY):
+        raise UsageError(
+            f"{metrics.notebook} ended {metrics.status.value} with {card_gb} GB, not for want of GPU memory: "
+            f"{metrics.reason}",
+            hint="let it succeed with `runner run` first",
+        )
+    return Attempt(
+        card_gb=card_gb,
+        left_bytes=left_bytes,
+        status=metrics.status.value,
+        wall_seconds=metrics.wall_seconds,
+        need_bytes=max((gpu.need_bytes for gpu in metrics.gpus if gpu.need_bytes is not None), default=None),
+        cell=failure.cell_index + 1 if failure and failure.cell_index is not None else None,
+        asked_bytes=short.asked_bytes if short else None,
+        reason=metrics.reason,
+    )
+
+
+@contextlib.contextmanager
+def scratch(job: Job) -> Iterator[Options]:
+    """Give the options of the same run in a folder of its own, with a copy of the checkout; both go afterwards."""
+    beside = job.output_dir.parent
+    beside.mkdir(parents=True, exist_ok=True)
+    owners.remove_left_over(beside, ".fit-*")  # of one that was killed
+    folder = Path(tempfile.mkdtemp(prefix=f".fit-{owners.mark()}-", dir=beside))
+    own = {folder, job.output_dir, *([job.cache] if job.cache else [])}
+    checkout, outputs = folder / "checkout", folder / "outputs"
+    try:
+        shutil.copytree(
+            job.checkout,
+            checkout,
+            symlinks=True,
+            ignore=lambda place, names: [name for name in names if Path(place) / name in own],
+        )
+        outputs.mkdir()
+        for need in job.needs:  # met as it was there
+            with contextlib.suppress(FileNotFoundError):
+                shutil.copy2(job.output_dir / f"{need}.metrics.json", outputs)
+        inside = job.cwd.relative_to(job.checkout) if job.cwd.is_relative_to(job.checkout) else None
+        yield dataclasses.replace(
+            job.options,
+            notebook=job.options.notebook if job.plan else str(checkout / job.source.relative_to(job.checkout)),
+            plan=job.options.plan.absolute() if job.options.plan else None,
+            checkout=checkout if job.plan else None,
+            cwd=checkout / inside if inside is not None else job.cwd,
+            output_dir=outputs,
+            html=False,
+            run_id=None,
+            results_dir=None,
+            resume=False,
+        )
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _alone(gpu: Gpu) -> Iterator[None]:
+    """Show this GPU and no other."""
+    before = os.environ.get("CUDA_VISIBLE_DEVICES")
+    os.environ["CUDA_VISIBLE_DEVICES"] = gpu.uuid
+    try:
+        yield
+    finally:
+        os.environ.pop("CUDA_VISIBLE_DEVICES")
+        if before is not None:
+            os.environ["CUDA_VISIBLE_DEVICES"] = before
+
+
+def _run(options: Options, card_gb: int) -> Metrics:
+    from runner.core.stop import Stopper
+    from runner.plan.job import resolve
+    from runner.run.lifecycle import run
+    from runner.run.progress import Progress
+
+    stopper = Stopper()
+    metrics = run(resolve(dataclasses.replace(options, min_gpus=1, min_gpu_memory_gb=card_gb)), stopper, Progress())
+    if metrics.status is Status.TERMINATED:
+        raise SystemExit(metrics.exit_code)
+    return metrics
+
+
+def _full_seconds(job: Job) -> float | None:
+    """Return how long the last success took that had all memory."""
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        record = json.loads(job.path(".metrics.json").read_text(encoding="utf-8"))
+        if record["status"] == Status.SUCCEEDED and not record.get("provisional"):
+            return float(record["wall_seconds"])
+    return None

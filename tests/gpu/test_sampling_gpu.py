@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+"""On a real GPU: short spikes and the energy of a run, by NVML alone."""
+
+from __future__ import annotations
+
+import pytest
+from support.realgpu import GIB, measured, needs, require, run
+
+pytestmark = [pytest.mark.gpu, pytest.mark.timeout(240)]
+
+
+@pytest.fixture(autouse=True)
+def device(request):
+    """Need a GPU."""
+    require(request)
+
+
+SPIKE = "time.sleep({pause})\nspike = cupy.cuda.Memory(4 * 2**30)\ntime.sleep(0.1)\ndel spike\ntime.sleep(0.6)"
+
+
+def test_spikes_of_a_tenth_of_a_second_are_sampled(tmp_path):
+    """In 9 of 10 cells, wherever between two ticks they come."""
+    needs("cupy")
+    spikes = [SPIKE.format(pause=0.5 + 0.05 * number) for number in range(10)]
+    record, _ = run(tmp_path, "import time, cupy\nfirst = cupy.cuda.Memory(1)", *spikes)
+    base = next(iter(record["cells"][0]["peak_gpu_memory_bytes"].values()))
+    peaks = [next(iter(cell["peak_gpu_memory_bytes"].values())) for cell in record["cells"][1:]]
+    seen = sum(peak >= base + int(3.9 * GIB) for peak in peaks)
+    share = record["sampler"]["cpu_seconds"] / record["wall_seconds"]
+    measured("spikes of 100 ms", of=10, seen=seen, sampler_share_of_a_core=share)
+    assert seen >= 9
+
+
+def test_the_energy_of_a_run_begins_with_its_kernel(tmp_path):
+    """It holds that of all cells, its time is shorter than the run, and the idle share is a part of it."""
+    needs("cupy")
+    burn = (
+        "import time, cupy\na = cupy.random.rand(4096, 4096)\nend = time.monotonic() + 4\n"
+        "while time.monotonic() < end:\n    a @ a\n    cupy.cuda.Device().synchronize()"
+    )
+    record, _ = run(tmp_path, burn, "time.sleep(3)")
+    (gpu,) = record["gpus"]
+    cells = sum(cell["gpu_energy_joules"] for cell in record["cells"])
+    measured(
+        "energy of a run",
+        joules=gpu["energy_joules"],
+        cells_joules=cells,
+        seconds=gpu["energy_seconds"],
+        wall_seconds=record["wall_seconds"],
+        mean_watts=gpu["energy_joules"] / gpu["energy_seconds"],
+        idle_joules=gpu["energy_idle_joules"],
+    )
+    assert gpu["energy_seconds"] <= record["wall_seconds"]
+    assert gpu["energy_joules"] >= 0.98 * cells
+    assert 0 < gpu["energy_idle_joules"] < gpu["energy_joules"]
