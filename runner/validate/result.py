@@ -33,6 +33,8 @@ class Asked:
     requirements: Requirements = field(default_factory=Requirements)
     kernel: str | None = None
     network: bool = False
+    doctors: bool = True
+    """Call the libraries' own checks too; not so when one of them calls us."""
     limit_seconds: float = 60.0
 
 

@@ -68,7 +68,7 @@ def _gpus(asked: Asked, environ: Mapping[str, str]) -> tuple[check_gpus.Gpus, Se
 def _python(
     asked: Asked, wants: notebook_imports.Needs, gpus: check_gpus.Gpus, environ: Mapping[str, str]
 ) -> list[Check]:
-    from runner.validate import check_cuda
+    from runner.validate import check_cuda, check_doctors
 
     found = list(wants.checks)
     seen_pythons: set[str] = set()
@@ -86,6 +86,8 @@ def _python(
         found += check_packages.checks(env, users, gpu=bool(gpus.seen))
         found += check_packages.fits(env.versions, asked.plan.fits if asked.plan else {})
         found += check_cuda.checks(gpus, python, env.versions, environ)
+        if gpus.seen and asked.doctors:
+            found += check_doctors.checks(python)
     return found
 
 

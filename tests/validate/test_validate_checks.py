@@ -7,6 +7,7 @@ import os
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,6 +19,7 @@ from runner.core.records import Check
 from runner.plan import Dataset, parse
 from runner.validate import (
     check_cuda,
+    check_doctors,
     check_gpus,
     check_host,
     check_network,
@@ -28,6 +30,7 @@ from runner.validate import (
 )
 from runner.validate.check_gpus import Gpus
 from runner.validate.probes import Findings
+from runner.validate.result import Section
 
 TRAP = {"numba": "0.61.2"}
 
@@ -368,3 +371,34 @@ def test_a_range_of_versions_that_is_none_is_a_plan_error():
     text = '{"version": 1, "name": "p", "notebooks": [{"name": "n", "path": "n.ipynb"}], "fits": {"x": "0.18"}}'
     with pytest.raises(PlanError, match=r"fits\.x: '0\.18' is not a valid version range"):
         parse(text, "plan.yaml")
+
+
+@pytest.mark.parametrize(("code", "status"), [(0, "pass"), (3, "fail")])
+def test_the_checks_of_the_libraries_are_called_where_they_are_installed(tmp_path, code, status):
+    """Those that stand beside the kernel's Python, with the end of what they say."""
+    assert list(check_doctors.checks(str(tmp_path / "python"))) == []
+    doctor = tmp_path / "rapids"
+    doctor.write_text(f"#!/bin/sh\nprintf 'long\\n\\033[31mGPU %s\\n' $1\nexit {code}\n")
+    doctor.chmod(0o755)
+    (tmp_path / "rapids-singlecell-check-kernel").write_text("not executable")
+    first, second = check_doctors.checks(str(tmp_path / "python"))
+    assert (first.name, first.status) == ("rapids doctor", status)
+    assert first.seen.endswith("GPU doctor")
+    assert "\x1b" not in first.seen
+    assert second.status == "warn"
+
+
+def test_ours_is_found_by_the_doctor_of_rapids(monkeypatch):
+    """By its entry point; a failed check is an exception with its hint, and no doctor calls the other for ever."""
+    (entry,) = metadata.entry_points(group="rapids_doctor_check", name="runner")
+    asked = []
+    bad = Check(name="disk", status="fail", seen="full", hint="free some")
+
+    def validate(given):
+        asked.append(given)
+        return SimpleNamespace(sections=(Section(name="storage", checks=(bad,)),))
+
+    monkeypatch.setattr(system, "validate", validate)
+    with pytest.raises(RuntimeError, match=r"disk: full \(free some\)"):
+        entry.load()(verbose=True)
+    assert [one.doctors for one in asked] == [False]
