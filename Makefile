@@ -11,7 +11,7 @@ OUTPUT ?= outputs
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test test-fast lint format bench conformance soak schemas pythons constraints clean
+.PHONY: help setup demo test test-fast lint format bench conformance soak docs recording schemas pythons constraints clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -90,6 +90,12 @@ soak: $(VENV)/.installed-demo,test ## Random faults at random moments: SECONDS=6
 format: $(VENV)/.installed-lint ## Put the code into shape
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: $(VENV)/.installed-docs ## Build the documentation as a site in site/; broken links are errors
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
+recording: $(VENV)/.installed-demo,test ## Record a run for the documentation: docs/images/
+	$(BIN)/python .ci/recording.py
 
 schemas: $(VENV)/.installed-demo ## Write the published JSON schemas from the models
 	$(BIN)/python .ci/schemas.py

@@ -25,6 +25,7 @@ COMMANDS = {
     "run-all": "Run the notebooks of a plan in order, then write the report.",
     "parameters": "List the variables of a notebook that can be set.",
     "fit": "Prove which GPU memory is enough for a notebook, beside a process that holds the rest.",
+    "kernels": "List the kernels of this machine, other environments included.",
     "gate": "Check whether this machine has the requested GPUs and memory.",
     "convert": "Convert executed notebooks to offline, safe HTML.",
     "report": "Write the report over all notebooks of an output folder.",
@@ -34,6 +35,7 @@ COMMANDS = {
     "plan": "Check, show, describe or render a plan.",
     "cluster": "Install, run and watch plans on a Kubernetes cluster with Tekton.",
     "demo": "Run three small single-cell notebooks that need no download and no GPU.",
+    "help": "Show the help of a command.",
 }
 
 
@@ -60,10 +62,13 @@ class _Commands(click.Group):
 
 @click.group(
     cls=_Commands,
+    invoke_without_command=True,
     context_settings={"auto_envvar_prefix": "RUNNER", "help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-@click.version_option(__version__, prog_name="runner")
-def cli() -> None:
+@click.option("--version", is_flag=True, help="Show the version and exit; with --json those of all dependencies.")
+@click.option("--json", "as_json", is_flag=True, hidden=True)
+@click.pass_context
+def cli(ctx: click.Context, /, version: bool, as_json: bool) -> None:
     """Run GPU notebooks unattended and prove what happened.
 
     Each option can also be given as a variable RUNNER_<COMMAND>_<OPTION>, as in
@@ -74,7 +79,36 @@ def cli() -> None:
       runner demo
       runner run notebook.ipynb --min-gpu-memory-gb 24
       runner run-all plan.yaml --output-dir outputs
+      runner --version --json
     """
+    if version:
+        click.echo(_versions() if as_json else f"runner, version {__version__}")
+        ctx.exit()
+    if as_json:
+        raise click.UsageError("--json belongs behind a command, or to --version", ctx)
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
+        ctx.exit()
+
+
+def _versions() -> str:
+    """Return the versions of Python, the system and every distribution that we need, as JSON."""
+    import json
+    import platform
+    from importlib.metadata import PackageNotFoundError, requires
+    from importlib.metadata import version as installed
+
+    from packaging.requirements import Requirement
+
+    packages: dict[str, str | None] = {}
+    for line in requires("rapids-notebook-runner") or ():
+        name = Requirement(line).name
+        try:
+            packages[name] = installed(name)
+        except PackageNotFoundError:
+            packages[name] = None  # of an extra that is not installed
+    found = {"runner": __version__, "python": platform.python_version(), "platform": platform.platform()}
+    return json.dumps({**found, "executable": sys.executable, "packages": packages}, indent=1)
 
 
 def main() -> None:

@@ -213,6 +213,8 @@ class Notebook(_Strict):
     needs: list[str] = []
     requires: Requires = Requires()
     parameters: dict[Variable, Any] = {}
+    matrix: dict[str, list[Any]] | None = None
+    """A sweep: each combination of the values is a notebook of its own, see `runner.plan.matrix`."""
     env: Environment = {}
     prepare: list[Rule] = []
     datasets: list[str] = []

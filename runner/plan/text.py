@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from runner.core.errors import PlanError
+from runner.plan.matrix import expanded
 
 _DEFAULTABLE = {
     "kernel",
@@ -75,7 +76,7 @@ def with_defaults(document: dict[str, Any]) -> dict[str, Any]:
             base = defaults.get(key)
             filled[key] = {**base, **value} if isinstance(base, dict) and isinstance(value, dict) else value
         notebooks.append(filled)
-    return {**document, "notebooks": notebooks}
+    return {**document, "notebooks": expanded(notebooks)}
 
 
 def _yaml(text: str, where: str) -> Any:

@@ -67,10 +67,12 @@ async def _ask(name: str, cwd: Path) -> tuple[str, str]:
 
 def python_of(name: str) -> str | None:
     """Return the Python that a kernel runs in, None for a kernel of another language or none at all."""
-    from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
+    from jupyter_client.kernelspec import NoSuchKernel
+
+    from runner.machine.kernel_specs import Kernels
 
     try:
-        spec = KernelSpecManager().get_kernel_spec(name)
+        spec = Kernels().get_kernel_spec(name)
     except NoSuchKernel:
         return None
     if spec.language.lower() != "python" or not spec.argv:

@@ -110,7 +110,7 @@ def test_needs_follow_the_order_of_the_plan():
         plan_of({"name": "a", "needs": ["b"]}, "b")
     with pytest.raises(PlanError, match="circular needs"):
         plan_of({"name": "a", "needs": ["b"]}, {"name": "b", "needs": ["a"]})
-    with pytest.raises(PlanError, match="the name 'a' stands twice"):
+    with pytest.raises(PlanError, match="the name 'a' appears twice"):
         plan_of("a", "a")
 
 

@@ -23,11 +23,12 @@ from pathlib import Path
 from typing import Any
 
 import zmq.asyncio
-from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
+from jupyter_client.kernelspec import NoSuchKernel
 from jupyter_client.manager import AsyncKernelManager
 
 from runner.core import log, owners, procfs
 from runner.core.errors import BrokenInputError, did_you_mean
+from runner.machine.kernel_specs import Kernels
 
 FAULT_LOG = "RUNNER_FAULT_LOG"
 STARTUP = "RUNNER_KERNEL_STARTUP"
@@ -71,15 +72,15 @@ def check_kernel(name: str) -> str:
     BrokenInputError
         It is not, and the message lists the kernels that are; or its spec is damaged.
     """
-    specs = KernelSpecManager()
+    specs = Kernels()
     try:
         argv = specs.get_kernel_spec(name).argv
     except NoSuchKernel:
         installed = sorted(specs.find_kernel_specs())
         raise BrokenInputError(
             f"no kernel named {name!r} is installed; installed: {', '.join(installed) or 'none'}",
-            hint=f"{did_you_mean(name, installed)}choose one with --kernel, "
-            "or install it with `python -m ipykernel install`",
+            hint=f"{did_you_mean(name, installed)}choose one with --kernel (`runner kernels`), "
+            "or install it with `python -m pip install ipykernel` in its environment",
         ) from None
     except Exception as error:  # a file that others wrote: no JSON, wrong types, not to be read
         raise _broken_spec(specs, name, str(error) or type(error).__name__) from error
@@ -88,7 +89,7 @@ def check_kernel(name: str) -> str:
     return name
 
 
-def _broken_spec(specs: KernelSpecManager, name: str, problem: str) -> BrokenInputError:
+def _broken_spec(specs: Kernels, name: str, problem: str) -> BrokenInputError:
     folder = specs.find_kernel_specs().get(name, name)
     return BrokenInputError(
         f"the kernel {name!r} cannot be used: {folder}/kernel.json: {' '.join(problem.split())}",
@@ -124,6 +125,7 @@ class Kernel:
         # A signature key of our own process keeps other users of the machine out of TCP channels.
         self.manager = AsyncKernelManager(
             kernel_name=name,
+            kernel_spec_manager=Kernels(),
             transport=self.transport,
             connection_file=str(self.folder / "k.json"),
             shutdown_wait_time=5.0,
@@ -151,10 +153,10 @@ class Kernel:
             It cannot be started: a program that is not there, or a kernel spec that is damaged.
         """
         arguments: list[str] = []
-        if self.manager.ipykernel:
-            lines = (_RUN_STARTUP, *self._startup)
-            arguments = ["--HistoryManager.hist_file=:memory:", *(f"--IPKernelApp.exec_lines={x}" for x in lines)]
         try:
+            if any("ipykernel" in part for part in self.manager.kernel_spec.argv):
+                lines = (_RUN_STARTUP, *self._startup)
+                arguments = ["--HistoryManager.hist_file=:memory:", *(f"--IPKernelApp.exec_lines={x}" for x in lines)]
             with self.stderr_log.open("wb") as stderr:
                 await self.manager.start_kernel(
                     extra_arguments=arguments, cwd=str(self.cwd), env=self._env, stdout=stderr, stderr=stderr
@@ -266,7 +268,7 @@ def _tail(path: Path, limit: int = 20_000) -> str:
 def runs_here(name: str) -> bool:
     """Return True if a kernel is this very Python, so that our package versions are its versions."""
     try:
-        program = Path(KernelSpecManager().get_kernel_spec(name).argv[0])
+        program = Path(Kernels().get_kernel_spec(name).argv[0])
     except Exception:  # noqa: BLE001  (a damaged spec is told by `check_kernel`)
         return False
     here = Path(sys.executable)
@@ -280,7 +282,7 @@ def runs_here(name: str) -> bool:
 def python_of(name: str) -> str | None:
     """Return the Python that a kernel runs on, None where it is no Python or cannot be told."""
     try:
-        spec = KernelSpecManager().get_kernel_spec(name)
+        spec = Kernels().get_kernel_spec(name)
     except Exception:  # noqa: BLE001  (a damaged spec is told by `check_kernel`)
         return None
     program = shutil.which(spec.argv[0]) if spec.argv else None

@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sweeps: a notebook with a `matrix` of parameters becomes one notebook for each combination."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from runner.core.errors import PlanError
+
+LIMIT = 256
+"""Combinations of one notebook."""
+_PLACEHOLDER = re.compile(r"\{([A-Za-z_]\w*)\}", re.ASCII)
+_ODD = re.compile(r"[^A-Za-z0-9._-]+")
+
+
+def expanded(notebooks: list[Any]) -> list[Any]:
+    """Return a plan's notebooks with each sweep in place as its combinations; who needs it needs all of them.
+
+    A combination is called NAME-VALUE-VALUE, or as a name with ``{parameter}`` says. ``{parameter}`` in products,
+    expected files and variables stands for its value as well.
+
+    Raises
+    ------
+    PlanError
+        A matrix is not one, or has no or too many combinations.
+    """
+    result: list[Any] = []
+    names: dict[Any, list[str]] = {}
+    for position, entry in enumerate(notebooks):
+        matrix = entry.get("matrix") if isinstance(entry, dict) else None
+        if matrix is None:
+            result.append(entry)
+            continue
+        found = [_one(entry, each) for each in _combinations(matrix, f"notebooks[{position}].matrix")]
+        if isinstance(entry.get("name"), str):
+            names[entry["name"]] = [each["name"] for each in found]
+        result += found
+    return [_needing(entry, names) for entry in result]
+
+
+def _combinations(matrix: Any, where: str) -> list[dict[str, Any]]:
+    if not isinstance(matrix, dict) or not all(isinstance(values, list) for values in matrix.values()):
+        raise PlanError(
+            f"{where}: is not a mapping of parameters to lists", hint="write it like {n_top_genes: [1000, 2000]}"
+        )
+    more, less = matrix.get("include", []), matrix.get("exclude", [])
+    if not all(isinstance(each, dict) for each in (*more, *less)):
+        raise PlanError(f"{where}: include and exclude are lists of mappings of parameters to values")
+    axes = {key: values for key, values in matrix.items() if key not in {"include", "exclude"}}
+    unknown = sorted({str(key) for each in less for key in each} - set(map(str, axes)))
+    if unknown:
+        raise PlanError(
+            f"{where}.exclude: unknown parameter {unknown[0]!r}", hint=f"it has {', '.join(map(str, axes))}"
+        )
+    count = len(more)
+    if axes:
+        product = 1
+        for values in axes.values():
+            product = min(product * len(values), 1_000_000)
+        count += product
+    if not 0 < count <= LIMIT:
+        raise PlanError(
+            f"{where}: {count} combinations, allowed are 1 to {LIMIT}", hint="split the sweep, or shorten it"
+        )
+    full = [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())] if axes else []
+    kept = [each for each in full if not any(each.items() >= dict(gone).items() for gone in less)]
+    found = [*kept, *more]
+    if not found:
+        raise PlanError(f"{where}: exclude leaves no combination", hint="shorten it")
+    return found
+
+
+def _one(entry: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the notebook of one combination."""
+    name = entry.get("name")
+    if isinstance(name, str):
+        name = _filled(name, values) if _PLACEHOLDER.search(name) else "-".join([name, *map(_word, values.values())])
+    one = {key: value for key, value in entry.items() if key != "matrix"}
+    one |= {"name": name, "parameters": {**(entry.get("parameters") or {}), **values}}
+    for key in ("products", "expect", "env"):
+        if key in entry:
+            one[key] = _filled(entry[key], values)
+    return one
+
+
+def _filled(value: Any, values: Mapping[str, Any]) -> Any:
+    """Put the values into every text of a part of a plan; what no parameter is called stays."""
+    if isinstance(value, str):
+        return _PLACEHOLDER.sub(lambda match: _word(values[match[1]]) if match[1] in values else match[0], value)
+    if isinstance(value, dict):
+        return {key: _filled(item, values) for key, item in value.items()}
+    return [_filled(item, values) for item in value] if isinstance(value, list) else value
+
+
+def _word(value: Any) -> str:
+    """Return a value as part of a file name."""
+    return _ODD.sub("-", str(value)).strip("-.")[:40] or "empty"
+
+
+def _needing(entry: Any, names: Mapping[Any, list[str]]) -> Any:
+    needs = entry.get("needs") if isinstance(entry, dict) else None
+    if not isinstance(needs, list) or not any(isinstance(need, str) and need in names for need in needs):
+        return entry
+    return {**entry, "needs": [name for need in needs for name in names.get(need, [need])]}
