@@ -24,7 +24,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("runner", "notebooks as tests")
     group.addoption("--runner", action="store_true", help="Collect notebooks (*.ipynb) and run each with `runner run`.")
     group.addoption(
-        "--runner-args", default="", metavar="TEXT", help="Options of `runner run`, such as '--timeout 1h'."
+        "--runner-args", default="", metavar="TEXT", help="Options of `runner run`, as in --runner-args='--timeout 1h'."
     )
     group.addoption("--runner-output-dir", metavar="DIR", help="Keep records and pages here; else they are deleted.")
 

@@ -36,8 +36,7 @@ def test_each_notebook_is_a_test_with_our_truth(folder):
         "2",
         "--junit-xml",
         "junit.xml",
-        "--runner-args",
-        "--no-html",
+        "--runner-args=--no-html",
         "--runner-output-dir",
         "out",
     )
@@ -62,7 +61,7 @@ def test_a_wrong_option_is_shown_and_nothing_is_kept(folder):
     """What the command says is the failure; without a folder for them, records are deleted."""
     before = sorted(path.name for path in folder.iterdir())
 
-    ended = run_pytest(folder, "--runner", "good.ipynb", "--runner-args", "--no-such-option")
+    ended = run_pytest(folder, "--runner", "good.ipynb", "--runner-args=--no-such-option")
 
     assert ended.returncode == 1
     assert "No such option" in ended.stdout
