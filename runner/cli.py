@@ -12,6 +12,7 @@ import importlib
 import os
 import sys
 import traceback
+from pathlib import Path
 
 import click
 
@@ -125,6 +126,7 @@ def _exit_code() -> int:
     except click.ClickException as error:
         with contextlib.suppress(OSError):
             error.show()
+        _leave_results(error.format_message())
         return error.exit_code
     except click.Abort:
         return 130
@@ -132,6 +134,7 @@ def _exit_code() -> int:
         return error.code if isinstance(error.code, int) else RunnerError.exit_code
     except RunnerError as error:
         _tell(f"runner: {error.message}", f"  hint: {error.hint}" if error.hint else "")
+        _leave_results(str(error))
         return error.exit_code
     except KeyboardInterrupt:
         return 130
@@ -141,6 +144,19 @@ def _exit_code() -> int:
             return RecordError.exit_code
         _tell(traceback.format_exc(), "runner: internal error in runner; please report it with the lines above")
         return 70
+
+
+def _leave_results(message: str) -> None:
+    """Fill Tekton's results where a command ends before it has any: nobody opens the log of every task."""
+    words = [word for word in sys.argv[1:3] if not word.startswith("-")]
+    names = ("_".join(words[:count]).upper().replace("-", "_") for count in (1, 2))
+    folder = next((found for name in names if (found := os.environ.get(f"RUNNER_{name}_RESULTS_DIR"))), None)
+    if folder is None or (Path(folder) / "status").exists():
+        return
+    from runner.outputs.tekton_results import write_values
+
+    with contextlib.suppress(RecordError):
+        write_values(Path(folder), {"status": "error", "reason": message})
 
 
 def _while_printing(error: BaseException) -> bool:

@@ -7,6 +7,7 @@ Pure: the spec of a Pipeline goes in, the spec of a smaller one comes out.
 from __future__ import annotations
 
 import copy
+import re
 from typing import TYPE_CHECKING, Any
 
 from runner.core.errors import UsageError, did_you_mean
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
 Document = dict[str, Any]
+_STATUS = re.compile(r"\$\(tasks\.([\w-]+)\.status\)")
 
 
 def notebook_of(task: Mapping[str, Any]) -> str | None:
@@ -87,7 +89,7 @@ def part(
         for one in task.get("params") or ():
             if one["name"] == "task-statuses":
                 said = str(one["value"]).split()
-                one["value"] = " ".join(word for word in said if word.partition("=")[0] in kept)
+                one["value"] = " ".join(word for word in said if set(_STATUS.findall(word)) & kept)
             elif run_id is not None and one["value"] == RUN_ID:
                 one["value"] = run_id
     return found

@@ -12,7 +12,7 @@ from runner.core import files
 if TYPE_CHECKING:
     from runner.core.records import Metrics
 
-_REASON_BYTES = 500
+_REASON_BYTES = 200
 
 
 def write(folder: Path, metrics: Metrics, metrics_path: Path) -> None:

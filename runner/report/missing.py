@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 from runner.core.records import origin
 from runner.core.times import format_moment
@@ -70,17 +71,38 @@ def not_run(name: str, found: Found, run_id: str | None, tasks: Mapping[str, str
         How the tasks before the notebooks ended, as Tekton says it.
     """
     reason = _not_run(name, found, run_id)
+    own = _ended(tasks.get(f"notebook/{quote(name, safe='')}", ""))
+    if own and name not in found.broken:
+        reason = f"no record: its task {own}; the results `status` and `reason` of the task and its log say why"
     before = stopped(tasks)
     return f"{reason}; before it, {before}" if before else reason
 
 
+_WORDS = {
+    "TaskRunCancelled": "was cancelled",
+    "TaskRunTimeout": "timed out",
+    "TaskRunImagePullFailed": "could not pull its image",
+    "CreateContainerConfigError": "could not be set up",
+    "PodCreationFailed": "got no Pod",
+}
+
+
+def _ended(status: str) -> str:
+    """Return in words how a task ended that failed, from Tekton's STATUS or STATUS:REASON; else nothing."""
+    ended, _, why = status.partition(":")
+    return _WORDS.get(why, "failed") if ended == "Failed" else ""
+
+
 def stopped(tasks: Mapping[str, str]) -> str:
-    """Name the tasks that failed, else those that did not run; nothing where all succeeded."""
-    for status, what in (("Failed", "failed"), ("None", "did not run")):
-        names = [name for name, ended in tasks.items() if ended == status]
-        if names:
-            return f"the task{'' if len(names) == 1 else 's'} {', '.join(names)} {what}"
-    return ""
+    """Name the tasks before the notebooks that failed, else those that did not run; nothing where all succeeded."""
+    before = {name: status for name, status in tasks.items() if not name.startswith("notebook/")}
+    words = {name: _ended(status) for name, status in before.items() if _ended(status)}
+    words = words or {name: "did not run" for name, status in before.items() if status.partition(":")[0] == "None"}
+    parts = []
+    for word in dict.fromkeys(words.values()):
+        names = [name for name, said in words.items() if said == word]
+        parts.append(f"the task{'' if len(names) == 1 else 's'} {', '.join(names)} {word}")
+    return " and ".join(parts)
 
 
 def left_out(last: Metrics | None, run_id: str | None) -> str:

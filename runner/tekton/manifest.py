@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 _INLINE_WIDTH = 100
+_LONG = 110
 _INLINE_KEYS = (
     {"name", "value"},
     {"name", "workspace"},
@@ -42,7 +43,8 @@ class _Dumper(yaml.SafeDumper):
 
     def represent_text(self, data: str) -> yaml.ScalarNode:
         """Write texts of several lines, such as a plan, as people do."""
-        return self.represent_scalar("tag:yaml.org,2002:str", data, style="|" if "\n" in data else None)
+        style = "|" if "\n" in data else ">" if len(data) > _LONG else None
+        return self.represent_scalar("tag:yaml.org,2002:str", data, style=style)
 
     def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:
         """Indent lists below their key."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import quote
 
 from runner import __version__
 from runner.core import safe_yaml
@@ -292,12 +293,17 @@ def _notebooks(plan: Plan, notebooks: list[Notebook], groups: Groups, shape: Sha
 
 def _report(notebooks: list[Notebook], groups: Groups, shape: Shape) -> Document:
     """Return the report's task. It is told how others ended by their status, which is there in any case."""
-    before = [_source(shape)["name"], "validate", *(group.task for group in groups.all)]
+    before = {task: task for task in (_source(shape)["name"], "validate", *(group.task for group in groups.all))}
+    tasks = names.task_names("notebook", [notebook.name for notebook in notebooks])
+    # A name of a notebook may hold blanks, which stand between the statuses.
+    before |= {f"notebook/{quote(name, safe='')}": task for name, task in tasks.items()}
     values = {
         **_given("image"),
         **shape.plan_params,
         "run-id": RUN_ID,
-        "task-statuses": " ".join(f"{task}=$(tasks.{task}.status)" for task in before),
+        "task-statuses": " ".join(
+            f"{key}=$(tasks.{task}.status):$(tasks.{task}.reason)" for key, task in before.items()
+        ),
         **_given("pushgateway"),
         **_only(notebooks, shape),
     }

@@ -499,3 +499,19 @@ def test_failure_with_huge_message_stays_readable(tmp_path):
     made.leave(tmp_path, record, with_samples=False)
     result = build(tmp_path, watch=all_dead)
     assert result.html_path.stat().st_size < 400_000
+
+
+@pytest.mark.parametrize(
+    ("tasks", "told"),
+    [
+        ({"clone": "Failed:TaskRunCancelled", "validate": "None:"}, "the task clone was cancelled"),
+        ({"clone": "Failed:TaskRunImagePullFailed"}, "could not pull its image"),
+        ({"clone": "Failed:Failed", "data-1": "Failed:TaskRunTimeout"}, "clone failed and the task data-1 timed out"),
+        ({"clone": "Succeeded:Succeeded", "notebook/a": "Failed:Failed"}, "its task failed; the results"),
+        ({"clone": "Succeeded:Succeeded", "notebook/a": "Failed:TaskRunTimeout"}, "its task timed out"),
+    ],
+)
+def test_the_report_says_in_words_what_kept_a_notebook_from_running(tmp_path, tasks, told):
+    """Cancelled, out of time, without its image, refused as it was called: Tekton's reasons become sentences."""
+    result = build(tmp_path, plan=made.plan_of("a"), tasks=tasks, watch=all_dead)
+    assert told in summary_of(result)["notebooks"][0]["reason"]

@@ -58,6 +58,7 @@ class LocalTekton:
             ended = self.ended.get(task["name"], Ended(None))
             status = "None" if ended.code is None else "Failed" if ended.code else "Succeeded"
             self.values[f"tasks.{task['name']}.status"] = status
+            self.values[f"tasks.{task['name']}.reason"] = "" if ended.code is None else status
         for task in self.pipeline["finally"]:
             self.ended[task["name"]] = self._task(task)
         return not stopped and all(not self.ended[task["name"]].code for task in self.pipeline["finally"])

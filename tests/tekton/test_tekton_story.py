@@ -150,3 +150,16 @@ def test_what_no_node_can_host_gets_no_task(repository, tmp_path, monkeypatch):
     run.run()
     assert run.ended["notebook-giant"].code is None
     assert statuses(run)["giant"] == "not-run"
+
+
+def test_a_parameter_that_cannot_work_is_told_by_results_and_report(repository, tmp_path):
+    """Nobody opens the log of a task that ended before it began: results and report say what is wrong."""
+    run = story(repository, tmp_path, "good", **{"gate-wait": "soon"})
+    assert not run.run()
+    ended = run.ended["notebook-first"]
+    assert ended.code == 2
+    assert ended.results["status"] == "error"
+    assert "soon" in ended.results["reason"]
+    entry = run.summary()["first"]
+    assert entry["status"] == "not-run"
+    assert "its task failed" in entry["reason"]
