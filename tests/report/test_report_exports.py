@@ -215,6 +215,17 @@ def test_hashes_in_the_crate_are_those_of_the_files(every):
         assert str(len(content)) == entity["contentSize"]
 
 
+def test_crate_defines_the_terms_that_its_version_lacks(every):
+    """A key that no context defines makes a crate invalid: those of the run profiles are defined in the crate."""
+    document = json.loads((every.html_path.parents[1] / "ro-crate-metadata.json").read_text())
+    base, own = document["@context"]
+    assert base == "https://w3id.org/ro/crate/1.1/context"
+    used = {key for entity in document["@graph"] for key in entity}
+    assert own.keys() == {"environment", "sha256"} <= used
+    environment = {e["@id"]: e for e in document["@graph"] if e["@id"].startswith("#machine-")}
+    assert {entity["@type"] for entity in environment.values()} == {"PropertyValue"}
+
+
 def test_crate_without_a_plan_is_a_run_of_processes(tmp_path):
     """Notebooks run one by one have no workflow, and the crate does not claim one."""
     made.leave(tmp_path, made.metrics("a b é"), with_samples=False)

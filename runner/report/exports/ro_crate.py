@@ -39,6 +39,8 @@ _MEDIA = {
     "metrics": "application/json",
 }
 PLAN_FILE = "reports/plan.json"
+_TERMS = {term: f"https://w3id.org/ro/terms/workflow-run#{term}" for term in ("environment", "sha256")}
+"""What the run profiles use beyond the terms of RO-Crate; a crate must define them."""
 
 
 def crate_json(report: Report, folder: Path, reports: list[str], plan: Plan | None) -> str:
@@ -56,10 +58,13 @@ def crate_json(report: Report, folder: Path, reports: list[str], plan: Plan | No
     from rocrate.rocrate import ROCrate
 
     crate = ROCrate(version=VERSION)
+    crate.metadata.extra_terms = _TERMS
     crate.name = f"Run of {report.plan_name or 'notebooks'}"
     crate.description = f"{report.counts.get('succeeded', 0)} of {len(report.entries)} notebooks succeeded"
     crate.datePublished = report.generated_at
-    crate.license = "https://spdx.org/licenses/Apache-2.0"
+    crate.root_dataset["license"] = _entity(
+        crate, "#license", "CreativeWork", name="Not stated", description="Whoever ran the notebooks has not stated one."
+    )
     crate.root_dataset["conformsTo"] = [_profile(crate, name) for name in (_PROFILES if plan else ("process",))]
     engine = _engine(crate)
     workflow = _workflow(crate, plan, folder, engine) if plan else None
@@ -164,15 +169,13 @@ def _inputs(crate: ROCrate, entry: Entry, m: Metrics) -> list[Entity]:
 
 def _machine(crate: ROCrate, m: Metrics) -> list[Entity]:
     """Describe the container image and the GPUs, each once in the crate."""
-    things = []
-    if m.environment.image:
-        things.append(
-            _entity(crate, f"#image-{_digest(m.environment.image)}", "SoftwareApplication", name=m.environment.image)
-        )
-    things += [
-        _entity(crate, f"#gpu-{_digest(gpu.uuid)}", "Thing", name=gpu.name, identifier=gpu.uuid) for gpu in m.gpus
+    image = m.environment.image
+    known = [("container image", image, None)] if image else []
+    known += [("GPU", gpu.name, gpu.uuid) for gpu in m.gpus]
+    return [
+        _entity(crate, f"#machine-{_digest(key or value)}", "PropertyValue", name=name, value=value, identifier=key)
+        for name, value, key in known
     ]
-    return things
 
 
 def _whole_run(crate: ROCrate, report: Report, engine: Entity, actions: list[Entity], results: list[Entity]) -> Entity:
