@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+from runner.core import tracebacks
 from runner.core.records import Status  # noqa: TC001  (the schema is made from the annotations)
 from runner.core.times import instant
 from runner.core.units import format_bytes, format_seconds
@@ -19,7 +20,7 @@ from runner.report.assemble import LeftOut  # noqa: TC001
 
 if TYPE_CHECKING:
     from runner.core.machine_records import GpuUse
-    from runner.core.records import Metrics
+    from runner.core.records import Failure, Metrics
     from runner.report.assemble import Entry, Report
     from runner.report.found import Flight
     from runner.report.sample_series import Seen
@@ -60,6 +61,10 @@ class NotebookSummary:
     gate_waited_seconds: float | None = None
     failed_cell: int | None = None
     """Number of the failing code cell, from 0."""
+    failed_line: str | None = None
+    """The line of the notebook's own code that failed, where its traceback shows one."""
+    error: str | None = None
+    """Name and message of the error, on one line."""
     cause: str | None = None
     hint: str | None = None
     cells: int = 0
@@ -223,6 +228,10 @@ def _measured(plain: NotebookSummary, m: Metrics) -> NotebookSummary:
         wall_seconds=m.wall_seconds,
         gate_waited_seconds=m.gate.waited_seconds if m.gate else None,
         failed_cell=failure.cell_index if failure else None,
+        failed_line=tracebacks.failed_line(failure.traceback_tail or "", "") if failure else None,
+        error=": ".join(filter(None, [failure.error_name, " ".join(failure.message[:500].split())]))
+        if failure
+        else None,
         cause=failure.cause.value if failure and failure.cause else None,
         hint=failure.hint if failure else None,
         cells=len(m.cells),
@@ -249,6 +258,12 @@ def _measured(plain: NotebookSummary, m: Metrics) -> NotebookSummary:
         ran_because=m.ran_because,
         spent_seconds=m.wall_seconds if m.spent_seconds is None else m.spent_seconds,
     )
+
+
+def _error(failure: Failure) -> str:
+    """Return name and message on one line; the name once where the message begins with it."""
+    name, message = failure.error_name or "", " ".join(failure.message[:500].split())
+    return message if message.startswith(f"{name}:") or not name else f"{name}: {message}".removesuffix(": ")
 
 
 def _gpu(use: GpuUse) -> GpuSummary:

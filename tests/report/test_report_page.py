@@ -122,7 +122,21 @@ def test_links_lead_to_files_that_exist_and_nowhere_else(tmp_path):
             assert link[1:] in ids
         else:
             assert ":" not in link.partition("/")[0]
-            assert (result.html_path.parent / unquote(link)).exists(), link
+            file, _, cell = link.partition("#")
+            assert (result.html_path.parent / unquote(file)).exists(), link
+            assert not cell or re.fullmatch(r"cell-\d+", cell)
+
+
+def test_each_failure_says_first_what_mends_it(tmp_path):
+    """Before anything else stand the user's own line, the error, the hint and the cell of its page, for each failure."""
+    page = page_of(tmp_path, plan=made.every_status(tmp_path))
+    verdict = page.partition('<section id="timeline"')[0]
+    assert verdict.count('class="callout bad"') == 11
+    first = verdict.index("First failure: ")
+    assert first < verdict.index("rsc.pp.pca(adata, n_comps=100)")
+    assert "OutOfMemoryError: Out of memory allocating" in verdict
+    assert 'href="../03_failed.html#cell-10"' in verdict
+    assert "Hint: look at the source and change the rule" in verdict
 
 
 def test_page_asks_for_nothing_from_a_network(tmp_path):
@@ -169,7 +183,7 @@ def test_page_reads_in_order(tmp_path):
     made.leave(tmp_path, dataclasses.replace(record, gpus=(held,)))
     page = page_of(tmp_path, baselines=[earlier])
     elements = Elements(page)
-    parts = ["verdict", "facts", "timeline", "table", "advice", "comparison", "details"]
+    parts = ["verdict", "timeline", "table", "advice", "comparison", "details", "facts"]
     places = [page.index(f'<section id="{part}"') for part in parts]
     assert places == sorted(places)
     assert len(elements.all("h1")) == 1
@@ -316,7 +330,7 @@ def test_plan_that_has_not_run_blames_nobody(tmp_path):
     """Where nothing of a plan has run the page says so, and names no first failure and no missing GPU."""
     page = pages.Page(page_of(tmp_path, plan=made.plan_of("a", "b")))
     assert page.one("h1").text.strip() == "None of 2 notebooks has run yet"
-    assert "First to go wrong" not in page.text
+    assert "First failure" not in page.text
     assert "none was used" not in page.text
     assert "runner run-all PLAN" in page.by_id("verdict").text
     assert not [e for e in page.all("details", having="notebook") if "open" in e.attributes]

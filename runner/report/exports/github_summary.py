@@ -10,11 +10,14 @@ from runner.core.units import format_bytes, format_count, format_seconds
 from runner.report.html.formatting import first_line, plain
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from runner.report.summary import NotebookSummary, Summary
 
 LARGEST_BYTES = 900_000
 """GitHub drops a summary of more than 1 MiB."""
 _ACTIVE = re.compile(r"[\\`*_{}\[\]<>#!|~@$&]|:(?=//)|(?<=www)\.")
+_MOST_LINES = 100
 _SIGNS = {True: "✅", False: "❌"}
 
 
@@ -38,7 +41,10 @@ def github_summary(summary: Summary) -> str:
             lines.append(f"| {left} more | | | | | see the report |")
             break
         lines.append(line)
-    worse = [f"- {text(r.notebook)}: {text(r.figure)} from {r.before:g} to {r.now:g}" for r in summary.regressions[:50]]
+    failures = [line for nb in summary.notebooks if not nb.ok and nb.error for line in _failure(nb)][:_MOST_LINES]
+    if failures:
+        lines += ["", "### What failed", "", *failures]
+    worse = [f"- {text(str(regression))}" for regression in summary.regressions[:50]]
     if worse:
         lines += ["", "### Worse than the baseline", "", *worse]
     left_out = [f"- {text(one.name)}: {text(one.reason)}" for one in summary.left_out[:50]]
@@ -60,6 +66,15 @@ def _row(nb: NotebookSummary) -> str:
         "" if nb.ok and nb.status.value == "succeeded" else text(first_line(nb.reason)),
     ]
     return f"| {' | '.join(cells)} |"
+
+
+def _failure(nb: NotebookSummary) -> Iterator[str]:
+    """Say where a notebook failed, with its own line, the error and what to do."""
+    where = f" in cell {nb.failed_cell + 1}" if nb.failed_cell is not None else ""
+    yield f"- {text(nb.name)}{where}" + (f": {text(first_line(nb.failed_line))}" if nb.failed_line else "")
+    yield f"  - {text(first_line(nb.error or nb.reason, 300))}"
+    if nb.hint:
+        yield f"  - hint: {text(first_line(nb.hint, 300))}"
 
 
 def text(value: str) -> str:

@@ -41,7 +41,7 @@ def junit_xml(report: Report, summary: Summary) -> str:
             suite,
             "testcase",
             {
-                "classname": _xml(entry.stage or report.plan_name or "notebooks"),
+                "classname": _xml(".".join(filter(None, [report.plan_name or "notebooks", entry.stage]))),
                 "name": _xml(nb.name),
                 "time": f"{nb.wall_seconds or 0:.3f}",
             },
@@ -64,7 +64,9 @@ def _outcome(case: ET.Element, nb: NotebookSummary, traceback: str) -> None:
         return
     kind = "failure" if nb.status in _FAILURES else "error"
     outcome = ET.SubElement(case, kind, {"type": nb.status.value, "message": _xml(first_line(nb.reason, 500))})
-    outcome.text = _xml("\n".join(part for part in (nb.reason, nb.hint or "", traceback) if part))
+    line = f"line: {nb.failed_line}" if nb.failed_line else ""
+    hint = f"hint: {nb.hint}" if nb.hint else ""
+    outcome.text = _xml("\n".join(part for part in (nb.reason, line, hint, traceback) if part))
 
 
 def _xml(text: str) -> str:

@@ -63,7 +63,11 @@ def crate_json(report: Report, folder: Path, reports: list[str], plan: Plan | No
     crate.description = f"{report.counts.get('succeeded', 0)} of {len(report.entries)} notebooks succeeded"
     crate.datePublished = report.generated_at
     crate.root_dataset["license"] = _entity(
-        crate, "#license", "CreativeWork", name="Not stated", description="Whoever ran the notebooks has not stated one."
+        crate,
+        "#license",
+        "CreativeWork",
+        name="Not stated",
+        description="Whoever ran the notebooks has not stated one.",
     )
     crate.root_dataset["conformsTo"] = [_profile(crate, name) for name in (_PROFILES if plan else ("process",))]
     engine = _engine(crate)
@@ -170,7 +174,7 @@ def _inputs(crate: ROCrate, entry: Entry, m: Metrics) -> list[Entity]:
 def _machine(crate: ROCrate, m: Metrics) -> list[Entity]:
     """Describe the container image and the GPUs, each once in the crate."""
     image = m.environment.image
-    known = [("container image", image, None)] if image else []
+    known: list[tuple[str, str, str | None]] = [("container image", image, None)] if image else []
     known += [("GPU", gpu.name, gpu.uuid) for gpu in m.gpus]
     return [
         _entity(crate, f"#machine-{_digest(key or value)}", "PropertyValue", name=name, value=value, identifier=key)

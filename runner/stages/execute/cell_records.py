@@ -8,12 +8,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from runner.core import tracebacks
 from runner.core.lfs_pointers import named_pointers, pointers_below
 from runner.core.records import Cell, CellStatus, Failure, Status
 from runner.core.stop import StopKind
 from runner.core.surrogates import without_colours
 from runner.machine.usage import CellUse, Span
-from runner.stages.execute import tracebacks
 from runner.stages.execute.diagnose import Evidence, bounded, diagnose, is_unreadable
 from runner.stages.execute.output_limits import is_figure, output_bytes
 

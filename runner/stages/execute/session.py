@@ -26,12 +26,12 @@ from runner.core.notebook_document import execution_settings, seconds_of
 from runner.core.redact import Redactor
 from runner.core.stop import Stop, StopKind, Stopper
 from runner.core.surrogates import without_colours
+from runner.core.tracebacks import failed_line
 from runner.core.units import format_seconds
 from runner.stages.execute.annotate import code_cells
 from runner.stages.execute.client import NotebookClient, Observer
 from runner.stages.execute.outcome import CellEvent, Facts, Shown, judge
 from runner.stages.execute.output_limits import redacted_output
-from runner.stages.execute.tracebacks import failed_line
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
