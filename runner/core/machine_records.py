@@ -93,6 +93,8 @@ class GpuUse:
     held_seconds: float | None = None
     busy_seconds: float | None = None
     temperature_max_celsius: float | None = None
+    activity: dict[str, float] = field(default_factory=dict)
+    """Means from the kernel's start to its end, of units and buses; on Hopper and newer."""
     driver_version: str | None = None
     cuda_version: str | None = None
     mig: bool = False

@@ -13,6 +13,7 @@ from typing import Any, Self
 
 from runner.core.machine_records import GpuUse, Host, Sampling
 from runner.machine import processes
+from runner.machine.activity import ActivityMeter
 from runner.machine.cuda_processes import CudaProcesses
 from runner.machine.device import read_baseline
 from runner.machine.guard import MemoryGuard
@@ -72,6 +73,8 @@ class Watch:
         if self.gpus:
             self.sampler.on_tick.append(lambda _: self.users.look())
         self.guard = MemoryGuard(self.container, guard_fraction, on_breach)
+        self._meters = {gpu.uuid: ActivityMeter(gpu) for gpu in self.gpus}
+        self._activity: dict[str, dict[str, float]] = {}
         self.sampled: Sampled | None = None
 
     def kernel_environment(self) -> dict[str, str]:
@@ -98,6 +101,8 @@ class Watch:
     def follow(self, pid: int) -> None:
         """Take a kernel into view."""
         self.sampler.watch(pid)
+        for meter in self._meters.values():
+            meter.start()
 
     def oom_kills(self) -> int:
         """Return how many OOM kills this container has had since the run began."""
@@ -108,6 +113,7 @@ class Watch:
         """End sampling and guard; further calls change nothing."""
         if self.sampled is None:
             self.guard.stop()
+            self._activity = {uuid: meter.stop() for uuid, meter in self._meters.items()}
             self.sampled = self.sampler.stop()
         return self.sampled
 
@@ -146,11 +152,13 @@ class Watch:
                     held_seconds=round(held_seconds, 3),
                     busy_seconds=figures.busy_seconds,
                     temperature_max_celsius=figures.temperature_max_celsius,
+                    activity=self._activity[gpu.uuid],
                     driver_version=driver.driver_version if driver else None,
                     cuda_version=driver.cuda_version if driver else None,
                     mig=gpu.mig,
                     neighbours=self.users.neighbours(gpu.uuid),
-                    unavailable=_reasons(self._readings[gpu.uuid].unavailable),
+                    unavailable=_reasons(self._readings[gpu.uuid].unavailable)
+                    | ({} if self._activity[gpu.uuid] else {"activity": self._meters[gpu.uuid].reason}),
                 )
             )
         return tuple(uses)

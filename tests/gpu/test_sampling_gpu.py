@@ -53,3 +53,37 @@ def test_the_energy_of_a_run_begins_with_its_kernel(tmp_path):
     assert gpu["energy_seconds"] <= record["wall_seconds"]
     assert gpu["energy_joules"] >= 0.98 * cells
     assert 0 < gpu["energy_idle_joules"] < gpu["energy_joules"]
+
+
+WORK = {
+    "copy": (
+        "src, dst = (cupy.empty(2**31, 'u1') for _ in range(2))\nwork = lambda: cupy.copyto(dst, src)",
+        "dram_bandwidth_percent",
+        60,
+    ),
+    "matmul": (
+        "a = cupy.random.rand(8192, 8192).astype('f2')\nwork = lambda: a @ a",
+        "tensor_percent",
+        40,
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", WORK)
+def test_the_counters_say_which_units_work(tmp_path, kind):
+    """Copies within the device fill its memory's bandwidth, products of half precision its tensor cores."""
+    needs("cupy")
+    setup, name, least = WORK[kind]
+    loop = (
+        "import time, cupy\n{setup}\nwork()\ncupy.cuda.Device().synchronize()\nend = time.monotonic() + {seconds}\n"
+        "while time.monotonic() < end:\n    for _ in range(20):\n        work()\n    cupy.cuda.Device().synchronize()"
+    )
+    record, _ = run(tmp_path, loop.format(setup=setup, seconds=20))
+    (gpu,) = record["gpus"]
+    if not gpu["activity"]:
+        pytest.skip(f"no counters: {gpu['unavailable']['activity']}")
+    busy = gpu["busy_seconds"] / gpu["energy_seconds"]
+    measured(f"activity of a {kind}", busy_share=busy, **gpu["activity"])
+    others = [one for other, (_, one, _) in WORK.items() if other != kind]
+    assert gpu["activity"][name] >= least * busy
+    assert all(gpu["activity"][name] > gpu["activity"][one] for one in others)

@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a GPU's units did is what NVML's counters say, or there is a reason why not."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pynvml
+import pytest
+
+from runner.machine.activity import ActivityMeter
+
+
+class Counters:
+    """GPM as the binding shows it, with its own structures."""
+
+    NVMLError = pynvml.NVMLError
+    NVML_GPM_METRICS_GET_VERSION = pynvml.NVML_GPM_METRICS_GET_VERSION
+    c_nvmlGpmMetricsGet_t = pynvml.c_nvmlGpmMetricsGet_t  # noqa: N815
+
+    def __init__(self, *, supported: bool = True, error: int | None = None) -> None:
+        self.supported, self.error = supported, error
+        self.samples: list[object] = []
+        self.freed = 0
+
+    def nvmlGpmQueryDeviceSupport(self, handle):  # noqa: N802
+        return SimpleNamespace(isSupportedDevice=self.supported)
+
+    def nvmlGpmSampleAlloc(self):  # noqa: N802
+        return pynvml.c_nvmlGpmSample_t()
+
+    def nvmlGpmSampleGet(self, handle, sample):  # noqa: N802
+        if self.error is not None:
+            raise pynvml.NVMLError(self.error)
+        self.samples.append(sample)
+
+    def nvmlGpmMetricsGet(self, request):  # noqa: N802
+        for metric in list(request.metrics)[: request.numMetrics]:
+            metric.value = float(metric.metricId)
+            metric.nvmlReturn = 3 if metric.metricId == 5 else 0
+
+    def nvmlGpmSampleFree(self, sample):  # noqa: N802
+        self.freed += 1
+
+
+def meter(nvml, *, mig=False) -> ActivityMeter:
+    return ActivityMeter(SimpleNamespace(nvml=nvml, handle=object(), mig=mig))
+
+
+def test_what_the_counters_say_is_in_the_units_of_its_name():
+    """A value that this GPU lacks is left out, and the samples are given back."""
+    nvml = Counters()
+    one = meter(nvml)
+    one.start()
+    found = one.stop()
+    assert found["sm_occupancy_percent"] == 3
+    assert found["dram_bandwidth_percent"] == 10
+    assert found["pcie_sent_bytes_per_second"] == 20 * 2**20
+    assert "tensor_percent" not in found
+    assert (len(nvml.samples), nvml.freed) == (2, 2)
+    assert one.stop() == {}
+
+
+@pytest.mark.parametrize(
+    ("nvml", "mig", "reason"),
+    [
+        (Counters(), True, "MIG"),
+        (Counters(supported=False), False, "before Hopper"),
+        (Counters(error=3), False, "not supported by this device"),
+        (Counters(error=15), False, "the connection to a GPU was lost"),
+        (SimpleNamespace(NVMLError=pynvml.NVMLError), False, "nvmlGpmQueryDeviceSupport"),
+    ],
+)
+def test_without_counters_there_is_a_reason(nvml, mig, reason):
+    """An older GPU, a slice, a lost device, a binding without the functions."""
+    one = meter(nvml, mig=mig)
+    one.start()
+    assert one.stop() == {}
+    assert reason in one.reason
