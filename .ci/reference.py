@@ -6,6 +6,7 @@ from __future__ import annotations
 import inspect
 import json
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 import click
@@ -70,7 +71,7 @@ def _names(option: click.Option) -> str:
 
 def _default(option: click.Option) -> str:
     value = option.default
-    known = isinstance(value, str | int | float) and not (option.is_flag and value is False)
+    known = isinstance(value, str | int | float | Path) and not (option.is_flag and value is False)
     return f"`{value}`" if option.show_default and known else ""
 
 
