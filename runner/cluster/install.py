@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     from runner.cluster.kubectl import Kubectl
 
+CLUSTER_WIDE = {"ClusterRole", "ClusterRoleBinding"}
+"""What needs rights beyond the namespace; without it the capacity check says that it may not look at nodes."""
 _KEPT_KINDS = {"Namespace", "PersistentVolumeClaim"}
 """Deleting one of them would delete results."""
 
@@ -48,17 +50,24 @@ def manifests(kubectl: Kubectl, folder: Path, namespace: str, image: str | None 
 
 
 def fitted(document: Mapping[str, Any], namespace: str, image: str | None) -> dict[str, Any]:
-    """Return an object for a namespace: what is cluster-wide gets a name and a subject of its own there."""
+    """Return an object for a namespace: what is cluster-wide gets a name and a subject of its own there.
+
+    So two namespaces of one cluster share nothing, and each is uninstalled without the other.
+    """
     found = dict(document)
+    if found.get("kind") in CLUSTER_WIDE:
+        found["metadata"] = {**found["metadata"], "name": _own_name(found["metadata"]["name"], namespace)}
     if found.get("kind") == "ClusterRoleBinding":
-        metadata = dict(found["metadata"])
-        base = str(metadata["name"]).removesuffix(f"-{namespace}")
-        metadata["name"] = f"{base}-{namespace}"
-        found["metadata"] = metadata
+        role = found["roleRef"]
+        found["roleRef"] = {**role, "name": _own_name(role["name"], namespace)}
         found["subjects"] = [{**subject, "namespace": namespace} for subject in found.get("subjects") or ()]
     if image is not None:
         found = _with_image(found, image)
     return found
+
+
+def _own_name(name: str, namespace: str) -> str:
+    return f"{name.removesuffix(f'-{namespace}')}-{namespace}"
 
 
 def _with_image(document: dict[str, Any], image: str) -> dict[str, Any]:
@@ -96,8 +105,19 @@ def uninstall(kubectl: Kubectl, documents: Sequence[Mapping[str, Any]], *, volum
         str(run["metadata"]["uid"]): name_of(run) for run in kubectl.items("get", "pipelineruns.tekton.dev", "-l", OURS)
     }
     claims = [name_of(claim) for claim in kubectl.items("get", "persistentvolumeclaims") if _owners(claim) & set(runs)]
+    # What runs and helpers of own plans brought, besides what the folder installs.
+    listed = {name_of(document) for document in gone}
+    helpers = f"{OURS},app.kubernetes.io/component=helper"
+    extra = [
+        (kind, name_of(one))
+        for kind, label in (("pipelines.tekton.dev", OURS), ("configmap", OURS), ("pod", helpers))
+        for one in kubectl.items("get", kind, "-l", label)
+        if name_of(one) not in listed
+    ]
     removed = tuple(
-        [f"{one['kind']}/{one['metadata']['name']}" for one in gone] + [f"PipelineRun/{n}" for n in runs.values()]
+        [f"{one['kind']}/{name_of(one)}" for one in gone]
+        + [f"PipelineRun/{name}" for name in runs.values()]
+        + [f"{kind}/{name}" for kind, name in extra]
     )
     if dry_run:
         return Left(removed, tuple(claims), kept)
@@ -105,6 +125,8 @@ def uninstall(kubectl: Kubectl, documents: Sequence[Mapping[str, Any]], *, volum
         kubectl.run("delete", "pipelineruns.tekton.dev", *runs.values(), "--cascade=orphan", "--ignore-not-found")
         kubectl.run("delete", "taskruns.tekton.dev", "-l", OURS, "--ignore-not-found")
     kubectl.run("delete", "--ignore-not-found", "-f", "-", stdin=yaml.safe_dump_all(gone, sort_keys=False))
+    for kind in dict.fromkeys(kind for kind, _ in extra):
+        kubectl.run("delete", kind, *(name for one, name in extra if one == kind), "--ignore-not-found")
     if volumes and claims:
         kubectl.run("delete", "persistentvolumeclaims", *claims, "--ignore-not-found", "--wait=false")
         claims = []

@@ -73,6 +73,27 @@ def check_capacity(nodes: Sequence[Node], notebooks: Sequence[Notebook], policy:
     ]
 
 
+def check_one_node(nodes: Sequence[Node], notebooks: Sequence[Notebook], policy: Policy) -> list[Check]:
+    """Return whether one node can host all that a run has: a ReadWriteOnce volume ties its Pods to one."""
+    from runner.cluster.capacity import judge
+
+    hosted = [one for one in judge(notebooks, nodes, policy) if one.outcome == "hosted"]
+    if not hosted or set.intersection(*(set(one.hosts) for one in hosted)):
+        return []
+    seen = "; ".join(
+        f"{one.notebook} fits {', '.join(one.hosts[:3])} only" for one in hosted if len(one.hosts) < len(nodes)
+    )
+    return [
+        Check(
+            name="one node for all",
+            status="fail",
+            seen=f"no node hosts every notebook of the plan: {seen}",
+            advice="a ReadWriteOnce volume ties all Pods of a run to one node: run with --access-mode ReadWriteMany "
+            "--storage-class CLASS, or the notebooks in parts with --only",
+        )
+    ]
+
+
 def _tekton(kubectl: Kubectl) -> Check:
     advice = "install Tekton Pipelines: `kubectl apply` of release.yaml of tektoncd/pipeline, see its docs/install.md"
     if kubectl.find("get", "crd", "pipelines.tekton.dev") is None:

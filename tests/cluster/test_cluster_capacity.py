@@ -16,7 +16,9 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
+from runner.cluster.api import Api
 from runner.cluster.capacity import Node, Policy, Taint, judge, quantity, read_nodes
+from runner.core.errors import NetworkError
 from runner.core.records import Status, read_metrics
 from runner.plan import parse
 
@@ -277,6 +279,23 @@ def test_a_server_with_a_foreign_certificate_gets_no_token(api, tmp_path):
     assert (done.returncode, skipped) == (0, [""])
     assert "no answer from the API server" in summary
     assert api.requests == []
+
+
+def test_a_certificate_without_key_usage_is_taken_and_a_foreign_one_is_not(api, tmp_path, monkeypatch):
+    """Python 3.13 is strict by default, and CAs of clusters have no keyUsage; chain and host are still checked."""
+    default = ssl.create_default_context
+
+    def strict(*args, **kwargs):
+        context = default(*args, **kwargs)
+        context.verify_flags |= ssl.VERIFY_X509_STRICT
+        return context
+
+    monkeypatch.setattr(ssl, "create_default_context", strict)
+    environment = {"KUBERNETES_SERVICE_HOST": "127.0.0.1", "KUBERNETES_SERVICE_PORT": str(api.server.server_address[1])}
+    ours = Api.from_pod(environment, api.folder)
+    assert ours.request("GET", "/api/v1/nodes")["items"] == []
+    with pytest.raises(NetworkError, match=r"Hostname|IP address|certificate"):
+        Api.from_pod(environment | {"KUBERNETES_SERVICE_HOST": "localhost"}, api.folder).request("GET", "/x")
 
 
 def test_the_check_can_be_switched_off(api, tmp_path):

@@ -161,6 +161,9 @@ def test_install_puts_everything_but_runs_onto_the_cluster(cluster, tmp_path):
     (binding,) = cluster.objects("ClusterRoleBinding")
     assert binding["metadata"]["name"] == "notebook-validator-scrna"
     assert binding["subjects"][0]["namespace"] == "scrna"
+    # A role of its own as well: another namespace's uninstall leaves this one's validation its right.
+    (role,) = cluster.objects("ClusterRole")
+    assert role["metadata"]["name"] == binding["roleRef"]["name"] == "notebook-validator-scrna"
     assert "pass tekton: v1.15.0" in done.stdout
     assert all("--namespace scrna" in call for call in cluster.arguments())
 
@@ -174,6 +177,13 @@ def test_install_takes_an_image(cluster):
             assert images in (["registry.example/runner:7"], []), one["metadata"]["name"]
     for job in cluster.objects("CronJob"):
         assert "registry.example/runner:7" in json.dumps(job)
+
+
+def test_install_without_cluster_rights(cluster):
+    """Who may not make ClusterRoles installs all the rest."""
+    launch(cluster, "install", "--no-cluster-rights", check=0)
+    assert not cluster.objects("ClusterRole") + cluster.objects("ClusterRoleBinding")
+    assert cluster.objects("Task")
 
 
 def test_a_dry_run_installs_nothing(cluster):
@@ -238,6 +248,27 @@ def test_validate_tells_for_each_notebook_whether_a_node_hosts_it(cluster):
     strict = launch(cluster, "validate", "--param", "skip-optional-notebooks=false", "--json", check=3)
     failed = [check["name"] for check in json.loads(strict.stdout)["checks"] if check["status"] == "fail"]
     assert "07_scRNA_analysis_1.3M_brain_example" in failed
+
+
+def test_validate_knows_the_parameters_of_a_run(cluster):
+    """What Tekton would ignore or hand on is a usage error before anything starts."""
+    assert "did you mean 'gate-wait'" in launch(cluster, "validate", "--param", "gate-wat=1m", check=2).stderr
+    assert "true or false" in launch(cluster, "validate", "--param", "continue-on-failure=no", check=2).stderr
+
+
+def test_validate_knows_that_a_volume_ties_a_run_to_one_node(cluster, tmp_path):
+    """Each notebook fits a node, and no node fits all: on ReadWriteOnce the run would wait for hours."""
+    plan = tmp_path / "plan.yaml"
+    plan.write_text(
+        "version: 1\nname: two\nnotebooks:\n"
+        "- {name: large, path: a.ipynb, requires: {gpus: 1, gpu_memory_gb: 80}}\n"
+        "- {name: many, path: b.ipynb, requires: {gpus: 2, gpu_memory_gb: 48}}\n"
+    )
+    cluster.add(node("a", gpus="1", memory_mib="81559"), node("b", gpus="2", memory_mib="49140"))
+    done = launch(cluster, "validate", "--plan", str(plan), check=3)
+    assert "pass large: fits a" in done.stdout
+    assert "fail one node for all: no node hosts every notebook of the plan: large fits a only" in done.stdout
+    assert "ReadWriteMany" in done.stdout
 
 
 def test_run_creates_a_run_and_prints_its_name(cluster, tmp_path):
@@ -367,8 +398,15 @@ def test_uninstall_removes_what_it_made_and_says_what_it_leaves(cluster):
     launch(cluster, "install", check=0)
     claim = {"kind": "PersistentVolumeClaim", "metadata": {"name": "pvc-1", "ownerReferences": [{"uid": "uid-r"}]}}
     other = {"kind": "PersistentVolumeClaim", "metadata": {"name": "theirs"}}
-    cluster.add(run_object("r"), run_object("foreign", labels={}), claim, other)
+    mine = [
+        {"kind": "Pipeline", "metadata": {"name": "mine-workflow", "labels": PART_OF}},
+        {"kind": "ConfigMap", "metadata": {"name": "mine-plan-1", "labels": PART_OF}},
+        {"kind": "Pod", "metadata": {"name": "fetch-1", "labels": PART_OF | {"app.kubernetes.io/component": "helper"}}},
+    ]
+    cluster.add(run_object("r"), run_object("foreign", labels={}), claim, other, *mine)
     done = launch(cluster, "uninstall", check=0)
+    left = {one["metadata"]["name"] for one in cluster.objects()}
+    assert not left & {"mine-workflow", "mine-plan-1", "fetch-1"}
     assert "left: volume claim pvc-1" in done.stdout
     assert "theirs" not in done.stdout
     assert not cluster.objects("Task")

@@ -65,8 +65,9 @@ def test_empty_parameters_leave_the_plan_alone(monkeypatch):
     given = context.params
     assert given["notebook"] == "01_x"
     assert given["min_gpu_memory_gb"] == 24.0
-    for option in ("min_gpus", "timeout", "cell_timeout", "optional", "kernel", "cwd", "run_id", "parameters_yaml"):
+    for option in ("min_gpus", "timeout", "cell_timeout", "optional", "kernel", "cwd", "run_id"):
         assert given[option] is None, option
+    assert given["parameters_yaml"] == ()
     assert given["secret_env"] == ()
     assert given["any_run"] is False
 

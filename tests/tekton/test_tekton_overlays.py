@@ -73,6 +73,8 @@ def test_namespace_overlay():
     assert spaces == {"scrna-analysis"}
     binding = objects["ClusterRoleBinding", "notebook-validator-scrna-analysis"]
     assert binding["subjects"][0]["namespace"] == "scrna-analysis"
+    assert ("ClusterRole", binding["roleRef"]["name"]) in objects
+    assert binding["roleRef"]["name"] == "notebook-validator-scrna-analysis"
     labels = objects["Namespace", "scrna-analysis"]["metadata"]["labels"]
     assert labels["pod-security.kubernetes.io/enforce"] == "restricted"
     assert objects["PersistentVolumeClaim", "shared-storage"]["spec"]["storageClassName"] == "standard"

@@ -19,6 +19,12 @@ if TYPE_CHECKING:
 @shared.verb
 @shared.manifests
 @click.option("--image", help="Image of the runner, as the default of every task. [default: the manifests' own]")
+@click.option(
+    "--cluster-rights/--no-cluster-rights",
+    default=True,
+    show_default=True,
+    help="Whether the validation may list nodes (a ClusterRole). Without it each notebook is let through.",
+)
 @click.option("--create-namespace", is_flag=True, help="Make the namespace when it is missing.")
 @shared.dry_run
 def install(
@@ -27,6 +33,7 @@ def install(
     namespace: str | None,
     manifests: Path,
     image: str | None,
+    cluster_rights: bool,
     create_namespace: bool,
     dry_run: bool,
 ) -> int:
@@ -52,6 +59,8 @@ def install(
     if any(check.status == "fail" and check.name in {"tekton", "namespace"} for check in checks):
         return 3
     documents = installing.manifests(client, manifests, target, image)
+    if not cluster_rights:
+        documents = [document for document in documents if document["kind"] not in installing.CLUSTER_WIDE]
     click.echo(installing.apply(client, documents, dry_run=dry_run), nl=False)
     click.echo(f"{'would install' if dry_run else 'installed'} {len(documents)} objects in {target}; try: run demo")
     return 0
@@ -84,12 +93,15 @@ def validate(
     """
     from runner.cluster import readiness
     from runner.cluster.capacity import Policy
+    from runner.cluster.run_request import check_params
     from runner.plan import load
     from runner.tekton.names import GPU_RESOURCE, PLAN_CONFIG_MAP
+    from runner.tekton.pipeline import Shape, pipeline
 
     client = shared.kubectl(context, namespace)
     checks = readiness.check_cluster(client, shared.namespace_of(client))
     loaded = load(plan or tekton_dir / "configs" / f"{PLAN_CONFIG_MAP}.yaml")
+    check_params(pipeline(loaded, Shape(name="any"))["spec"], params)
     given = dict(params)
     policy = Policy(
         skip_optional=given.get("skip-optional-notebooks", "true") == "true",
@@ -100,6 +112,7 @@ def validate(
     nodes = readiness.read_nodes_of(client)
     if not isinstance(nodes, readiness.Check):
         checks += readiness.check_capacity(nodes, loaded.notebooks, policy)
+        checks += readiness.check_one_node(nodes, loaded.notebooks, policy)
     if as_json:
         click.echo(json.dumps({"plan": loaded.name, "checks": readiness.as_objects(checks)}, indent=1))
     else:
