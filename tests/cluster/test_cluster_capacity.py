@@ -123,7 +123,7 @@ def test_nodes_as_the_api_gives_them():
 class ApiServer:
     """A Kubernetes API of one list, over TLS, in two pages."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, chain: str = "ca.crt") -> None:
         self.folder = folder
         self.items: list[dict] = []
         self.status = 200
@@ -141,7 +141,7 @@ class ApiServer:
 
         self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(folder / "ca.crt", folder / "key.pem")
+        context.load_cert_chain(folder / chain, folder / "key.pem")
         self.server.socket = context.wrap_socket(self.server.socket, server_side=True)
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
@@ -281,8 +281,21 @@ def test_a_server_with_a_foreign_certificate_gets_no_token(api, tmp_path):
     assert api.requests == []
 
 
-def test_a_certificate_without_key_usage_is_taken_and_a_foreign_one_is_not(api, tmp_path, monkeypatch):
+def test_a_ca_without_key_usage_is_taken_and_another_name_is_not(api, tmp_path, monkeypatch):
     """Python 3.13 is strict by default, and CAs of clusters have no keyUsage; chain and host are still checked."""
+    folder = tmp_path / "strict"
+    shutil.copytree(api.folder, folder)
+
+    def openssl(*arguments):
+        subprocess.run(["openssl", *arguments], check=True, capture_output=True, cwd=folder)
+
+    new = ("req", "-newkey", "rsa:2048", "-nodes", "-days", "2")
+    openssl(*new, "-x509", "-subj", "/CN=ca", "-keyout", "ca.pem", "-out", "ca.crt")
+    openssl(*new, "-subj", "/CN=api", "-keyout", "key.pem", "-out", "request.pem")
+    (folder / "names").write_text("subjectAltName=IP:127.0.0.1\nauthorityKeyIdentifier=keyid")
+    openssl("x509", "-req", "-in", "request.pem", "-CA", "ca.crt", "-CAkey", "ca.pem", "-CAcreateserial",
+            "-extfile", "names", "-out", "api.crt")  # fmt: skip
+    server = ApiServer(folder, "api.crt")
     default = ssl.create_default_context
 
     def strict(*args, **kwargs):
@@ -291,11 +304,16 @@ def test_a_certificate_without_key_usage_is_taken_and_a_foreign_one_is_not(api, 
         return context
 
     monkeypatch.setattr(ssl, "create_default_context", strict)
-    environment = {"KUBERNETES_SERVICE_HOST": "127.0.0.1", "KUBERNETES_SERVICE_PORT": str(api.server.server_address[1])}
-    ours = Api.from_pod(environment, api.folder)
-    assert ours.request("GET", "/api/v1/nodes")["items"] == []
-    with pytest.raises(NetworkError, match=r"Hostname|IP address|certificate"):
-        Api.from_pod(environment | {"KUBERNETES_SERVICE_HOST": "localhost"}, api.folder).request("GET", "/x")
+    port = str(server.server.server_address[1])
+    try:
+        here = {"KUBERNETES_SERVICE_HOST": "127.0.0.1", "KUBERNETES_SERVICE_PORT": port}
+        assert Api.from_pod(here, folder).request("GET", "/api/v1/nodes")["items"] == []
+        other = Api.from_pod(here | {"KUBERNETES_SERVICE_HOST": "localhost"}, folder)
+        with pytest.raises(NetworkError, match=r"doesn't match|not valid for") as caught:
+            other.request("GET", "/api/v1/nodes")
+        assert "ca.crt" in str(caught.value.hint)
+    finally:
+        server.server.shutdown()
 
 
 def test_the_check_can_be_switched_off(api, tmp_path):
