@@ -26,7 +26,7 @@ def command(as_json: bool, wait: float, **given: Any) -> int:
     import os
 
     from runner.core.records import to_json
-    from runner.plan.requirements import requirements_of
+    from runner.core.requirements import requirements_of
     from runner.stages.gate.gate import gate
 
     asked = requirements_of(given["min_gpus"], given["min_gpu_memory_gb"], given["gpu_free_fraction"])

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from runner.core import files
 from runner.core.errors import UsageError, did_you_mean
 from runner.core.redact import read_secrets, values_in
-from runner.plan.requirements import requirements_of
+from runner.core.requirements import requirements_of
 
 if TYPE_CHECKING:
     from runner.core.records import Requirements

@@ -16,9 +16,9 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from runner.core.errors import PlanError, UsageError, did_you_mean
 from runner.core.files import check_name
+from runner.core.requirements import requirements_of
 from runner.core.units import duration_seconds
 from runner.plan.graph import check_graph
-from runner.plan.requirements import requirements_of
 from runner.plan.text import document_of, with_defaults
 
 if TYPE_CHECKING:

@@ -131,8 +131,8 @@ def content(paths: list[str], kind: str, checkout: Path, hashes: HashCache) -> d
 
 def gpus_now(job: Job, recorded: Metrics | None) -> str:
     """Return number and architecture of the GPUs that a run would get: those of the recorded run if they are here."""
+    from runner.core.requirements import gpus_wanted
     from runner.machine.gpus import DriverProblem, open_driver
-    from runner.plan.requirements import gpus_wanted
 
     count = gpus_wanted(job.asked)
     if not count:

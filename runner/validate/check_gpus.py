@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from runner.core.records import Check, Requirements
+from runner.core.requirements import gpus_wanted
 from runner.core.units import format_bytes
 from runner.plan import requirements
-from runner.plan.requirements import gpus_wanted
 from runner.stages.gate.criteria import Candidate, Seen, best, hopeless, judge, refusal
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from runner.plan.requirements import gpus_wanted
+from runner.core.requirements import gpus_wanted
 from runner.plan.sharing import shared_products
 
 if TYPE_CHECKING:

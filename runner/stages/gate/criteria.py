@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from runner.core.records import Check, GateGpu, Requirements
+from runner.core.requirements import gpus_wanted
 from runner.core.units import format_bytes
-from runner.plan.requirements import gpus_wanted
 
 if TYPE_CHECKING:
     from runner.core.machine_records import GpuProcess

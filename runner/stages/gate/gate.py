@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Self
 
 from runner.core import log
 from runner.core.records import Check, Gate, Requirements
-from runner.plan.requirements import gpus_wanted
+from runner.core.requirements import gpus_wanted
 from runner.stages.gate.criteria import (
     Candidate,
     Seen,

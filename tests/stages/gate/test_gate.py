@@ -9,14 +9,15 @@ import textwrap
 
 import pytest
 from simdriver import Device, Slice, hold_source
+from support import cli
 
 from runner.core.machine_records import GpuProcess
 from runner.core.records import Requirements
+from runner.core.requirements import gpus_wanted, requirements_of
 from runner.machine.device import Memory
 from runner.machine.host import HostLimits
 from runner.machine.visible import Identity
 from runner.plan.model import Requires, requirements
-from runner.plan.requirements import gpus_wanted, requirements_of
 from runner.stages.gate.criteria import Seen, best, hopeless, host_checks, judge, refusal
 from runner.stages.gate.gate import gate, visibility_env
 
@@ -439,3 +440,14 @@ def test_the_users_device_order_stands():
     assert visibility_env(pair, {})["CUDA_VISIBLE_DEVICES"] == "GPU-b,GPU-a"
     assert visibility_env(pair, {"CUDA_DEVICE_ORDER": "FASTEST_FIRST"}) == {"CUDA_VISIBLE_DEVICES": "GPU-b,GPU-a"}
     assert visibility_env([], {"CUDA_VISIBLE_DEVICES": "0"}) == {"CUDA_VISIBLE_DEVICES": ""}
+
+
+def test_a_gate_imports_only_what_it_needs():
+    """It starts cold before every notebook: no models of plans, no notebook, no numbers."""
+    script = (
+        "import sys\nsys.argv = ['runner', 'gate']\nfrom runner.cli import main\n"
+        "try:\n    main()\nexcept SystemExit:\n    pass\n"
+        "print([name for name in ('pydantic', 'yaml', 'nbformat', 'numpy', 'rich', 'asyncio') if name in sys.modules])"
+    )
+    ended = cli.python(script)
+    assert ended.out.splitlines()[-1] == "[]", ended.err
