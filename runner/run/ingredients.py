@@ -17,10 +17,11 @@ import tokenize
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from runner.core import distributions
 from runner.core.errors import RunnerError
+from runner.core.notebook_document import execution_settings
 from runner.data import cache
 from runner.stages.execute.kernel import python_of, runs_here
 from runner.stages.prepare import parameters, products
@@ -89,6 +90,7 @@ def declared(job: Job, checked: Checked) -> Recipe:
         "secrets": ", ".join(sorted(job.secrets)),
         **({"image": image_digest} if at else {}),
         **({"report mode": "on"} if job.options.report_mode else {}),
+        **({"errors": "allowed"} if job.allow_errors or _allows_errors(prepared.metadata) else {}),
         **{f"variable {name}": _hash(value) for name, value in job.env.items() if name not in job.secrets},
         **{f"dataset {name}": _dataset(job, name) for name in job.datasets},
     }
@@ -182,8 +184,12 @@ def _cell(cell: NotebookNode, *, in_python: bool) -> str:
     source = _meaning(cell.source) if in_python else cell.source.strip()
     if not source:
         return ""
-    fails = "raises-exception" in cell.metadata.get("tags", [])
+    fails = "raises-exception" in cell.metadata.get("tags", []) or _allows_errors(cell.metadata)
     return (_INSERTED if "inserted" in about else "") + _hash([source, fails])
+
+
+def _allows_errors(metadata: Mapping[str, Any]) -> bool:
+    return bool(execution_settings(metadata).get("allow_errors"))
 
 
 def _meaning(source: str) -> str:

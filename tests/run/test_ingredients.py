@@ -83,6 +83,20 @@ def test_what_runs_changes_the_key(tmp_path: Path, change: Callable[[Path], None
     assert key(job_of(tmp_path)) != before
 
 
+def test_errors_that_are_allowed_count_wherever_they_are(tmp_path: Path) -> None:
+    """By an option or the plan, or by the author in the notebook and in a cell."""
+    keys = {key(job_of(tmp_path)), key(job_of(tmp_path, allow_errors=True))}
+    path = tmp_path / "nb" / "a.ipynb"
+    for place in (lambda nb: nb.metadata, lambda nb: nb.cells[-1].metadata):
+        write_notebook(tmp_path)
+        nb = nbformat.read(path, as_version=4)
+        name = "runner" if place(nb) is not nb.metadata else "execution"
+        place(nb)[name] = {"allow_errors": True}
+        nbformat.write(nb, path)
+        keys.add(key(job_of(tmp_path)))
+    assert len(keys) == 3, "for all cells by two ways, for one cell"
+
+
 def only_text(folder: Path) -> None:
     write_notebook(folder)
     path = folder / "nb" / "a.ipynb"
