@@ -15,7 +15,8 @@ _LONGEST = 200_000
 _LINE_CHARS = 500
 _OWN = re.compile(r"(?:Cell |Input )?In ?\[\d{1,9}\]|<ipython-input-\d{1,9}-|File <timed (?:exec|eval)>")
 """How the frame of a cell begins in IPython 8 and later, in 8.0, in 7, and below `%%time`."""
-_FRAME = re.compile(r"File |Cell In|Input In|<ipython-input-|[~/]")
+_FRAME = re.compile(r"…|File |Cell In|Input In|<ipython-input-|[~/]")
+"""How a frame begins, or what `tail` writes where it leaves frames out."""
 _ARROW = re.compile(r"-{1,8}> {1,8}\d{1,9} ?")
 _TIMED = re.compile(r"File <timed (?:exec|eval)>:(\d{1,9})")
 _FRAME_LINES = 8

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from runner.core import log
 from runner.core.errors import UsageError, did_you_mean
+from runner.core.failure_text import failure_lines
 from runner.core.files import make_folder, write
 from runner.core.redact import Redactor
 from runner.outputs.claim import alive
@@ -28,6 +29,7 @@ from runner.report.validation import fault
 
 if TYPE_CHECKING:
     from runner.plan import Plan
+    from runner.report.assemble import Entry
     from runner.report.found import Found
 
 
@@ -47,6 +49,8 @@ class ReportResult:
     problems: tuple[str, ...] = ()
     failed: tuple[str, ...] = ()
     """Each notebook that keeps the verdict from being a success, with its status and reason."""
+    explained: tuple[str, ...] = ()
+    """The same in lines for a terminal: where each failed, with what error, and what to do."""
     compared: bool = False
     """Whether a baseline could be read."""
 
@@ -176,8 +180,14 @@ def build(
         regressions=summary.regressions,
         problems=tuple(told),
         failed=tuple(f"{entry.name} {entry.status.value}: {entry.reason}" for entry in report.entries if not entry.ok),
+        explained=tuple(line for entry in report.entries if not entry.ok for line in _explained(entry)),
         compared=made.compared,
     )
+
+
+def _explained(entry: Entry) -> list[str]:
+    lines = failure_lines(entry.metrics) if entry.metrics else (entry.reason,)
+    return [f"{entry.name}: {entry.status.value}", *(f"  {line}" for line in lines)]
 
 
 def _check_there_is_something(found: Found, folder: Path, run_id: str | None, only: Sequence[str]) -> None:

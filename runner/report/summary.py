@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from runner.core import tracebacks
+from runner.core.failure_text import failed_line
 from runner.core.records import Status  # noqa: TC001  (the schema is made from the annotations)
 from runner.core.times import instant
 from runner.core.units import format_bytes, format_seconds
@@ -20,7 +20,7 @@ from runner.report.assemble import LeftOut  # noqa: TC001
 
 if TYPE_CHECKING:
     from runner.core.machine_records import GpuUse
-    from runner.core.records import Failure, Metrics
+    from runner.core.records import Metrics
     from runner.report.assemble import Entry, Report
     from runner.report.found import Flight
     from runner.report.sample_series import Seen
@@ -228,7 +228,7 @@ def _measured(plain: NotebookSummary, m: Metrics) -> NotebookSummary:
         wall_seconds=m.wall_seconds,
         gate_waited_seconds=m.gate.waited_seconds if m.gate else None,
         failed_cell=failure.cell_index if failure else None,
-        failed_line=tracebacks.failed_line(failure.traceback_tail or "", "") if failure else None,
+        failed_line=failed_line(failure) if failure else None,
         error=": ".join(filter(None, [failure.error_name, " ".join(failure.message[:500].split())]))
         if failure
         else None,
@@ -258,12 +258,6 @@ def _measured(plain: NotebookSummary, m: Metrics) -> NotebookSummary:
         ran_because=m.ran_because,
         spent_seconds=m.wall_seconds if m.spent_seconds is None else m.spent_seconds,
     )
-
-
-def _error(failure: Failure) -> str:
-    """Return name and message on one line; the name once where the message begins with it."""
-    name, message = failure.error_name or "", " ".join(failure.message[:500].split())
-    return message if message.startswith(f"{name}:") or not name else f"{name}: {message}".removesuffix(": ")
 
 
 def _gpu(use: GpuUse) -> GpuSummary:

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from runner.plan.job import Job
 
 _OPTIONS = "RUNNER_RUN_"
+_MOST_LINES = 60
+"""Of failures that a terminal is told; the report has all."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -274,4 +276,9 @@ def _finish(
         return WorkflowResult(code, f"no report: {error}")
     counts = ", ".join(f"{count} {status}" for status, count in result.counts.items() if count)
     code = exit_code(signalled) if signalled else int(not result.ok(fail_on_failure=True))
-    return WorkflowResult(code, f"{counts}\nreport: {result.html_path}", result.summary_path)
+    lines = [counts, *result.explained[:_MOST_LINES]]
+    if len(result.explained) > _MOST_LINES:
+        lines.append("… more in the report")
+    return WorkflowResult(
+        code, "\n".join([*lines, f"report: {result.html_path.resolve().as_uri()}"]), result.summary_path
+    )

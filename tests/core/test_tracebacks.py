@@ -65,3 +65,10 @@ def test_hostile_text_of_any_length_is_looked_at_in_part(piece):
     text = piece * (10_000_000 // len(piece))
     assert len("\n".join(own_frame(text))) < 10_000
     assert len(failed_line(text, "x") or "") <= 500
+
+
+def test_the_end_of_a_long_traceback_still_shows_the_notebooks_own_line():
+    """What a record keeps of it names the line of the cell, and not one of the library below."""
+    library = "\n".join(f"    {n} x = {n}" for n in range(30, 70))
+    text = f"Cell In[1], line 3, in f(x)\n      2 def f(x):\n----> 3     return json.loads(x)\n\n{library}\n--> 70     raw_decode(s)\nValueError: no"
+    assert failed_line(tail(text, 30), "") == "return json.loads(x)"
