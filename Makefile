@@ -127,11 +127,15 @@ image-cpu: base = $(CPU_BASE)$(CPU_BASE_DIGEST:%=@%)
 image-g1: base = $(G1_BASE)$(G1_BASE_DIGEST:%=@%)
 image-g2: base = $(G2_BASE)$(G2_BASE_DIGEST:%=@%)
 image-cpu image-g1 image-g2: image-%:
+	@case "$(or $(BASE_IMAGE),$(base))" in *@sha256:*) ;; *) \
+	  echo "WARNING: $(or $(BASE_IMAGE),$(base)) has no digest: another build may take another base." >&2; \
+	  echo "  images/check-bases.sh prints the digests for images/versions.env" >&2;; esac
 	$(ENGINE) build $(BUILD_OPTIONS) $(if $(PIP_CONF),--secret id=pipconf$(comma)src=$(PIP_CONF)) \
 	  --file images/Dockerfile --target $(if $(filter cpu,$*),cpu,gpu) --build-arg GENERATION=$* \
 	  --build-arg BASE_IMAGE=$(or $(BASE_IMAGE),$(base)) --build-arg BASE_NAME=$(or $(BASE_IMAGE),$(base)) \
 	  --build-arg IMAGE=$(IMAGE_NAME):$(IMAGE_VERSION)-$* --build-arg VERSION=$(IMAGE_VERSION) \
 	  --build-arg REVISION=$(shell git rev-parse HEAD 2>/dev/null) --tag $(IMAGE_NAME):$(IMAGE_VERSION)-$* .
+	@echo "base: $$($(ENGINE) image inspect --format '{{index .RepoDigests 0}}' $(or $(BASE_IMAGE),$(base)) 2>/dev/null || echo 'digest unknown to $(ENGINE)')"
 	$(ENGINE) history --format '{{.Size}}  {{.CreatedBy}}' $(IMAGE_NAME):$(IMAGE_VERSION)-$* | grep -v '^0 *B ' | cut -c 1-120
 comma := ,
 

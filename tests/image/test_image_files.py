@@ -221,3 +221,16 @@ def test_the_probes_are_commands():
 def test_distributions_are_found_under_their_canonical_names():
     """As the lock names them."""
     assert layer.installed()["papermill"].version == metadata.version("papermill")
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+@pytest.mark.parametrize(("base", "warned"), [("x/base:1", True), ("x/base:1@sha256:" + "0" * 64, False)])
+def test_a_build_on_a_base_without_a_digest_says_so(tmp_path, base, warned):
+    """Before anything is built, with where the digest is to be had; and afterwards what the tag meant."""
+    engine = tmp_path / "engine"
+    engine.write_text('#!/bin/sh\n[ "$2" != inspect ] || echo "x/base@sha256:abc"\n')
+    engine.chmod(0o755)
+    command = ["make", "--silent", "image-cpu", f"ENGINE={engine}", f"BASE_IMAGE={base}"]
+    done = subprocess.run(command, cwd=IMAGES.parent, capture_output=True, text=True, check=False)
+    assert ("has no digest" in done.stderr) is warned
+    assert "base: x/base@sha256:abc" in done.stdout
