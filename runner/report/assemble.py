@@ -22,6 +22,13 @@ if TYPE_CHECKING:
     from runner.report.found import Flight, Found
 
 Verdict = Literal["succeeded", "failed"]
+_HISTORY = 20
+"""Runs that the history of a notebook shows."""
+_OF_ITS_OWN = {
+    *(Status.SUCCEEDED, Status.FAILED, Status.KERNEL_DIED, Status.TIMED_OUT),
+    *(Status.INCOMPLETE, Status.UNEXPECTED_RESULTS),
+}
+"""How a notebook ends by what it does; a refusal or a signal says nothing about it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +48,20 @@ class Entry:
     """The record of this run; None when there is none."""
     flight: Flight | None = None
     attempts: tuple[Metrics, ...] = ()
+    """Earlier runs, oldest first."""
     files: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def history(self) -> tuple[Metrics, ...]:
+        """The last runs of the notebook, newest first; empty where there is no earlier one."""
+        runs = (*self.attempts, *((self.metrics,) if self.metrics else ()))
+        return runs[: -_HISTORY - 1 : -1] if self.attempts else ()
+
+    @property
+    def flaky(self) -> bool:
+        """Whether the same source, parameters and software succeeded once and failed by itself another time."""
+        ends = {(_work(m), m.status is Status.SUCCEEDED) for m in self.history if m.status in _OF_ITS_OWN}
+        return len(ends) > len({work for work, _ in ends})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,6 +113,13 @@ class Report:
         rest = [entry for entry in bad if entry.status is Status.LOST] + bad
         first = min(ended, key=lambda entry: entry.metrics.ended_at if entry.metrics else "", default=None)
         return first or (rest[0] if rest else None)
+
+
+def _work(m: Metrics) -> tuple[object, ...]:
+    """Return what decides how a run ends, as far as a failure records it too."""
+    environment = m.environment
+    parameters = repr(sorted(environment.parameters.items()))
+    return m.source.sha256, environment.image, environment.python, parameters, tuple(sorted(m.versions.items()))
 
 
 def assemble(

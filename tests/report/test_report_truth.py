@@ -463,6 +463,35 @@ def test_earlier_runs_of_a_notebook_are_counted(tmp_path):
     assert [m.wall_seconds for m in entry(report_on(tmp_path), "a").attempts] == [2.0, 3.0]
 
 
+@pytest.mark.parametrize(
+    ("ends", "changes", "flaky"),
+    [
+        ((Status.SUCCEEDED, Status.FAILED, Status.SUCCEEDED), {}, True),
+        ((Status.SUCCEEDED, Status.KERNEL_DIED), {}, True),
+        ((Status.SUCCEEDED, Status.FAILED), {"versions": {"scanpy": "1.12"}}, False),
+        ((Status.SUCCEEDED, Status.REFUSED), {}, False),
+        ((Status.FAILED, Status.FAILED), {}, False),
+        ((Status.SUCCEEDED,), {}, False),
+    ],
+)
+def test_a_notebook_is_flaky_that_ends_otherwise_for_no_change(tmp_path, ends, changes, flaky):
+    """Other software, a refusal and a steady failure explain themselves; the page shows the runs, newest first."""
+    for number, status in enumerate(ends):
+        attempts.set_aside(tmp_path, "a")
+        start = made.START + timedelta(days=number)
+        made.leave(tmp_path, made.metrics("a", run_id=f"run-{number}", start=start, status=status), with_samples=False)
+    if changes:
+        made.leave(tmp_path, made.metrics("a", run_id="last", start=start, status=ends[-1], **changes))
+    one = entry(report_on(tmp_path), "a")
+    assert one.flaky is flaky
+    assert len(one.history) == (len(ends) if len(ends) > 1 else 0)
+    page = build(tmp_path, watch=all_dead).html_path.read_text()
+    assert ("· flaky" in page) is flaky
+    if len(ends) > 1:
+        history = page[page.index(f"{len(ends)} runs in this folder") :]
+        assert history.index("2026-11-21") < history.index("2026-11-20")
+
+
 def test_missing_figures_are_null_and_not_zero(tmp_path):
     """What was not measured is null in the summary and a dash on the page."""
     plain = made.metrics("a", gpus=0, host=None, sampler=None)
