@@ -7,6 +7,7 @@ A `Job` holds decisions only; nothing is read from the machine here.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -232,12 +233,25 @@ def checkout_of(plan: Path | None, checkout: Path | None) -> Path:
     return Path.cwd() if is_config_map(plan) else plan.absolute().parent
 
 
+@functools.lru_cache(maxsize=1)
+def _loaded(path: Path, _modified_ns: int, _size: int) -> Plan:
+    """Load a plan once for all of its notebooks."""
+    from runner import plan as plans
+
+    return plans.load(path)
+
+
 def _from_plan(options: Options) -> tuple[Plan | None, Notebook | None]:
     if options.plan is None:
         return None, None
     from runner import plan as plans
 
-    plan = plans.load(options.plan)
+    try:
+        status = options.plan.stat()
+    except OSError:
+        plan = plans.load(options.plan)  # which says what is wrong
+    else:
+        plan = _loaded(options.plan, status.st_mtime_ns, status.st_size)
     return plan, plan.notebook(options.notebook)
 
 
