@@ -132,6 +132,7 @@ def _jobs(plan: Plan, options: Options, choice: Choice) -> list[Job]:
     forced = {plan.notebook(name).name for name in choice.rerun}
     if choice.failed:
         names = _failed(plan, names, options.output_dir)
+    options = dataclasses.replace(options, checkout=checkout_of(options.plan, options.checkout))
     jobs = [resolve(dataclasses.replace(options, notebook=name, rerun=name in forced)) for name in names]
     if left_out := sorted(forced - set(names)):
         raise UsageError(f"--rerun {left_out[0]} is not among the notebooks that are to run", hint="see --only, --from")
