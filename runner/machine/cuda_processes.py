@@ -69,6 +69,8 @@ class CudaProcesses:
         self._proc = proc
         self._looks = 0
         self._on: dict[str, _Neighbours] = {gpu.uuid: _Neighbours() for gpu in gpus}
+        self._ours: set[int] = set()
+        """Ever members of the run: while one ends, /proc and NVML still list it, but it is no member any more."""
         self.names: dict[int, str] = {}
         """Processes of the run beside the kernel, by pid."""
 
@@ -85,7 +87,7 @@ class CudaProcesses:
         new = [pid for pid in self._family.others() if pid not in self.names]
         if not (regular or new):
             return
-        members = self._family.members()
+        members = self._members()
         listed = {gpu.uuid: listed_on(gpu) for gpu in self._gpus}
         pids = {process.pid for processes in listed.values() for process in processes}
         knows_kernel = bool((members - set(self._family.others())) & pids)
@@ -95,21 +97,26 @@ class CudaProcesses:
         for uuid, processes in listed.items():
             if first:
                 self._on[uuid].before = processes
-            self._note(self._on[uuid], self.strangers(uuid, processes, members))
+            self._note(self._on[uuid], self.strangers(uuid, processes))
 
-    def strangers(self, uuid: str, processes: Iterable[GpuProcess], members: frozenset[int]) -> tuple[GpuProcess, ...]:
-        """Return those of the processes on a GPU that are certainly none of the run's."""
+    def strangers(self, uuid: str, processes: Iterable[GpuProcess]) -> tuple[GpuProcess, ...]:
+        """Return those of the processes on a GPU that are certainly none of the run's, by the last look."""
         before = {one.pid for one in self.before(uuid)}
         return tuple(
             one
             for one in processes
-            if one.pid in before or (one.pid not in members and (self._proc / str(one.pid)).exists())
+            if one.pid in before or (one.pid not in self._ours and (self._proc / str(one.pid)).exists())
         )
 
     def members(self) -> frozenset[int]:
         """Return the pids of the run's processes that are alive now."""
         self._family.observe()
-        return self._family.members()
+        return self._members()
+
+    def _members(self) -> frozenset[int]:
+        members = self._family.members()
+        self._ours |= members
+        return members
 
     def before(self, uuid: str) -> tuple[GpuProcess, ...]:
         """Return who was on a GPU before the kernel started."""

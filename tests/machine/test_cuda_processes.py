@@ -111,3 +111,17 @@ def test_a_neighbour_whose_memory_stays_does_not_blur_the_need(proc, later, move
     gpu.listed = {4711: later}
     look(found)
     assert (found.moved("GPU-a") is not None) is moved
+
+
+def test_a_process_of_the_run_that_is_ending_is_nobodys_neighbour(proc):
+    """It is no member any more, while /proc and NVML list it for a moment longer."""
+    proc(11, "/dev/nvidia-uvm")
+    gpu, members = Gpu(), [11]
+    found = CudaProcesses(family(members), [gpu], proc=proc.root)
+    found.look()
+    gpu.listed = {11: GB}
+    look(found)
+    members.clear()
+    look(found)
+    assert found.neighbours("GPU-a") == ()
+    assert found.strangers("GPU-a", gpu.processes()) == ()

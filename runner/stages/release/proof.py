@@ -133,7 +133,7 @@ def _state(gpu: Gpu, before: int | None, now: InUse, users: CudaProcesses | None
     text = f"{gpu.uuid} has {format_bytes(now.bytes)} in use, {format_bytes(before)} before the run"
     if users is None or any(one.pid in members for one in listed):
         return _State("held", f"{text}; {_on_it(listed)}")
-    strangers = users.strangers(gpu.uuid, listed, members)
+    strangers = users.strangers(gpu.uuid, listed)
     theirs, earlier = total_bytes(strangers), total_bytes(users.before(gpu.uuid))
     grown = None if theirs is None or earlier is None else theirs - earlier
     if grown is not None and now.bytes - before - grown <= tolerance_bytes:
