@@ -46,6 +46,12 @@ class _Dumper(yaml.SafeDumper):
         style = "|" if "\n" in data else ">" if len(data) > _LONG else None
         return self.represent_scalar("tag:yaml.org,2002:str", data, style=style)
 
+    def write_folded(self, text: str) -> None:
+        """Fold early: a line ends at the first blank beyond the width, and words such as statuses are long."""
+        width, self.best_width = self.best_width, 50
+        super().write_folded(text)
+        self.best_width = width
+
     def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:
         """Indent lists below their key."""
         super().increase_indent(flow, False)
