@@ -69,7 +69,7 @@ def note_key(run: RunContext, inputs: Inputs, gpus: tuple[Gpu, ...], opened: Ope
         found = {
             **inputs.recipe.ingredients,
             ingredients.GPUS: ingredients.gpus([gpu.architecture for gpu in gpus]),
-            **ingredients.needs_without_products(job, keys(job.output_dir, job.plan)),
+            **ingredients.needs_without_products(job, keys(job.output_dir, job.plan if job.needs else None)),
             **_content(job, list(inputs.looks), ingredients.PRODUCT, inputs, hashes),
             **_content(job, _read_in_checkout(job, opened, [*inputs.looks, *made]), ingredients.FILE, inputs, hashes),
         }

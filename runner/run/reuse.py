@@ -239,7 +239,7 @@ def _reasons(
         ingredients={
             **declared.ingredients,
             ingredients.GPUS: ingredients.gpus_now(job, record),
-            **ingredients.needs_without_products(job, keys(job.output_dir, job.plan)),
+            **ingredients.needs_without_products(job, keys(job.output_dir, job.plan if job.needs else None)),
             **ingredients.content(needed, ingredients.PRODUCT, job.checkout, hashes),
             **ingredients.content(recorded_files, ingredients.FILE, job.checkout, hashes),
         },
