@@ -77,6 +77,8 @@ def note_key(run: RunContext, inputs: Inputs, gpus: tuple[Gpu, ...], opened: Ope
         metrics.warn(f"--resume will run this notebook again: {error}")
         return
     hashes.save()
+    # Names of files are keys here, and keys of a record are not redacted. One with a secret in it is never reused.
+    made, found = ({run.redactor.text(name): value for name, value in each.items()} for each in (made, found))
     metrics.note(
         resume_key=ingredients.key_of(found), ingredients=found, not_judged=tuple(f"host {h}" for h in opened.hosts)
     )
