@@ -45,7 +45,7 @@ def command(
 ) -> int:
     """Run the notebooks of PLAN, each in a process of its own, then write the report.
 
-    Exit code: 0 when each notebook succeeded or was rightly skipped, else 1; 2 usage; 143/130 signals.
+    Exit code: 0 when each notebook succeeded or was skipped as optional, else 1; 2 usage; 143/130 signals.
 
     \b
     Examples:

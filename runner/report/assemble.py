@@ -40,7 +40,7 @@ class Entry:
     status: Status
     reason: str
     ok: bool
-    """Succeeded, or skipped rightly."""
+    """Succeeded, or skipped as optional."""
     stage: str | None = None
     optional: bool = False
     needs: tuple[str, ...] = ()

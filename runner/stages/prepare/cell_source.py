@@ -106,11 +106,12 @@ def reads_global(tree: ast.Module | ast.expr, name: str) -> bool:
     while waiting:
         code = waiting.pop()
         waiting += [constant for constant in code.co_consts if isinstance(constant, CodeType)]
+        is_bound = False
         for step in dis.get_instructions(code):
-            if step.argval == name and step.opname in _LOADS:
+            if step.argval == name and step.opname in _LOADS and not (is_bound and step.opname == "LOAD_NAME"):
                 return True
-            if step.argval == name and step.opname == "STORE_NAME" and not is_outermost:
-                break  # a class reads the notebook's name until it has bound its own
+            # A class reads the notebook's name until it has bound its own; a comprehension in it always does.
+            is_bound |= step.argval == name and step.opname == "STORE_NAME" and not is_outermost
         is_outermost = False
     return False
 
