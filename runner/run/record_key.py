@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runner.core import log
+from runner.core.errors import RunnerError
 from runner.core.hash_cache import HashCache, sha256_of
 from runner.core.records import Status
 from runner.plan.job import EXECUTED_SUFFIX
@@ -73,7 +74,7 @@ def note_key(run: RunContext, inputs: Inputs, gpus: tuple[Gpu, ...], opened: Ope
             **_content(job, list(inputs.looks), ingredients.PRODUCT, inputs, hashes),
             **_content(job, _read_in_checkout(job, opened, [*inputs.looks, *made]), ingredients.FILE, inputs, hashes),
         }
-    except OSError as error:
+    except (OSError, RunnerError) as error:  # a GPU may be lost since; that is no part of the notebook's result
         metrics.warn(f"--resume will run this notebook again: {error}")
         return
     hashes.save()

@@ -534,7 +534,9 @@ def test_a_long_sum_of_texts_is_read(notebook):
 )
 def test_a_dataset_that_the_source_does_not_fetch_is_an_error(notebook, cells):
     """Longer URLs, comments, dropped cells and values known only at run time do not count."""
-    with pytest.raises(BrokenInputError, match="no cell contains the URL, and the dataset has neither `place` nor `hook`"):
+    with pytest.raises(
+        BrokenInputError, match="no cell contains the URL, and the dataset has neither `place` nor `hook`"
+    ):
         prepare(notebook(*cells), replacements={URL: "LOCAL"})
 
 
