@@ -218,7 +218,6 @@ def test_make_lists_its_targets_and_ci_runs_the_two_checks():
         "conformance ENGINES=runner",
         "soak SECONDS=120 SEED=1",
         "demo OUTPUT=.build/outputs",
-        "pythons",
         "test",
     ]
 
