@@ -190,9 +190,9 @@ class Users:
     def before(self, uuid):
         return self._before
 
-    def strangers(self, uuid, processes, members):
+    def strangers(self, uuid, processes):
         known = {one.pid for one in self._before}
-        return tuple(one for one in processes if one.pid in known or (self._here and one.pid not in members))
+        return tuple(one for one in processes if one.pid in known or (self._here and one.pid not in self._members))
 
 
 def on(pid, size):
