@@ -239,6 +239,9 @@ class Expectation:
     needed: str
     severity: Literal["error", "warning"] = "error"
 
+    def __str__(self) -> str:
+        return f"{self.kind} {self.target}: {self.seen}, needed {self.needed}"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outputs:

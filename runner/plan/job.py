@@ -19,6 +19,7 @@ from runner.core import files
 from runner.core.errors import UsageError, did_you_mean
 from runner.core.redact import read_secrets, values_in
 from runner.core.requirements import requirements_of
+from runner.plan.matrix import PLACEHOLDER
 
 if TYPE_CHECKING:
     from runner.core.records import Requirements
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 EXECUTED_SUFFIX = ".executed.ipynb"
 START_SECONDS = 120.0
 """How long a kernel may take to answer."""
-_PLACEHOLDER = re.compile(r"\{([A-Za-z_]\w*)\}", re.ASCII)
 _FILLED_LENGTH = 100
 
 
@@ -213,7 +213,7 @@ def _filled(template: str, parameters: Mapping[str, Any], option: str) -> str:
             )
         return text
 
-    return _PLACEHOLDER.sub(value, template)
+    return PLACEHOLDER.sub(value, template)
 
 
 def _new_run_id() -> str:

@@ -12,7 +12,8 @@ from runner.core.errors import PlanError
 
 LIMIT = 256
 """Combinations of one notebook."""
-_PLACEHOLDER = re.compile(r"\{([A-Za-z_]\w*)\}", re.ASCII)
+PLACEHOLDER = re.compile(r"\{([A-Za-z_]\w*)\}", re.ASCII)
+"""A parameter's value in a name, folder or path."""
 _ODD = re.compile(r"[^A-Za-z0-9._-]+")
 
 
@@ -77,7 +78,7 @@ def _one(entry: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
     """Return the notebook of one combination."""
     name = entry.get("name")
     if isinstance(name, str):
-        name = _filled(name, values) if _PLACEHOLDER.search(name) else "-".join([name, *map(_word, values.values())])
+        name = _filled(name, values) if PLACEHOLDER.search(name) else "-".join([name, *map(_word, values.values())])
     one = {key: value for key, value in entry.items() if key != "matrix"}
     one |= {"name": name, "parameters": {**(entry.get("parameters") or {}), **values}}
     for key in ("products", "expect", "env"):
@@ -89,7 +90,7 @@ def _one(entry: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
 def _filled(value: Any, values: Mapping[str, Any]) -> Any:
     """Put the values into every text of a part of a plan; what no parameter is called stays."""
     if isinstance(value, str):
-        return _PLACEHOLDER.sub(lambda match: _word(values[match[1]]) if match[1] in values else match[0], value)
+        return PLACEHOLDER.sub(lambda match: _word(values[match[1]]) if match[1] in values else match[0], value)
     if isinstance(value, dict):
         return {key: _filled(item, values) for key, item in value.items()}
     return [_filled(item, values) for item in value] if isinstance(value, list) else value

@@ -15,7 +15,7 @@ from runner.core.hash_cache import HashCache, sha256_of
 from runner.core.records import Status
 from runner.plan.job import EXECUTED_SUFFIX
 from runner.run import ingredients
-from runner.run.reuse import keys
+from runner.run.reuse import keys_of_needs
 from runner.stages.prepare import products
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def note_key(run: RunContext, inputs: Inputs, gpus: tuple[Gpu, ...], opened: Ope
         found = {
             **inputs.recipe.ingredients,
             ingredients.GPUS: ingredients.gpus([gpu.architecture for gpu in gpus]),
-            **ingredients.needs_without_products(job, keys(job.output_dir, job.plan if job.needs else None)),
+            **keys_of_needs(job),
             **_content(job, list(inputs.looks), ingredients.PRODUCT, inputs, hashes),
             **_content(job, _read_in_checkout(job, opened, [*inputs.looks, *made]), ingredients.FILE, inputs, hashes),
         }

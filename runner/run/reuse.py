@@ -43,7 +43,6 @@ if TYPE_CHECKING:
 
     from runner.core.hash_cache import HashCache
     from runner.core.redact import Redactor
-    from runner.plan import Plan
     from runner.plan.job import Job
     from runner.run.ingredients import Recipe
     from runner.run.preflight import Checked
@@ -150,9 +149,8 @@ def take_over(job: Job, decision: Decision, redactor: Redactor, started: float) 
     )
     unmet = [one for one in decision.expectations if not one.met and one.severity == "error"]
     if unmet:
-        reason = f"{unmet[0].kind} {unmet[0].target}: {unmet[0].seen}, needed {unmet[0].needed}"
         status = Status.UNEXPECTED_RESULTS
-        taken = dataclasses.replace(taken, status=status, reason=reason, exit_code=EXIT_CODES[status])
+        taken = dataclasses.replace(taken, status=status, reason=str(unmet[0]), exit_code=EXIT_CODES[status])
     if record.outputs.html is not None and not job.path(".html").is_file():
         _convert_again(job, redactor)
     taken = dataclasses.replace(taken, spent_seconds=round(time.monotonic() - started, 6))
@@ -167,14 +165,14 @@ def earlier(output_dir: Path, name: str) -> list[Candidate]:
     return [_with_notebook(one, [folder / f"{name}{EXECUTED_SUFFIX}" for folder in folders]) for one in found]
 
 
-def keys(folder: Path, plan: Plan | None) -> dict[str, str]:
-    """Return the keys that stand in the records of a plan's notebooks without products; the run where there is none."""
+def keys_of_needs(job: Job) -> dict[str, str]:
+    """Return, as ingredients, the keys of needed notebooks that declare no products; the run where there is no key."""
     found = {}
-    for notebook in plan.notebooks if plan else ():
-        one = None if notebook.products else _candidate(folder, notebook.name)
+    for notebook in job.plan.notebooks if job.plan and job.needs else ():
+        one = None if notebook.products else _candidate(job.output_dir, notebook.name)
         if one and one.record:
             found[notebook.name] = one.record.resume_key or one.record.run_id
-    return found
+    return ingredients.needs_without_products(job, found)
 
 
 def _candidate(folder: Path, name: str) -> Candidate | None:
@@ -239,7 +237,7 @@ def _reasons(
         ingredients={
             **declared.ingredients,
             ingredients.GPUS: ingredients.gpus_now(job, record),
-            **ingredients.needs_without_products(job, keys(job.output_dir, job.plan if job.needs else None)),
+            **keys_of_needs(job),
             **ingredients.content(needed, ingredients.PRODUCT, job.checkout, hashes),
             **ingredients.content(recorded_files, ingredients.FILE, job.checkout, hashes),
         },

@@ -94,10 +94,9 @@ def expect(run: RunContext, checked: Checked, preparation: Preparation, executio
         metrics.note(expectations=found)
         for one in found:
             if not one.met:
-                unmet = f"{one.kind} {one.target}: {one.seen}, needed {one.needed}"
-                metrics.warn(f"expected {unmet}")
+                metrics.warn(f"expected {one}")
                 if one.severity == "error":
-                    metrics.end(Status.UNEXPECTED_RESULTS, unmet)
+                    metrics.end(Status.UNEXPECTED_RESULTS, str(one))
     if metrics.record.status is Status.SUCCEEDED and staging is not None:
         metrics.note_outputs(products=staging.record_products())
     proof = metrics.record.release
