@@ -18,6 +18,7 @@ import click
 
 from runner import __version__
 from runner.commands.answer import settle_streams
+from runner.commands.mistakes import Commands, explained
 from runner.core.errors import RecordError, RunnerError
 
 # Name, what it does in one line. The module runner.commands.<name> holds it and is imported when used.
@@ -40,7 +41,7 @@ COMMANDS = {
 }
 
 
-class _Commands(click.Group):
+class _AllCommands(Commands):
     """Loads a command when it is used, so that ``runner --help`` imports none of them."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -62,7 +63,7 @@ class _Commands(click.Group):
 
 
 @click.group(
-    cls=_Commands,
+    cls=_AllCommands,
     invoke_without_command=True,
     context_settings={"auto_envvar_prefix": "RUNNER", "help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
@@ -123,19 +124,14 @@ def main() -> None:
 def _exit_code() -> int:
     try:
         return int(cli.main(prog_name="runner", standalone_mode=False) or 0)
-    except click.ClickException as error:
-        with contextlib.suppress(OSError):
-            error.show()
-        _leave_results(error.format_message())
-        return error.exit_code
+    except click.UsageError as error:
+        return _told(explained(error))
     except click.Abort:
         return 130
     except SystemExit as error:  # after a signal, see `runner.core.stop.ending_on_signals`
         return error.code if isinstance(error.code, int) else RunnerError.exit_code
     except RunnerError as error:
-        _tell(f"runner: {error.message}", f"  hint: {error.hint}" if error.hint else "")
-        _leave_results(str(error))
-        return error.exit_code
+        return _told(error)
     except KeyboardInterrupt:
         return 130
     except Exception as error:  # noqa: BLE001  (the last line of defence: our own fault, told as such)
@@ -144,6 +140,12 @@ def _exit_code() -> int:
             return RecordError.exit_code
         _tell(traceback.format_exc(), "runner: internal error in runner; please report it with the lines above")
         return 70
+
+
+def _told(error: RunnerError) -> int:
+    _tell(f"runner: {error.message}", f"  hint: {error.hint}" if error.hint else "")
+    _leave_results(str(error))
+    return error.exit_code
 
 
 def _leave_results(message: str) -> None:

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import click
 
-from runner.commands import options
+from runner.commands import option_types, options
 
 
 @click.command("clone")
 @click.argument("url")
 @click.argument("folder", type=options.FOLDER)
 @click.option("--revision", default="HEAD", show_default=True, help="Branch, tag or commit.")
-@click.option("--depth", type=click.IntRange(1), help="How much history. [default: all of it]")
+@click.option("--depth", type=option_types.Number(1, whole=True), help="How much history. [default: all of it]")
 @click.option("--submodules", is_flag=True, help="Fetch submodules too.")
 @click.option("--allow-host", multiple=True, metavar="HOST", help="The only host that may be asked. Repeatable.")
 @options.as_json

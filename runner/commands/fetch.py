@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from runner.commands import options
+from runner.commands import option_types, options
 
 
 @click.command("fetch")
@@ -15,7 +15,13 @@ from runner.commands import options
 @click.option("--dataset", multiple=True, metavar="NAME", help="Fetch this dataset only. Repeatable. [default: all]")
 @click.option("--cache", type=options.FOLDER, default=Path("data"), show_default=True, help="Where the files go.")
 @click.option("--offline", is_flag=True, help="Use what is there; fail on what is not.")
-@click.option("--connections", type=click.IntRange(1, 64), default=8, show_default=True, help="Connections a file.")
+@click.option(
+    "--connections",
+    type=option_types.Number(1, 64, whole=True),
+    default=8,
+    show_default=True,
+    help="Connections a file.",
+)
 @options.as_json
 def command(plan: Path, dataset: tuple[str, ...], cache: Path, offline: bool, connections: int, as_json: bool) -> int:
     """Fetch the datasets of PLAN and verify them; a second call resumes what was cut off.

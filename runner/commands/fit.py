@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from runner.commands import options
+from runner.commands import option_types, options
 from runner.commands.answer import answer
 from runner.commands.parameter_values import parameter_options
 
@@ -28,7 +28,7 @@ def _cards(_context: click.Context, _option: click.Parameter, text: str | None) 
 @click.option(
     "--cards", callback=_cards, metavar="GB,GB", help="Cards to try. [default: all that this GPU can stand for]"
 )
-@click.option("--runs", type=click.IntRange(1, 20), default=4, show_default=True, help="Runs at most.")
+@click.option("--runs", type=option_types.Number(1, 20, whole=True), default=4, show_default=True, help="Runs at most.")
 @options.add(options.run_options)
 @options.add(parameter_options)
 @options.as_json

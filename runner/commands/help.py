@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import click
 
+from runner.commands.mistakes import no_command
+
 
 @click.command("help", context_settings={"ignore_unknown_options": True})
 @click.argument("names", nargs=-1, metavar="[COMMAND]...")
@@ -26,9 +28,7 @@ def command(ctx: click.Context, names: tuple[str, ...], show_all: bool) -> int:
     for name in names:
         inner = at.command.get_command(at, name) if isinstance(at.command, click.Group) else None
         if inner is None:
-            raise click.UsageError(
-                f"no command {' '.join(names)!r}; `{at.command_path} --help` lists what there is", at
-            )
+            raise no_command(at, name)
         at = click.Context(inner, info_name=name, parent=at)
     click.echo(at.get_help())
     return 0

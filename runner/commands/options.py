@@ -1,99 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Options that several commands share, declared once; and the types that they have."""
+"""Options that several commands share, declared once."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import click
 from click.core import ParameterSource
 
-from runner.core.errors import UsageError
-from runner.core.units import duration_seconds
+from runner.commands.option_types import Duration, Gigabytes, Number, Variable
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
-
-if TYPE_CHECKING:
-    _Seconds = click.ParamType[float]
-    _Pair = click.ParamType[tuple[str, str]]
-    _Jobs = click.ParamType[int | Literal["auto"]]
-else:  # generic since click 8.5, and RAPIDS images bring an older one, which our layer must not replace
-    _Seconds = _Pair = _Jobs = click.ParamType
-
-
-class Number(click.FloatRange):
-    """A number within limits. ``nan`` is below and above none of them, and ``inf`` no quantity of anything."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Return a finite number."""
-        number = float(super().convert(value, param, ctx))
-        if not math.isfinite(number):
-            self.fail(f"{value!r} is not a finite number", param, ctx)
-        return number
-
-
-class Duration(_Seconds):
-    """``90s``, ``15m``, ``2h``; the value is in seconds."""
-
-    name = "duration"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Return seconds."""
-        if isinstance(value, int | float):
-            return float(value)
-        try:
-            seconds = duration_seconds(value)
-        except UsageError as error:
-            self.fail(str(error), param, ctx)
-        if not math.isfinite(seconds):
-            self.fail(f"{value!r} is too long", param, ctx)
-        return seconds
-
-
-class Variable(_Pair):
-    """``NAME=VALUE``."""
-
-    name = "NAME=VALUE"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
-        """Return name and value."""
-        if isinstance(value, tuple):
-            return value
-        name, separator, text = value.partition("=")
-        if not separator or not name.isidentifier() or not name.isascii():
-            self.fail(f"{value!r} is not NAME=VALUE", param, ctx)
-        return name, text
-
-
-class Setting(_Pair):
-    """``KEY=VALUE`` where the key may hold dashes, as parameters of Tekton do."""
-
-    name = "KEY=VALUE"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
-        """Return key and value."""
-        if isinstance(value, tuple):
-            return value
-        key, separator, text = value.partition("=")
-        if not separator or not key:
-            self.fail(f"{value!r} is not KEY=VALUE", param, ctx)
-        return key, text
-
-
-class Jobs(_Jobs):
-    """A number of notebooks at once, or ``auto``."""
-
-    name = "N|auto"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | Literal["auto"]:
-        """Return the number, or ``auto``."""
-        if value == "auto":
-            return "auto"
-        return int(click.IntRange(1, 1000).convert(value, param, ctx))
-
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
 FILE = click.Path(dir_okay=False, path_type=Path)
@@ -110,16 +29,16 @@ as_json = click.option("--json", "as_json", is_flag=True, help="Print the answer
 
 gate_options = (
     click.option(
-        "--min-gpus", type=click.IntRange(0, 64), help="GPUs wanted. [default: 1 if memory is asked for, else 0]"
+        "--min-gpus", type=Number(0, 64, whole=True), help="GPUs wanted. [default: 1 if memory is asked for, else 0]"
     ),
     click.option(
         "--min-gpu-memory-gb",
-        type=Number(0),
-        help="Memory each GPU must have free, in decimal GB as GPUs are sold.",
+        type=Gigabytes(),
+        help="Memory each GPU must have free, in decimal GB as GPUs are sold: 24 or 24GB.",
     ),
     click.option(
         "--gpu-free-fraction",
-        type=Number(0, 1, min_open=True),
+        type=Number(0, 1, above=True),
         default=0.95,
         show_default=True,
         help="Share of that memory that must be free: cards report a little less than they are sold as.",

@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from runner.core.errors import UsageError
+from runner.core.errors import UsageError, did_you_mean_path
 
 _FILE_BYTES = 4_000_000
 
@@ -124,5 +124,5 @@ def _content(path: Path) -> str:
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(
             f"--parameters-file {path} cannot be read: {getattr(error, 'strerror', None) or error}",
-            hint="give a YAML or JSON file of names and values",
+            hint=f"{did_you_mean_path(path)}give a YAML or JSON file of names and values",
         ) from error

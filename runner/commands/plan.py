@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 import click
 
 from runner.commands import options, plan_render
+from runner.commands.mistakes import Commands
 
 if TYPE_CHECKING:
     from runner.plan import Plan
 
 
-@click.group("plan")
+@click.group("plan", cls=Commands)
 def command() -> None:
     """Check, show or describe a plan."""
 

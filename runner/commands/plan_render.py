@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import click
 
-from runner.commands import options
+from runner.commands import option_types, options
 
 _COMMENTS = {
     "tasks:": "Stage 0: notebooks, checks, and the data that the first notebooks read.",
@@ -65,7 +65,7 @@ _COMMENTS = {
     show_default=True,
     help="Whether the run uses the accounts of tekton/configs, or the namespace's default one.",
 )
-@click.option("--param", "params", type=options.Setting(), multiple=True, help="Parameter of the run. Repeatable.")
+@click.option("--param", "params", type=option_types.Setting(), multiple=True, help="Parameter of the run. Repeatable.")
 @click.option(
     "--what",
     type=click.Choice(["all", "plan", "pipeline", "run"]),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from runner.commands import options
+from runner.commands import option_types, options
 from runner.core.stop import ending_on_signals
 
 
@@ -17,7 +17,10 @@ from runner.core.stop import ending_on_signals
 @click.option("--only", multiple=True, metavar="NAME", help="Report on this notebook only. Repeatable.")
 @click.option("--run-id", help="Run to report on. [default: the newest]")
 @click.option(
-    "--wait-for-running", type=options.Duration(), default="0s", help="How long to wait for runs that are in flight."
+    "--wait-for-running",
+    type=option_types.Duration(),
+    default="0s",
+    help="How long to wait for runs that are in flight.",
 )
 @click.option(
     "--fail-on-failure", is_flag=True, help="Exit 1 unless each notebook succeeded or was legitimately skipped."
@@ -29,11 +32,13 @@ from runner.core.stop import ending_on_signals
     help="Earlier outputs or summary.json to compare with. Repeatable, oldest first.",
 )
 @click.option("--fail-on-regression", is_flag=True, help="Exit 1 when something got slower or bigger than allowed.")
-@click.option("--regression-threshold", type=options.Number(0), default=0.2, show_default=True, help="Growth allowed.")
+@click.option(
+    "--regression-threshold", type=option_types.Number(0), default=0.2, show_default=True, help="Growth allowed."
+)
 @click.option("--pushgateway", metavar="URL", help="Prometheus Pushgateway to send the metrics to.")
 @click.option(
     "--task-status",
-    type=options.Setting(),
+    type=option_types.Setting(),
     multiple=True,
     metavar="TASK=STATUS",
     help="How a task before the notebooks ended, such as clone=Failed; the report is then written in any case. "

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from runner.commands import options
+from runner.commands import option_types, options
 from runner.commands.answer import answer
 from runner.commands.run import command as run_command
 from runner.commands.run import make_options
@@ -26,7 +26,7 @@ from runner.commands.run import make_options
 @click.option("--dry-run", is_flag=True, help="With --resume, only print what would be reused or run, and why.")
 @click.option(
     "--jobs",
-    type=options.Jobs(),
+    type=option_types.Jobs(),
     default="1",
     show_default=True,
     help="Notebooks at once, as far as GPUs, cpus and memory_gb of the plan allow; `auto`: as many as fit.",

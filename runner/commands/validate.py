@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from runner.commands import options
+from runner.commands import option_types, options
 
 
 @click.command("validate")
@@ -25,7 +25,7 @@ from runner.commands import options
 @click.option("--network", is_flag=True, help="Also ask the hosts of the plan's datasets.")
 @click.option(
     "--limit",
-    type=options.Duration(),
+    type=option_types.Duration(),
     default="60s",
     show_default=True,
     help="How long a group of checks may take; what hangs is a failure.",

@@ -8,6 +8,12 @@ and the next step; the last of these goes into ``hint``.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
+from itertools import islice
+from pathlib import Path
+
+_MOST_NAMES = 2_000
+"""Of a folder are compared with a name that is not in it."""
 
 
 class RunnerError(Exception):
@@ -80,3 +86,10 @@ def did_you_mean(value: str, known: Iterable[str]) -> str:
     names = {name.casefold().removesuffix(".ipynb"): name for name in known}
     near = difflib.get_close_matches(value.casefold().removesuffix(".ipynb"), names, n=1)
     return f"did you mean {names[near[0]]!r}? " if near else ""
+
+
+def did_you_mean_path(path: Path) -> str:
+    """Return the same for a path that does not exist: a name beside it."""
+    with suppress(OSError):
+        return did_you_mean(path.name, [one.name for one in islice(path.parent.iterdir(), _MOST_NAMES)])
+    return ""

@@ -23,7 +23,7 @@ from typing import Any, NoReturn
 
 from nbformat import NotebookNode, from_dict
 
-from runner.core.errors import BrokenInputError, UsageError
+from runner.core.errors import BrokenInputError, UsageError, did_you_mean_path
 from runner.core.units import duration_seconds
 
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -80,7 +80,9 @@ def _json(path: Path) -> dict[str, Any]:
     try:
         data = path.read_bytes()
     except FileNotFoundError:
-        _refuse(path, "does not exist", "check the path and, with a plan, the checkout folder")
+        _refuse(
+            path, "does not exist", f"{did_you_mean_path(path)}check the path and, with a plan, the checkout folder"
+        )
     except OSError as error:
         _refuse(path, f"cannot be read: {error.strerror}", "check that it is a file this user may read")
     if path.suffix.lower() in TEXT_SUFFIXES:

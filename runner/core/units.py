@@ -13,6 +13,7 @@ from runner.core.errors import UsageError
 
 _DURATION = re.compile(r"(?<!\d)(?P<number>\d++(?:\.\d++)?)\s*+(?P<unit>s|m|h)")
 _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0}
+_SIZE = re.compile(r"(?P<number>[0-9.]++(?:e[+-]?\d++)?)\s*+(?:(?P<unit>[kmgt])(?P<binary>i)?b?|b)?", re.IGNORECASE)
 
 
 def duration_seconds(text: str) -> float:
@@ -28,6 +29,23 @@ def duration_seconds(text: str) -> float:
     if not parts or "".join(part.group(0) for part in parts) != compact:
         raise UsageError(f"{text!r} is no duration", hint="write it like 90s, 15m, 2h or 1h30m")
     return sum(float(part["number"]) * _SECONDS[part["unit"]] for part in parts)
+
+
+def gigabytes(text: str) -> float:
+    """Return decimal GB, which a size is in unless it names another unit: ``24``, ``24GB``, ``0.5TB``, ``22.5GiB``.
+
+    Raises
+    ------
+    ValueError
+        The text is no size.
+    """
+    found = _SIZE.fullmatch(text.strip())
+    if found is None:
+        raise ValueError(f"{text[:100]!r} is not a size; write it like 24, 24GB or 22.5GiB")
+    number, power = float(found["number"]), " kmgt".index((found["unit"] or " ").lower())
+    if not power and text.strip()[-1] not in "bB":
+        power = 3
+    return number * float((1024 if found["binary"] else 1000) ** power) / 1e9
 
 
 def format_seconds(seconds: float) -> str:

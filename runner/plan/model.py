@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from runner.core.errors import PlanError, UsageError, did_you_mean
+from runner.core.errors import PlanError, UsageError, did_you_mean, did_you_mean_path
 from runner.core.files import check_name
 from runner.core.requirements import requirements_of
-from runner.core.units import duration_seconds
+from runner.core.units import duration_seconds, gigabytes
 from runner.plan.graph import check_graph
 from runner.plan.text import document_of, with_defaults
 
@@ -50,6 +50,10 @@ def _seconds(value: Any) -> float:
         return duration_seconds(value)
     except UsageError as error:
         raise ValueError(str(error)) from error
+
+
+def _gigabytes(value: Any) -> Any:
+    return gigabytes(value) if isinstance(value, str) else value
 
 
 def _name(value: str) -> str:
@@ -100,6 +104,7 @@ def _versions(text: str) -> str:
 RelativePath = Annotated[str, AfterValidator(_inside)]
 PathPattern = Annotated[RelativePath, AfterValidator(_pattern)]
 Duration = Annotated[float, BeforeValidator(_seconds)]
+Gigabytes = Annotated[float, BeforeValidator(_gigabytes), Field(gt=0)]
 Name = Annotated[str, AfterValidator(_name)]
 EnvValue = Annotated[str, BeforeValidator(_text)]
 Variable = Annotated[str, AfterValidator(_variable)]
@@ -115,12 +120,12 @@ class Requires(_Strict):
     """What the notebook asks of the machine."""
 
     gpus: Annotated[int, Field(ge=0, le=64)] | None = None
-    gpu_memory_gb: Annotated[float, Field(gt=0)] | None = None
+    gpu_memory_gb: Gigabytes | None = None
     cpu_fallback: bool = False
     cpus: Annotated[float, Field(gt=0)] | None = None
-    memory_gb: Annotated[float, Field(gt=0)] | None = None
-    disk_gb: Annotated[float, Field(gt=0)] | None = None
-    shm_gb: Annotated[float, Field(gt=0)] | None = None
+    memory_gb: Gigabytes | None = None
+    disk_gb: Gigabytes | None = None
+    shm_gb: Gigabytes | None = None
 
 
 class DropCells(_Strict):
@@ -284,7 +289,9 @@ def load(path: Path) -> Plan:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise PlanError(f"cannot read the plan {path}: {error}", hint="give the path of a YAML file") from error
+        why = error.strerror if isinstance(error, OSError) else error
+        hint = f"{did_you_mean_path(path)}give the path of a YAML file"
+        raise PlanError(f"cannot read the plan {path}: {why}", hint=hint) from error
     return parse(text, str(path))
 
 

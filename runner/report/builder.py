@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runner.core import log
-from runner.core.errors import UsageError, did_you_mean
+from runner.core.errors import UsageError, did_you_mean, did_you_mean_path
 from runner.core.failure_text import failure_lines
 from runner.core.files import make_folder, write
 from runner.core.redact import Redactor
@@ -133,7 +133,9 @@ def build(
     if plan or tasks:  # what should have run is told even where nothing did
         make_folder(output_dir)
     elif not output_dir.is_dir():
-        raise UsageError(f"there is no folder {output_dir}", hint="give the --output-dir of the runs")
+        raise UsageError(
+            f"there is no folder {output_dir}", hint=f"{did_you_mean_path(output_dir)}give the --output-dir of the runs"
+        )
     found = read_folder(
         output_dir, watch=watch or alive, wait_seconds=wait_for_running_seconds, run_id=run_id, only=only
     )

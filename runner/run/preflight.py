@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from runner.core import files
-from runner.core.errors import BrokenInputError, UsageError, did_you_mean
+from runner.core.errors import BrokenInputError, UsageError, did_you_mean_path
 from runner.outputs import attempts
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def check_options(jobs: Sequence[Job]) -> None:
     if not jobs[0].checkout.is_dir():
         raise UsageError(
             f"the checkout {jobs[0].checkout} is not a folder",
-            hint=f"{_folder_meant(jobs[0].checkout)}give the folder that the plan's paths start from as --checkout",
+            hint=f"{did_you_mean_path(jobs[0].checkout)}give the folder that the plan's paths start from as --checkout",
         )
     check_names([job.name for job in jobs], jobs[0].output_dir)
     if options.kernel is not None:
@@ -95,7 +95,7 @@ def check_options(jobs: Sequence[Job]) -> None:
         return
     raise UsageError(
         f"--cache: {reader.cache} is not a folder, and {reader.name} reads {', '.join(reader.datasets)}",
-        hint=f"{_folder_meant(reader.cache)}stage the datasets: `runner fetch PLAN --cache {reader.cache}`",
+        hint=f"{did_you_mean_path(reader.cache)}stage the datasets: `runner fetch PLAN --cache {reader.cache}`",
     )
 
 
@@ -147,10 +147,9 @@ def check_source(job: Job) -> None:
     if job.source.exists():
         return
     if job.entry is None:
-        beside = [path.name for path in job.source.parent.glob("*.ipynb")]
         raise BrokenInputError(
             f"the notebook {job.source} does not exist",
-            hint=f"{did_you_mean(job.source.name, beside)}check the path; a name of a plan needs --plan as well",
+            hint=f"{did_you_mean_path(job.source)}check the path; a name of a plan needs --plan as well",
         )
     if job.checkout.is_dir() and any(job.checkout.iterdir()):
         raise BrokenInputError(
@@ -210,10 +209,5 @@ def _check_cwd(job: Job) -> None:
     what = "is not a folder" if job.cwd.exists() else "does not exist"
     raise BrokenInputError(
         f"the working directory {job.cwd} {what}",
-        hint=f"{_folder_meant(job.cwd)}give an existing folder as --cwd or as the plan's cwd",
+        hint=f"{did_you_mean_path(job.cwd)}give an existing folder as --cwd or as the plan's cwd",
     )
-
-
-def _folder_meant(folder: Path) -> str:
-    parent = folder.parent
-    return did_you_mean(folder.name, [path.name for path in parent.iterdir()] if parent.is_dir() else [])

@@ -64,5 +64,5 @@ def test_a_wrong_option_is_shown_and_nothing_is_kept(folder):
     ended = run_pytest(folder, "--runner", "good.ipynb", "--runner-args=--no-such-option")
 
     assert ended.returncode == 1
-    assert "No such option" in ended.stdout
+    assert "no option '--no-such-option'" in ended.stdout
     assert sorted(path.name for path in folder.iterdir()) == before

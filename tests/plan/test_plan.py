@@ -176,6 +176,17 @@ def test_defaults_are_filled_in():
     assert len(plan.notebook("b").prepare) == 1
 
 
+def test_a_size_may_name_its_unit():
+    """As on the command line; what is none is told with how to write one."""
+    for size in ("24GB", "24 gb", 24, "24"):
+        assert (
+            parse(changed(*NB, "requires", value={"gpu_memory_gb": size}), "p").notebooks[0].requires.gpu_memory_gb
+            == 24
+        )
+    with pytest.raises(PlanError, match=r"requires.shm_gb: 'much' is not a size; write it like 24"):
+        parse(changed(*NB, "requires", value={"shm_gb": "much"}), "p")
+
+
 def test_a_config_map_is_read_like_a_file(tmp_path):
     """With the place in messages."""
     path = tmp_path / "map.yaml"

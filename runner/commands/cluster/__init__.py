@@ -6,9 +6,10 @@ from __future__ import annotations
 import click
 
 from runner.commands.cluster import pod, runs, setup
+from runner.commands.mistakes import Commands
 
 
-@click.group("cluster")
+@click.group("cluster", cls=Commands)
 def command() -> None:
     """Install, run and watch plans on a Kubernetes cluster, through kubectl and its contexts.
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from runner.commands import options
+from runner.commands import option_types, options
 from runner.commands.cluster.connection import fit
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def capacity(plan: Path, as_json: bool, **given: Any) -> int:
 
 @click.command("start")
 @click.argument("file", type=options.FILE)
-@click.option("--param", "params", type=options.Setting(), multiple=True, help="Parameter of the run. Repeatable.")
+@click.option("--param", "params", type=option_types.Setting(), multiple=True, help="Parameter of the run. Repeatable.")
 @options.add(fit)
 def start(file: Path, params: tuple[tuple[str, str], ...], **given: Any) -> None:
     """Create the PipelineRun of FILE from inside a Pod, as the weekly CronJob does, and print its name."""
@@ -64,7 +64,9 @@ def start(file: Path, params: tuple[tuple[str, str], ...], **given: Any) -> None
 
 
 @click.command("prune")
-@click.option("--keep", type=click.IntRange(0), default=5, show_default=True, help="Newest ended runs to keep.")
+@click.option(
+    "--keep", type=option_types.Number(0, whole=True), default=5, show_default=True, help="Newest ended runs to keep."
+)
 def prune(keep: int) -> None:
     """Delete old ended runs with their volumes from inside a Pod, as the clean-up CronJob does."""
     from runner.cluster.api import Api

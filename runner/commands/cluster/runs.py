@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from runner.commands import options
+from runner.commands import option_types, options
 from runner.commands.cluster import connection as shared
 
 KNOWN_RUNS = {
@@ -32,7 +32,7 @@ _wait = click.option("--wait/--no-wait", default=True, show_default=True, help="
 @click.option("--revision", default="", help="With --plan: branch, tag or commit.")
 @click.option("--only", multiple=True, metavar="NAME", help="Run this notebook only. Repeatable.")
 @click.option("--from", "from_", metavar="NAME", help="Run this notebook and those after it.")
-@click.option("--param", "params", type=options.Setting(), multiple=True, help="Parameter of the run. Repeatable.")
+@click.option("--param", "params", type=option_types.Setting(), multiple=True, help="Parameter of the run. Repeatable.")
 @options.add(shared.fit)
 @shared.dry_run
 @_wait
@@ -196,7 +196,9 @@ def cancel(name: str | None, context: str | None, namespace: str | None, wait: b
 
 @click.command("cleanup")
 @shared.verb
-@click.option("--keep", type=click.IntRange(0), default=5, show_default=True, help="Newest ended runs to keep.")
+@click.option(
+    "--keep", type=option_types.Number(0, whole=True), default=5, show_default=True, help="Newest ended runs to keep."
+)
 @shared.dry_run
 def cleanup(context: str | None, namespace: str | None, keep: int, dry_run: bool) -> None:
     """Delete old ended runs with their volumes. Only runs that this launcher or its CronJob started are touched."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from runner.commands import options
+from runner.commands import option_types, options
 from runner.commands.cluster import connection as shared
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def install(
 @shared.verb
 @shared.repository
 @click.option("--plan", type=options.FILE, help="Plan to check the nodes against. [default: gpu-resource-config]")
-@click.option("--param", "params", type=options.Setting(), multiple=True, help="Parameter of the run. Repeatable.")
+@click.option("--param", "params", type=option_types.Setting(), multiple=True, help="Parameter of the run. Repeatable.")
 @click.option("--gpu-resource", default="nvidia.com/gpu", show_default=True, help="Resource that stands for a GPU.")
 @click.option("--tolerate", multiple=True, metavar="KEY", help="Taint that the notebooks tolerate. Repeatable.")
 @options.as_json

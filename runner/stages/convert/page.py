@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runner.core import files, log
-from runner.core.errors import BrokenInputError
+from runner.core.errors import BrokenInputError, did_you_mean_path
 
 if TYPE_CHECKING:
     import jinja2
@@ -168,7 +168,9 @@ def _notebooks_at(path: Path) -> list[Path]:
             raise BrokenInputError(f"the folder {path} holds no notebook", hint="give a folder with .ipynb files")
         return notebooks
     if not path.exists():
-        raise BrokenInputError(f"{path} does not exist", hint="give notebooks, or folders that hold some")
+        raise BrokenInputError(
+            f"{path} does not exist", hint=f"{did_you_mean_path(path)}give notebooks, or folders that hold some"
+        )
     if path.suffix != ".ipynb":
         raise BrokenInputError(f"{path} is no notebook", hint="give files that end in .ipynb")
     return [path]
