@@ -134,7 +134,7 @@ def _exit_code() -> int:
         return _told(error)
     except KeyboardInterrupt:
         return 130
-    except Exception as error:  # noqa: BLE001  (the last line of defence: our own fault, told as such)
+    except Exception as error:  # noqa: BLE001  (the last line of defence: an internal error, reported as such)
         if isinstance(error, OSError) and _while_printing(error):
             _tell(f"runner: the answer cannot be printed: {error.strerror or error}")
             return RecordError.exit_code
@@ -168,7 +168,7 @@ def _while_printing(error: BaseException) -> bool:
 
 
 def _tell(*lines: str) -> None:
-    """Say it on stderr, if anybody can be reached there: the exit code tells it as well."""
+    """Print it on stderr, if that can be written; the exit code says the same."""
     with contextlib.suppress(OSError):
         click.echo("\n".join(line.rstrip("\n") for line in lines if line), err=True)
 

@@ -107,7 +107,7 @@ class Kubectl:
         Raises
         ------
         ClusterError
-            As `run`, and when the answer is no JSON.
+            As `run`, and when the answer is not valid JSON.
         """
         text = self.run(*arguments, "-o", "json", stdin=stdin)
         try:

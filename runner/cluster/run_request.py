@@ -185,7 +185,7 @@ def check_params(spec: Mapping[str, Any], given: Sequence[tuple[str, str]]) -> N
     Raises
     ------
     UsageError
-        The pipeline has no such parameter, or its value is none of its kind.
+        The pipeline has no such parameter, or its value is not of its kind.
     """
     known = {str(one["name"]): one.get("default") for one in spec.get("params") or ()}
     for name, value in given:
@@ -247,7 +247,7 @@ def run_documents(path: Path) -> list[Document]:
     Raises
     ------
     UsageError
-        It is no YAML, or holds no PipelineRun or several.
+        It is not valid YAML, or holds no PipelineRun or several.
     """
     try:
         documents = safe_yaml.load_all(path.read_text(encoding="utf-8"))

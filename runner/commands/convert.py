@@ -57,7 +57,7 @@ def command(notebooks: tuple[Path, ...], output_dir: Path | None, trust_html: bo
     for notebook, page in pages.items():
         try:
             if isinstance(page, RunnerError):
-                raise page  # noqa: TRY301  (told in the order of the arguments)
+                raise page  # noqa: TRY301  (reported in the order of the arguments)
             done[notebook] = dataclasses.asdict(convert(notebook, page, trust=trust_html))
         except Exception as error:  # noqa: BLE001  (one notebook must not cost the others their pages)
             fail(notebook, error)

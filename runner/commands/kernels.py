@@ -39,8 +39,8 @@ def command(as_json: bool) -> int:
         return 0
     width = max((len(each["name"] or "") for each in found), default=0)
     for each in found:
-        told = each["problem"] or f"{each['language'] or '?'}: {each['display_name']}, {each['program']}"
-        answer(f"{each['name']:{width}}  {' '.join(told.split())}")
+        reported = each["problem"] or f"{each['language'] or '?'}: {each['display_name']}, {each['program']}"
+        answer(f"{each['name']:{width}}  {' '.join(reported.split())}")
     if not found:
         answer("no kernel is installed; install one with `python -m pip install ipykernel`")
     return 0

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A notebook that is no file on this machine: from http(s), s3, gs or hf, or from stdin.
+"""A notebook that is not a file on this machine: from http(s), s3, gs or hf, or from stdin.
 
 It is copied into a private folder for the time of the run. As with papermill, its cells run in the
 current folder unless `--cwd` says otherwise.

@@ -83,7 +83,7 @@ def reading(path: Path) -> BinaryIO:
     Raises
     ------
     OSError
-        It cannot be opened, or is no regular file.
+        It cannot be opened, or is not a regular file.
     """
     handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     if not stat.S_ISREG(os.fstat(handle).st_mode):
@@ -98,7 +98,7 @@ def read(path: Path, most_bytes: int = -1) -> bytes:
     Raises
     ------
     OSError
-        It cannot be read, is no regular file, or is larger than ``most_bytes`` (-1: no limit).
+        It cannot be read, is not a regular file, or is larger than ``most_bytes`` (-1: no limit).
     """
     with reading(path) as stream:
         content = stream.read(most_bytes + 1 if most_bytes >= 0 else -1)

@@ -34,7 +34,7 @@ def sha256_of(path: Path) -> str:
     Raises
     ------
     OSError
-        It cannot be read, or is no regular file.
+        It cannot be read, or is not a regular file.
     """
     with files.reading(path) as stream:
         return hashlib.file_digest(cast("io.BufferedReader", stream), "sha256").hexdigest()

@@ -21,7 +21,7 @@ class GpuProcess:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Allocated:
-    """Bytes really allocated on one device, told by the allocator and not by NVML.
+    """Bytes really allocated on one device, reported by the allocator and not by NVML.
 
     ``source`` is ``rmm | cupy-hook | cupy-pool-bound | none``; ``reason`` says why ``none``.
     ``overhead_bytes`` is what the device held outside the pool (context, libraries) at the peak.
@@ -56,7 +56,7 @@ class AllocatorProbe:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceShortage:
-    """Device memory at the moment when a cell ran out of it; None where nobody told."""
+    """Device memory at the moment when a cell ran out of it; None where unknown."""
 
     asked_bytes: int | None = None
     allocated_bytes: int | None = None

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reading a notebook that somebody else wrote.
 
-A file may be half written, of another format or no notebook at all; each of these is told
+A file may be half written, of another format or no notebook at all; each of these is reported
 apart here, so that the stages after this one can rely on nbformat 4.5: every cell is a code,
 markdown or raw cell with one text as its source, a metadata mapping, tags that are texts and an
 id of its own. What Jupyter and the tools after it only fill in may be null, which is as if it
@@ -115,9 +115,9 @@ def _decoded(data: bytes, path: Path) -> object:
     try:
         document: object = json.loads(data.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
-        _refuse(path, f"is no UTF-8: byte {error.start} is 0x{data[error.start]:02x}", "save it as UTF-8")
+        _refuse(path, f"is not valid UTF-8: byte {error.start} is 0x{data[error.start]:02x}", "save it as UTF-8")
     except json.JSONDecodeError as error:
-        what = f"is no JSON: {error.msg} in line {error.lineno}, column {error.colno}"
+        what = f"is not valid JSON: {error.msg} in line {error.lineno}, column {error.colno}"
         if data.startswith(b"version https://git-lfs"):
             what = "is a Git LFS pointer, not the notebook"
         _refuse(path, what, "fetch or save it again")
@@ -172,16 +172,16 @@ def check_shape(notebook: NotebookNode, path: Path) -> None:
     if not isinstance(notebook.get("cells"), list):
         _refuse(path, "has no list of `cells`", fix)
     if not isinstance(notebook.setdefault("metadata", NotebookNode()), dict):
-        _refuse(path, "has `metadata` that is no mapping", fix)
+        _refuse(path, "has `metadata` that is not a mapping", fix)
     _drop_leftovers(notebook.metadata)
     for position, cell in enumerate(notebook.cells):
         if not isinstance(cell, NotebookNode) or cell.get("cell_type") not in _CELL_TYPES:
             _refuse(path, f"has no cell at cells[{position}], but {cell!r:.80}", fix)
         cell.source = _joined(cell.get("source", ""))
         if cell.source is None:
-            _refuse(path, f"has a source that is no text at cells[{position}]", fix)
+            _refuse(path, f"has a source that is not text at cells[{position}]", fix)
         if not isinstance(cell.setdefault("metadata", NotebookNode()), dict):
-            _refuse(path, f"has metadata that is no mapping at cells[{position}]", fix)
+            _refuse(path, f"has metadata that is not a mapping at cells[{position}]", fix)
         _drop_leftovers(cell.metadata)
         if cell.cell_type == "code":
             _check_outputs(cell)
@@ -198,11 +198,11 @@ def check_metadata(notebook: NotebookNode, path: Path) -> None:
     fix = "it was edited by hand or made by a tool; correct it, or open the notebook in Jupyter and save it again"
     for part in ("kernelspec", "language_info"):
         if not isinstance(_present(notebook.metadata, part), dict | None):
-            _refuse(path, f"has `metadata.{part}` that is no mapping, but {notebook.metadata[part]!r:.80}", fix)
+            _refuse(path, f"has `metadata.{part}` that is not a mapping, but {notebook.metadata[part]!r:.80}", fix)
         for key in ("name", "display_name", "language"):
             found = notebook.metadata.get(part, {})
             if not isinstance(_present(found, key), str | None):
-                _refuse(path, f"has `metadata.{part}.{key}` that is no text, but {found[key]!r:.80}", fix)
+                _refuse(path, f"has `metadata.{part}.{key}` that is not text, but {found[key]!r:.80}", fix)
     _check_settings(notebook.metadata, path, "its metadata")
     for position, cell in enumerate(notebook.cells):
         _check_settings(cell.metadata, path, f"the metadata of cells[{position}]")

@@ -2,7 +2,7 @@
 """What a provisional record stands for once its run is gone.
 
 A record is written early, so that a run that is killed leaves one. Until everything in it has been
-judged it is provisional: its success is none yet. Whoever reads records reads them through here, so
+judged it is provisional: its success is not final. Whoever reads records reads them through here, so
 that needs, Tekton's results and the report agree.
 """
 

@@ -367,7 +367,7 @@ def read_metrics(text: str | bytes) -> Metrics:
     Raises
     ------
     ValueError
-        The text is no JSON, or not of this schema; the message names the field.
+        The text is not valid JSON, or not of this schema; the message names the field.
     """
     return _adapter().validate_json(text)
 

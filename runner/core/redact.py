@@ -59,7 +59,7 @@ def check_secret(name: str, value: str) -> str:
         raise UsageError(
             f"--secret-env {name}: a value of {count} characters cannot be kept out of files without destroying them; "
             f"the least is {SHORTEST_CHARACTERS}",
-            hint="use a longer secret, or leave the option out when this is none",
+            hint="use a longer secret, or leave the option out when this is not a secret",
         )
     return value
 

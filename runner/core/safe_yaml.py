@@ -116,7 +116,7 @@ def _refuse_repeated_keys(node: yaml.Node) -> None:
             for key, value in node.value:
                 if isinstance(key, yaml.ScalarNode) and key.value != "<<":
                     if key.value in keys:
-                        raise _fault(f"the key {key.value!r} stands twice; keep one", key)
+                        raise _fault(f"the key {key.value!r} appears twice; keep one", key)
                     keys.add(key.value)
                 waiting.append(value)
         elif isinstance(node, yaml.SequenceNode):

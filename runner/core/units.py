@@ -22,12 +22,12 @@ def duration_seconds(text: str) -> float:
     Raises
     ------
     UsageError
-        The text is no duration.
+        The text is not a valid duration.
     """
     compact = text.replace(" ", "")
     parts = list(_DURATION.finditer(compact))
     if not parts or "".join(part.group(0) for part in parts) != compact:
-        raise UsageError(f"{text!r} is no duration", hint="write it like 90s, 15m, 2h or 1h30m")
+        raise UsageError(f"{text!r} is not a valid duration", hint="write it like 90s, 15m, 2h or 1h30m")
     return sum(float(part["number"]) * _SECONDS[part["unit"]] for part in parts)
 
 

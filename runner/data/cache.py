@@ -218,7 +218,7 @@ def _read(record: Path) -> Known | None:
         document = json.loads(record.read_text(encoding="utf-8"))
         return Known(**document)
     except (OSError, ValueError, TypeError):
-        return None  # no record, or none of ours: the file is hashed anew
+        return None  # no record, or none of ours: the file is hashed again
 
 
 def _same_file(known: Known, path: Path) -> bool:
@@ -253,7 +253,7 @@ def _measured(dataset: Dataset, place: Place) -> Known:
 
 
 def hashes(path: Path, *, with_md5: bool, read: Callable[[int], None] | None = None) -> tuple[str, str | None]:
-    """Return sha256 and, if asked, md5 of a file; ``read`` is told each number of bytes."""
+    """Return sha256 and, if asked, md5 of a file; ``read`` is called with each number of bytes."""
     sha256 = hashlib.sha256()
     md5 = hashlib.md5(usedforsecurity=False) if with_md5 else None
     buffer = bytearray(_CHUNK_BYTES)

@@ -63,7 +63,7 @@ def fetch(
     PlanError
         The plan has no dataset of a name.
     BrokenInputError
-        A dataset is not what the plan says, is not to be had, or is missing while offline.
+        A dataset is not what the plan says, is unavailable, or is missing while offline.
     NetworkError
         The network failed after all retries.
     RefusedError
@@ -132,7 +132,7 @@ def _check_room(folder: Path, needed: int, what: str) -> None:
 def _opened(source: Path) -> FileIO:
     mode = source.stat().st_mode
     if not stat.S_ISREG(mode):  # a pipe would be waited for
-        raise OSError(errno.EINVAL, "Is a directory" if stat.S_ISDIR(mode) else "Is no regular file")
+        raise OSError(errno.EINVAL, "Is a directory" if stat.S_ISDIR(mode) else "Is not a regular file")
     return source.open("rb", buffering=0)
 
 
@@ -164,7 +164,7 @@ class _Fetcher:
         log.info("fetch-waits", dataset=self.name, reason="another process fetches it", lock=self.place.lock)
 
     def _download(self, progress: Progress) -> Known:
-        """Download, verify and publish; a continued download that does not verify is begun anew once."""
+        """Download, verify and publish; a continued download that does not verify is restarted once."""
         while True:
             known, resumed, encoding = self._transferred(progress)
             wrong = staging.mismatch(self.dataset, known, self.place.part)

@@ -115,7 +115,7 @@ def _hf(url: str) -> Location:
     kinds = {"datasets": "dataset", "spaces": "space"}
     names = (rest if kind in kinds else path).split("/", 2)
     if len(names) < 3 or not all(names):
-        _refuse(url, "is no hf://[datasets/]OWNER/NAME[@REVISION]/FILE")
+        _refuse(url, "is not of the form hf://[datasets/]OWNER/NAME[@REVISION]/FILE")
     name, _at, revision = names[1].partition("@")
     return _hugging_face(
         hf_hub_url(
@@ -133,7 +133,7 @@ def _s3(url: str) -> Location:
     parts = urlsplit(url)
     bucket, key = parts.netloc, parts.path.lstrip("/")
     if not bucket or not key:
-        _refuse(url, "is no s3://BUCKET/KEY")
+        _refuse(url, "is not of the form s3://BUCKET/KEY")
     try:
         import boto3
         import botocore

@@ -109,7 +109,7 @@ class _Server(http.server.ThreadingHTTPServer):
         self.refused: list[str] = []
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """Say nothing: a client that hangs up is its own business."""
+        """Log nothing: a client that hangs up is its own business."""
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
@@ -118,7 +118,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     server: _Server
 
     def log_message(self, *_args: object) -> None:
-        """Say nothing; what matters is logged by name."""
+        """Log nothing; what matters is logged by name."""
 
     def do_GET(self) -> None:
         """Serve a dataset, whole or a range of it."""
@@ -153,7 +153,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.do_GET()
 
     def do_CONNECT(self) -> None:
-        """Refuse a tunnel: somebody takes this for a proxy because it was told so, offline."""
+        """Refuse a tunnel: somebody takes this for a proxy because it is configured so, offline."""
         self._refuse()
 
     def do_POST(self) -> None:

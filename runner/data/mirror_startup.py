@@ -38,7 +38,7 @@ class Hook:
         sys.meta_path.insert(0, self)
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
-        """Be told of the import of a library, as a finder that finds what the others find."""
+        """Find a library as the other finders do, when it is imported."""
         if name not in self.waiting:
             return None
         for finder in sys.meta_path:

@@ -2,7 +2,7 @@
 """Who uses the GPUs of a run: its own processes beside the kernel, and neighbours.
 
 NVML lists the processes of a device. In a container that list may be empty, or hold pids of the host,
-which mean nothing here. So a neighbour counts only where its pid exists here and is none of the run's,
+which mean nothing here. So a neighbour counts only where its pid exists here and is not one of the run's,
 or where it was listed before the kernel started. A process of the run that has begun with CUDA holds
 the driver's memory device open, which shows in /proc; so may a fork of the kernel that never uses it,
 and NVML decides where it lists the kernel itself.
@@ -70,7 +70,7 @@ class CudaProcesses:
         self._looks = 0
         self._on: dict[str, _Neighbours] = {gpu.uuid: _Neighbours() for gpu in gpus}
         self._ours: set[int] = set()
-        """Ever members of the run: while one ends, /proc and NVML still list it, but it is no member any more."""
+        """Ever members of the run: while one ends, /proc and NVML still list it, but it is not a member any more."""
         self.names: dict[int, str] = {}
         """Processes of the run beside the kernel, by pid."""
 
@@ -127,7 +127,7 @@ class CudaProcesses:
         return tuple(self._on[uuid].seen.values())
 
     def moved(self, uuid: str) -> str | None:
-        """Return in words which others took or gave back memory of a GPU; None if nobody was seen to."""
+        """Describe which others took or gave back memory of a GPU; None if nobody was seen to."""
         on = self._on[uuid]
         known = [total for total in on.totals if total is not None]
         still = len(known) == len(on.totals) and (not known or max(known) - min(known) <= MOVES_BYTES)

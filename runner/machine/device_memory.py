@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A GPU that ran out of memory, told properly: how much was asked, who had the rest, and what helps.
+"""A GPU that ran out of memory, explained: how much was asked, who had the rest, and what helps.
 
 "Out of memory" has several causes with opposite remedies: a pool that sits on memory which another
 allocator wants, a card that others use, a card that is too small, one request that no card has.
@@ -34,14 +34,14 @@ _FREE = re.compile(r"of which " + _SIZE + r" is free", re.IGNORECASE)
 _CUPY = re.compile(r"Out of memory allocating ")
 
 
-def shortage(message: str, told: DeviceShortage) -> DeviceShortage:
-    """Return what is known of a shortage: the message's figures where it has them, else those told.
+def shortage(message: str, reported: DeviceShortage) -> DeviceShortage:
+    """Return what is known of a shortage: the message's figures where it has them, else those of the allocator.
 
     Parameters
     ----------
     message
         Message of the exception.
-    told
+    reported
         What the allocator probe and the device said at the end of the cell.
     """
     import dataclasses
@@ -49,16 +49,16 @@ def shortage(message: str, told: DeviceShortage) -> DeviceShortage:
     allocated = _size(_ALLOCATED.search(message))
     free = _size(_FREE.search(message))
     return dataclasses.replace(
-        told,
+        reported,
         asked_bytes=next((size for pattern in _ASKED if (size := _size(pattern.search(message))) is not None), None),
         # cupy names what its own pool took; the probe has all allocators of the process.
-        allocated_bytes=allocated if told.allocated_bytes is None else told.allocated_bytes,
-        free_bytes=told.free_bytes if free is None else free,
+        allocated_bytes=allocated if reported.allocated_bytes is None else reported.allocated_bytes,
+        free_bytes=reported.free_bytes if free is None else free,
     )
 
 
 def explain(message: str, seen: DeviceShortage) -> str:
-    """Return in words what was short, and which remedy fits."""
+    """Describe what was short, and which remedy fits."""
     figures = [
         f"{format_bytes(size)} {what}"
         for size, what in (
@@ -122,7 +122,7 @@ def _by_total(asked: int, seen: DeviceShortage) -> str:
 
 
 def _pool_hoards(message: str, seen: DeviceShortage, asked: int) -> bool:
-    """Tell whether the request came from outside a pool that had room for it."""
+    """Return True if the request came from outside a pool that had room for it."""
     if seen.pool_bytes is None or seen.allocated_bytes is None:
         return False
     outside = bool(_CUPY.search(message)) or "PyTorch" in message or "cuMemAlloc" in message

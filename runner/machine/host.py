@@ -181,7 +181,7 @@ class Container:
         return peak
 
     def whole_container_oom(self) -> bool | None:
-        """Tell whether an OOM kill takes every process of the container, us included."""
+        """Return True if an OOM kill takes every process of the container, us included."""
         if self._version != 2:
             return False if self._levels else None
         values = [level.number("memory.oom.group") for level in self._levels]

@@ -33,7 +33,7 @@ _ADVICE: dict[Kind, tuple[str, str]] = {
         "the NVIDIA driver's library and its kernel module have different versions",
         (
             "the driver was updated under a running system: reboot the host, or reload the kernel module, "
-            "then start the container anew"
+            "then restart the container"
         ),
     ),
     "unknown-error": (

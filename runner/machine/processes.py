@@ -3,7 +3,7 @@
 
 A killed kernel leaves its children behind, and a child in a session of its own survives even
 a normal end; each of them may hold a GPU. So every descendant is remembered while it can still
-be told from others, by its pid together with its start time, because pids are used again.
+be distinguished from others, by its pid together with its start time, because pids are used again.
 Nothing outside the run is ever signalled, and only known pids are reaped: ``waitpid(-1)``
 would take the kernel's exit status away from those who wait for it.
 """
@@ -91,7 +91,7 @@ class Family:
     tag
         Value of `RUN_TAG` in the kernel's environment; one run has it and no other.
     adopts
-        Orphans that come to us are the kernel's descendants, see `adopt_orphans`. They are told from
+        Orphans that come to us are the kernel's descendants, see `adopt_orphans`. They are distinguished from
         processes that we start ourselves by their session: the kernel is started in one of its own,
         nothing else is, and nobody can join ours.
     orphaned
@@ -253,7 +253,7 @@ class Family:
         return self._adopts and stat.parent == os.getpid() and stat.session != self._session
 
     def _in_our_session(self, stat: procfs.Stat) -> bool:
-        """Tell whether a member opened the process's session, and not a later process of that pid."""
+        """Return True if a member opened the process's session, and not a later process of that pid."""
         opened = self._sessions.get(stat.session)
         if opened is None or stat.session == stat.pid:
             return False

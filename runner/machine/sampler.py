@@ -60,7 +60,7 @@ class Sampler:
     Parameters
     ----------
     path
-        The CSV file, made anew.
+        The CSV file, recreated.
     started_monotonic
         When the run started, on `time.monotonic`; the zero of all times.
     interval_seconds

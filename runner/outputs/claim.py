@@ -70,7 +70,7 @@ def read(path: Path) -> Running | None:
 def alive(
     paths: Sequence[Path], seconds: float = DEAD_AFTER_SECONDS, *, sleep: Callable[[float], None] = time.sleep
 ) -> dict[Path, bool]:
-    """Tell for each file whether its writer lives, watching all of them together.
+    """Return for each file whether its writer lives, watching all of them together.
 
     A file that vanishes or changes hands meanwhile counts as alive: somebody acted.
 
@@ -329,7 +329,7 @@ def _seconds() -> float:
 
 
 def _known_here(running: Running | None) -> bool | None:
-    """Tell at once where pids can be compared; None where only watching helps."""
+    """Return the answer immediately where pids can be compared; None where only watching helps."""
     if running is None or not running.namespace or running.namespace != owners.namespace():
         return None
     return running.pid_started is not None and owners.started(running.pid) == running.pid_started

@@ -76,7 +76,7 @@ class RunLog:
             self._write(f"{start}{self._folder.flush()}{self._redactor.text(line)}\n")
 
     def printed(self, text: str) -> None:
-        """Write what a cell printed, without colours; what they stood between comes together only here."""
+        """Write what a cell printed, without colours; what they separated comes together only here."""
         with self._lock:
             self._write(self._folder.feed(self._printed.feed(without_colours(text))))
 

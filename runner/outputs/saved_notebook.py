@@ -27,7 +27,7 @@ class Saved:
 
 
 def read(path: Path) -> Saved | None:
-    """Return what a saved notebook tells, None when it is none."""
+    """Return what a saved notebook says, None when it is not a notebook."""
     try:
         document = json.loads(files.read(path))
         code = [cell for cell in document["cells"] if cell["cell_type"] == "code"]

@@ -19,7 +19,7 @@ def check_graph(plan: Plan, where: str) -> None:
     Raises
     ------
     PlanError
-        A name stands twice or is unknown, needs go in a circle or backwards, datasets share a path.
+        A name appears twice or is unknown, needs go in a circle or backwards, datasets share a path.
     """
     _check_names(plan, where)
     _check_dataset_paths(plan, where)

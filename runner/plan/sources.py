@@ -43,7 +43,7 @@ class Sources:
         return cls(checkout, {**named, **(also or {})})
 
     def within(self, path: Path) -> str | None:
-        """Say what would move away with a path of the checkout; None when it is no source and holds none."""
+        """Describe what would move away with a path of the checkout; None when it is not a source and holds none."""
         place = _place(self._root / path)
         return self._named.get(place) or self._tracked.get(place)
 

@@ -36,7 +36,7 @@ def document_of(text: str, where: str) -> tuple[dict[str, Any], str]:
     Raises
     ------
     PlanError
-        The text is no YAML, no mapping, or a ConfigMap without a plan.
+        The text is not valid YAML, no mapping, or a ConfigMap without a plan.
     """
     document = _yaml(text, where)
     if isinstance(document, dict) and document.get("kind") == "ConfigMap":

@@ -81,24 +81,24 @@ def _notebook(entry: Entry, nb: NotebookSummary, pools: Sequence[Pool]) -> Itera
 def _pool(entry: Entry, nb: NotebookSummary, pools: Sequence[Pool]) -> Iterator[tuple[str, str, str]]:
     if not pools:
         return
-    told = nb.peak_allocated_bytes
+    reported = nb.peak_allocated_bytes
     uses = {gpu.uuid: gpu for gpu in (entry.metrics.gpus if entry.metrics else ())}
     yield (
         "pool",
         "the GPU memory peak is a pool and not a need: about half of the free memory was taken in one step, as "
         "rmm's pool allocator does"
-        + ("" if told is not None else "; the allocator's own figures were not recorded, so the need is not known"),
+        + ("" if reported is not None else "; the allocator's own figures were not recorded, so the need is not known"),
         "; ".join(_pool_figures(pool, uses.get(pool.uuid), several=len(uses) > 1) for pool in pools),
     )
 
 
 def _pool_figures(pool: Pool, use: GpuUse | None, *, several: bool) -> str:
-    told = use.allocated.peak_allocated_bytes if use and use.allocated else None
+    reported = use.allocated.peak_allocated_bytes if use and use.allocated else None
     return (
         (f"GPU {use.index if use and use.index is not None else pool.uuid}: " if several else "")
         + f"{format_bytes(pool.taken_bytes)} of {format_bytes(pool.free_bytes)} free ({pool.share:.0%}) taken "
         f"{format_seconds(pool.at_seconds)} after the start"
-        + (f"; really allocated at most {format_bytes(told)}" if told is not None else "")
+        + (f"; really allocated at most {format_bytes(reported)}" if reported is not None else "")
     )
 
 

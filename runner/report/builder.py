@@ -55,7 +55,7 @@ class ReportResult:
     """Whether a baseline could be read."""
 
     def ok(self, *, fail_on_failure: bool = False, fail_on_regression: bool = False) -> bool:
-        """Tell whether the command should end with 0."""
+        """Return True if the command should end with 0."""
         return not self.objections(fail_on_failure=fail_on_failure, fail_on_regression=fail_on_regression)
 
     def objections(self, *, fail_on_failure: bool = False, fail_on_regression: bool = False) -> tuple[str, ...]:
@@ -130,7 +130,7 @@ def build(
     for name in only:
         if plan:
             plan.notebook(name)
-    if plan or tasks:  # what should have run is told even where nothing did
+    if plan or tasks:  # what should have run is listed even where nothing did
         make_folder(output_dir)
     elif not output_dir.is_dir():
         raise UsageError(
@@ -167,11 +167,11 @@ def build(
     html_path = _free_name(output_dir / "reports", now)
     write(html_path, made.html.encode(errors="replace"))
     html = html_path.relative_to(output_dir).as_posix()
-    told = [
+    reported = [
         *report.problems,
         *write_exports(output_dir, report, made.texts, plan=plan, html=html, environ=environ or {}),
     ]
-    for problem in told:
+    for problem in reported:
         log.warning("report-problem", detail=problem)
     log.info("report-written", verdict=report.verdict, path=html_path, **report.counts)
     return ReportResult(
@@ -180,7 +180,7 @@ def build(
         verdict=report.verdict,
         counts=report.counts,
         regressions=summary.regressions,
-        problems=tuple(told),
+        problems=tuple(reported),
         failed=tuple(f"{entry.name} {entry.status.value}: {entry.reason}" for entry in report.entries if not entry.ok),
         explained=tuple(line for entry in report.entries if not entry.ok for line in _explained(entry)),
         compared=made.compared,
@@ -281,7 +281,7 @@ def _make(found: Found, wanted: _Wanted) -> _Made:
 def _without_culprits(found: Found, wanted: _Wanted, error: Exception) -> Found:
     """Set aside each record that no report can be made of, also alone; all of them when none stands out.
 
-    They keep their line and their status: a fault of ours is none of the notebook's.
+    They keep their line and their status: a fault of ours is not one of the notebook's.
     """
     names = [name for name in {**found.metrics, **found.flights} if not wanted.only or name in wanted.only]
     faults = {}
@@ -291,8 +291,8 @@ def _without_culprits(found: Found, wanted: _Wanted, error: Exception) -> Found:
         except Exception as one:  # noqa: BLE001
             faults[name] = f"{type(one).__name__}: {fault(one)}"
     faults = faults or dict.fromkeys(names, f"{type(error).__name__}: {fault(error)}")
-    told = [f"{name} makes the report fail and is left out but for its status: {why}" for name, why in faults.items()]
-    return dataclasses.replace(found, set_aside=faults, problems=(*found.problems, *told))
+    notes = [f"{name} makes the report fail and is left out but for its status: {why}" for name, why in faults.items()]
+    return dataclasses.replace(found, set_aside=faults, problems=(*found.problems, *notes))
 
 
 def _compare(summary: Summary, baselines: Sequence[Path], threshold: float, problems: list[str]) -> Comparison | None:

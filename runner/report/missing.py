@@ -21,12 +21,12 @@ NEAR_LIMIT = 0.85
 
 
 def ended(record: Metrics) -> str:
-    """Say how a notebook ended, and in which run if that was an earlier one."""
+    """Describe how a notebook ended, and in which run if that was an earlier one."""
     return f"{record.reason}; reused from {origin(record)}" if record.reused_from else record.reason
 
 
 def lost(flight: Flight) -> str:
-    """Say how far a run came whose process is gone, and what that makes likely."""
+    """Describe how far a run came whose process is gone, and what that makes likely."""
     at = []
     if flight.cell_index is not None:
         at.append(f"in cell {flight.cell_index + 1}" + (f" of {flight.cell_count}" if flight.cell_count else ""))
@@ -43,7 +43,7 @@ def lost(flight: Flight) -> str:
 
 
 def guess(flight: Flight) -> str:
-    """Say what the last sample of a run that is gone makes likely."""
+    """Describe what the last sample of a run that is gone makes likely."""
     used = flight.last_sample.host_memory_bytes if flight.last_sample else None
     limit = flight.memory_limit_bytes
     if used is None:
@@ -57,13 +57,13 @@ def guess(flight: Flight) -> str:
 
 
 def running(flight: Flight) -> str:
-    """Say where a run is that has not ended."""
+    """Describe where a run is that has not ended."""
     cell = f", in cell {flight.cell_index + 1} of {flight.cell_count}" if flight.cell_index is not None else ""
     return f"still running on {flight.host} when this report was written{cell}"
 
 
 def not_run(name: str, found: Found, run_id: str | None, tasks: Mapping[str, str]) -> str:
-    """Say why the plan's notebook has no record of this run.
+    """Describe why the plan's notebook has no record of this run.
 
     Parameters
     ----------
@@ -88,7 +88,7 @@ _WORDS = {
 
 
 def _ended(status: str) -> str:
-    """Return in words how a task ended that failed, from Tekton's STATUS or STATUS:REASON; else nothing."""
+    """Describe how a task ended that failed, from Tekton's STATUS or STATUS:REASON; else nothing."""
     ended, _, why = status.partition(":")
     return _WORDS.get(why, "failed") if ended == "Failed" else ""
 
@@ -106,7 +106,7 @@ def stopped(tasks: Mapping[str, str]) -> str:
 
 
 def left_out(last: Metrics | None, run_id: str | None) -> str:
-    """Say what is known of a notebook that was not chosen."""
+    """Describe what is known of a notebook that was not chosen."""
     if last is None:
         return "not in this run; it has no record here"
     if last.run_id == run_id:

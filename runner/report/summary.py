@@ -75,7 +75,7 @@ class NotebookSummary:
     peak_gpu_memory_bytes: int | None = None
     """The largest of any one GPU of the run, as NVML saw it."""
     peak_allocated_bytes: int | None = None
-    """The largest of any one GPU, as the allocator told it."""
+    """The largest of any one GPU, as the allocator reports it."""
     need_bytes: int | None = None
     gpu_total_bytes: int | None = None
     asked_gpu_memory_gb: float | None = None
@@ -261,15 +261,15 @@ def _measured(plain: NotebookSummary, m: Metrics) -> NotebookSummary:
 
 
 def _gpu(use: GpuUse) -> GpuSummary:
-    told = use.allocated
+    reported = use.allocated
     return GpuSummary(
         uuid=use.uuid,
         index=use.index,
         name=use.name,
         total_bytes=use.total_bytes,
         peak_gpu_memory_bytes=use.peak_gpu_memory_bytes,
-        peak_allocated_bytes=told.peak_allocated_bytes if told else None,
-        pool_bytes=told.pool_bytes if told else None,
+        peak_allocated_bytes=reported.peak_allocated_bytes if reported else None,
+        pool_bytes=reported.pool_bytes if reported else None,
         need_bytes=use.need_bytes,
         unavailable=use.unavailable,
     )
@@ -303,7 +303,7 @@ def read_summary(text: str | bytes) -> Summary:
     Raises
     ------
     ValueError
-        The text is no JSON, or not of this schema.
+        The text is not valid JSON, or not of this schema.
     """
     from pydantic import TypeAdapter
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Judges what was read of a file: figures must be figures, and a fault is told in one sentence.
+"""Judges what was read of a file: figures must be figures, and a fault is reported in one sentence.
 
 JSON as Python and pydantic read it may hold `NaN`, `Infinity` and numbers of any length. Sums,
 scales and our own JSON cannot: such a file is as broken as one that cannot be parsed.
@@ -29,7 +29,7 @@ def check_figures(record: Any) -> None:
     """
     for field, value in _figures(record, ""):
         if not math.isfinite(value):
-            raise ValueError(f"{field} is {value}, which is no figure")
+            raise ValueError(f"{field} is {value}, which is not a figure")
         if abs(value) >= LARGEST:
             raise ValueError(f"{field} is larger than any figure of a run")
 

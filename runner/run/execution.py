@@ -235,21 +235,21 @@ def mark(run: RunContext, execution: Execution, *, provisional: bool = False) ->
     Parameters
     ----------
     provisional
-        Expectations and release were not judged yet, so that a success is none yet.
+        Expectations and release were not judged yet, so that a success is not final.
     """
     from runner.stages.execute.annotate import add_banners
 
     record, notebook = run.metrics.record, execution.notebook
-    told = {
+    reported = {
         "status": record.status.value,
         "reason": run.redactor.text(record.reason),
         "exit_code": record.exit_code,
         "run_id": run.job.run_id,
         **({"provisional": True} if provisional else {}),
     }
-    if notebook.metadata.runner == told:
+    if notebook.metadata.runner == reported:
         return
-    notebook.metadata.runner = told
+    notebook.metadata.runner = reported
     result = dataclasses.replace(execution.result, status=record.status, reason=record.reason)
     add_banners(notebook, result, record.failure.hint if record.failure else None)
     execution.saver.dirty = True

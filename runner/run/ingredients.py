@@ -68,7 +68,7 @@ def key_of(ingredients: Mapping[str, str]) -> str:
 
 
 def declared(job: Job, checked: Checked) -> Recipe:
-    """Return what can be told of a notebook before it runs, without its inputs.
+    """Return what is known of a notebook before it runs, without its inputs.
 
     Raises
     ------

@@ -104,7 +104,7 @@ def reason_to_skip(
     earlier
         Notebooks that stand before this one in the plan.
     any_run
-        A success of any run will do, not only one of this run.
+        A success of any run qualifies, not only one of this run.
     """
     if not continue_on_failure:
         for name in earlier:

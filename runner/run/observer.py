@@ -38,7 +38,7 @@ class Reporter(Observer):
         self._saver = saver
 
     def cell_started(self, cell: Any, position: int) -> None:
-        """Say which cell runs now."""
+        """Show which cell runs now."""
         index = cell.metadata.runner.get("index")
         self._run.claim.update(cell_index=index, cell_count=self._count)
         title = title_of(cell.source)
@@ -46,7 +46,7 @@ class Reporter(Observer):
         self._run.progress.cell(self._name, index, self._count, title)
 
     def cell_ended(self, cell: Any, position: int, event: CellEvent) -> None:
-        """Say how the cell ended and what the run takes."""
+        """Show how the cell ended and what the run takes."""
         self._sampler.sample_now()
         latest = self._sampler.latest
         gpu = latest.gpu_total_bytes if latest else None

@@ -20,10 +20,10 @@ class Progress:
     """Shows nothing; the line a cell leaves in the log is enough where nobody watches."""
 
     def cell(self, name: str, index: int | None, count: int, title: str | None) -> None:
-        """Say which cell runs."""
+        """Show which cell runs."""
 
     def memory(self, gpu_bytes: int | None, host_bytes: int | None) -> None:
-        """Say what the run takes at the moment."""
+        """Show what the run takes at the moment."""
 
     def __enter__(self) -> Self:
         return self

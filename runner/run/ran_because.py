@@ -76,7 +76,7 @@ def _content(what: str, was: str | None, is_now: str | None, otherwise: str) -> 
 def _sources(
     before: Mapping[str, str], after: Mapping[str, str], old: Mapping[str, Any], now: Mapping[str, Any]
 ) -> Iterator[str]:
-    """Tell parameters apart from what somebody edited."""
+    """Separate parameters from edits."""
     values = [_changed(f"parameter {name}", old.get(name), now.get(name)) for name in _unlike(old, now)]
     yield from values
     source = parts.CELLS if not values else parts.BEFORE_PARAMETERS
@@ -104,9 +104,9 @@ def _cell(number: int | None) -> str:
 
 def _packages(old: Mapping[str, str], new: Mapping[str, str]) -> str:
     names = _unlike(old, new)
-    told = [f"{name} {old.get(name, '(not installed)')} -> {new.get(name, '(not installed)')}" for name in names]
-    more = f" and {len(told) - _LISTED} more packages" if len(told) > _LISTED else ""
-    return ", ".join(told[:_LISTED]) + more if told else "packages changed"
+    reported = [f"{name} {old.get(name, '(not installed)')} -> {new.get(name, '(not installed)')}" for name in names]
+    more = f" and {len(reported) - _LISTED} more packages" if len(reported) > _LISTED else ""
+    return ", ".join(reported[:_LISTED]) + more if reported else "packages changed"
 
 
 def _unlike(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

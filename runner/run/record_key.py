@@ -74,7 +74,7 @@ def note_key(run: RunContext, inputs: Inputs, gpus: tuple[Gpu, ...], opened: Ope
             **_content(job, list(inputs.looks), ingredients.PRODUCT, inputs, hashes),
             **_content(job, _read_in_checkout(job, opened, [*inputs.looks, *made]), ingredients.FILE, inputs, hashes),
         }
-    except (OSError, RunnerError) as error:  # a GPU may be lost since; that is no part of the notebook's result
+    except (OSError, RunnerError) as error:  # a GPU may be lost since; that is not part of the notebook's result
         metrics.warn(f"--resume will run this notebook again: {error}")
         return
     hashes.save()

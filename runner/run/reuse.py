@@ -2,7 +2,7 @@
 """Whether an earlier success stands for a run that is asked for now, and taking it over.
 
 A recorded success is reused when its key is that of now and its files are as it left them. Otherwise every reason
-why not is told. Earlier attempts are looked at as well: a run that failed since then, or a reuse that was killed
+why not is reported. Earlier attempts are looked at as well: a run that failed since then, or a reuse that was killed
 half way, costs nothing that still stands.
 """
 
@@ -299,7 +299,7 @@ def _expectations(job: Job, checked: Checked, candidate: Candidate) -> tuple[Exp
     assert record is not None
     if job.expect is None:
         return ()
-    with contextlib.suppress(Exception):  # an executed notebook that cannot be read is told as edited
+    with contextlib.suppress(Exception):  # an executed notebook that cannot be read counts as edited
         return expectations.check(
             job.expect,
             checkout=job.checkout,

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from runner.tekton.task_order import Order
 
 IMAGE = f"{names.PART_OF}:{__version__}"
-"""A version and not `latest`, which would be pulled anew for every Pod."""
+"""A version and not `latest`, which would be pulled again for every Pod."""
 PLAN_PATH = f"/etc/runner/plan/{names.PLAN_KEY}"
 """Where the tasks mount the ConfigMap of the plan."""
 RUN_ID = "$(context.pipelineRun.uid)"
@@ -293,7 +293,7 @@ def _notebooks(plan: Plan, notebooks: list[Notebook], groups: Groups, shape: Sha
 
 
 def _report(notebooks: list[Notebook], groups: Groups, shape: Shape) -> Document:
-    """Return the report's task. It is told how others ended by their status, which is there in any case."""
+    """Return the report's task. It learns how others ended from their status, which is there in any case."""
     before = {task: task for task in (_source(shape)["name"], "validate", *(group.task for group in groups.all))}
     tasks = names.task_names("notebook", [notebook.name for notebook in notebooks])
     # A name of a notebook may hold blanks, which stand between the statuses.

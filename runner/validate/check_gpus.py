@@ -144,7 +144,7 @@ def _errors(name: str, health: Health) -> Check:
         "remapped rows": health.remapped_rows,
     }
     known = [f"{count} {text}" for text, count in counts.items() if count is not None]
-    ecc = {True: "ECC on", False: "ECC off", None: "ECC cannot be told"}[health.ecc]
+    ecc = {True: "ECC on", False: "ECC off", None: "ECC state unknown"}[health.ecc]
     seen = ", ".join([ecc, *known])
     if health.remapping_failed:
         hint = "the memory of this GPU is failing: take the node out of service and have the GPU replaced"
@@ -189,7 +189,7 @@ def _persistence(name: str, health: Health) -> Check:
 
 
 def _unknown(health: Health, name: str) -> str:
-    return f"cannot be told: {health.unavailable.get(name, 'no answer')}"
+    return f"cannot be determined: {health.unavailable.get(name, 'no answer')}"
 
 
 def _needs(seen: Sequence[Seen], asked: Asked) -> list[Check]:
@@ -211,7 +211,7 @@ def _need(name: str, wants: Requirements, seen: Sequence[Seen], *, optional: boo
     needed = f"{count} GPU{'s' if count > 1 else ''}{memory}"
     good = best(candidates)
     if len(good) >= count:
-        return Check(name=name, status="pass", seen=f"{len(good)} will do", needed=needed)
+        return Check(name=name, status="pass", seen=f"{len(good)} qualify", needed=needed)
     seen_text = refusal(wants, candidates)
     if not hopeless(wants, candidates):
         hint = "another process holds the memory now: end it, or let the run wait (--wait 10m)"

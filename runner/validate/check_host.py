@@ -38,7 +38,7 @@ def checks(plan: Plan | None, asked: Requirements, disk: Path, environ: Mapping[
 
 
 def resources() -> list[Check]:
-    """Tell what the container grants, and what becomes of us when its memory is full."""
+    """Report what the container grants, and what happens to the runner when its memory is full."""
     seen = read_limits()
     container = Container()
     try:
@@ -95,7 +95,7 @@ def _compare(wants: Requirements, disk: Path) -> tuple[Check, ...]:
 
 
 def shared_memory(*, gpu: bool) -> Check:
-    """Check /dev/shm, which UCX, NCCL and Dask workers use; docker gives 64 MB unless told otherwise."""
+    """Check /dev/shm, which UCX, NCCL and Dask workers use; docker gives 64 MB by default."""
     free, name = shm_free_bytes(), "/dev/shm"
     seen = f"{format_bytes(free)} free" if free is not None else "not there"
     if gpu and (free is None or free < _SHM_BYTES):

@@ -29,7 +29,7 @@ class Needs:
 
 
 def of_plan(plan: Plan | None, checkout: Path, kernel: str | None) -> Needs:
-    """Read the notebooks of a plan; those that are not in the checkout are told and left out."""
+    """Read the notebooks of a plan; those that are not in the checkout are reported and left out."""
     if plan is None:
         return Needs(kernels={kernel or "python3": []}, modules={})
     kernels: defaultdict[str, list[str]] = defaultdict(list)
@@ -66,7 +66,7 @@ def imports_of(notebook: Path, cwd: Path) -> set[str]:
     Raises
     ------
     BrokenInputError
-        The file is no notebook.
+        The file is not a notebook.
     """
     from runner.core.notebook_document import code_cells, read_notebook
 

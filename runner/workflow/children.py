@@ -15,7 +15,7 @@ from runner.core.stop import StopKind, Stopper
 from runner.machine.processes import end_with_parent
 
 _COMMAND = (sys.executable, "-P", "-m", "runner", "run")
-"""-P: a `runner.py` or `click.py` in the current folder is none of ours."""
+"""-P: a `runner.py` or `click.py` in the current folder is not ours."""
 
 
 class Children:

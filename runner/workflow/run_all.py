@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 _OPTIONS = "RUNNER_RUN_"
 _MOST_LINES = 60
-"""Of failures that a terminal is told; the report has all."""
+"""Failures shown on a terminal; the report has all."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +76,7 @@ def run_all(options: Options, choice: Choice, run_arguments: Sequence[str] = ())
     Raises
     ------
     PlanError
-        The plan is none, or a name is not in it.
+        The plan is not valid, or a name is not in it.
     UsageError
         No notebook is left to run, or an option cannot work.
     RecordError

@@ -41,7 +41,7 @@ def test_a_notebook_behind_a_url_runs_in_the_current_folder(tmp_path):
 
 
 def test_a_url_without_a_notebook_is_a_usage_error_that_writes_nothing(tmp_path):
-    """404 and what is no notebook end with 2 and a hint; so does nothing on stdin."""
+    """404 and what is not a notebook end with 2 and a hint; so does nothing on stdin."""
     with serving() as server:
         server.replies["/page"] = Reply(b"<html>sign in</html>")
         for url in (f"{server.url}/none.ipynb", f"{server.url}/page"):

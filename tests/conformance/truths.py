@@ -97,7 +97,7 @@ class Case:
     place: Place = Place.PLAIN
     kernel: str = "conformance"
     document: str | None = None
-    """The whole text of the notebook file, where it is no notebook."""
+    """The whole text of the notebook file, where it is not a notebook."""
     cell_ids: bool = True
     saved: bool = True
     """Whether a saved notebook is due. A file that lies there must be whole in any case."""
@@ -285,7 +285,7 @@ SIGNALS = (
 )  # fmt: skip
 
 INPUTS = (
-    Case(name="no-notebook", title="The file is no notebook", document="{not json", status="broken-input", code=2,
+    Case(name="no-notebook", title="The file is not a notebook", document="{not json", status="broken-input", code=2,
          saved=False, cells=()),
     Case(name="empty-file", title="The file is empty", document="", status="broken-input", code=2, saved=False, cells=()),
     Case(name="cannot-save", title="The outputs cannot be saved", place=Place.SMALL_FILES, status="lost", code=74,

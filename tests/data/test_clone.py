@@ -288,7 +288,7 @@ def test_usual_urls_are_taken(url, host):
 )
 def test_revisions_that_are_more_than_one_are_refused(tmp_path, upstream, revision):
     """Options, refspecs and expressions."""
-    with pytest.raises(UsageError, match="is no revision"):
+    with pytest.raises(UsageError, match="is not a valid revision"):
         clone(upstream.url, tmp_path / "clone", revision=revision)
 
 
@@ -444,7 +444,7 @@ def test_a_submodule_does_not_do_what_somebody_wrote_into_its_configuration(tmp_
     assert not trace.exists()
     (folder / "inner" / ".git").unlink()
     shutil.copytree(folder / ".git" / "modules" / "inner", folder / "inner" / ".git")
-    with pytest.raises(BrokenInputError, match="inner is no submodule of this clone"):
+    with pytest.raises(BrokenInputError, match="inner is not a submodule of this clone"):
         clone(upstream.url, folder, submodules=True)
 
 

@@ -784,7 +784,7 @@ def test_a_local_file_that_cannot_be_read_is_broken_input(tmp_path):
     for source, reason in {
         "/proc/self/mem": "Input/output error",
         f"{tmp_path}/file/below": "Not a directory",
-        f"{tmp_path}/pipe": "Is no regular file",
+        f"{tmp_path}/pipe": "Is not a regular file",
     }.items():
         with pytest.raises(BrokenInputError, match=f"{source} cannot be copied: {reason}"):
             fetch(tmp_path / "cache", f"file://{source}")
@@ -800,8 +800,8 @@ def test_a_local_file_that_cannot_be_read_is_broken_input(tmp_path):
         ("ftp://x.org/a", "has the scheme 'ftp'; known are http, https, s3, hf, file"),
         ("data.bin", "has the scheme ''"),
         ("https:///a", "has no host"),
-        ("s3://bucket", "is no s3://BUCKET/KEY"),
-        ("hf://datasets/owner/name", "is no hf://"),
+        ("s3://bucket", "is not of the form s3://BUCKET/KEY"),
+        ("hf://datasets/owner/name", "is not of the form hf://"),
     ],
 )
 def test_other_urls_are_refused(url, message):

@@ -108,7 +108,7 @@ class Engine:
         return json.loads(self.call("inspect", name).stdout)[0]
 
     def has(self, image: str) -> bool:
-        """Tell whether the image is here."""
+        """Return True if the image is here."""
         return self.call("image", "inspect", image, check=False).returncode == 0
 
 

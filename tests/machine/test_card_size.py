@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from runner.core.machine_records import GpuUse
 from runner.machine.allocator_probe.allocation import (
     NO_LIBRARY,
-    NOT_TOLD,
+    NOT_REPORTED,
     NOTHING,
     Device,
     account,
@@ -130,10 +130,10 @@ def test_the_runs_figures_are_those_of_the_cell_with_the_largest_peak():
 def test_a_cell_that_the_kernel_did_not_survive_has_no_peak():
     """The row of its start alone would tell the peak of the cell before."""
     found = joined(row(0.9, 7), row(2.1, 5, at="start"))
-    assert (found.cells[1][0].source, found.cells[1][0].reason) == ("none", NOT_TOLD)
+    assert (found.cells[1][0].source, found.cells[1][0].reason) == ("none", NOT_REPORTED)
     assert found.cells[1][0].peak_allocated_bytes is None
     assert found.gpus[FIRST].peak_allocated_bytes == 7
-    assert found.gpus[FIRST].reason == NOT_TOLD
+    assert found.gpus[FIRST].reason == NOT_REPORTED
 
 
 @pytest.mark.parametrize(

@@ -54,7 +54,7 @@ HOW = {
 
 
 def gone(pid: int) -> bool:
-    """Tell whether a process has ended; a zombie has."""
+    """Return True if a process has ended; a zombie has."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in {"Z", "X"}
     except OSError:

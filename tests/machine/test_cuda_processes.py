@@ -114,7 +114,7 @@ def test_a_neighbour_whose_memory_stays_does_not_blur_the_need(proc, later, move
 
 
 def test_a_process_of_the_run_that_is_ending_is_nobodys_neighbour(proc):
-    """It is no member any more, while /proc and NVML list it for a moment longer."""
+    """It is not a member any more, while /proc and NVML list it for a moment longer."""
     proc(11, "/dev/nvidia-uvm")
     gpu, members = Gpu(), [11]
     found = CudaProcesses(family(members), [gpu], proc=proc.root)

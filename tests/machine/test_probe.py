@@ -17,7 +17,7 @@ from simdriver import Device
 from support import cli, notebooks
 
 from runner.machine.allocator_probe import probe, probing
-from runner.machine.allocator_probe.allocation import NO_LIBRARY, NOT_TOLD
+from runner.machine.allocator_probe.allocation import NO_LIBRARY, NOT_REPORTED
 
 STANDINS = Path(__file__).parents[1] / "standins"
 GPU = "GPU-00000000-0000-4000-8000-00000000000a"
@@ -203,9 +203,9 @@ def test_a_kernel_that_dies_leaves_what_it_told_before(run):
     )
     assert record["status"] == "kernel-died"
     assert figures(record) == [(GB, GB), (None, None)]
-    assert record["cells"][1]["allocated"][0]["reason"] == NOT_TOLD
+    assert record["cells"][1]["allocated"][0]["reason"] == NOT_REPORTED
     total = record["gpus"][0]["allocated"]
-    assert (total["peak_allocated_bytes"], total["reason"]) == (GB, NOT_TOLD)
+    assert (total["peak_allocated_bytes"], total["reason"]) == (GB, NOT_REPORTED)
 
 
 @pytest.mark.parametrize(

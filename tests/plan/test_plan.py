@@ -52,8 +52,8 @@ DATASET = {"url": "https://x.org/a", "path": "a"}
         ("- a", "a plan is a mapping, this is list"),
         ("a: [", "plan.yaml: not valid YAML: .*line 1"),
         ("a: 2026-13-45", "not valid YAML: a value that cannot be read"),
-        ("name: a\nversion: 1\nname: b", r"line 3: the key 'name' stands twice"),
-        ("notebooks:\n  - name: a\n    env: {A: '1', A: '2'}", r"line 3: the key 'A' stands twice"),
+        ("name: a\nversion: 1\nname: b", r"line 3: the key 'name' appears twice"),
+        ("notebooks:\n  - name: a\n    env: {A: '1', A: '2'}", r"line 3: the key 'A' appears twice"),
         (changed("version", value=2), r"version: .*\(found 2\)"),
         (changed("notebook", value=[]), "notebook: unknown key"),
         (changed("notebooks", value=[]), "notebooks: List should have at least 1 item"),
@@ -63,7 +63,7 @@ DATASET = {"url": "https://x.org/a", "path": "a"}
         (changed(*NB, "path", value="/a.ipynb"), r"notebooks\[0\].path: .*leaves the folder"),
         (changed(*NB, "cwd", value="a/../.."), r"notebooks\[0\].cwd: .*leaves the folder"),
         (changed(*NB, "timeout", value=90), r"notebooks\[0\].timeout: .*write it like 90s"),
-        (changed(*NB, "timeout", value="1 day"), r"notebooks\[0\].timeout: .*no duration"),
+        (changed(*NB, "timeout", value="1 day"), r"notebooks\[0\].timeout: .*not a valid duration"),
         (changed(*NB, "needs", value=["b"]), r"notebooks\[0\].needs: unknown notebook 'b' \(it has a\)"),
         (changed(*NB, "needs", value=["a"]), "circular needs: a -> a"),
         (changed(*NB, "datasets", value=["d"]), r"notebooks\[0\].datasets: unknown dataset 'd' \(it has none\)"),
@@ -276,7 +276,7 @@ def test_no_two_patterns_that_match_one_file_are_held_apart(one, other, path):
 
 
 def matched(pattern: list[str], path: list[str]) -> bool:
-    """Tell whether a pattern of names matches a path whole, as glob does."""
+    """Return True if a pattern of names matches a path whole, as glob does."""
     if not pattern:
         return not path
     if pattern[0] == ".":

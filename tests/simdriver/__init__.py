@@ -130,7 +130,7 @@ class SimulatedDriver:
         hide_processes: bool = False,
         seconds_ago: float = 0.0,
     ) -> None:
-        """Say what the driver answers from now on; running processes see it at their next call.
+        """Set what the driver answers from now on; running processes see it at their next call.
 
         ``without`` takes effect for processes that start later. Second 0 of all steps was
         ``seconds_ago``.

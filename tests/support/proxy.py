@@ -25,7 +25,7 @@ class Proxy(http.server.ThreadingHTTPServer):
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
 
     def handle_error(self, request, client_address):
-        """Say nothing: clients that hang up are part of the tests."""
+        """Log nothing: clients that hang up are part of the tests."""
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):

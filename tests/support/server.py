@@ -88,7 +88,7 @@ class _Httpd(http.server.ThreadingHTTPServer):
     owner: Server
 
     def handle_error(self, request, client_address):
-        """Say nothing: clients that hang up are part of the tests."""
+        """Log nothing: clients that hang up are part of the tests."""
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):

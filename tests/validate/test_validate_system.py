@@ -124,7 +124,7 @@ def test_what_a_gpu_does_not_tell_is_no_fault(validate, simulated_driver):
     simulated_driver.write(Device(), without=("nvmlDeviceGetRemappedRows",))
     _, checks = validate(env=simulated_driver.environ())
     assert checks["gpu 0 throttling"]["status"] == "pass"
-    assert "cannot be told: not supported" in checks["gpu 0 throttling"]["seen"]
+    assert "cannot be determined: not supported" in checks["gpu 0 throttling"]["seen"]
     assert checks["gpu 0 memory errors"]["status"] == "pass"
 
 

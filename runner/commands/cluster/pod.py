@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 @click.option("--results-dir", type=options.FOLDER, help="Folder for Tekton's results.")
 @options.as_json
 def capacity(plan: Path, as_json: bool, **given: Any) -> int:
-    """Tell for each notebook of PLAN whether a node can host it. Exit code: 0, or 3 when one cannot be left out.
+    """Return for each notebook of PLAN whether a node can host it. Exit code: 0, or 3 when one cannot be left out.
 
     Optional notebooks that no node can host get a record with status skipped. Without the right to list nodes
     it says so and lets all through. Runs inside a Pod.

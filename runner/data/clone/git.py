@@ -57,17 +57,17 @@ def remote(url: str, allowed_hosts: Sequence[str] = ()) -> Remote:
     Raises
     ------
     UsageError
-        The URL is none of https, ssh and file, hides an option, or names another host.
+        The URL is not one of https, ssh and file, hides an option, or names another host.
     """
     if url.startswith("-") or not url.isprintable() or url != url.strip():
-        _refuse(url, "is no URL")
+        _refuse(url, "is not a valid URL")
     match = _SCP_LIKE.fullmatch(url) if "://" not in url else None
     if match:
         checked = Remote(url=url, scheme="ssh", host=match["host"])
     else:
         parts = urlsplit(url)
         if parts.scheme not in _SCHEMES or "://" not in url:
-            _refuse(url, f"is none of {', '.join(f'{scheme}://' for scheme in _SCHEMES)}")
+            _refuse(url, f"is not one of {', '.join(f'{scheme}://' for scheme in _SCHEMES)}")
         host = parts.hostname or ""
         if host.startswith("-") or (parts.username or "").startswith("-"):
             _refuse(url, "hides an option in its host")
@@ -108,7 +108,7 @@ def check_revision(revision: str) -> str:
         It is an option, a range or another expression.
     """
     if not _REVISION.fullmatch(revision) or ".." in revision or "@{" in revision or revision.endswith((".lock", "/")):
-        raise UsageError(f"{revision!r} is no revision", hint="give a branch, a tag or a commit")
+        raise UsageError(f"{revision!r} is not a valid revision", hint="give a branch, a tag or a commit")
     return revision
 
 
@@ -144,7 +144,7 @@ class Git:
         raise BrokenInputError(message, hint=_hint(said))
 
     def succeeds(self, *arguments: str) -> bool:
-        """Tell whether a command ends well."""
+        """Return True if a command ends well."""
         try:
             self.run(*arguments)
         except BrokenInputError:

@@ -29,7 +29,7 @@ _HARMLESS = re.compile(
     r"|extensions\.(?:objectformat|refstorage|partialclone)"
     r"|remote\.origin\.(?:url|promisor|partialclonefilter)"
     r"|branch\..+\.(?:remote|merge|rebase)"
-    r"|submodule\..+\.(?:active|url)"  # the URL is set anew from `.gitmodules` before it is used
+    r"|submodule\..+\.(?:active|url)"  # the URL is set again from `.gitmodules` before it is used
     r"|user\.(?:name|email)"
     r"|lfs\.repositoryformatversion|lfs\..+\.access",
     re.DOTALL,
@@ -37,7 +37,7 @@ _HARMLESS = re.compile(
 
 
 def is_harmless(key: str, value: str) -> bool:
-    """Tell whether an entry may stay.
+    """Return True if an entry may stay.
 
     >>> is_harmless("core.bare", "false"), is_harmless("core.sshcommand", "sh")
     (True, False)
@@ -56,7 +56,7 @@ def cut_down(repository: Git, path: Path, *, worktrees: Collection[Path] = ()) -
         Where the files of a submodule may be.
     """
     if path.is_symlink() or (path.exists() and not path.is_file()):
-        raise BrokenInputError(f"{path} is no file", hint="delete the folder and clone again")
+        raise BrokenInputError(f"{path} is not a file", hint="delete the folder and clone again")
     if not path.exists():
         return []
     listed = repository.run("config", "--file", str(path.absolute()), "--no-includes", "--null", "--list")

@@ -69,9 +69,9 @@ def clone(
     Raises
     ------
     UsageError
-        URL or revision is none, or its host is not allowed.
+        URL or revision is not valid, or its host is not allowed.
     BrokenInputError
-        The repository or revision is not to be had, or the folder holds something else.
+        The repository or revision is unavailable, or the folder holds something else.
     NetworkError
         The network failed after all retries.
     """
@@ -125,7 +125,7 @@ class _Clone:
         urls = [value for key, value in entries if key == "remote.origin.url"]
         other = next((url for url in urls if url != self._source.url), None)
         if other is not None and self._never_succeeded():
-            log.info("clone-begins-anew", folder=self._folder, before=git.shown(other))
+            log.info("clone-restarts", folder=self._folder, before=git.shown(other))
             self._clear()
             entries, other = [], None
         if other is not None:
@@ -151,7 +151,7 @@ class _Clone:
                 path.unlink()
 
     def _never_succeeded(self) -> bool:
-        """Tell whether all that is here is an attempt of ours that brought nothing, as one with a wrong URL."""
+        """Return True if all that is here is an attempt of ours that brought nothing, as one with a wrong URL."""
         alone = [path.name for path in self._folder.iterdir()] == [".git"]
         return alone and self._unfinished.exists() and not self._record.exists() and not self._has_commit()
 
@@ -220,7 +220,7 @@ class _Clone:
         self._unfinished.unlink()
 
     def uses_lfs(self) -> bool:
-        """Tell whether the commit keeps files in Git LFS."""
+        """Return True if the commit keeps files in Git LFS."""
         return self._git.succeeds("grep", "--quiet", "filter=lfs", "HEAD", "--", ":(glob)**/.gitattributes")
 
 

@@ -24,9 +24,9 @@ def update(repository: git.Git, folder: Path, depth: int | None, allowed_hosts: 
     Raises
     ------
     UsageError
-        A URL is none, or its host is not allowed.
+        A URL is not valid, or its host is not allowed.
     BrokenInputError
-        A submodule is not to be had, or something else lies in its place.
+        A submodule is unavailable, or something else lies in its place.
     """
     if not (folder / ".gitmodules").is_file():
         return
@@ -47,12 +47,12 @@ def _listed(repository: git.Git, field: str) -> list[str]:
 
 
 def _check(repository: git.Git, folder: Path) -> None:
-    """Refuse what is no submodule of this clone, and cut down the configuration of those that are."""
+    """Refuse what is not a submodule of this clone, and cut down the configuration of those that are."""
     modules = folder / ".git" / "modules"
     worktrees = [folder.resolve() / path for path in _listed(repository, "path")]
     for worktree in worktrees:
         if worktree.resolve() != worktree or not _leads_into(modules, worktree / ".git"):
-            raise BrokenInputError(f"{worktree} is no submodule of this clone", hint="delete or move that folder")
+            raise BrokenInputError(f"{worktree} is not a submodule of this clone", hint="delete or move that folder")
     for path in modules.rglob("config"):
         if (path.parent / "commondir").exists():
             raise BrokenInputError(f"{path.parent} leads git elsewhere", hint="delete the folder and clone again")
@@ -61,7 +61,7 @@ def _check(repository: git.Git, folder: Path) -> None:
 
 
 def _leads_into(modules: Path, gitfile: Path) -> bool:
-    """Tell whether the `.git` of a submodule is not there yet, or leads to its repository in the clone."""
+    """Return True if the `.git` of a submodule is not there yet, or leads to its repository in the clone."""
     if not os.path.lexists(gitfile):
         return True
     if gitfile.is_symlink() or not gitfile.is_file():

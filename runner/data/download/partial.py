@@ -54,7 +54,7 @@ class Version:
 
     @property
     def named(self) -> bool:
-        """True if the server names the version, so that another one can be told from it."""
+        """True if the server names the version, so that another one can be distinguished from it."""
         return bool(self.etag or self.modified)
 
     def unnamed(self) -> Version:

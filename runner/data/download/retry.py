@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 _PROGRESS_BYTES = 256 << 10
-"""So much since the count began, and it begins anew."""
+"""So much since the count began, and it restarts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +55,7 @@ class Patience:
 
     @property
     def exhausted(self) -> bool:
-        """Tell whether it is time to give up."""
+        """Return True if it is time to give up."""
         return max(self.faults, self.restarts) >= self._limits.attempts
 
     def fault(self, made_in: int, there: int, *, retry_after: float | None, counts: bool = True) -> bool:

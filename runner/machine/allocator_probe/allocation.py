@@ -7,7 +7,7 @@ the run, less what it has free at the end of the cell with the peak, less what t
 taken by then; it is unknown where another program took or gave back memory of the GPU meanwhile.
 Pages of managed memory count for an allocator before they are on the device, so there each cell tells
 too little, and the largest is taken. Processes beside the kernel, such as Dask workers, have allocators
-of their own: their memory is in the device's figure only, so there is no need to be had.
+of their own: their memory is in the device's figure only, so the need is unknown.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 _CONTEXT_BYTES = 2 * 10**9
 """More than a CUDA context with the modules of its libraries takes."""
-NOT_TOLD = "the kernel ended before the cell did, so its allocators told nothing"
+NOT_REPORTED = "the kernel ended before the cell did, so its allocators reported nothing"
 NO_LIBRARY = "the notebook's kernel imported neither rmm nor cupy"
 NOTHING = "rmm and cupy allocated nothing on this GPU in the kernel's process"
 
@@ -83,8 +83,8 @@ def account(
     for uuid, rows in by_uuid.items():
         device = next((device for device in devices if device.uuid == uuid), Device(uuid=uuid))
         before = None if device.neighbours else device.free_before_bytes
-        told = {span.index: _cell(uuid, _within(rows, span, started_monotonic), before) for span in spans}
-        found = {index: one for index, one in told.items() if one is not None}
+        reported = {span.index: _cell(uuid, _within(rows, span, started_monotonic), before) for span in spans}
+        found = {index: one for index, one in reported.items() if one is not None}
         for index, one in found.items():
             cells.setdefault(index, []).append(one)
         gpus[uuid] = _run(
@@ -119,7 +119,7 @@ def _grown_bytes(use: GpuUse) -> int:
 
 
 def _by_uuid(rows: Iterable[Allocation], devices: Sequence[Device]) -> dict[str, list[Allocation]]:
-    """Sort rows by GPU: by UUID where the kernel told it, else by number, as the notebook may change the order."""
+    """Sort rows by GPU: by UUID where the kernel reported it, else by number, as the notebook may change the order."""
     digits = {device.uuid.partition("-")[2].replace("-", "").lower(): device.uuid for device in devices}
     found: dict[str, list[Allocation]] = {}
     numbers: dict[int, str] = {}
@@ -148,7 +148,7 @@ def _cell(uuid: str, rows: Sequence[Allocation], free_before: int | None) -> All
         return None
     last = rows[-1]
     if last.at != "end":
-        return Allocated(uuid=uuid, source="none", reason=NOT_TOLD)
+        return Allocated(uuid=uuid, source="none", reason=NOT_REPORTED)
     return Allocated(
         uuid=uuid,
         source=last.source,
@@ -161,7 +161,7 @@ def _cell(uuid: str, rows: Sequence[Allocation], free_before: int | None) -> All
 
 
 def overhead_bytes(row: Allocation, free_before: int | None) -> int | None:
-    """Return what the device held outside the allocators, None where it cannot be told."""
+    """Return what the device held outside the allocators, None where it cannot be determined."""
     if row.free_bytes is None or row.held_bytes is None or free_before is None:
         return None
     outside = free_before - row.free_bytes - row.held_bytes
@@ -172,13 +172,13 @@ def _run(
     uuid: str, cells: Sequence[Allocated], rows: Sequence[Allocation], *, others: str | None, trouble: str | None
 ) -> Allocated:
     """Return the run's figures: those of the cell with the largest peak."""
-    told = [(one.peak_allocated_bytes, one) for one in cells if one.peak_allocated_bytes is not None]
-    if not told:
-        return Allocated(uuid=uuid, source="none", reason=trouble or NOT_TOLD)
-    peak, top = max(told, key=lambda pair: pair[0])
+    reported = [(one.peak_allocated_bytes, one) for one in cells if one.peak_allocated_bytes is not None]
+    if not reported:
+        return Allocated(uuid=uuid, source="none", reason=trouble or NOT_REPORTED)
+    peak, top = max(reported, key=lambda pair: pair[0])
     known = [one.overhead_bytes for one in cells if one.overhead_bytes is not None]
     overhead = max(known, default=None) if top.managed or top.overhead_bytes is None else top.overhead_bytes
-    reason = trouble or (NOT_TOLD if any(one.source == "none" for one in cells) else None)
+    reason = trouble or (NOT_REPORTED if any(one.source == "none" for one in cells) else None)
     if others is not None:
         overhead, reason = None, f"{others}: their memory is in the device's figure only"
     return Allocated(

@@ -261,7 +261,7 @@ class CupyMeter:
         return hook
 
     def used(self) -> bool:
-        """Tell whether cupy has a context in this thread, without making one."""
+        """Return True if cupy has a context in this thread, without making one."""
         ask = getattr(self.cupy.cuda.driver, "ctxGetCurrent", None)
         try:
             return ask is None or bool(ask())

@@ -63,15 +63,13 @@ class Probe:
         shell.events.register("post_run_cell", self.cell_ends)
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
-        """Be told of the import of a library, as an import finder that finds what the others find."""
+        """Find a library as the other finders do, when it is imported."""
         if name not in self.makers or name in self.meters or self.left:
             return None
         for finder in sys.meta_path:
             spec = None if finder is self or not hasattr(finder, "find_spec") else finder.find_spec(name, path, target)
             if spec is not None:
-                with contextlib.suppress(
-                    AttributeError, TypeError
-                ):  # a loader that takes none is no loader of a library
+                with contextlib.suppress(AttributeError, TypeError):  # a loader that takes none is not a library loader
                     self._follow(spec.loader, name)
                 return spec
         return None
@@ -153,7 +151,7 @@ class Probe:
         sys.meta_path[:] = [finder for finder in sys.meta_path if finder is not self]
 
     def trouble(self, text: str) -> None:
-        """Say once what went wrong, and leave."""
+        """Report once what went wrong, and leave."""
         with contextlib.suppress(OSError):
             self.journal.write(event="trouble", text=text)
         self.left = True

@@ -23,7 +23,7 @@ VARIABLE = "RUNNER_ALLOCATOR_PROBE"
 ROWS = "allocations.jsonl"
 _MAX_BYTES = 64 * 2**20
 _LARGEST = 2**50
-"""No device has a pebibyte; a number above it is no size."""
+"""No device has a pebibyte; a number above it is not a size."""
 
 # One expression without a value and with a namespace of its own, so that nothing is left in the notebook's.
 STARTUP = (
@@ -43,7 +43,7 @@ class Allocation:
     device: int
     """As CUDA numbers the devices that the kernel sees."""
     uuid: str | None
-    """Hexadecimal digits of the device's UUID, if the kernel told."""
+    """Hexadecimal digits of the device's UUID, if the kernel reported it."""
     source: Source
     peak_bytes: int
     end_bytes: int

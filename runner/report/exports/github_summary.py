@@ -69,7 +69,7 @@ def _row(nb: NotebookSummary) -> str:
 
 
 def _failure(nb: NotebookSummary) -> Iterator[str]:
-    """Say where a notebook failed, with its own line, the error and what to do."""
+    """Describe where a notebook failed, with its own line, the error and what to do."""
     where = f" in cell {nb.failed_cell + 1}" if nb.failed_cell is not None else ""
     yield f"- {text(nb.name)}{where}" + (f": {text(first_line(nb.failed_line))}" if nb.failed_line else "")
     yield f"  - {text(first_line(nb.error or nb.reason, 300))}"

@@ -211,7 +211,7 @@ def _floor_log10(value: float) -> int:
 
 
 def _describe(panels: Sequence[Panel], end: float) -> str:
-    """Say in words what the picture shows: for each series its peak, when it was, and the mean."""
+    """Describe in words what the picture shows: for each series its peak, when it was, and the mean."""
     said = []
     for panel in panels:
         for line in panel.lines:

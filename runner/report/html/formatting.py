@@ -31,7 +31,7 @@ _LONGEST = 20_000
 def plain(value: Any) -> Any:
     """Return text without escape sequences, with invisible characters made visible.
 
-    What is no text, and what is markup of ours, passes unchanged: this is the `finalize` of the
+    What is not text, and what is markup of ours, passes unchanged: this is the `finalize` of the
     templates and sees each value they print.
     """
     if not isinstance(value, str) or isinstance(value, Markup):

@@ -57,7 +57,7 @@ class Row:
 
     @property
     def waited_seconds(self) -> float | None:
-        """How long it stood ready before it started: for a machine, a Pod, or its turn."""
+        """How long it was ready before it started: for a machine, a Pod, or its turn."""
         return None if self.start is None or self.ready is None else max(0.0, self.start - self.ready)
 
 

@@ -121,7 +121,7 @@ class NotebookView:
 
     @property
     def has_h1(self) -> bool:
-        """Tell whether the notebook has a main heading of its own."""
+        """Return True if the notebook has a main heading of its own."""
         return any(heading.level == 1 for heading in self._headings)
 
     @property

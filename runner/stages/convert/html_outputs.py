@@ -188,7 +188,7 @@ def _html(_: str, value: object, place: Place, __: object) -> Display:
 
 
 def _is_themed(cleaned: str) -> bool:
-    """Tell whether HTML brings no colours: then it may be light on dark, else it gets white paper."""
+    """Return True if HTML brings no colours: then it may be light on dark, else it gets white paper."""
     lowered = cleaned[:_THEMED_MAX_CHARACTERS].lower()
     own = ("<svg", "color", "background", "fill:", "<img")
     return not any(word in lowered for word in own)

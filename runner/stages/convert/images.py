@@ -41,7 +41,7 @@ class LocalFiles:
         """Of the cell that is rendered."""
 
     def data_url(self, url: str) -> str | None:
-        """Return what an address names; None where that is not to be had, or no picture and no recording."""
+        """Return what an address names; None where that is unavailable, or neither picture nor recording."""
         if url.startswith("attachment:"):
             return self._attached(url.removeprefix("attachment:"))
         parts = urlsplit(url)

@@ -65,7 +65,7 @@ def convert(
     Raises
     ------
     BrokenInputError
-        The file is no notebook that can be read.
+        The file is not a notebook that can be read.
     RecordError
         The page cannot be written; what was there before is untouched.
     """
@@ -139,7 +139,7 @@ def find_notebooks(paths: Iterable[Path]) -> list[Path]:
     Raises
     ------
     BrokenInputError
-        A path does not exist, is no notebook, or is a folder without notebooks.
+        A path does not exist, is not a notebook, or is a folder without notebooks.
     """
     found: dict[Path, None] = {}
     for path in paths:
@@ -172,7 +172,7 @@ def _notebooks_at(path: Path) -> list[Path]:
             f"{path} does not exist", hint=f"{did_you_mean_path(path)}give notebooks, or folders that hold some"
         )
     if path.suffix != ".ipynb":
-        raise BrokenInputError(f"{path} is no notebook", hint="give files that end in .ipynb")
+        raise BrokenInputError(f"{path} is not a notebook", hint="give files that end in .ipynb")
     return [path]
 
 

@@ -124,7 +124,7 @@ def clean_html(html: str, *, scope: str | None = None, find: Find | None = None)
 
 
 def shows_something(cleaned: str) -> bool:
-    """Tell whether a cleaned fragment has text or an image."""
+    """Return True if a cleaned fragment has text or an image."""
     return _SHOWS.search(re.sub(r"<style>[^<]*</style>", "", cleaned)) is not None
 
 
@@ -227,7 +227,7 @@ def _styles_of(html: str) -> str:
 
 
 def _is_too_deep(html: str) -> bool:
-    """Tell whether elements are nested so deeply that parsing takes minutes (time grows with the square)."""
+    """Return True if elements are nested so deeply that parsing takes minutes (time grows with the square)."""
     if html.count("<") < _MANY_TAGS:
         return False
     still_open: Counter[str] = Counter()

@@ -165,5 +165,5 @@ def _loads_nothing(token: Any) -> bool:
 
 
 def _is_plain(text: str) -> bool:
-    """Tell whether text cannot close the `<style>` element or its rule, nor open anything else."""
+    """Return True if text cannot close the `<style>` element or its rule, nor open anything else."""
     return not any(character in text for character in "<{};@\\\0")

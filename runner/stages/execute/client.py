@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """papermill's client, and so nbclient's, with outputs that are bounded and redacted as they arrive.
 
-A dead kernel is noticed within a tenth of a second, and what happens is told to an `Observer`.
+A dead kernel is noticed within a tenth of a second, and an `Observer` is called with what happens.
 Outputs go to the cell that they belong to, also when its tasks and threads go on while later cells
 run. An error that a cell shows is noted wherever it is captured.
 """
@@ -37,16 +37,16 @@ class Observer:
     """What happens, as it happens. Subclass what you want to hear; every method is quick."""
 
     def cell_started(self, cell: NotebookNode, position: int) -> None:
-        """Hear that a cell was sent to the kernel."""
+        """Handle that a cell was sent to the kernel."""
 
     def cell_ended(self, cell: NotebookNode, position: int, event: CellEvent) -> None:
-        """Hear that a cell came to its end, whatever kind."""
+        """Handle the end of a cell, of whatever kind."""
 
     def printed(self, name: str, text: str) -> None:
-        """Hear what a cell wrote to stdout or stderr; the text is redacted and whole."""
+        """Handle what a cell wrote to stdout or stderr; the text is redacted and whole."""
 
     def changed(self) -> None:
-        """Hear that the notebook has something that is not saved yet."""
+        """Handle that the notebook has something that is not saved yet."""
 
 
 class NotebookClient(PapermillNotebookClient):  # type: ignore[misc]

@@ -247,7 +247,8 @@ def _death(evidence: Evidence) -> Diagnosis:
         return _crash(evidence, text)
     if evidence.signal == "SIGKILL":
         return Diagnosis(
-            Cause.KILLED, "somebody sent SIGKILL; no OOM kill was counted in this container, so look at the node's log"
+            Cause.KILLED,
+            "the kernel was killed (SIGKILL); no OOM kill was counted in this container, so look at the node's log",
         )
     module = _MODULE.search(text)
     if module:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The kernel as a process: started, interrupted, killed, and its exit told.
+"""The kernel as a process: started, interrupted, killed, and its exit explained.
 
 Its channels are UNIX sockets in a private folder with a short path (a socket path has at most
 107 bytes, and TCP ports collide when kernels start side by side:
@@ -212,7 +212,7 @@ class Kernel:
         return True
 
     async def shut_down(self, grace_seconds: float = 5.0) -> None:
-        """End the process: asked, then told (TERM), then killed. Afterwards it is gone."""
+        """End the process: asked to shut down, then TERM, then KILL. Afterwards it is gone."""
         if self.alive:
             with contextlib.suppress(Exception):
                 await self.manager.request_shutdown()
@@ -269,7 +269,7 @@ def runs_here(name: str) -> bool:
     """Return True if a kernel is this very Python, so that our package versions are its versions."""
     try:
         program = Path(Kernels().get_kernel_spec(name).argv[0])
-    except Exception:  # noqa: BLE001  (a damaged spec is told by `check_kernel`)
+    except Exception:  # noqa: BLE001  (a damaged spec is reported by `check_kernel`)
         return False
     here = Path(sys.executable)
     return (
@@ -280,10 +280,10 @@ def runs_here(name: str) -> bool:
 
 
 def python_of(name: str) -> str | None:
-    """Return the Python that a kernel runs on, None where it is no Python or cannot be told."""
+    """Return the Python that a kernel runs on, None where it is not a Python or cannot be determined."""
     try:
         spec = Kernels().get_kernel_spec(name)
-    except Exception:  # noqa: BLE001  (a damaged spec is told by `check_kernel`)
+    except Exception:  # noqa: BLE001  (a damaged spec is reported by `check_kernel`)
         return None
     program = shutil.which(spec.argv[0]) if spec.argv else None
     return program if spec.language.lower() == "python" else None

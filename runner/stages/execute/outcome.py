@@ -33,7 +33,7 @@ class CodeCell:
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """An error that a cell showed, or that the kernel's reply to it told."""
+    """An error that a cell showed, or that the kernel replied with."""
 
     name: str
     message: str = ""
@@ -217,7 +217,7 @@ def _died(facts: Facts, where: str) -> _End:
     if death is None and facts.kernel_returncode is not None:
         reason = f"the kernel exited by itself{where} with code {facts.kernel_returncode}"
         return _End(Status.INCOMPLETE, reason, kernel_ended=True)
-    if facts.oom_kills and death in {None, "SIGKILL"}:  # a crash is none of the OOM killer's
+    if facts.oom_kills and death in {None, "SIGKILL"}:  # a crash is not one of the OOM killer's
         reason = f"the kernel was killed by the host's OOM killer{where}"
     else:
         reason = f"the kernel died{where}" + (f" by {death}" if death else "")

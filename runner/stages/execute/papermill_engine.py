@@ -198,7 +198,7 @@ async def _run(session: Session) -> Facts:
 
 
 class _Echo(Observer):
-    """Passes what cells print to where papermill was told to put it."""
+    """Passes what cells print to where papermill wants it."""
 
     def __init__(self, manager: Manager, *, log_output: bool, files: dict[str, Any]) -> None:
         self._manager = manager

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The shape of AnnData on disk, told without reading the data.
+"""The shape of AnnData on disk, found without reading the data.
 
 A killed writer leaves a file that exists and has a plausible size. What gives it away is that
 it does not open, or that matrix, observations and variables disagree.
@@ -86,7 +86,7 @@ def of_zarr(path: Path) -> str:
     Raises
     ------
     BrokenInputError
-        The folder is no zarr group, has no arrays, or its parts disagree.
+        The folder is not a zarr group, has no arrays, or its parts disagree.
     """
     root = _node(path)
     if root is None:

@@ -76,7 +76,7 @@ def refusal(asked: Requirements, candidates: Sequence[Candidate], note: str = ""
     wanted, need = gpus_wanted(asked), needed_bytes(asked)
     memory = f" with {format_bytes(need)} free ({_share(asked)})" if need else ""
     good = sum(candidate.gpu.good for candidate in candidates)
-    head = f"asked for {_count(wanted)}{memory}, {good} of {len(candidates)} visible will do"
+    head = f"asked for {_count(wanted)}{memory}, {good} of {len(candidates)} visible GPUs qualify"
     each = [
         f"GPU {gpu.index} {gpu.name} ({gpu.uuid}): {gpu.reason}" for gpu in (candidate.gpu for candidate in candidates)
     ]
@@ -196,7 +196,7 @@ def _memory_check(gigabytes: float, limits: HostLimits) -> Check:
     need, limit, used = gigabytes * 1e9, limits.memory_bytes, limits.memory_used_bytes
     needed = format_bytes(need)
     if limit is None:
-        return Check(name="memory", status="warn", seen="the limit cannot be told", needed=needed)
+        return Check(name="memory", status="warn", seen="the limit is unknown", needed=needed)
     seen = f"{format_bytes(limit)} ({limits.memory_source})"
     if limit < need:
         hint = "raise the memory limit of the container, or ask for less"
@@ -210,7 +210,7 @@ def _memory_check(gigabytes: float, limits: HostLimits) -> Check:
 def _free_check(name: str, free_bytes: int | None, gigabytes: float, hint: str) -> Check:
     needed = format_bytes(gigabytes * 1e9)
     if free_bytes is None:
-        return Check(name=name, status="warn", seen="cannot be told", needed=needed, hint=hint)
+        return Check(name=name, status="warn", seen="cannot be determined", needed=needed, hint=hint)
     enough = free_bytes >= gigabytes * 1e9
     seen = f"{format_bytes(free_bytes)} free"
     return Check(name=name, status="pass" if enough else "fail", seen=seen, needed=needed, hint="" if enough else hint)

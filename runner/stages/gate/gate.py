@@ -252,7 +252,7 @@ def _see(gpu: Gpu, need: int) -> Seen:
 
 
 def _no_locks(locks: Locks, error: OSError) -> Check:
-    """Say that runs cannot be kept apart here; that alone is no reason not to run."""
+    """Warn that runs cannot be kept apart here; that alone prevents no run."""
     return Check(
         name="gpu lock",
         status="warn",

@@ -109,7 +109,7 @@ def _open(path: Path) -> int:
             continue
         if not stat.S_ISREG(os.fstat(handle).st_mode):
             os.close(handle)
-            raise OSError(errno.EINVAL, "is no regular file", str(path))
+            raise OSError(errno.EINVAL, "is not a regular file", str(path))
         if flags & os.O_CREAT:
             os.fchmod(handle, 0o666)  # whatever the umask: the next run may be another user's
         return handle

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 _ENDS = r"(?![\w\-/?&=%#~+@{]|[.:]\w)"
 """What may follow a URL: anything that would not make it a longer one."""
 _WORD_BEFORE = re.compile(r"(?:\\[nrtfv]|(?<![^\s\"'`<>()\[\],;|\\]))([^\s\"'`<>()\[\],;|\\]*+)\Z")
-"""What a URL is joined to on its left; an escape such as ``\\n`` is no part of it."""
+"""What a URL is joined to on its left; an escape such as ``\\n`` is not part of it."""
 _LONGER = re.compile(r"://|\?|[\w/&%#~+@.}]\Z")
 """A word that makes a URL behind it a part of another: `https://doi.org/`, `proxy?url=`; `--url=` does not."""
 _LOOKED_BACK = 400

@@ -36,7 +36,7 @@ def apply(notebook: NotebookNode, parameters: Mapping[str, Any], name: str) -> I
     Raises
     ------
     BrokenInputError
-        A name is no variable, or nothing in the notebook assigns it.
+        A name is not a variable, or nothing in the notebook assigns it.
     """
     if not parameters:
         return

@@ -120,7 +120,7 @@ def remember(
     standing
         Those that were data before it began, as they were.
     redactor
-        A product whose name holds a secret is not recorded: it is made again rather than told about.
+        A product whose name holds a secret is not recorded: it is made again rather than reported.
     """
     document: dict[str, list[dict[str, Any]]] = {}
     for product, made in _read(_path(output_dir, run.name)):
@@ -160,7 +160,7 @@ def _read(path: Path) -> Iterator[tuple[str, Made]]:
 
 def _made(entry: Mapping[str, Any]) -> Made:
     look = Fingerprint(**entry["fingerprint"])
-    hash(look)  # a list in place of a number is no fingerprint
+    hash(look)  # a list in place of a number is not a fingerprint
     texts = {key: str(entry[key]) for key in ("notebook", "source", "source_sha256", "identity")}
     return Made(fingerprint=look, **texts)
 

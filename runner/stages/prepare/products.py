@@ -42,7 +42,7 @@ class Judged:
 
 @dataclass(frozen=True, slots=True)
 class Clash:
-    """A pattern of products that reaches what is no product."""
+    """A pattern of products that reaches what is not a product."""
 
     pattern: str
     path: Path

@@ -160,7 +160,7 @@ def _refuse(notebook: NotebookNode, problem: str, missing: list[str]) -> NoRetur
 
 
 def _elsewhere(notebook: NotebookNode, text: str) -> str | None:
-    """Say where a text does stand, when it is not in a code cell that runs."""
+    """Describe where a text does appear, when it is not in a code cell that runs."""
     kinds: list[tuple[str, Callable[[NotebookNode], bool]]] = [
         ("a dropped cell", lambda cell: cell.cell_type == "code" and "dropped" in cell.metadata.runner),
         ("a cell that is not code", lambda cell: cell.cell_type != "code"),

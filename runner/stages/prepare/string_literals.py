@@ -4,7 +4,7 @@
 Known is what literals, sums and f-strings make of literals and of names that the whole notebook
 binds once, to a known text. Only whole expressions are replaced. An f-string is one expression:
 what stands inside has no position of its own before Python 3.12, and behind it lies the rest of
-a shell command. So an f-string that is known in part is written anew as a whole.
+a shell command. So an f-string that is known in part is rewritten as a whole.
 """
 
 from __future__ import annotations

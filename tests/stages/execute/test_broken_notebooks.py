@@ -42,8 +42,8 @@ def written(path: Path, *, cell: dict[str, Any] | None = None, **changes: Any) -
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
-    "kernelspec is a text": ({"metadata": {"kernelspec": "python3"}}, "`metadata.kernelspec` that is no mapping"),
-    "kernel named 5": ({"metadata": {"kernelspec": {"name": 5}}}, "`metadata.kernelspec.name` that is no text, but 5"),
+    "kernelspec is a text": ({"metadata": {"kernelspec": "python3"}}, "`metadata.kernelspec` that is not a mapping"),
+    "kernel named 5": ({"metadata": {"kernelspec": {"name": 5}}}, "`metadata.kernelspec.name` that is not text, but 5"),
     "language named 5": ({"metadata": {"language_info": {"name": 5}}}, "`metadata.language_info.name`"),
     "tags are a number": ({"cell": {"tags": 5}}, "tags that are no list of texts at cells[0], but 5"),
     "tags are a text": ({"cell": {"tags": "raises-exception"}}, "tags that are no list of texts"),

@@ -227,7 +227,7 @@ def _shorten(folder: Path) -> None:
 
 
 def test_a_zarr_that_is_no_anndata_needs_an_array(check, tmp_path):
-    """Any group with an array will do; one without is what a killed writer leaves."""
+    """Any group with an array qualifies; one without is what a killed writer leaves."""
     (tmp_path / "out.zarr").mkdir()
     (tmp_path / "out.zarr" / ".zgroup").write_text('{"zarr_format": 2}')
     assert "without an array" in check("out.zarr")[0].seen

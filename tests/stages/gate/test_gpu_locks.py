@@ -123,7 +123,7 @@ def test_a_link_is_not_followed(tmp_path):
 
 
 def test_a_pipe_in_its_place_is_refused(tmp_path):
-    """Something that is no file is an error and not a wait for ever."""
+    """Something that is not a file is an error and not a wait for ever."""
     with Locks(tmp_path) as locks:
         locks.take(GPU, "one")
     (file,) = tmp_path.iterdir()
