@@ -7,14 +7,15 @@ from typing import Any
 
 import click
 
-from runner.commands import option_types, options
+from runner.commands import help_sections, option_types, options
 from runner.commands.answer import answer
 from runner.commands.parameter_values import parameter_options
+from runner.core.units import gigabytes
 
 
 def _cards(_context: click.Context, _option: click.Parameter, text: str | None) -> tuple[int, ...]:
     try:
-        cards = tuple(int(part) for part in text.split(",")) if text else ()
+        cards = tuple(int(gigabytes(part)) for part in text.split(",")) if text else ()
     except ValueError as error:
         raise click.BadParameter(f"{text!r} is not a list of sizes in GB; write it like 16,24,48") from error
     if any(not 1 <= card <= 2000 for card in cards):
@@ -22,13 +23,15 @@ def _cards(_context: click.Context, _option: click.Parameter, text: str | None) 
     return cards
 
 
-@click.command("fit")
+@click.command("fit", cls=help_sections.Sectioned)
 @click.argument("notebook")
-@click.option("--plan", type=options.FILE, help="Plan in which NOTEBOOK is a name.")
-@click.option(
+@help_sections.plan("--plan", type=options.FILE, help="Plan in which NOTEBOOK is a name.")
+@help_sections.gpus(
     "--cards", callback=_cards, metavar="GB,GB", help="Cards to try. [default: all that this GPU can stand for]"
 )
-@click.option("--runs", type=option_types.Number(1, 20, whole=True), default=4, show_default=True, help="Runs at most.")
+@help_sections.gpus(
+    "--runs", type=option_types.Number(1, 20, whole=True), default=4, show_default=True, help="Runs at most."
+)
 @options.add(options.run_options)
 @options.add(parameter_options)
 @options.as_json

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import click
 from click.core import ParameterSource
 
+from runner.commands import help_sections
 from runner.commands.option_types import Duration, Gigabytes, Number, Variable
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
@@ -17,45 +18,45 @@ Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 FOLDER = click.Path(file_okay=False, path_type=Path)
 FILE = click.Path(dir_okay=False, path_type=Path)
 
-output_dir = click.option(
+output_dir = help_sections.outputs(
     "--output-dir", type=FOLDER, default=Path("outputs"), show_default=True, help="Where all files of runs go."
 )
-checkout = click.option(
+checkout = help_sections.plan(
     "--checkout",
     type=FOLDER,
     help="Folder that the plan's paths start from. [default: the plan's folder; the current one for a ConfigMap]",
 )
-as_json = click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON.")
+as_json = help_sections.outputs("--json", "as_json", is_flag=True, help="Print the answer as JSON.")
 
 gate_options = (
-    click.option(
+    help_sections.gpus(
         "--min-gpus", type=Number(0, 64, whole=True), help="GPUs wanted. [default: 1 if memory is asked for, else 0]"
     ),
-    click.option(
+    help_sections.gpus(
         "--min-gpu-memory-gb",
         type=Gigabytes(),
         help="Memory each GPU must have free, in decimal GB as GPUs are sold: 24 or 24GB.",
     ),
-    click.option(
+    help_sections.gpus(
         "--gpu-free-fraction",
         type=Number(0, 1, above=True),
         default=0.95,
         show_default=True,
         help="Share of that memory that must be free: cards report a little less than they are sold as.",
     ),
-    click.option(
+    help_sections.gpus(
         "--wait", type=Duration(), default="0s", show_default=True, help="How long to wait for memory that others hold."
     ),
 )
 
 secret_options = (
-    click.option(
+    help_sections.notebook(
         "--secret-env",
         metavar="NAME",
         multiple=True,
         help="Variable of our environment whose value (4 characters or more) is kept out of every file. Repeatable.",
     ),
-    click.option(
+    help_sections.notebook(
         "--secrets-dir",
         type=FOLDER,
         help="Folder such as a mounted Secret: the content of each file in it (4 characters or more) is kept out of "
@@ -66,54 +67,56 @@ secret_options = (
 run_options = (
     checkout,
     output_dir,
-    click.option("--cache", type=FOLDER, help="Folder with the staged datasets."),
+    help_sections.notebook("--cache", type=FOLDER, help="Folder with the staged datasets."),
     *gate_options,
-    click.option(
+    help_sections.gpus(
         "--gpu-visibility",
         type=click.Choice(["chosen", "all"]),
         default="chosen",
         show_default=True,
         help="Show the kernel only the GPUs that the gate chose for it (none without --min-gpus), or all visible.",
     ),
-    click.option(
+    help_sections.limits(
         "--timeout",
         type=Duration(),
         help="Deadline of the notebook, without the gate's wait; 0s is none, whatever the plan says.",
     ),
-    click.option("--cell-timeout", type=Duration(), help="Deadline of each cell; 0s is none."),
-    click.option("--start-timeout", type=Duration(), help="How long the kernel may take to answer. [default: 120s]"),
-    click.option(
+    help_sections.limits("--cell-timeout", type=Duration(), help="Deadline of each cell; 0s is none."),
+    help_sections.limits(
+        "--start-timeout", type=Duration(), help="How long the kernel may take to answer. [default: 120s]"
+    ),
+    help_sections.notebook(
         "--allow-errors/--no-allow-errors",
         default=None,
         help="Run the cells after one that raised; the notebook then ends `failed`, with every such cell named.",
     ),
-    click.option("--report-mode", is_flag=True, help="Hide the code of all cells in the page and in Jupyter."),
-    click.option(
+    help_sections.outputs("--report-mode", is_flag=True, help="Hide the code of all cells in the page and in Jupyter."),
+    help_sections.limits(
         "--memory-guard",
         type=Number(0, 1),
         default=0.97,
         show_default=True,
         help="Share of the container's memory at which the kernel is ended before the host ends all of us; 0 is off.",
     ),
-    click.option(
+    help_sections.plan(
         "--skip-optional-notebooks/--no-skip-optional-notebooks",
         default=True,
         show_default=True,
         help="Whether an optional notebook that the gate refuses is skipped, or refused like any other.",
     ),
-    click.option(
+    help_sections.plan(
         "--continue-on-failure/--no-continue-on-failure",
         default=True,
         show_default=True,
         help="Whether notebooks of a plan run after an earlier one of this run failed.",
     ),
-    click.option(
+    help_sections.plan(
         "--cleanup-between-notebooks/--no-cleanup-between-notebooks",
         default=True,
         show_default=True,
         help="Whether processes that a notebook leaves behind are ended.",
     ),
-    click.option(
+    help_sections.gpus(
         "--allocator-probe",
         type=click.Choice(["off", "on", "exact"]),
         default="on",
@@ -121,14 +124,14 @@ run_options = (
         help="Whether the kernel tells what rmm and cupy really allocated in each cell. With `on`, cupy's own pool "
         "tells an upper bound; `exact` counts each of its allocations, which costs about a microsecond each.",
     ),
-    click.option("--strict-release", is_flag=True, help="Fail when the GPU memory is not back at its baseline."),
-    click.option("--kernel", help="Kernel to use instead of the notebook's."),
-    click.option("--env", type=Variable(), multiple=True, help="Variable for the kernel. Repeatable."),
+    help_sections.gpus("--strict-release", is_flag=True, help="Fail when the GPU memory is not back at its baseline."),
+    help_sections.notebook("--kernel", help="Kernel to use instead of the notebook's."),
+    help_sections.notebook("--env", type=Variable(), multiple=True, help="Variable for the kernel. Repeatable."),
     *secret_options,
-    click.option("--trust-html", is_flag=True, help="Keep scripts of outputs in the HTML."),
-    click.option("--no-html", is_flag=True, help="Write no HTML."),
-    click.option("--offline", is_flag=True, help="Fail instead of fetching data that is not staged."),
-    click.option(
+    help_sections.outputs("--trust-html", is_flag=True, help="Keep scripts of outputs in the HTML."),
+    help_sections.outputs("--no-html", is_flag=True, help="Write no HTML."),
+    help_sections.notebook("--offline", is_flag=True, help="Fail instead of fetching data that is not staged."),
+    help_sections.reuse(
         "--resume",
         is_flag=True,
         help="Reuse an earlier success if nothing it depends on has changed; else say why not.",

@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from runner.commands import help_sections
 from runner.core.errors import UsageError, did_you_mean_path
 
 _FILE_BYTES = 4_000_000
@@ -25,10 +26,10 @@ class _Document(click.types.StringParamType):
 
 
 parameter_options = (
-    click.option(
+    help_sections.parameters(
         "-p", "--parameters", nargs=2, multiple=True, metavar="NAME VALUE", help="Set a parameter. Repeatable."
     ),
-    click.option(
+    help_sections.parameters(
         "-r",
         "--parameters-raw",
         nargs=2,
@@ -36,7 +37,7 @@ parameter_options = (
         metavar="NAME TEXT",
         help="Set a parameter to a text, even one that looks like a number. Repeatable.",
     ),
-    click.option(
+    help_sections.parameters(
         "-f",
         "--parameters-file",
         multiple=True,
@@ -44,7 +45,7 @@ parameter_options = (
         metavar="FILE",
         help="Read parameters from a YAML or JSON file, or from stdin with `-`. Repeatable.",
     ),
-    click.option(
+    help_sections.parameters(
         "-y",
         "--parameters-yaml",
         type=_Document(),
@@ -52,7 +53,7 @@ parameter_options = (
         metavar="TEXT",
         help="Parameters as YAML. Repeatable.",
     ),
-    click.option(
+    help_sections.parameters(
         "-b", "--parameters-base64", multiple=True, metavar="TEXT", help="Parameters as YAML in base64. Repeatable."
     ),
 )

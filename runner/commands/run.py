@@ -7,26 +7,30 @@ from typing import Any
 
 import click
 
-from runner.commands import options
+from runner.commands import help_sections, options
 from runner.commands.answer import answer
 from runner.commands.parameter_values import parameter_options, take
 
 
-@click.command("run")
+@click.command("run", cls=help_sections.Sectioned)
 @click.argument("notebook")
-@click.option("--plan", type=options.FILE, help="Plan in which NOTEBOOK is a name.")
-@click.option("--name", help="Base name of the output files. [default: the notebook's]")
+@help_sections.plan("--plan", type=options.FILE, help="Plan in which NOTEBOOK is a name.")
+@help_sections.notebook("--name", help="Base name of the output files. [default: the notebook's]")
 @options.add(options.run_options)
-@click.option(
+@help_sections.plan(
     "--optional/--no-optional", default=None, help="Whether the notebook may be skipped if the gate refuses it."
 )
-@click.option("--cwd", type=options.FOLDER, help="Working directory. [default: the plan's, else the notebook's folder]")
+@help_sections.notebook(
+    "--cwd", type=options.FOLDER, help="Working directory. [default: the plan's, else the notebook's folder]"
+)
 @options.add(parameter_options)
-@click.option("--run-id", help="Run of a plan that this belongs to. [default: one of its own]")
-@click.option("--any-run", is_flag=True, hidden=True, help="Needs may be met by a success of any run.")
-@click.option("--rerun", is_flag=True, help="With --resume, run it in any case.")
-@click.option("--results-dir", type=options.FOLDER, help="Folder for Tekton's one-line results.")
-@click.option("--prepare-only", is_flag=True, help="Write NAME.prepared.ipynb, list what changed, run nothing.")
+@help_sections.plan("--run-id", help="Run of a plan that this belongs to. [default: one of its own]")
+@help_sections.plan("--any-run", is_flag=True, hidden=True, help="Needs may be met by a success of any run.")
+@help_sections.reuse("--rerun", is_flag=True, help="With --resume, run it in any case.")
+@help_sections.outputs("--results-dir", type=options.FOLDER, help="Folder for Tekton's one-line results.")
+@help_sections.outputs(
+    "--prepare-only", is_flag=True, help="Write NAME.prepared.ipynb, list what changed, run nothing."
+)
 @options.as_json
 def command(**given: Any) -> int:
     """Run NOTEBOOK and write its results: a file, a URL (http, https, s3, gs, hf), `-`, or with --plan a name.

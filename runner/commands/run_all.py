@@ -8,30 +8,31 @@ from typing import Any
 
 import click
 
-from runner.commands import option_types, options
+from runner.commands import help_sections, option_types, options
 from runner.commands.answer import answer
 from runner.commands.run import command as run_command
 from runner.commands.run import make_options
 
 
-@click.command("run-all")
+@click.command("run-all", cls=help_sections.Sectioned)
 @click.argument("plan", type=options.FILE)
 @options.add(options.run_options)
-@click.option("--only", multiple=True, metavar="NAME", help="Run this notebook only. Repeatable.")
-@click.option("--from", "start", metavar="NAME", help="Begin with this notebook.")
-@click.option("--failed", is_flag=True, help="Run what did not succeed, and what needs it.")
-@click.option(
+@help_sections.plan("--only", multiple=True, metavar="NAME", help="Run this notebook only. Repeatable.")
+@help_sections.plan("--from", "start", metavar="NAME", help="Begin with this notebook.")
+@help_sections.plan("--failed", is_flag=True, help="Run what did not succeed, and what needs it.")
+@help_sections.reuse(
     "--rerun", multiple=True, metavar="NAME", help="With --resume, run this notebook in any case. Repeatable."
 )
-@click.option("--dry-run", is_flag=True, help="With --resume, only print what would be reused or run, and why.")
-@click.option(
+@help_sections.reuse("--dry-run", is_flag=True, help="With --resume, only print what would be reused or run, and why.")
+@help_sections.plan(
     "--jobs",
+    metavar="N|auto",
     type=option_types.Jobs(),
     default="1",
     show_default=True,
     help="Notebooks at once, as far as GPUs, cpus and memory_gb of the plan allow; `auto`: as many as fit.",
 )
-@click.option("--run-id", help="Name of the whole run. [default: a new one]")
+@help_sections.plan("--run-id", help="Name of the whole run. [default: a new one]")
 @options.as_json
 @click.pass_context
 def command(
