@@ -31,6 +31,7 @@ COMMANDS = {
     "gate": "Check whether this machine has the requested GPUs and memory.",
     "convert": "Convert executed notebooks to offline, safe HTML.",
     "report": "Write the report over all notebooks of an output folder.",
+    "verify": "Check whether an output folder is still as its runs left it.",
     "validate": "Check GPUs, CUDA, Python, storage and limits, with a hint for each problem.",
     "fetch": "Fetch the datasets of a plan, verified, into a cache.",
     "clone": "Clone or update a repository at a revision.",

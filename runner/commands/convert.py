@@ -59,6 +59,7 @@ def command(notebooks: tuple[Path, ...], output_dir: Path | None, trust_html: bo
             if isinstance(page, RunnerError):
                 raise page  # noqa: TRY301  (reported in the order of the arguments)
             done[notebook] = dataclasses.asdict(convert(notebook, page, trust=trust_html))
+            _note(page)
         except Exception as error:  # noqa: BLE001  (one notebook must not cost the others their pages)
             fail(notebook, error)
             continue
@@ -70,6 +71,16 @@ def command(notebooks: tuple[Path, ...], output_dir: Path | None, trust_html: bo
             json.dumps({"converted": [*done.values()], "failed": problems}, indent=1, default=str, ensure_ascii=False)
         )
     return next((code for _, code in failed.values()), 0)
+
+
+def _note(page: Path) -> None:
+    """Bring the sums of an output folder up to date, where the page is in one."""
+    from runner.outputs import sums
+
+    if sums.of_notebook(page.parent, page.stem).exists():
+        from runner.report.exports.exports import note_page
+
+        note_page(page)
 
 
 def _page(notebook: Path) -> str:

@@ -8,6 +8,8 @@ from pathlib import Path
 from runner.core import files
 
 SUFFIXES = (".executed.ipynb", ".html", ".metrics.json", ".samples.csv", ".log")
+SUMS = ".sha256"
+"""The sums of these, see `runner.outputs.sums`."""
 
 
 def set_aside(folder: Path, name: str) -> Path | None:
@@ -18,7 +20,7 @@ def set_aside(folder: Path, name: str) -> Path | None:
     RecordError
         They cannot be moved; they stay as they are.
     """
-    earlier = [path for suffix in SUFFIXES if (path := folder / f"{name}{suffix}").exists()]
+    earlier = [path for suffix in (*SUFFIXES, SUMS) if (path := folder / f"{name}{suffix}").exists()]
     if not earlier:
         return None
     try:

@@ -15,12 +15,13 @@ from runner.core.errors import UsageError, did_you_mean, did_you_mean_path
 from runner.core.failure_text import failure_lines
 from runner.core.files import make_folder, write
 from runner.core.redact import Redactor
+from runner.outputs import sums
 from runner.outputs.claim import alive
 from runner.report.advice import advise
 from runner.report.assemble import Report, Verdict, assemble
 from runner.report.compare import Comparison, compare, read_baseline
 from runner.report.exports import openmetrics
-from runner.report.exports.exports import export_texts, write_exports
+from runner.report.exports.exports import CRATE_FILE, export_texts, write_exports
 from runner.report.facts import gather
 from runner.report.folder import Watch, read_folder
 from runner.report.html import drawings, render
@@ -171,6 +172,7 @@ def build(
         *report.problems,
         *write_exports(output_dir, report, made.texts, plan=plan, html=html, environ=environ or {}),
     ]
+    sums.write_report(output_dir, [html, *made.texts, CRATE_FILE])
     for problem in reported:
         log.warning("report-problem", detail=problem)
     log.info("report-written", verdict=report.verdict, path=html_path, **report.counts)

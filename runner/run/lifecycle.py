@@ -19,7 +19,7 @@ from runner.core.errors import BrokenInputError, RefusedError
 from runner.core.records import Metrics, Status
 from runner.core.redact import Redactor
 from runner.core.stop import StoppedError, Stopper
-from runner.outputs import attempts
+from runner.outputs import attempts, sums
 from runner.outputs.claim import Claim
 from runner.outputs.run_log import RunLog
 from runner.run import needs, preflight
@@ -72,6 +72,7 @@ def run(job: Job, stopper: Stopper, progress: Progress) -> Metrics:
                 return resumed.record
             because = resumed.because
         attempts.set_aside(job.output_dir, job.name)
+        stack.callback(sums.write_notebook, job.output_dir, job.name)  # once the log is closed
         runlog = stack.enter_context(RunLog(job.path(".log"), redactor))
         stack.enter_context(log.of_libraries())
         metrics = MetricsBuilder(job)

@@ -31,7 +31,7 @@ from runner.core.records import (
     read_metrics,
     to_json,
 )
-from runner.outputs import attempts
+from runner.outputs import attempts, sums
 from runner.plan.job import EXECUTED_SUFFIX
 from runner.plan.sharing import shared_with
 from runner.run import ingredients, ran_because
@@ -155,6 +155,7 @@ def take_over(job: Job, decision: Decision, redactor: Redactor, started: float) 
         _convert_again(job, redactor)
     taken = dataclasses.replace(taken, spent_seconds=round(time.monotonic() - started, 6))
     files.write(job.path(METRICS), to_json(taken, redactor.tree))
+    sums.write_notebook(job.output_dir, job.name)
     return taken
 
 

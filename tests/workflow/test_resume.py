@@ -283,7 +283,7 @@ def test_a_kill_in_the_middle_of_reuse_loses_nothing(
                 pass
         reuse_b(folder)
         found = {path.suffix for path in (folder / "outputs").glob("b.*")}
-        assert found == {".ipynb", ".html", ".json", ".csv", ".log"}, deadly
+        assert found == {".ipynb", ".html", ".json", ".csv", ".log", ".sha256"}, deadly
     assert deadly > 8, "it was killed between its steps"
     assert reused(decided(folder)["b"])
 

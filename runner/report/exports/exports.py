@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import json
 from typing import TYPE_CHECKING
+from urllib.parse import unquote
 
+from runner.core import files
 from runner.core.files import write
+from runner.core.hash_cache import sha256_of
 from runner.core.records import to_json
+from runner.outputs import sums
 from runner.report.exports.github_summary import github_summary
 from runner.report.exports.junit import junit_xml
 from runner.report.exports.openmetrics import metrics_text
-from runner.report.exports.ro_crate import PLAN_FILE, crate_json
+from runner.report.exports.ro_crate import PLAN_FILE, crate_json, crate_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -76,6 +80,22 @@ def write_exports(
     else:
         write(folder / CRATE_FILE, crate.encode(errors="replace"))
     return tuple(problems)
+
+
+def note_page(page: Path) -> None:
+    """Bring sums and RO-Crate of an output folder up to date with the page of a notebook that was converted again."""
+    name = page.name.removesuffix(".html")
+    sums.refresh(sums.of_notebook(page.parent, name), page.name)
+    root = page.parents[3] if len(page.parents) > 3 and page.parents[2].name == "attempts" else page.parent
+    crate = root / CRATE_FILE
+    try:
+        document = json.loads(files.read(crate))
+        entity = next(one for one in document["@graph"] if unquote(one["@id"]) == page.relative_to(root).as_posix())
+        entity |= {"sha256": sha256_of(page), "contentSize": str(page.stat().st_size)}
+    except (OSError, ValueError, KeyError, TypeError, StopIteration, RecursionError):
+        return  # there is none, or it is not on this page
+    write(crate, crate_text(document))
+    sums.refresh(root / sums.REPORT, f"../{CRATE_FILE}")
 
 
 def _append(path: str, markdown: str) -> list[str]:

@@ -78,7 +78,12 @@ def crate_json(report: Report, folder: Path, reports: list[str], plan: Plan | No
         crate.mainEntity = workflow
         actions.append(_whole_run(crate, report, engine, actions, results))
     crate.root_dataset["mentions"] = actions
-    return json.dumps(crate.metadata.generate(), indent=1, ensure_ascii=False, sort_keys=True) + "\n"
+    return crate_text(crate.metadata.generate())
+
+
+def crate_text(document: Any) -> str:
+    """Return the metadata as they are written."""
+    return json.dumps(document, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
 
 
 def _entity(crate: ROCrate, key: str, kind: str | list[str], **properties: Any) -> Entity:

@@ -1,0 +1,297 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whether an output folder is still as its runs left it.
+
+Each file is compared with the sums that were written last. Sums can be made again by whoever changes a file, so the
+documents are compared with each other as well: record, executed notebook, summary and RO-Crate tell the same run.
+Hashes are always taken now, never from the cache.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+from runner.core import files
+from runner.core.errors import UsageError
+from runner.core.files import check_name
+from runner.core.hash_cache import sha256_of
+from runner.core.records import Metrics, Status, read_metrics
+from runner.outputs import attempts, claim, sums
+from runner.report.compare import read_baseline
+from runner.report.exports.exports import CRATE_FILE
+from runner.report.folder import METRICS, RUNNING, Watch
+from runner.report.validation import fault
+
+EXECUTED = ".executed.ipynb"
+INDEX_FILE = "index.html"
+SUMMARY_FILE = "reports/summary.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """Something about one file, which is named relative to the output folder."""
+
+    path: str
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.what}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verification:
+    """What a check of an output folder found."""
+
+    files: int
+    """Files whose content was compared with a sum."""
+    notebooks: int
+    differences: tuple[Note, ...]
+    not_judged: tuple[Note, ...]
+
+
+@dataclass(slots=True)
+class _Check:
+    """Collects what is found; a file is hashed once."""
+
+    root: Path
+    busy: Mapping[str, str]
+    """Why a notebook of this name is not judged."""
+    differences: list[Note] = field(default_factory=list)
+    not_judged: list[Note] = field(default_factory=list)
+    judged: set[Path] = field(default_factory=set)
+    records: list[tuple[Path, Metrics]] = field(default_factory=list)
+    """Each record with the folder that it is in, newest first by name."""
+
+    def differ(self, path: Path, what: str) -> None:
+        self.differences.append(Note(path.relative_to(self.root).as_posix(), what))
+
+    def leave(self, path: Path, why: str) -> None:
+        self.not_judged.append(Note(path.relative_to(self.root).as_posix(), why))
+
+
+def verify(folder: Path, *, watch: Watch = claim.alive) -> Verification:
+    """Compare the files of an output folder with their sums, and its documents with each other.
+
+    Parameters
+    ----------
+    watch
+        Tells live runs, which are not judged, from dead ones.
+
+    Raises
+    ------
+    UsageError
+        There is no such folder, or it holds no run.
+    """
+    if not folder.is_dir():
+        raise UsageError(f"there is no folder {folder}", hint="give the --output-dir of the runs")
+    folder = folder.absolute()
+    sha256.cache_clear()
+    flights = {path.name.removesuffix(RUNNING): path for path in folder.glob(f"*{RUNNING}")}
+    lives = watch(list(flights.values()), claim.DEAD_AFTER_SECONDS)
+    busy = {name: "it is running" if lives[path] else "its run was lost" for name, path in flights.items()}
+    check = _Check(folder, busy)
+    places = [(folder, name) for name in _names(folder)]
+    aside = sorted((folder / "attempts").glob("*/*"))
+    places += [(kept, kept.parent.name) for kept in aside if kept.name.isdigit() and kept.is_dir()]
+    if not places:
+        raise UsageError(f"{folder} holds no run", hint="give the --output-dir of the runs")
+    for place, name in places:
+        _notebook(check, place, name)
+    _report(check)
+    _others(check)
+    return Verification(
+        files=len(check.judged),
+        notebooks=len({name for _, name in places}),
+        differences=tuple(dict.fromkeys(check.differences)),
+        not_judged=tuple(check.not_judged),
+    )
+
+
+def _names(folder: Path) -> list[str]:
+    """Return the notebooks of which a record, sums, samples or an executed notebook is in a folder."""
+    endings = (METRICS, attempts.SUMS, EXECUTED, ".samples.csv")
+    return sorted({path.name.removesuffix(end) for end in endings for path in folder.glob(f"*{end}")} - {""})
+
+
+def _notebook(check: _Check, folder: Path, name: str) -> None:
+    """Judge the files of one run of one notebook."""
+    record_path, sums_path = folder / f"{name}{METRICS}", sums.of_notebook(folder, name)
+    if folder == check.root and name in check.busy:
+        check.leave(record_path, check.busy[name])
+        return
+    try:
+        check_name(name)
+        record = read_metrics(files.read(record_path))
+    except FileNotFoundError:
+        record = None
+    except (OSError, ValueError, UsageError, RecursionError) as error:
+        check.differ(record_path, f"it cannot be read: {fault(error)}")
+        return
+    if record is None or record.provisional:
+        if not sums_path.exists():
+            check.leave(record_path, "its run was cut off before it could write its final record and sums")
+            return
+        check.differ(record_path, "it is provisional, and its sums are final" if record else "it is missing")
+    _sums(check, sums_path, [name + suffix for suffix in attempts.SUFFIXES])
+    if record is not None:
+        check.records.append((folder, record))
+        _record(check, folder, name, record)
+
+
+def _sums(check: _Check, path: Path, names: Sequence[str]) -> None:
+    """Compare files with their sums: the listed ones must be there unchanged, and of ``names`` none unlisted."""
+    try:
+        listed = sums.read(path)
+    except FileNotFoundError:
+        check.differ(path, "it is missing")
+        return
+    except (OSError, ValueError) as error:
+        check.differ(path, f"it cannot be read: {fault(error)}")
+        return
+    for name, expected in listed.items():
+        one = Path(os.path.normpath(path.parent / name))
+        if not one.is_relative_to(check.root):
+            check.differ(path, f"it lists {name!r}, which is outside the folder")
+            continue
+        check.judged.add(one)
+        if (found := sha256(one)) != expected:
+            has = f"its SHA-256 is {found}" if found else "it is missing or cannot be read"
+            check.differ(one, f"{has}, {path.name} has {expected}")
+    for name in names:
+        if name not in listed and (one := Path(os.path.normpath(path.parent / name))).exists():
+            check.differ(one, f"{path.name} does not list it")
+
+
+@functools.cache
+def sha256(path: Path) -> str | None:
+    """Return the hash of a file as it was when it was first asked for; None where it cannot be read."""
+    try:
+        return sha256_of(path)
+    except OSError:
+        return None
+
+
+def _record(check: _Check, folder: Path, name: str, record: Metrics) -> None:
+    """Compare a record with its file's name and with the executed notebook."""
+    path, notebook = folder / f"{name}{METRICS}", folder / f"{name}{EXECUTED}"
+    if record.notebook != name:
+        check.differ(path, f"it is of {record.notebook!r}")
+    if record.outputs.notebook is None or record.provisional:
+        return
+    if record.outputs.notebook_sha256 not in {None, sha256(notebook)}:
+        check.differ(notebook, f"{path.name} records another SHA-256: {record.outputs.notebook_sha256}")
+    try:
+        document = json.loads(files.read(notebook))
+        told = document["metadata"]["runner"]
+        cells = {cell["id"]: (cell["metadata"].get("runner") or {}).get("status") for cell in document["cells"]}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        check.differ(notebook, f"it cannot be read: {fault(error)}")
+        return
+    run_id = record.reused_from.run_id if record.reused_from else record.run_id
+    expected: dict[str, object] = {"run_id": run_id}
+    if not record.reused_from and record.status is not Status.LOST:  # else judged again, or cut off, after its save
+        expected |= {"status": record.status.value, "exit_code": record.exit_code}
+    for key, value in expected.items():
+        if told.get(key) != value:
+            check.differ(notebook, f"its {key} is {told.get(key)!r}, {path.name} has {value!r}")
+    for cell in record.cells:
+        if cells.get(cell.id) != cell.status.value:
+            check.differ(
+                notebook, f"cell {cell.index + 1} is {cells.get(cell.id)!r}, {path.name} has {cell.status.value!r}"
+            )
+
+
+def _report(check: _Check) -> None:
+    """Judge the files of the report, and compare summary and RO-Crate with the records."""
+    reports = check.root / sums.REPORT.parent
+    if not reports.is_dir():
+        return
+    inside = sorted(path.name for path in reports.iterdir() if not path.name.startswith("."))
+    if inside:
+        expected = [name for name in inside if name != sums.REPORT.name]
+        _sums(check, check.root / sums.REPORT, [*expected, f"../{CRATE_FILE}"])
+    try:
+        summary = read_baseline(check.root / SUMMARY_FILE)
+    except ValueError as error:
+        check.differ(check.root / SUMMARY_FILE, str(error))
+        return
+    for one in summary.notebooks:
+        if one.run_id is None or one.from_samples or one.status in {Status.RUNNING, Status.LOST, Status.NOT_RUN}:
+            continue
+        same = _records_of(check, one.name, lambda record, run_id=one.run_id: record.run_id == run_id)
+        told = (one.status, one.exit_code, one.started_at, one.wall_seconds)
+        if same is not None and told not in [
+            (record.status, record.exit_code, record.started_at, record.wall_seconds) for _, record in same
+        ]:
+            check.differ(check.root / SUMMARY_FILE, f"it tells the run of {one.name} otherwise than its record")
+    _crate(check)
+
+
+def _records_of(check: _Check, name: str, wanted: Any) -> list[tuple[Path, Metrics]] | None:
+    """Return the records of one run of a notebook; None, and a note, where they are no longer there."""
+    if name in check.busy:
+        return None
+    mine = [(folder, record) for folder, record in check.records if record.notebook == name]
+    same = [(folder, record) for folder, record in mine if wanted(record)]
+    path = check.root / f"{name}{METRICS}"
+    if not same and mine:
+        check.leave(path, "the report is on an earlier run, whose files are no longer here")
+    elif not same and not any(note.path == path.name for note in (*check.differences, *check.not_judged)):
+        check.differ(path, "it is missing, and the report is on it")
+    return same or None
+
+
+def _crate(check: _Check) -> None:
+    """Compare the RO-Crate with the files and the records."""
+    path = check.root / CRATE_FILE
+    try:
+        entities = {entity["@id"]: entity for entity in json.loads(files.read(path))["@graph"]}
+        actions = [one for key, one in entities.items() if one["@type"] == "CreateAction" and key != "#run"]
+        for action in actions:
+            _action(check, action, [entities[result["@id"]] for result in _listed(action.get("result"))])
+        for key, entity in entities.items():
+            if key.startswith("reports/") and "sha256" in entity and sha256(check.root / key) != entity["sha256"]:
+                check.differ(check.root / key, f"{CRATE_FILE} has another SHA-256: {entity['sha256']}")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        check.differ(path, f"it cannot be read: {fault(error)}")
+
+
+def _action(check: _Check, action: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> None:
+    """Compare what the RO-Crate says of one run with the run's record and files."""
+    hashes = {Path(unquote(one["@id"])).name: one["sha256"] for one in results if "sha256" in one}
+    name = next((file.removesuffix(METRICS) for file in hashes if file.endswith(METRICS)), None)
+    if name is None:
+        return
+    same = _records_of(check, name, lambda record: record.started_at == action["startTime"])
+    if same is None:
+        return
+    folder, record = next(
+        (one for one in same if sha256(one[0] / f"{name}{METRICS}") == hashes[f"{name}{METRICS}"]), same[0]
+    )
+    for file, expected in hashes.items():
+        if sha256(folder / file) != expected:
+            check.differ(folder / file, f"{CRATE_FILE} has another SHA-256: {expected}")
+    told = (action["endTime"], action["description"])
+    if not record.provisional and told != (record.ended_at, f"{record.status.value}: {record.reason}"):
+        check.differ(check.root / CRATE_FILE, f"it tells the run of {name} otherwise than its record")
+
+
+def _listed(value: Any) -> list[Any]:
+    """Return what JSON-LD gives as a list, or as one thing without a list."""
+    return value if isinstance(value, list) else [] if value is None else [value]
+
+
+def _others(check: _Check) -> None:
+    """Name the files beside the runs' own that nothing vouches for."""
+    known = {note.path for note in (*check.differences, *check.not_judged)}
+    for path in sorted(check.root.iterdir()):
+        own = path.name.startswith(".") or path.name.endswith((attempts.SUMS, RUNNING)) or path in check.judged
+        if path.is_file() and not own and path.name not in known:
+            busy = next((why for name, why in check.busy.items() if path.name.startswith(f"{name}.")), None)
+            check.leave(path, busy or "no sums list it")
