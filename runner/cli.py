@@ -32,6 +32,7 @@ COMMANDS = {
     "convert": "Convert executed notebooks to offline, safe HTML.",
     "report": "Write the report over all notebooks of an output folder.",
     "verify": "Check whether an output folder is still as its runs left it.",
+    "clean": "Remove old attempts and report pages of an output folder.",
     "validate": "Check GPUs, CUDA, Python, storage and limits, with a hint for each problem.",
     "fetch": "Fetch the datasets of a plan, verified, into a cache.",
     "clone": "Clone or update a repository at a revision.",

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Durations, memory and counts as users write and read them.
 
-Durations go up to hours, in what is read as in what is written: GPU time is counted in hours, and
-`72h00m` is what a plan calls `72h`.
+Durations are written in hours at most: GPU time is counted in hours, and `72h00m` is what a plan calls `72h`.
 """
 
 from __future__ import annotations
@@ -11,13 +10,13 @@ import re
 
 from runner.core.errors import UsageError
 
-_DURATION = re.compile(r"(?<!\d)(?P<number>\d++(?:\.\d++)?)\s*+(?P<unit>s|m|h)")
-_SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0}
+_DURATION = re.compile(r"(?<!\d)(?P<number>\d++(?:\.\d++)?)\s*+(?P<unit>s|m|h|d)")
+_SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _SIZE = re.compile(r"(?P<number>[0-9.]++(?:e[+-]?\d++)?)\s*+(?:(?P<unit>[kmgt])(?P<binary>i)?b?|b)?", re.IGNORECASE)
 
 
 def duration_seconds(text: str) -> float:
-    """Return the seconds of a duration such as ``90s``, ``15m``, ``2h`` or ``1h30m``.
+    """Return the seconds of a duration such as ``90s``, ``15m``, ``2h``, ``1h30m`` or ``30d``.
 
     Raises
     ------

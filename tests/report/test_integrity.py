@@ -269,3 +269,12 @@ def test_a_folder_without_runs_is_a_usage_error(tmp_path: Path) -> None:
     for folder in (tmp_path, tmp_path / "none"):
         with pytest.raises(UsageError):
             verify(folder)
+
+
+def test_a_folder_that_was_cleaned_is_right(outputs: Path) -> None:
+    ended = cli.runner("clean", outputs, "--keep-attempts", "0")
+    assert ended.code == 0, ended.err
+    assert not list((outputs / "attempts").iterdir())
+    assert len(list((outputs / "reports").glob("*.html"))) == 1
+    found = check(outputs)
+    assert (found.differences, found.not_judged) == ((), ())
