@@ -25,6 +25,7 @@ from runner.core.errors import RecordError, RunnerError
 COMMANDS = {
     "run": "Run a notebook and write its results.",
     "run-all": "Run the notebooks of a plan in order, then write the report.",
+    "repair": "Go on with a failed notebook that is held, in the same kernel.",
     "parameters": "List the variables of a notebook that can be set.",
     "fit": "Prove which GPU memory is enough for a notebook, beside a process that holds the rest.",
     "kernels": "List the kernels of this machine, other environments included.",

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from runner.core.errors import UsageError
-from runner.core.units import duration_seconds, gigabytes
+from runner.core.units import duration_seconds, gigabytes, hold_seconds
 
 if TYPE_CHECKING:
     _Number = click.ParamType[float]
     _Pair = click.ParamType[tuple[str, str]]
+    _Text = click.ParamType[str]
 else:  # generic since click 8.5, and RAPIDS images bring an older one, which our layer must not replace
-    _Number = _Pair = click.ParamType
+    _Number = _Pair = _Text = click.ParamType
 
 
 class WrongValue(click.BadParameter):
@@ -91,6 +92,20 @@ class Duration(_Number):
         if not math.isfinite(seconds):
             raise WrongValue(f"{value!r:.80} is too long", "write it like 90s, 15m, 2h or 1h30m", param, ctx)
         return seconds
+
+
+class OnFailure(_Text):
+    """``end``, ``hold`` or ``hold=2h``; the value is the text."""
+
+    name = "end|hold[=1h]"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the text, checked."""
+        try:
+            hold_seconds(str(value))
+        except UsageError as error:
+            raise WrongValue(error.message, error.hint, param, ctx) from error
+        return str(value)
 
 
 class Variable(_Pair):

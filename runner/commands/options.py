@@ -11,7 +11,7 @@ import click
 from click.core import ParameterSource
 
 from runner.commands import help_sections
-from runner.commands.option_types import Duration, Gigabytes, Number, Variable
+from runner.commands.option_types import Duration, Gigabytes, Number, OnFailure, Variable
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
@@ -90,6 +90,12 @@ run_options = (
         default=None,
         help="Run the cells after one that raised; the notebook then ends `failed`, with every such cell named.",
     ),
+    help_sections.limits(
+        "--on-failure",
+        type=OnFailure(),
+        help="After a cell raised: `end`, or `hold[=1h]`, which keeps kernel and GPU and waits for `runner repair`. "
+        "[default: the plan's, else end]",
+    ),
     help_sections.outputs("--report-mode", is_flag=True, help="Hide the code of all cells in the page and in Jupyter."),
     help_sections.limits(
         "--memory-guard",
@@ -135,6 +141,11 @@ run_options = (
         "--resume",
         is_flag=True,
         help="Reuse an earlier success if nothing it depends on has changed; else say why not.",
+    ),
+    help_sections.reuse(
+        "--accept-repaired",
+        is_flag=True,
+        help="With --resume, reuse a repaired success too, if the notebook is now as it was repaired.",
     ),
 )
 

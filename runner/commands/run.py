@@ -63,9 +63,8 @@ def _run(given: dict[str, Any], *, as_json: bool) -> int:
         from runner.run.prepare_only import prepare_only
 
         return prepare_only(job, as_json=as_json)
-    from runner.core.failure_text import failure_lines
+    from runner.core.failure_text import end_lines
     from runner.core.stop import Stopper, answering
-    from runner.core.units import format_seconds
     from runner.run.lifecycle import run
     from runner.run.progress import for_terminal
 
@@ -77,9 +76,7 @@ def _run(given: dict[str, Any], *, as_json: bool) -> int:
         if as_json:
             answer(job.path(".metrics.json").read_text())
         else:
-            lines = [f"{metrics.notebook}: {metrics.status.value} in {format_seconds(metrics.wall_seconds)}"]
-            if metrics.exit_code:
-                lines += [f"  {line}" for line in failure_lines(metrics)]
+            lines = end_lines(metrics)
             pages = (job.path(ending) for ending in (".html", ".log", ".metrics.json"))
             page = next((path for path in pages if path.is_file()), None) if metrics.exit_code else None
             answer("\n".join([*lines, f"  see {page.resolve().as_uri()}"] if page else lines))

@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from runner.core import tracebacks
+from runner.core.units import format_seconds
 
 if TYPE_CHECKING:
     from runner.core.records import Failure, Metrics
@@ -37,6 +38,12 @@ def failure_lines(metrics: Metrics) -> tuple[str, ...]:
     if failure.hint:
         lines.append(f"hint: {failure.hint}")
     return tuple(map(_shown, lines))
+
+
+def end_lines(metrics: Metrics) -> tuple[str, ...]:
+    """Return how a notebook ended, for a terminal."""
+    first = f"{metrics.notebook}: {metrics.status.value} in {format_seconds(metrics.wall_seconds)}"
+    return (first, *(f"  {line}" for line in failure_lines(metrics) if metrics.exit_code))
 
 
 def _shown(text: str) -> str:

@@ -13,6 +13,7 @@ import hashlib
 import os
 import re
 import shutil
+import tempfile
 from pathlib import Path
 
 from runner.core import procfs
@@ -47,6 +48,16 @@ def _mark(pid: int) -> str:
 
 def _short(name: str) -> str:
     return hashlib.sha256(name.encode()).hexdigest()[:8] if name else "0" * 8
+
+
+def private_folder(kind: str) -> Path:
+    """Return a new folder for this user alone whose path is short enough for sockets."""
+    for parent in (os.environ.get("RUNNER_SOCKET_DIR"), tempfile.gettempdir(), "/tmp", "/dev/shm"):
+        if parent and len(parent) < 60:
+            with contextlib.suppress(OSError):
+                remove_left_over(Path(parent), f"{kind}-*")
+                return Path(tempfile.mkdtemp(prefix=f"{kind}-{mark()}-", dir=parent))
+    return Path(tempfile.mkdtemp(prefix=f"{kind}-{mark()}-"))
 
 
 def is_left_over(name: str) -> bool:

@@ -8,6 +8,7 @@ sampler looks at all processes twice a second for hours and may cost next to not
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -70,6 +71,13 @@ def read_stat(pid: int) -> Stat | None:
         started=int(rest[19]),
         rss_pages=int(rest[21]),
     )
+
+
+def ancestors(pid: int) -> Iterator[Stat]:
+    """Yield a process's parent, the parent of that, and so on, as far as they can be seen."""
+    stat = read_stat(pid)
+    while stat is not None and (stat := read_stat(stat.parent)) is not None:
+        yield stat
 
 
 def has_children(pid: int) -> bool:

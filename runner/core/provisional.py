@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from runner.core.records import Metrics
 
 _NOT_JUDGED = {
+    "held": "it was held for a repair, and release was not judged",
     "release": "expectations and release were not judged",
     "convert": "expectations and release were judged, but the page and the final record are missing",
 }

@@ -37,7 +37,7 @@ SCHEMA_VERSION = 1
 class Status(StrEnum):
     """How a notebook ended.
 
-    `NOT_RUN` and `RUNNING` stand in reports only, `LOST` also in the record of a run that broke off.
+    `NOT_RUN`, `RUNNING` and `HELD` stand in reports only, `LOST` also in the record of a run that broke off.
     """
 
     SUCCEEDED = "succeeded"
@@ -53,6 +53,8 @@ class Status(StrEnum):
     TERMINATED = "terminated"
     NOT_RUN = "not-run"
     RUNNING = "running"
+    HELD = "held"
+    """A cell raised; kernel and GPU wait for `runner repair`."""
     LOST = "lost"
 
 
@@ -191,6 +193,15 @@ class Change:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CellRun:
+    """One time that a cell was sent to the kernel; a repair may have given it another source."""
+
+    source_sha256: str
+    """Of the source as it ran, which the executed notebook holds."""
+    started_at: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Cell:
     """One code cell of the source notebook."""
 
@@ -198,6 +209,7 @@ class Cell:
     id: str
     status: CellStatus = CellStatus.NOT_RUN
     started_at: str | None = None
+    runs: tuple[CellRun, ...] = ()
     wall_seconds: float | None = None
     output_bytes: int = 0
     figures: int = 0
@@ -321,6 +333,10 @@ class Metrics:
     """Nothing ran: the record is that of an earlier run with the same key."""
     ran_because: tuple[str, ...] = ()
     """Why a resumed run did not reuse an earlier one."""
+    repaired: bool = False
+    """It failed, was held, and went on by `runner repair`: not what the source notebook does by itself."""
+    held_seconds: float | None = None
+    """How much of ``wall_seconds`` a failed notebook waited for its repair."""
     spent_seconds: float | None = None
     """What a reuse took now, while ``wall_seconds`` stays that of the run it came from."""
     optional: bool = False

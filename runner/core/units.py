@@ -6,6 +6,7 @@ Durations are written in hours at most: GPU time is counted in hours, and `72h00
 
 from __future__ import annotations
 
+import math
 import re
 
 from runner.core.errors import UsageError
@@ -45,6 +46,22 @@ def gigabytes(text: str) -> float:
     if not power and text.strip()[-1] not in "bB":
         power = 3
     return number * float((1024 if found["binary"] else 1000) ** power) / 1e9
+
+
+def hold_seconds(text: str) -> float:
+    """Return how long a failed notebook waits for its repair: 0 for ``end``, an hour for ``hold``, else ``hold=2h``.
+
+    Raises
+    ------
+    UsageError
+        The text is none of them.
+    """
+    word, _, duration = text.partition("=")
+    if text in {"end", "hold"}:
+        return {"end": 0.0, "hold": 3600.0}[text]
+    if word != "hold" or not (seconds := duration_seconds(duration)) or not math.isfinite(seconds):
+        raise UsageError(f"{text!r} says nothing of a failure", hint="write end, hold (for 1h) or hold=2h")
+    return seconds
 
 
 def format_seconds(seconds: float) -> str:

@@ -322,9 +322,5 @@ def _send(identity: Identity, number: signal.Signals) -> bool:
 
 def _protected() -> set[int]:
     """Return who must never be signalled: we, our parents, the leaders of our group and session."""
-    protected = {0, 1, os.getpid(), os.getpgrp(), os.getsid(0)}
-    parent = os.getppid()
-    while parent > 1 and (stat := procfs.read_stat(parent)):
-        protected.add(parent)
-        parent = stat.parent
-    return protected
+    parents = (stat.pid for stat in procfs.ancestors(os.getpid()))
+    return {0, 1, os.getpid(), os.getpgrp(), os.getsid(0), *parents}

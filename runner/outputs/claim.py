@@ -49,6 +49,9 @@ class Running:
     cell_count: int | None = None
     last_save_at: str | None = None
     plan: str | None = None
+    socket: str | None = None
+    """Where `runner repair` reaches a run whose notebook failed and is held."""
+    held_until: str | None = None
     tag: str = ""
     """What the environment of the kernel and its descendants carries, so that the next run can end them."""
 
@@ -223,10 +226,14 @@ class Claim:
         with self._lock:
             self._running = dataclasses.replace(self._running, **fields)  # type: ignore[arg-type]
 
+    def tell(self, **fields: object) -> None:
+        """Change what the file says at once."""
+        self.update(**fields)
+        self._wake.set()
+
     def saved(self) -> None:
         """Note that the notebook has just been saved; the file says so at once."""
-        self.update(last_save_at=utc_now())
-        self._wake.set()
+        self.tell(last_save_at=utc_now())
 
     def _beat(self) -> None:
         while True:

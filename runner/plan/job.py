@@ -19,6 +19,7 @@ from runner.core import files
 from runner.core.errors import UsageError, did_you_mean
 from runner.core.redact import read_secrets, values_in
 from runner.core.requirements import requirements_of
+from runner.core.units import hold_seconds
 from runner.plan.matrix import PLACEHOLDER
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ class Options:
     cell_timeout: float | None = None
     start_timeout: float | None = None
     allow_errors: bool | None = None
+    on_failure: str | None = None
     report_mode: bool = False
     memory_guard: float = 0.97
     optional: bool | None = None
@@ -68,6 +70,7 @@ class Options:
     run_id: str | None = None
     any_run: bool = False
     resume: bool = False
+    accept_repaired: bool = False
     rerun: bool = False
     results_dir: Path | None = None
     prepare_only: bool = False
@@ -96,6 +99,8 @@ class Job:
     cell_seconds: float | None
     start_seconds: float
     allow_errors: bool
+    hold_seconds: float
+    """How long a failed notebook waits for its repair; 0 ends it at once."""
     kernel: str | None
     env: Mapping[str, str]
     secrets: Mapping[str, Sequence[str]]
@@ -184,6 +189,7 @@ def resolve(options: Options, environ: Mapping[str, str] | None = None) -> Job:
         cell_seconds=_first(options.cell_timeout, entry.cell_timeout if entry else None),
         start_seconds=_first(options.start_timeout, entry.start_timeout if entry else None, START_SECONDS),
         allow_errors=_first(options.allow_errors, entry.allow_errors if entry else None) or False,
+        hold_seconds=hold_seconds(_first(options.on_failure, entry.on_failure if entry else None, "end")),
         kernel=options.kernel or (entry.kernel if entry else None),
         env=env,
         secrets=secrets,

@@ -17,7 +17,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from runner.core.errors import PlanError, UsageError, did_you_mean, did_you_mean_path
 from runner.core.files import check_name
 from runner.core.requirements import requirements_of
-from runner.core.units import duration_seconds, gigabytes
+from runner.core.units import duration_seconds, gigabytes, hold_seconds
 from runner.plan.graph import check_graph
 from runner.plan.text import document_of, with_defaults
 
@@ -54,6 +54,14 @@ def _seconds(value: Any) -> float:
 
 def _gigabytes(value: Any) -> Any:
     return gigabytes(value) if isinstance(value, str) else value
+
+
+def _on_failure(value: str) -> str:
+    try:
+        hold_seconds(value)
+    except UsageError as error:
+        raise ValueError(str(error)) from error
+    return value
 
 
 def _name(value: str) -> str:
@@ -105,6 +113,7 @@ RelativePath = Annotated[str, AfterValidator(_inside)]
 PathPattern = Annotated[RelativePath, AfterValidator(_pattern)]
 Duration = Annotated[float, BeforeValidator(_seconds)]
 Gigabytes = Annotated[float, BeforeValidator(_gigabytes), Field(gt=0)]
+OnFailure = Annotated[str, AfterValidator(_on_failure)]
 Name = Annotated[str, AfterValidator(_name)]
 EnvValue = Annotated[str, BeforeValidator(_text)]
 Variable = Annotated[str, AfterValidator(_variable)]
@@ -229,6 +238,7 @@ class Notebook(_Strict):
     cell_timeout: Duration | None = None
     start_timeout: Duration | None = None
     allow_errors: bool | None = None
+    on_failure: OnFailure | None = None
     kernel: str | None = None
     cwd: RelativePath | None = None
     resume: Literal["auto", "never"] = "auto"

@@ -18,6 +18,7 @@ _DEFAULTABLE = {
     "cell_timeout",
     "start_timeout",
     "allow_errors",
+    "on_failure",
     "cwd",
     "env",
     "requires",

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from runner.core.redact import Redactor
     from runner.core.stop import Stopper
     from runner.outputs.claim import Claim
+    from runner.outputs.repair_channel import Channel
     from runner.outputs.run_log import RunLog
     from runner.plan.job import Job
     from runner.run.progress import Progress
@@ -29,6 +30,8 @@ class RunContext:
     runlog: RunLog
     claim: Claim
     progress: Progress
+    repairs: list[Channel] = field(default_factory=list)
+    """Those who repaired the notebook and wait for how it ends."""
     cleanup: ExitStack = field(default_factory=ExitStack)
     """Undoes at the end what stages began, whatever happened."""
     files: dict[str, str] = field(default_factory=lambda: {"log": ".log"})

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import signal
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -25,18 +25,22 @@ from runner.stages.record import provenance
 
 if TYPE_CHECKING:
     from runner.run.context import RunContext
+    from runner.run.hold import Hold
     from runner.run.preflight import Checked
     from runner.run.preparation import Preparation
     from runner.stages.execute.autosave import Saver
     from runner.stages.execute.kernel import Kernel
     from runner.stages.execute.opened import Opened
     from runner.stages.execute.outcome import Facts, NotebookResult
+    from runner.stages.execute.papermill_engine import Manager
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Execution:
     """A notebook that was executed, and what watched it."""
 
+    checked: Checked
+    """The notebook it was made from, with what repairs changed."""
     notebook: Any
     saver: Saver
     facts: Facts
@@ -94,22 +98,47 @@ def execute(run: RunContext, decision: GateDecision, checked: Checked, preparati
         watch.follow(run_sync(kernel.start)())
         # The kernel takes most of a second to answer; what is imported meanwhile costs nothing.
         commit = provenance.Commit(job.source, checked.source_bytes)
-        saver, facts, result = _run_cells(run, decision, preparation.notebook, kernel, watch)
-        crash = _crash_output(run, kernel, result)
-        probing.collect(kernel.folder)
-        execution = Execution(
-            notebook=preparation.notebook,
-            saver=saver,
-            facts=facts,
-            result=result,
-            watch=watch,
-            probing=probing,
-            commit=commit,
-            opened=opened.read(kernel.folder),
-        )
-        judge(run, decision, execution, crash_output=crash, ucx_tls=environ.get("UCX_TLS"))
-        _warn_of_commands(run, execution, kernel)
-    return execution
+        manager = _manager(run, preparation.notebook)
+        from runner.stages.execute import papermill_engine
+
+        def settle(facts: Facts) -> Execution:
+            """Record how the notebook ended, as far as the facts go."""
+            result = papermill_engine.conclude(manager, facts)
+            crash = _crash_output(run, kernel, result)
+            probing.collect(kernel.folder)
+            assert manager.saver is not None
+            execution = Execution(
+                checked=hold.checked if hold is not None else checked,
+                notebook=preparation.notebook,
+                saver=manager.saver,
+                facts=facts,
+                result=result,
+                watch=watch,
+                probing=probing,
+                commit=commit,
+                opened=opened.read(kernel.folder),
+            )
+            judge(run, decision, execution, crash_output=crash, ucx_tls=environ.get("UCX_TLS"))
+            _warn_of_commands(run, execution, kernel)
+            return execution
+
+        hold = _hold(run, checked, preparation, watch, settle)
+        return settle(_run_cells(run, decision, manager, kernel, watch, hold))
+
+
+def _hold(
+    run: RunContext,
+    checked: Checked,
+    preparation: Preparation,
+    watch: Watch,
+    settle: Callable[[Facts], Execution],
+) -> Hold | None:
+    """Return what holds the notebook when it fails, if that is wanted; its imports stay out of other runs."""
+    if not run.job.hold_seconds:
+        return None
+    from runner.run.hold import Hold
+
+    return Hold(run, checked, preparation, watch.family, settle)
 
 
 def _end_unswept(run: RunContext, watch: Watch) -> None:
@@ -151,26 +180,33 @@ def _log_visibility(run: RunContext, decision: GateDecision, visible: Mapping[st
         )
 
 
-def _run_cells(
-    run: RunContext, decision: GateDecision, notebook: Any, kernel: Kernel, watch: Watch
-) -> tuple[Saver, Facts, NotebookResult]:
-    """Run the cells in the kernel that was started; papermill is imported while that comes up."""
+def _manager(run: RunContext, notebook: Any) -> Manager:
+    """Return papermill's manager of a notebook that is about to run."""
     import papermill.engines  # noqa: F401  (first: it imports our engine by its entry point)
 
+    from runner.stages.execute.papermill_engine import Manager
+
+    notebook.metadata.setdefault("papermill", {})
+    manager = Manager(notebook, str(run.job.path(EXECUTED_SUFFIX)), progress_bar=False)
+    manager.redactor = run.redactor
+    assert manager.saver is not None  # the output is a local file
+    manager.saver.on_saved = run.claim.saved
+    # Whose it is, for a report that finds it without a record: a run that died left it so.
+    notebook.metadata.runner = {"run_id": run.job.run_id}
+    manager.notebook_start()
+    return manager
+
+
+def _run_cells(
+    run: RunContext, decision: GateDecision, manager: Manager, kernel: Kernel, watch: Watch, hold: Hold | None
+) -> Facts:
+    """Run the cells in the kernel that was started."""
     from runner.run.observer import Reporter
     from runner.stages.execute import papermill_engine
     from runner.stages.execute.session import Limits, Session
 
-    job = run.job
-    notebook.metadata.setdefault("papermill", {})
-    manager = papermill_engine.Manager(notebook, str(job.path(EXECUTED_SUFFIX)), progress_bar=False)
-    manager.redactor = run.redactor
-    saver = manager.saver
-    assert saver is not None  # the output is a local file
-    saver.on_saved = run.claim.saved
-    # Whose it is, for a report that finds it without a record: a run that died left it so.
-    notebook.metadata.runner = {"run_id": job.run_id}
-    manager.notebook_start()
+    job, saver = run.job, manager.saver
+    assert saver is not None
     session = Session(
         manager,
         kernel,
@@ -181,14 +217,15 @@ def _run_cells(
             start_seconds=job.start_seconds,
             allow_errors=job.allow_errors,
         ),
-        observer=Reporter(run, notebook, sampler=watch.sampler, saver=saver),
+        observer=Reporter(run, manager.nb, sampler=watch.sampler, saver=saver),
         redactor=run.redactor,
         log_name=job.path(".log").name,
         cleanup=job.options.cleanup_between_notebooks and bool(decision.gpus),
         save=saver.save_if_due,
+        hold=hold,
         oom_kills=watch.oom_kills,
     )
-    return saver, *papermill_engine.execute(manager, session)
+    return papermill_engine.run_session(session)
 
 
 def _crash_output(run: RunContext, kernel: Kernel, result: NotebookResult) -> str:

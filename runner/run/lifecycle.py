@@ -10,8 +10,8 @@ notebook's. The first cause in time wins.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
-import threading
 from typing import TYPE_CHECKING
 
 from runner.core import log
@@ -30,16 +30,12 @@ from runner.stages.record.metrics_builder import MetricsBuilder
 
 if TYPE_CHECKING:
     from runner.plan.job import Job
-    from runner.run.execution import Execution
     from runner.run.preflight import Checked
     from runner.run.progress import Progress
-    from runner.stages.convert.page import ConvertedHtml
     from runner.stages.gate.gate import GateDecision
 
 SIGNAL_RECORD_SECONDS = 8.0
 """After a signal, notebook and metrics are on the disk within this time."""
-SIGNAL_HTML_SECONDS = 20.0
-"""After a signal, HTML is written if it is done within this time."""
 
 
 def run(job: Job, stopper: Stopper, progress: Progress) -> Metrics:
@@ -100,6 +96,10 @@ def run(job: Job, stopper: Stopper, progress: Progress) -> Metrics:
             recorder.write_fault(error)
             raise
         stopper.over = True
+        if context.repairs:
+            from runner.run.hold import tell_end
+
+            tell_end(context, record)
         log.info("end", nb=job.name, status=record.status, wall=record.wall_seconds, reason=record.reason)
         return record
 
@@ -135,7 +135,7 @@ def _stages(run: RunContext, recorder: Recorder, checked: Checked | None) -> Non
         return
     stopper.check()
 
-    from runner.run import execution, preparation, record_key, verification
+    from runner.run import conversion, execution, ingredients, preparation, record_key, verification
 
     with metrics.stage("prepare"):
         prepared = preparation.prepare(run, checked)
@@ -144,6 +144,9 @@ def _stages(run: RunContext, recorder: Recorder, checked: Checked | None) -> Non
     stopper.check()
     with metrics.stage("execute"):
         executed = execution.execute(run, decision, checked, prepared)
+    if executed.checked is not checked:  # repaired
+        checked = executed.checked
+        inputs = dataclasses.replace(inputs, recipe=ingredients.declared(job, checked))
     recorder.save_notebook(executed.saver)
     recorder.write_early("release")  # a record is there before anything that may take its time
     with metrics.stage("release"):
@@ -158,7 +161,7 @@ def _stages(run: RunContext, recorder: Recorder, checked: Checked | None) -> Non
         execution.mark(run, executed)
     recorder.write_early("convert")
     with metrics.stage("convert"):
-        _convert(run, executed)
+        conversion.convert(run, executed.notebook)
     if recorder.problem is None:
         recorder.save_notebook(executed.saver)  # once more, if its file was touched meanwhile
         record_key.note_notebook(run)
@@ -175,45 +178,3 @@ def _gate(job: Job, stopper: Stopper) -> GateDecision:
         owner=job.name,
         sleep=stopper.sleep,
     )
-
-
-def _convert(run: RunContext, execution: Execution) -> None:
-    """Write the page; its failure is a note and never the notebook's."""
-    job, metrics = run.job, run.metrics
-    if not job.options.html:
-        metrics.note_outputs(unavailable={**metrics.record.outputs.unavailable, "html": "--no-html"})
-        return
-    outcome: list[ConvertedHtml | Exception] = []
-
-    def work() -> None:
-        from runner.stages.convert.page import write_page
-        from runner.stages.execute.autosave import redacted
-
-        try:
-            page = write_page(
-                redacted(execution.notebook, run.redactor),
-                job.path(".html"),
-                name=job.name,
-                trust=job.options.trust_html,
-                folder=job.source.parent,
-            )
-            outcome.append(page)
-        except Exception as error:  # noqa: BLE001  (a fault of conversion must not hide the notebook's)
-            outcome.append(error)
-
-    thread = threading.Thread(target=work, name="convert", daemon=True)
-    thread.start()
-    while thread.is_alive() and run.stopper.seconds_left(SIGNAL_HTML_SECONDS) > 0:
-        thread.join(0.1)
-    result = outcome[0] if outcome else None
-    if result is not None and not isinstance(result, Exception):
-        sizes = {**metrics.record.outputs.bytes, "html": result.bytes}
-        metrics.note_outputs(html=job.path(".html").name, bytes=sizes)
-        metrics.warn(*result.warnings)
-        return
-    reason = f"not done within {SIGNAL_HTML_SECONDS:.0f} s after the signal; `runner convert` can make it"
-    if result is not None:
-        reason = f"conversion failed: {type(result).__name__}: {result}"
-    log.warning("convert", nb=job.name, reason=reason)
-    metrics.warn(f"no HTML: {reason}")
-    metrics.note_outputs(unavailable={**metrics.record.outputs.unavailable, "html": reason})

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,9 +13,11 @@ from runner.core import log
 if TYPE_CHECKING:
     from nbformat import NotebookNode
 
+    from runner.core.records import Change
     from runner.run.context import RunContext
     from runner.run.preflight import Checked
     from runner.stages.expect.expectations import Before
+    from runner.stages.prepare.prepare import Prepared
     from runner.stages.prepare.staging import Staging
 
 
@@ -22,6 +26,10 @@ class Preparation:
     """A notebook ready to run."""
 
     notebook: NotebookNode
+    prepare: Callable[[NotebookNode], Prepared]
+    """Prepares a notebook in the same way again, with what is staged for this run."""
+    staged: tuple[Change, ...]
+    """What was changed around the notebook."""
     staging: Staging | None
     """The datasets and products around it; None if it has none."""
     expected_before: Before
@@ -47,8 +55,8 @@ def prepare(run: RunContext, checked: Checked) -> Preparation:
         staging = Staging(job, checked.source.sha256 or "")
         run.cleanup.callback(staging.close)
         metrics.warn(*staging.served.warnings)
-    prepared = prepare_notebook(
-        checked.notebook,
+    prepare_again = functools.partial(
+        prepare_notebook,
         rules=job.rules,
         parameters=job.parameters,
         replacements=staging.served.replacements if staging else {},
@@ -56,11 +64,14 @@ def prepare(run: RunContext, checked: Checked) -> Preparation:
         name=job.name,
         hide_code=job.options.report_mode,
     )
+    prepared = prepare_again(checked.notebook)
     metrics.note(preparation=prepared.changes)
+    staged: tuple[Change, ...] = ()
     if staging is not None:
         moved = staging.set_products_aside(run.stopper.sleep)
         metrics.note_outputs(products_moved=moved)
-        metrics.note(preparation=(*staging.changes(moved), *prepared.changes))
+        staged = staging.changes(moved)
+        metrics.note(preparation=(*staged, *prepared.changes))
     expected_before: Before = {}
     if job.expect is not None:
         from runner.stages.expect import expectations
@@ -69,4 +80,10 @@ def prepare(run: RunContext, checked: Checked) -> Preparation:
     for change in metrics.record.preparation:
         cell = None if change.cell_index is None else change.cell_index + 1
         log.info("prepared", nb=job.name, rule=change.rule, cell=cell, detail=change.detail)
-    return Preparation(notebook=prepared.notebook, staging=staging, expected_before=expected_before)
+    return Preparation(
+        notebook=prepared.notebook,
+        prepare=prepare_again,
+        staged=staged,
+        staging=staging,
+        expected_before=expected_before,
+    )

@@ -236,7 +236,7 @@ ENDLESS = """
 import pathlib, time
 from runner.stages.convert import page as convert
 from runner.run import lifecycle
-lifecycle.SIGNAL_HTML_SECONDS = 1.0
+conversion.SIGNAL_HTML_SECONDS = 1.0
 def write_page(notebook, path, **_):
     pathlib.Path(f"{path}.begun").touch()
     time.sleep(600)

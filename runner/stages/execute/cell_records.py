@@ -39,6 +39,7 @@ def cells(notebook: Any, facts: Facts, result: NotebookResult) -> tuple[Cell, ..
                 id=cell.id,
                 status=result.cells.get(cell.id, CellStatus.NOT_RUN),
                 started_at=event.started_at if event else None,
+                runs=facts.runs.get(cell.id, ()),
                 wall_seconds=round(event.ended_monotonic - event.started_monotonic, 6) if event else None,
                 output_bytes=sum(map(output_bytes, cell.outputs)),
                 figures=sum(map(is_figure, cell.outputs)),

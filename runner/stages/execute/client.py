@@ -83,6 +83,14 @@ class NotebookClient(PapermillNotebookClient):  # type: ignore[misc]
         """Return the errors that a cell showed: the first, and the first SystemExit."""
         return self._shown.get(position, ())
 
+    def forget(self, start: int) -> None:
+        """Forget what cells from a position on have shown; they are to run again."""
+        self._requests = {request: at for request, at in self._requests.items() if at < start}
+        self._shown = {at: shown for at, shown in self._shown.items() if at < start}
+        self._late = [(at, error) for at, error in self._late if at < start]
+        for position in [at for at in self._collectors if at >= start]:
+            self._collectors.pop(position).finish()
+
     def late_errors(self) -> Iterator[tuple[int, Shown]]:
         """Return, once, the errors of cells that had ended when they showed them."""
         while self._late:

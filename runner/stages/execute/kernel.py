@@ -17,7 +17,6 @@ import shutil
 import signal
 import socket
 import sys
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -115,7 +114,7 @@ class Kernel:
     def __init__(self, name: str, *, cwd: Path, env: Mapping[str, str], startup: tuple[str, ...] = ()) -> None:
         self.name = name
         self.cwd = cwd
-        self.folder = _private_folder()
+        self.folder = owners.private_folder("run")
         self.fault_log = self.folder / "fault.log"
         self.stderr_log = self.folder / "stderr.log"
         startup_code = Path(__file__).with_name("kernel_startup.py")
@@ -231,16 +230,6 @@ class Kernel:
     def remove_folder(self) -> None:
         """Delete the private folder."""
         shutil.rmtree(self.folder, ignore_errors=True)
-
-
-def _private_folder() -> Path:
-    """Return a new folder for this user alone whose path is short enough for sockets."""
-    for parent in (os.environ.get("RUNNER_SOCKET_DIR"), tempfile.gettempdir(), "/tmp", "/dev/shm"):
-        if parent and len(parent) < 60:
-            with contextlib.suppress(OSError):
-                owners.remove_left_over(Path(parent), "run-*")
-                return Path(tempfile.mkdtemp(prefix=f"run-{owners.mark()}-", dir=parent))
-    return Path(tempfile.mkdtemp(prefix=f"run-{owners.mark()}-"))
 
 
 def _transport(folder: Path) -> str:

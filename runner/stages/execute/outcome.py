@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Self
 
-from runner.core.records import EXIT_CODES, CellStatus, Status
+from runner.core.records import EXIT_CODES, CellRun, CellStatus, Status
 from runner.core.stop import Stop, StopKind
 from runner.core.units import format_bytes
 
@@ -119,6 +119,8 @@ class Facts:
     """Everything the status is derived from."""
 
     cells: Mapping[str, CellEvent] = field(default_factory=dict)
+    runs: Mapping[str, tuple[CellRun, ...]] = field(default_factory=dict)
+    """Each time that a cell was sent to the kernel; more than once where its notebook was repaired."""
     stop: Stop | None = None
     kernel_returncode: int | None = None
     """Exit status of a kernel that ended on its own account; None while it lived or when we ended it."""

@@ -174,7 +174,7 @@ class RunnerEngine(Engine):  # type: ignore[misc]
         )
         try:
             with _signals(stopper):
-                _facts, result = execute(nb_man, session)
+                result = conclude(nb_man, run_session(session))
         finally:
             if cleanup:
                 family.sweep(TERM_SECONDS, KILL_SECONDS)
@@ -184,13 +184,18 @@ class RunnerEngine(Engine):  # type: ignore[misc]
         return result
 
 
-def execute(manager: Manager, session: Session) -> tuple[Facts, NotebookResult]:
-    """Run a session to its end and mark the notebook with what was derived from it."""
+def run_session(session: Session) -> Facts:
+    """Run a session to its end, whether or not an event loop runs here already."""
     facts: Facts = run_sync(_run)(session)
+    return facts
+
+
+def conclude(manager: Manager, facts: Facts) -> NotebookResult:
+    """Mark the notebook with what is derived from the facts, and return that."""
     result = derive(code_cells(manager.nb), facts)
     mark(manager.nb, result, facts)
     manager.notebook_complete()
-    return facts, result
+    return result
 
 
 async def _run(session: Session) -> Facts:

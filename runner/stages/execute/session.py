@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import hashlib
 import signal
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from queue import Empty
 from typing import TYPE_CHECKING, Any
@@ -23,13 +24,16 @@ from runner.core import log
 from runner.core.errors import RecordError
 from runner.core.log import utc_now
 from runner.core.notebook_document import execution_settings, seconds_of
+from runner.core.records import CellRun
 from runner.core.redact import Redactor
 from runner.core.stop import Stop, StopKind, Stopper
 from runner.core.surrogates import without_colours
 from runner.core.tracebacks import failed_line
 from runner.core.units import format_seconds
+from runner.stages.execute import requests
 from runner.stages.execute.annotate import code_cells
 from runner.stages.execute.client import NotebookClient, Observer
+from runner.stages.execute.deadline import NotebookDeadline, cell_deadline
 from runner.stages.execute.outcome import CellEvent, Facts, Shown, judge
 from runner.stages.execute.output_limits import redacted_output
 
@@ -40,19 +44,6 @@ if TYPE_CHECKING:
 
 INTERRUPT_GRACE_SECONDS = 2.0
 LAST_OUTPUTS_SECONDS = 0.1
-
-# Runs in the kernel before it ends, for allocators with exit hooks of their own; only the
-# end of the process frees the device, and only `release` proves it.
-_CLEANUP_CODE = """
-def _(sys=__import__('sys')):
-    __import__('gc').collect()
-    if 'cupy' in sys.modules:
-        sys.modules['cupy'].get_default_memory_pool().free_all_blocks()
-        sys.modules['cupy'].get_default_pinned_memory_pool().free_all_blocks()
-    if 'rmm' in sys.modules:
-        sys.modules['rmm'].reinitialize(pool_allocator=False)
-_()
-"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,8 +81,11 @@ class Session:
     cleanup: bool = False
     on_kernel: Callable[[int], None] | None = None
     save: Callable[[], Awaitable[None]] | None = None
+    hold: Callable[[Session, int], Awaitable[int | None]] | None = None
+    """Called with the position of a cell that raised; returns where to go on, or None to end."""
     oom_kills: Callable[[], int] = lambda: 0
     events: dict[str, CellEvent] = field(default_factory=dict)
+    runs: dict[str, tuple[CellRun, ...]] = field(default_factory=dict)
     client: NotebookClient | None = None
     _cell_done: asyncio.Event = field(default_factory=asyncio.Event)
     _ending: asyncio.Task[None] | None = None
@@ -104,28 +98,23 @@ class Session:
             loop.call_soon_threadsafe(self._begin_end, stop)
 
         self.stopper.listen(listener)
-        deadline = None
-        if self.limits.notebook_seconds:
-            text = f"the notebook did not end within {format_seconds(self.limits.notebook_seconds)}"
-            deadline = loop.call_later(
-                self.limits.notebook_seconds, self.stopper.request, StopKind.NOTEBOOK_TIMEOUT, text
-            )
+        deadline = NotebookDeadline(self.stopper, self.limits.notebook_seconds)
+        deadline.start()
         saver = asyncio.create_task(self._save_regularly()) if self.save else None
         reader: asyncio.Task[None] | None = None
         problem, dead, returncode = None, False, None
         try:
             problem = await self._start()
             if problem is None:
-                await self._cells()
+                await self._cells(deadline)
             dead = not self.kernel.alive
             returncode = self.kernel.returncode if dead else None
             if self.client is not None and self.client.kc is not None:
                 reader = asyncio.create_task(self.client.take_late_outputs())
-            if problem is None and not dead and self.stopper.stop is None and self.cleanup:
-                await self._clean_up()
+            if self.client and problem is None and not dead and self.stopper.stop is None and self.cleanup:
+                await requests.clean_up(self.client.kc)
         finally:
-            if deadline:
-                deadline.cancel()
+            deadline.stop()
             if saver:
                 saver.cancel()
             await self._end_kernel()
@@ -136,6 +125,7 @@ class Session:
             self._close()
         return Facts(
             cells=self.events,
+            runs=self.runs,
             stop=self.stopper.stop,
             kernel_returncode=returncode,
             kernel_dead=dead and problem is None,
@@ -161,10 +151,7 @@ class Session:
         return await self._answer(kc)
 
     async def _answer(self, kc: Any) -> str | None:
-        """Wait for the kernel's answer on both channels, so that no first output is missed.
-
-        Both are read at once: a kernel whose outputs nobody takes waits instead of answering.
-        """
+        """Wait for the kernel's answer; return why none came."""
         deadline = time.monotonic() + self.limits.start_seconds
         asked: set[str] = set()
         while self.stopper.stop is None:
@@ -172,12 +159,8 @@ class Session:
                 return f"its process ended with exit status {self.kernel.returncode} while it started"
             if time.monotonic() > deadline:
                 return f"no answer within {format_seconds(self.limits.start_seconds)}"
-            asked.add(kc.kernel_info())
-            pause = min(2.0, max(0.001, deadline - time.monotonic()))
-            reply, heard = await asyncio.gather(
-                _matching(kc.shell_channel, asked, pause), _matching(kc.iopub_channel, asked, pause)
-            )
-            if reply is not None and heard is not None:
+            reply = await requests.answer(kc, asked, min(2.0, max(0.001, deadline - time.monotonic())))
+            if reply is not None:
                 self.nb_man.nb.metadata["language_info"] = reply["content"].get("language_info", {})
                 return None
         return None
@@ -192,18 +175,50 @@ class Session:
         given = self.limits.cell_seconds
         return seconds_of(self._settings.get("timeout")) if given is None else given
 
-    async def _cells(self) -> None:
+    async def _cells(self, deadline: NotebookDeadline) -> None:
+        """Run the cells; after one that raised, go on from where its repair says."""
+        start: int | None = 0
+        while start is not None and await self._cells_from(start):
+            start = None
+            if self.hold is not None and self.stopper.stop is None and self.kernel.alive:
+                deadline.stop()
+                start = await self._held(self.hold)
+                deadline.start()
+
+    async def _cells_from(self, start: int) -> bool:
+        """Run the cells from a position on; return True if one raised, which a repair may mend."""
         runs_on = self.limits.allow_errors or self._settings.get("allow_errors", False)
         for position, cell in enumerate(self.nb_man.nb.cells):
             mark = cell.metadata.get("runner", {})
-            if cell.cell_type != "code" or not cell.source.strip() or mark.get("dropped"):
+            if position < start or cell.cell_type != "code" or not cell.source.strip() or mark.get("dropped"):
                 continue
             if self.stopper.stop is not None or not self.kernel.alive:
-                return
+                return False
             event = await self._cell(cell, position)
             failed = self._take_late_errors() or event.outcome == "error"
-            if event.outcome == "unfinished" or event.error_name == "SystemExit" or (failed and not runs_on):
-                return
+            if event.outcome == "unfinished" or event.error_name == "SystemExit":
+                return False
+            if failed and not runs_on:
+                return True
+        return False
+
+    async def _held(self, hold: Callable[[Session, int], Awaitable[int | None]]) -> int | None:
+        """Wait for a repair while the kernel idles; return where to go on, with nothing left of what ran from there."""
+        assert self.client is not None
+        cells = self.nb_man.nb.cells
+        raised = (at for at, cell in enumerate(cells) if (e := self.events.get(cell.id)) and e.outcome == "error")
+        reader = asyncio.create_task(self.client.take_late_outputs())  # its threads may go on
+        try:
+            start = await hold(self, next(raised))
+        finally:
+            reader.cancel()
+        if start is not None:
+            self.client.forget(start)
+            for cell in self.nb_man.nb.cells[start:]:
+                if cell.cell_type == "code":
+                    cell.outputs, cell.execution_count = [], None
+                    self.events.pop(cell.id, None)
+        return start
 
     async def _cell(self, cell: NotebookNode, position: int) -> CellEvent:
         """Run one cell under its deadline and tell what became of it."""
@@ -212,9 +227,11 @@ class Session:
         self.nb_man.cell_start(cell, position)
         self.observer.cell_started(cell, position)
         self._cell_done.clear()
+        ran = CellRun(source_sha256=hashlib.sha256(cell.source.encode()).hexdigest(), started_at=started_at)
+        self.runs[cell.id] = (*self.runs.get(cell.id, ()), ran)
         self.client.begin_cell(position)
         own = seconds_of(execution_settings(cell.metadata).get("timeout"))
-        with self._cell_deadline(self._cell_seconds if own is None else own):
+        with cell_deadline(self.stopper, self._cell_seconds if own is None else own):
             silence = await self._attempt(cell, position)
         self._cell_done.set()
         outcome, error = judge(self.client.shown(position), self.client.reply, expected=_may_raise(cell))
@@ -295,18 +312,6 @@ class Session:
             place = "widget" if position is None else self._place(position)
             log.warning("output-truncated", cell=place, characters=characters, whole_text_in=self.log_name)
 
-    @contextlib.contextmanager
-    def _cell_deadline(self, seconds: float | None) -> Iterator[None]:
-        if not seconds:
-            yield
-            return
-        text = f"the cell did not end within {format_seconds(seconds)}"
-        timer = asyncio.get_running_loop().call_later(seconds, self.stopper.request, StopKind.CELL_TIMEOUT, text)
-        try:
-            yield
-        finally:
-            timer.cancel()
-
     def _begin_end(self, stop: Stop) -> None:
         if self._ending is None:
             self._ending = asyncio.get_running_loop().create_task(self._end_cell(stop))
@@ -332,12 +337,6 @@ class Session:
                 except RecordError as error:  # the disk may have room again by the next time
                     log.warning("save", reason=str(error))
 
-    async def _clean_up(self) -> None:
-        assert self.client is not None
-        kc = self.client.kc
-        asked = kc.execute(_CLEANUP_CODE, silent=True, store_history=False)
-        await _matching(kc.shell_channel, {asked}, 5.0)
-
     async def _end_kernel(self) -> None:
         # ipykernel sometimes hangs while it closes. Workers and GPUs may need their time to end well;
         # without them there is nothing to wait for.
@@ -354,20 +353,6 @@ class Session:
             with contextlib.suppress(Exception):  # a reader of them may just be waiting
                 self.client.kc.stop_channels()
             self.client.kc = None
-
-
-async def _matching(channel: Any, requests: set[str], seconds: float) -> dict[str, Any] | None:
-    """Return the next message on a channel that belongs to one of the requests, or None in time."""
-    loop = asyncio.get_running_loop()
-    deadline = loop.time() + seconds
-    while (left := deadline - loop.time()) > 0:
-        try:
-            message: dict[str, Any] = await channel.get_msg(timeout=left)
-        except Empty:
-            return None
-        if message["parent_header"].get("msg_id") in requests:
-            return message
-    return None
 
 
 def _has_error(cell: NotebookNode) -> bool:

@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How `runner repair` and a held run talk: messages of JSON, a line each, over a UNIX socket.
+
+The socket lies in a folder that was this user's alone before it was bound. Either side asks the system who the
+other one is: a notebook runs as the same user and can write `NAME.running`, so neither a path nor a message proves
+anything. A run refuses its own processes; a client refuses all but the run that holds the claim.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import socket
+import struct
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from runner.core import owners, procfs
+from runner.core.errors import UsageError, did_you_mean
+from runner.core.times import format_moment
+from runner.machine.processes import RUN_TAG
+from runner.outputs import claim
+
+LONGEST_BYTES = 16 << 20
+"""Of a message; a notebook is sent without its outputs."""
+_SECONDS = 10.0
+_CREDENTIALS = struct.Struct("3i")
+
+
+class Peer(NamedTuple):
+    """Who is at the other end, as the system says it; pid 0 is a process of another pid namespace."""
+
+    pid: int
+    uid: int
+
+
+class Channel:
+    """One end of a connection."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        connection.settimeout(_SECONDS)
+        self._lines = connection.makefile("rb")
+        pid, uid, _gid = _CREDENTIALS.unpack(
+            connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+        )
+        self.peer = Peer(pid, uid)
+
+    def send(self, **message: Any) -> None:
+        """Send a message.
+
+        Raises
+        ------
+        UsageError
+            It is too long.
+        OSError
+            The other end is gone, or does not read.
+        """
+        line = json.dumps(message).encode() + b"\n"
+        if len(line) > LONGEST_BYTES:
+            raise UsageError(
+                f"the repair has {len(line)} bytes, the limit is {LONGEST_BYTES}", hint="shorten its cells"
+            )
+        self._connection.sendall(line)
+
+    def receive(self, *, patiently: bool = False) -> dict[str, Any] | None:
+        """Return the next message, None at the end; ``patiently`` waits for as long as it takes.
+
+        Raises
+        ------
+        ValueError
+            It is no message, or too long.
+        OSError
+            The connection broke, or nothing came in time.
+        """
+        self._connection.settimeout(None if patiently else _SECONDS)
+        line = self._lines.readline(LONGEST_BYTES + 1)
+        if not line.endswith(b"\n"):
+            if line:
+                raise ValueError("the message is cut off or too long")
+            return None
+        message = json.loads(line)
+        if not isinstance(message, dict):
+            raise ValueError("the message is no mapping")  # noqa: TRY004
+        return message
+
+    def close(self) -> None:
+        """End the connection."""
+        with contextlib.suppress(OSError):
+            self._connection.shutdown(socket.SHUT_RDWR)
+        self._lines.close()
+        self._connection.close()
+
+
+@contextlib.contextmanager
+def listening() -> Iterator[tuple[socket.socket, Path]]:
+    """Listen on a new socket for the length of the block."""
+    folder = owners.private_folder("hold")
+    path = folder / "s"
+    try:
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(str(path))
+            listener.listen(8)
+            yield listener, path
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def connect(folder: Path, name: str) -> tuple[Channel, dict[str, Any]]:
+    """Connect to the held run of a notebook, and return what it says of its failure.
+
+    Raises
+    ------
+    UsageError
+        Nothing of this name is held in the folder, or somebody else answers in its place; nothing was sent.
+    """
+    running = claim.read(folder / f"{name}.running")
+    if running is None:
+        held = [path.stem for path in folder.glob("*.running") if (one := claim.read(path)) and one.held_until]
+        others = f"{did_you_mean(name, held)}held there: {', '.join(sorted(held)) or 'none'}"
+        raise UsageError(f"{name} is not running in {folder}, so nothing is held", hint=f"{others}; see --output-dir")
+    if running.namespace != owners.namespace():
+        raise UsageError(
+            f"{name} runs on {running.host}, which is another machine or container",
+            hint=f"repair it there: kubectl exec {running.host} -- runner repair {name} --output-dir ...",
+        )
+    if claim.died_here(running):
+        raise UsageError(f"the run that held {name} is gone (pid {running.pid})", hint="run the notebook again")
+    if not running.socket or not running.held_until:
+        at = f", in cell {running.cell_index + 1} of {running.cell_count}" if running.cell_index is not None else ""
+        raise UsageError(f"{name} runs{at}: nothing is held", hint="a failure is held with --on-failure hold")
+    try:
+        connection = socket.socket(socket.AF_UNIX)
+        connection.connect(running.socket)
+        channel = Channel(connection)
+    except (OSError, ValueError) as error:
+        text = f"the run of {name} (pid {running.pid}) does not answer: {error}"
+        raise UsageError(text, hint=f"it was held until {format_moment(running.held_until)}; see its log") from error
+    problem = _impostor(channel.peer, running.pid)
+    hello: dict[str, Any] = {}
+    if not problem:
+        with contextlib.suppress(OSError, ValueError):
+            hello = channel.receive() or {}
+        problem = _other(hello, folder, name)
+    if problem:
+        channel.close()
+        raise UsageError(
+            f"{name}.running does not lead to the run of {name}: {problem}; nothing was sent",
+            hint="something other than a run changed the file; it is written again within seconds: try once more",
+        )
+    return channel, hello
+
+
+def is_own(peer: Peer) -> bool:
+    """Return True if a peer of a run is one of its own processes, or may be."""
+    return peer.pid <= 0 or any(stat.pid == os.getpid() for stat in procfs.ancestors(peer.pid))
+
+
+def _impostor(peer: Peer, holder: int) -> str:
+    """Return why the owner of a socket is not the run that holds the claim; empty if it may be."""
+    if peer.pid != holder or peer.uid != os.getuid():
+        return f"its socket is of pid {peer.pid} (uid {peer.uid}), not of pid {holder} (uid {os.getuid()})"
+    parents = [stat.pid for stat in procfs.ancestors(peer.pid)]
+    tagged = any(
+        f"\0{RUN_TAG}=".encode() in b"\0" + procfs.content_of(f"/proc/{pid}/environ", 4 << 20)
+        for pid in (peer.pid, *parents)
+    )
+    if tagged or any(_is_run(procfs.content_of(f"/proc/{pid}/cmdline", 1 << 16)) for pid in parents):
+        return f"pid {peer.pid} is a process of a notebook"
+    return ""
+
+
+def _is_run(command: bytes) -> bool:
+    """Return True if a command line is that of ``runner run``."""
+    words = command.split(b"\0")
+    return any(
+        Path(os.fsdecode(word)).name == "runner" and words[at + 1 : at + 2] == [b"run"] for at, word in enumerate(words)
+    )
+
+
+def _other(hello: Mapping[str, Any], folder: Path, name: str) -> str:
+    """Return why a run is not that of this notebook in this folder; empty if it is."""
+    with contextlib.suppress(OSError):
+        if hello.get("notebook") == name and folder.samefile(str(hello.get("output_dir"))):
+            return ""
+    return f"who answers there holds {str(hello.get('notebook'))[:100]!r} in {str(hello.get('output_dir'))[:300]!r}"

@@ -1,0 +1,202 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a repair changes: the cells of a fixed notebook, held against those that ran."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nbformat import from_dict
+
+from runner.core.errors import BrokenInputError, UsageError
+from runner.core.notebook_document import check_metadata, check_shape, code_cells
+
+if TYPE_CHECKING:
+    from nbformat import NotebookNode
+
+    from runner.core.records import Change
+    from runner.run.preflight import Checked
+    from runner.stages.prepare.prepare import Prepared
+
+_MADE_ID = re.compile(r"cell-\d+-[0-9a-f]{8}x*")
+"""The id of a cell whose file gives it none, see `runner.core.notebook_document`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Repair:
+    """A repair that can work."""
+
+    start: int
+    """Position of the cell to go on from."""
+    source: NotebookNode
+    """The source notebook as it will have run."""
+    cells: Mapping[int, NotebookNode]
+    """What runs from there on, by its position in the notebook that runs."""
+    changes: tuple[Change, ...]
+    changed: tuple[tuple[int | str, NotebookNode], ...]
+    """Number and new cell of those that run with another source."""
+    told: tuple[str, ...]
+    """What to tell who asked for it."""
+
+
+def plan_repair(
+    request: Mapping[str, Any],
+    *,
+    executed: NotebookNode,
+    source: NotebookNode,
+    prepare: Callable[[NotebookNode], Prepared],
+    failed: int,
+) -> Repair:
+    """Return the repair that a request asks for: a ``notebook``, or a ``cell`` and its ``source``, or neither.
+
+    Parameters
+    ----------
+    executed
+        The notebook that runs, as prepared.
+    source
+        The notebook that it was prepared from.
+    failed
+        Position of the cell that raised.
+
+    Raises
+    ------
+    UsageError
+        Cells were added, removed or moved; a changed cell would not run; or nothing is changed.
+    BrokenInputError
+        It is no notebook, or a rule or parameter matches nothing in it.
+    """
+    fixed = _fixed(request, source)
+    prepared = prepare(fixed)
+    new, old = prepared.notebook.cells, executed.cells
+    twins = _code(prepared.notebook)
+    if [_number(old[at]) for at in _code(executed)] != [_number(new[at]) for at in twins]:
+        raise UsageError("the plan's rules insert other cells into this notebook", hint="leave the texts they look for")
+    places = dict(zip(_code(executed), twins, strict=True))
+    wanted = request.get("from_cell")
+    start = failed if wanted is None else _position(executed, wanted)
+    if start > failed:
+        raise UsageError(
+            f"cell {wanted} lies behind the failed cell {_number(old[failed])}, which would not run",
+            hint=f"--from-cell takes 1 to {_number(old[failed])}",
+        )
+    differ = [at for at, twin in places.items() if _does(old[at]) != _does(new[twin])]
+    early = [at for at in differ if at < start]
+    if early and wanted is None:
+        first = _number(old[early[0]])
+        raise UsageError(
+            f"cell {first} was changed and lies before the failed cell {_number(old[failed])}: it has run as it was",
+            hint=f"--from-cell {first} runs on from there; --from-cell {_number(old[failed])} leaves it as it ran",
+        )
+    changed = tuple((_number(old[at]), new[places[at]]) for at in differ if at >= start)
+    if not changed and not request.get("retry") and wanted is None:
+        raise UsageError("no cell is changed from the failed one on", hint="--retry runs it again as it is")
+    numbers = ", ".join(str(number) for number, _ in changed)
+    told = [f"running on from cell {_number(old[start])}" + (f", with cells changed: {numbers}" if changed else "")]
+    told += [f"cell {_number(old[at])} was changed and does not run: what it did stays" for at in early]
+    ran, position_of = copy.deepcopy(source), {_number(old[at]): at for at in places}
+    for number, (kept, cell) in enumerate(zip(code_cells(ran), code_cells(fixed), strict=True), 1):
+        if position_of[number] >= start:
+            kept.source, kept.metadata = cell.source, cell.metadata
+    return Repair(
+        start=start,
+        source=ran,
+        cells={at: new[twin] for at, twin in places.items() if at >= start},
+        changes=prepared.changes,
+        changed=changed,
+        told=tuple(told),
+    )
+
+
+def apply(repair: Repair, executed: NotebookNode, checked: Checked) -> Checked:
+    """Give the cells from the start of a repair on their new sources; return the notebook as it now runs."""
+    for position, new in repair.cells.items():
+        cell = executed.cells[position]
+        first = cell.metadata.runner.get("repaired", {}).get("old_source", cell.source)
+        cell.source, cell.metadata.runner = new.source, new.metadata.runner
+        if tags := new.metadata.get("tags"):
+            cell.metadata.tags = tags
+        else:
+            cell.metadata.pop("tags", None)
+        if first != new.source:
+            cell.metadata.runner.repaired = {"old_source": first}
+    return dataclasses.replace(checked, notebook=repair.source)
+
+
+def _fixed(request: Mapping[str, Any], source: NotebookNode) -> NotebookNode:
+    """Return the source notebook as the request wants it."""
+    fixed = copy.deepcopy(source)
+    cells = code_cells(fixed)
+    if (number := request.get("cell")) is not None:
+        if not isinstance(number, int) or not 1 <= number <= len(cells):
+            raise UsageError(f"there is no code cell {number}", hint=f"--cell takes 1 to {len(cells)}")
+        if not isinstance(request.get("source"), str):
+            raise UsageError(f"no source for cell {number}", hint="give it as --source FILE")
+        cells[number - 1].source = request["source"]
+    elif (given := request.get("notebook")) is not None:
+        theirs = _read(given)
+        _check_order(cells, code_cells(theirs))
+        for cell, other in zip(cells, code_cells(theirs), strict=True):
+            cell.source, cell.metadata = other.source, other.metadata
+    return fixed
+
+
+def _read(given: Any) -> NotebookNode:
+    """Return a notebook that was sent, checked as its file would be."""
+    name = Path("the repair")
+    if not isinstance(given, dict):
+        raise BrokenInputError("the repair is no notebook", hint="give an .ipynb file")
+    notebook = from_dict(given)
+    check_shape(notebook, name)
+    check_metadata(notebook, name)
+    return notebook
+
+
+def _check_order(cells: list[NotebookNode], theirs: list[NotebookNode]) -> None:
+    """Raise where code cells were added, removed or moved: which of them ran could not be told."""
+    names, others = [cell.id for cell in cells], [cell.get("id") for cell in theirs]
+    if all(map(_MADE_ID.fullmatch, names)) and len(names) == len(others):
+        # The file has no ids of its own, so that cells with other sources may be the same ones.
+        names, others = [cell.source for cell in cells], [cell.source for cell in theirs]
+        if Counter(names) != Counter(others):
+            return
+    if names == others:
+        return
+    first = next((at for at, pair in enumerate(zip(names, others, strict=False)) if pair[0] != pair[1]), len(names))
+    what = "added" if len(others) > len(names) else "removed" if len(others) < len(names) else "moved or replaced"
+    raise UsageError(
+        f"code cells of the repair were {what}, from cell {first + 1} on; a repair only changes what cells hold",
+        hint="edit the source notebook and keep its cells; an empty cell does nothing",
+    )
+
+
+def _code(notebook: NotebookNode) -> list[int]:
+    return [at for at, cell in enumerate(notebook.cells) if cell.cell_type == "code"]
+
+
+def _number(cell: NotebookNode) -> int | str:
+    index = cell.metadata.runner.get("index")
+    return "inserted" if index is None else index + 1
+
+
+def _position(notebook: NotebookNode, number: Any) -> int:
+    found = [at for at in _code(notebook) if _number(notebook.cells[at]) == number]
+    if not found:
+        raise UsageError(f"there is no code cell {number}", hint="see --from-cell")
+    return found[0]
+
+
+def _does(cell: NotebookNode) -> Any:
+    """Return what of a cell decides what it does and how it ends."""
+    runner = cell.metadata.runner
+    return (
+        cell.source,
+        "dropped" in runner,
+        "raises-exception" in cell.metadata.get("tags", []),
+        runner.get("allow_errors"),
+    )
