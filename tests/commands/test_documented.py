@@ -23,8 +23,8 @@ PAGES = [
     ROOT / "images" / "README.md",
     ROOT / "tekton" / "docs" / "README.md",
 ]
-ELSEWHERE = {"clone", "cluster", "fetch", "demo", "fit"}
-"""Commands whose examples need a network, a cluster, a GPU or minutes; what they are given is checked, they are not run."""
+ELSEWHERE = {"clone", "cluster", "fetch", "demo", "fit", "repair"}
+"""Commands whose examples need a network, a cluster, a GPU, minutes or a held run; what they are given is checked, they are not run."""
 
 
 def commands_in_pages() -> list[tuple[str, str]]:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import html
+import re
 from typing import Any
 
 from nbformat.v4 import new_markdown_cell
@@ -58,8 +59,11 @@ def mark(notebook: Any, result: NotebookResult, facts: Facts) -> None:
 
 
 def add_banners(notebook: Any, result: NotebookResult, hint: str | None = None) -> None:
-    """Put a banner on top of a notebook that went wrong, and one above the cell where it did."""
+    """Put a banner on top of a notebook that went wrong, one above the cell where it did, and above repaired ones."""
     remove_banners(notebook)
+    for place, cell in reversed(list(enumerate(notebook.cells))):
+        if "repaired" in cell.metadata.get("runner", {}):
+            notebook.cells.insert(place, _banner(_repaired(cell.metadata.runner.repaired["old_source"])))
     if result.status is Status.SUCCEEDED:
         return
     text = f"**{result.status.value}** — {_plain(result.reason)}"
@@ -71,6 +75,12 @@ def add_banners(notebook: Any, result: NotebookResult, hint: str | None = None) 
         notebook.cells.insert(place, _banner(here))
         text += "\n\n[Go to the cell](#failure)"
     notebook.cells.insert(0, _banner(text))
+
+
+def _repaired(old_source: str) -> str:
+    """Return what stands above a repaired cell; the fence is longer than any in the source."""
+    fence = "`" * (2 + max(map(len, re.findall("`+", old_source)), default=1))
+    return f"**This cell was repaired while the notebook ran. Before, it was:**\n\n{fence}\n{old_source}\n{fence}"
 
 
 def remove_banners(notebook: Any) -> None:

@@ -1,0 +1,295 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A failed notebook that is held waits with its kernel for a repair, and ends as the failure it was without one."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import signal
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from simdriver import Device, hold_source
+from support import cli, notebooks
+
+NEEDS_FILE = "import pathlib\nif not pathlib.Path('mended').exists():\n    raise ValueError('not mended')"
+
+
+def begin(
+    tmp_path: Path, *cells: str, hold: str = "hold=10m", options: tuple[object, ...] = (), env: Any = None
+) -> subprocess.Popen[str]:
+    """Start a run and return when it is held."""
+    source = notebooks.write(tmp_path / "n.ipynb", *cells)
+    process = cli.start("run", source, "--output-dir", tmp_path / "out", "--on-failure", hold, *options, env=env)
+    wait_for_hold(tmp_path)
+    return process
+
+
+def wait_for_hold(tmp_path: Path, times: int = 1) -> None:
+    log = tmp_path / "out" / "n.log"
+    cli.until(lambda: log.exists() and log.read_text().count(" held level=warning") >= times, "the hold")
+    cli.until(lambda: (claim := running(tmp_path)) and claim["held_until"], "the claim's word of it")
+
+
+def running(tmp_path: Path) -> dict[str, Any] | None:
+    with contextlib.suppress(OSError, ValueError):
+        return json.loads((tmp_path / "out" / "n.running").read_text())
+    return None
+
+
+def repair(tmp_path: Path, *arguments: object) -> cli.Ended:
+    return cli.runner("repair", "n", "--output-dir", tmp_path / "out", *arguments)
+
+
+def end(process: subprocess.Popen[str]) -> int:
+    process.communicate(timeout=cli.PATIENCE)
+    return process.returncode
+
+
+def test_of_forty_cells_failing_at_thirty_only_the_last_eleven_run_after_the_repair(tmp_path: Path) -> None:
+    """The kernel is the same process, and what the earlier cells made is there; each cell's runs are recorded."""
+    cells = ["import os; ran = []", *(f"ran.append({n}); pid = os.getpid()" for n in range(2, 41))]
+    cells[29] = "raise ValueError('at thirty')"
+    cells.append("print('pid', os.getpid() == pid, ran)")
+    process = begin(tmp_path, *cells)
+    early = cli.metrics(tmp_path / "out", "n")
+    assert (early["status"], early["provisional"], early["stage"]) == ("failed", True, "held")
+    assert early["failure"]["cell_index"] == 29
+    assert "at thirty" in cli.text_of(cli.executed(tmp_path / "out", "n"))
+    cli.until((tmp_path / "out" / "n.html").exists, "the page")
+    assert "at thirty" in (tmp_path / "out" / "n.html").read_text()
+
+    (tmp_path / "fixed.py").write_text("ran.append(30)\n")
+    mended = repair(tmp_path, "--cell", 30, "--source", tmp_path / "fixed.py")
+    assert mended.code == 0, mended.err
+    assert "running on from cell 30" in mended.out
+    assert end(process) == 0
+
+    record = cli.metrics(tmp_path / "out", "n")
+    assert (record["status"], record["repaired"], record["provisional"]) == ("succeeded", True, False)
+    assert record["held_seconds"] > 0
+    assert [len(cell["runs"]) for cell in record["cells"]] == [1] * 29 + [2] + [1] * 11
+    first, second = (run["source_sha256"] for run in record["cells"][29]["runs"])
+    assert first != second
+    executed = cli.executed(tmp_path / "out", "n")
+    assert f"pid True {list(range(2, 41))}" in cli.text_of(executed)
+    marked = [cell for cell in executed.cells if "repaired" in cell.metadata.get("runner", {})]
+    assert [(cell.source, cell.metadata.runner.repaired.old_source) for cell in marked] == [
+        ("ran.append(30)", "raise ValueError('at thirty')")
+    ]
+    assert any(
+        "raise ValueError('at thirty')" in cell.source for cell in executed.cells if cell.cell_type == "markdown"
+    )
+
+
+def test_a_retry_that_fails_is_held_again_and_the_next_one_succeeds(tmp_path: Path) -> None:
+    """The cause may lie outside the notebook."""
+    process = begin(tmp_path, "x = 1", NEEDS_FILE, "print('x is', x)")
+    again = repair(tmp_path, "--retry")
+    assert (again.code, "held again" in again.out) == (1, True)
+
+    (tmp_path / "mended").touch()
+    assert repair(tmp_path, "--retry").code == 0
+    assert end(process) == 0
+    assert [len(cell["runs"]) for cell in cli.metrics(tmp_path / "out", "n")["cells"]] == [1, 3, 1]
+    assert "x is 1" in cli.text_of(cli.executed(tmp_path / "out", "n"))
+
+
+def test_without_a_choice_the_traceback_is_shown_and_the_hold_goes_on(tmp_path: Path) -> None:
+    """Looking changes nothing; giving up ends the notebook as the failure it is."""
+    process = begin(tmp_path, "raise ValueError('look at me')")
+    shown = repair(tmp_path)
+    assert (shown.code, "ValueError: look at me" in shown.out) == (0, True)
+    assert running(tmp_path)["held_until"]
+
+    given_up = repair(tmp_path, "--give-up")
+    assert (given_up.code, end(process)) == (1, 1)
+    record = cli.metrics(tmp_path / "out", "n")
+    assert (record["status"], record["provisional"], record["repaired"]) == ("failed", False, False)
+    assert any("given up" in warning for warning in record["warnings"])
+    assert repair(tmp_path, "--retry").code == 2  # nothing is held any more
+
+
+@pytest.mark.parametrize("how", ["expiry", "SIGTERM"])
+def test_a_hold_that_ends_frees_the_gpu_and_proves_it(tmp_path: Path, simulated_driver, how: str) -> None:
+    """While it is held the GPU is in use; afterwards its memory is back at the baseline, and the lock is free."""
+    gpu = Device()
+    simulated_driver.write(gpu)
+    hold = "hold=3s" if how == "expiry" else "hold=10m"
+    source = hold_source(gpu.uuid, 5 * 10**9)
+    options = ("--min-gpus", 1)
+    process = begin(tmp_path, source, "raise ValueError", hold=hold, options=options, env=simulated_driver.env)
+    if how == "SIGTERM":
+        process.terminate()
+    assert end(process) == 1
+
+    record = cli.metrics(tmp_path / "out", "n")
+    assert (record["status"], record["exit_code"], record["release"]["released"]) == ("failed", 1, True)
+    assert record["release"]["seconds"] < 5
+    assert cli.runner("gate", "--min-gpus", 1, env=simulated_driver.env).code == 0
+
+
+def test_only_a_cell_that_raised_is_held(tmp_path: Path) -> None:
+    """A notebook that ends itself, or whose kernel dies, has nothing to go on with."""
+    for source in ("raise SystemExit(3)", "import os; os._exit(3)"):
+        notebook = notebooks.write(tmp_path / "n.ipynb", source)
+        ended = cli.runner("run", notebook, "--output-dir", tmp_path / "out", "--on-failure", "hold")
+        assert ended.code == 6
+        assert cli.metrics(tmp_path / "out", "n")["held_seconds"] is None
+
+
+def test_held_time_counts_for_no_deadline(tmp_path: Path) -> None:
+    """A notebook that was held for longer than its deadline still has the time that it had left."""
+    process = begin(tmp_path, "raise ValueError", "print('done')", options=("--timeout", "20s"))
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(22)
+    assert process.returncode is None
+    (tmp_path / "fixed.py").write_text("pass")
+    assert repair(tmp_path, "--cell", 1, "--source", tmp_path / "fixed.py").code == 0
+    assert end(process) == 0
+    assert cli.metrics(tmp_path / "out", "n")["held_seconds"] > 20
+
+
+@pytest.mark.slow
+def test_kills_while_held_lose_nothing(tmp_path: Path) -> None:
+    """Whenever the runner is killed while it holds, record, notebook and page tell the failure."""
+    for number in range(20):
+        place = tmp_path / str(number)
+        process = begin(place, "print('made')", "raise ValueError('for ever')")
+        cli.until((place / "out" / "n.html").exists, "the page")
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(random.random())
+        process.send_signal(signal.SIGKILL)
+        process.communicate(timeout=cli.PATIENCE)
+        record = cli.metrics(place / "out", "n")
+        assert (record["status"], record["stage"], record["failure"]["message"]) == ("failed", "held", "for ever")
+        assert "made" in cli.text_of(cli.executed(place / "out", "n"))
+        assert "for ever" in (place / "out" / "n.html").read_text()
+        assert repair(place, "--retry").code == 2
+
+
+@pytest.mark.parametrize(
+    ("fixed", "says"),
+    [
+        (["a = 1", "b = 2", "raise ValueError", "c = 3", "d = 4"], "added"),
+        (["a = 1", "b = 2", "raise ValueError"], "removed"),
+        (["a = 1", "raise ValueError", "b = 2", "c = 3"], "moved"),
+        (["a = 1", "b = 2", "b = (", "c = 3"], "cannot be compiled: SyntaxError"),
+        (["a = 9", "b = 2", "b = 3", "c = 3"], "cell 1 was changed and lies before the failed cell 3"),
+        (["a = 1", "b = 2", "raise ValueError", "c = 3"], "no cell is changed"),
+    ],
+    ids=["added", "removed", "moved", "syntax", "earlier", "same"],
+)
+def test_a_repair_that_cannot_work_is_refused_and_the_hold_goes_on(tmp_path: Path, fixed: list[str], says: str) -> None:
+    """Exit 2 says what is wrong; the next repair still finds the kernel waiting."""
+    process = begin(tmp_path, "a = 1", "b = 2", "raise ValueError", "c = 3")
+    ids = {"a = 1": "c0", "a = 9": "c0", "b = 2": "c1", "raise ValueError": "c2", "c = 3": "c3"}
+    cells = [notebooks.code(source, cell_id=ids.get(source, f"c{at}")) for at, source in enumerate(fixed)]
+    wrong = repair(tmp_path, "--notebook", notebooks.write(tmp_path / "fixed.ipynb", *cells))
+    assert wrong.code == 2
+    assert says in wrong.err
+    assert running(tmp_path)["held_until"]
+    assert repair(tmp_path, "--give-up").code == 1
+    assert end(process) == 1
+
+
+def test_a_fixed_notebook_runs_from_an_earlier_cell_with_rules_and_parameters_of_the_run(tmp_path: Path) -> None:
+    """The plan's rules and the run's parameters hold for the corrected notebook as for the source."""
+    cells = ["k = 1", "seen = []", "seen.append(k)", "raise ValueError(k)", "print('seen', seen, k)"]
+    process = begin(tmp_path, *cells, options=("-p", "k", "7"))
+    fixed = notebooks.write(tmp_path / "fixed.ipynb", "k = 1", "seen = ['new']", *cells[2:3], "k += 1", cells[4])
+    refused = repair(tmp_path, "--notebook", fixed)
+    assert (refused.code, "--from-cell 2" in refused.err) == (2, True)
+    assert repair(tmp_path, "--notebook", fixed, "--from-cell", 2).code == 0
+    assert end(process) == 0
+    assert "seen ['new', 7] 8" in cli.text_of(cli.executed(tmp_path / "out", "n"))
+    assert [len(cell["runs"]) for cell in cli.metrics(tmp_path / "out", "n")["cells"]] == [1, 2, 2, 2, 1]
+
+
+SELF_REPAIR = """
+import json, os, socket, subprocess, sys, threading, time
+def try_it(how):
+    while True:
+        try:
+            path = json.load(open({claim!r}))["socket"]
+            if path: break
+        except (OSError, ValueError): pass
+        time.sleep(0.05)
+    ask = f'''
+import json, socket, sys
+s = socket.socket(socket.AF_UNIX); s.connect({{path!r}})
+f = s.makefile("rwb"); first = f.readline()
+open(sys.argv[1], "ab").write(first)
+f.write(json.dumps({{{{"cell": 1, "source": "pass"}}}}).encode() + b"\\\\n"); f.flush()
+open(sys.argv[1], "ab").write(f.readline())
+'''
+    if how == "thread": sys.argv = ["", {answer!r}]; exec(ask)
+    else: subprocess.Popen([sys.executable, "-c", ask, {answer!r}], start_new_session=True, env={{}})
+for how in ("thread", "process"): threading.Thread(target=try_it, args=(how,)).start()
+raise ValueError("let me out")
+"""
+
+
+def test_a_notebook_cannot_repair_itself(tmp_path: Path) -> None:
+    """Neither the kernel nor a process that it starts in a session and environment of its own is listened to."""
+    answer = tmp_path / "answer"
+    claim = tmp_path / "out" / "n.running"
+    process = begin(tmp_path, SELF_REPAIR.format(claim=str(claim), answer=str(answer)))
+    log = tmp_path / "out" / "n.log"
+    cli.until(lambda: log.read_text().count("repair-refused") >= 2, "both refusals")
+    assert b"a process of the notebook cannot repair it" in answer.read_bytes()
+    assert b"traceback" not in answer.read_bytes()
+    assert repair(tmp_path, "--give-up").code == 1
+    assert end(process) == 1
+
+
+FORGERY = """
+import json, os, socket, threading, time
+path = {socket!r}
+listener = socket.socket(socket.AF_UNIX); listener.bind(path); listener.listen()
+def answer():
+    while True:
+        connection, _ = listener.accept()
+        connection.sendall(json.dumps({{"notebook": "n", "output_dir": {folder!r}, "cell": 1, "error": "", "traceback": "",
+            "held_until": "", "log": ""}}).encode() + b"\\n")
+        open({heard!r}, "ab").write(connection.recv(1 << 20))
+def forge():
+    while True:
+        try:
+            claim = json.load(open({claim!r}))
+            claim.update(socket=path, {fields})
+            open({claim!r}, "w").write(json.dumps(claim))
+        except (OSError, ValueError): pass
+        time.sleep(0.001)
+stat = lambda: int(open("/proc/self/stat").read().rsplit(")", 1)[1].split()[19])
+for work in (answer, forge): threading.Thread(target=work, daemon=True).start()
+raise ValueError("held")
+"""
+
+
+@pytest.mark.parametrize("fields", ["", "pid=os.getpid(), pid_started=stat()"], ids=["socket", "socket and pid"])
+def test_a_repair_is_not_redirected_by_a_forged_claim(tmp_path: Path, fields: str) -> None:
+    """Nothing is sent to a socket of the notebook's, whatever NAME.running says."""
+    heard, folder = tmp_path / "heard", tmp_path / "out"
+    cell = FORGERY.format(
+        socket=f"/tmp/forged-{os.getpid()}-{len(fields)}",
+        folder=str(folder),
+        heard=str(heard),
+        claim=str(folder / "n.running"),
+        fields=fields,
+    )
+    (tmp_path / "fixed.py").write_text("secret = 1")
+    process = begin(tmp_path, cell)
+    cli.until(lambda: "/forged-" in str((running(tmp_path) or {}).get("socket")), "the forgery")
+    for _ in range(5):
+        refused = repair(tmp_path, "--cell", 1, "--source", tmp_path / "fixed.py")
+        if refused.code == 2 and "does not lead to the run" in refused.err:
+            break
+    assert "does not lead to the run" in refused.err
+    assert not heard.exists() or b"secret" not in heard.read_bytes()
+    process.terminate()
+    assert end(process) == 1
