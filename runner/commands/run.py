@@ -87,6 +87,10 @@ def make_options(given: dict[str, Any]) -> Any:
     """Return the options record for what click parsed."""
     from runner.plan.job import Options
 
+    if given.get("accept_repaired") and not given["resume"]:
+        from runner.core.errors import UsageError
+
+        raise UsageError("--accept-repaired works only together with --resume", hint="add --resume")
     values = dict(given)
     values["parameters"] = take(values)
     values["env"] = dict(values["env"])

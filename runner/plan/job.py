@@ -171,6 +171,13 @@ def resolve(options: Options, environ: Mapping[str, str] | None = None) -> Job:
     checkout = checkout_of(options.plan, options.checkout)
     source = _source(options, entry, checkout)
     parameters = {**(entry.parameters if entry else {}), **options.parameters}
+    allow_errors = _first(options.allow_errors, entry.allow_errors if entry else None) or False
+    held = hold_seconds(_first(options.on_failure, entry.on_failure if entry else None, "end"))
+    if allow_errors and held:
+        raise UsageError(
+            "--allow-errors and --on-failure hold exclude each other: one runs on after a cell that raised, one stops",
+            hint="choose one: --no-allow-errors or --on-failure end",
+        )
     name = files.check_name(_filled(options.name or (entry.name if entry else source.stem), parameters, "--name"))
     env = {**(entry.env if entry else {}), **options.env}
     secrets = read_secrets(options.secret_env, (environ, env))
@@ -188,8 +195,8 @@ def resolve(options: Options, environ: Mapping[str, str] | None = None) -> Job:
         notebook_seconds=_first(options.timeout, entry.timeout if entry else None),
         cell_seconds=_first(options.cell_timeout, entry.cell_timeout if entry else None),
         start_seconds=_first(options.start_timeout, entry.start_timeout if entry else None, START_SECONDS),
-        allow_errors=_first(options.allow_errors, entry.allow_errors if entry else None) or False,
-        hold_seconds=hold_seconds(_first(options.on_failure, entry.on_failure if entry else None, "end")),
+        allow_errors=allow_errors,
+        hold_seconds=held,
         kernel=options.kernel or (entry.kernel if entry else None),
         env=env,
         secrets=secrets,

@@ -212,7 +212,8 @@ def _entry(
 def _end(metrics: Metrics | None, flight: Flight | None) -> tuple[Status, str] | None:
     """Return how a run ended and why, as far as it left anything."""
     if metrics:
-        return metrics.status, missing.ended(metrics)
+        reason = missing.ended(metrics)
+        return metrics.status, missing.held(metrics.notebook, flight, reason) if flight else reason
     if flight:
         return (Status.RUNNING, missing.running(flight)) if flight.alive else (Status.LOST, missing.lost(flight))
     return None

@@ -154,6 +154,7 @@ def _read_flight(path: Path, problems: list[str]) -> Flight | None:
             cell_count=_whole(content.get("cell_count")),
             last_save_at=_text(content.get("last_save_at")),
             plan=_text(content.get("plan")),
+            held_until=_text(content.get("held_until")),
         )
     except FileNotFoundError:
         return None  # the run ended between the listing and the reading

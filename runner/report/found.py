@@ -3,9 +3,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+from runner.core.records import Status
 
 if TYPE_CHECKING:
     from runner.core.records import Cell, Metrics
@@ -34,6 +37,8 @@ class Flight:
     cell_count: int | None = None
     last_save_at: str | None = None
     plan: str | None = None
+    held_until: str | None = None
+    """Set while the run waits for a repair of its notebook."""
     alive: bool = True
     cells_saved: int | None = None
     """Code cells with an execution count in the last saved notebook."""
@@ -95,12 +100,17 @@ class Found:
         return run_id in {*now, *(one.metrics.run_id for one in self.attempts.get(name, ()))}
 
     def of_run(self, name: str, run_id: str | None) -> tuple[Metrics | None, Flight | None, Attempts, Files]:
-        """Return what a run left of a notebook: its record or its flight, the attempts before it, and its files."""
+        """Return what a run left of a notebook: its record or its flight, the attempts before it, and its files.
+
+        A run that is held has both.
+        """
         metrics, flight = self.metrics.get(name), self.flights.get(name)
         files, attempts = self.files.get(name, {}), self.attempts.get(name, ())
         if run_id is not None:
             metrics = metrics if metrics and metrics.run_id == run_id else None
             flight = flight if flight and flight.run_id == run_id else None
+        if metrics and flight and metrics.run_id == flight.run_id and flight.held_until and flight.alive:
+            return dataclasses.replace(metrics, status=Status.HELD), flight, attempts, files
         if metrics and flight and (metrics.run_id != flight.run_id or (metrics.provisional and flight.alive)):
             metrics = None  # it is of the run before, or says how far this one is and not how it ended
         if metrics is None and flight is None:  # a later run may have moved this run's record aside

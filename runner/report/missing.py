@@ -62,6 +62,12 @@ def running(flight: Flight) -> str:
     return f"still running on {flight.host} when this report was written{cell}"
 
 
+def held(name: str, flight: Flight, reason: str) -> str:
+    """Say how a notebook failed that is held, until when, and what continues it."""
+    until = format_moment(flight.held_until or "")
+    return f"{reason}; held on {flight.host} until {until}: continue with `runner repair {name}`"
+
+
 def not_run(name: str, found: Found, run_id: str | None, tasks: Mapping[str, str]) -> str:
     """Describe why the plan's notebook has no record of this run.
 

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from runner.run.preflight import Checked
 
 METRICS = ".metrics.json"
+_REPAIRED = "reused although its run was repaired: --accept-repaired was given, and each cell ran last as it is now"
 _LOOKED_AT = 20
 """Earlier attempts that are considered."""
 
@@ -96,6 +97,8 @@ def decide(job: Job, checked: Checked, hashes: HashCache, redactor: Redactor) ->
         assert one.record is not None
         judged = _expectations(job, checked, one)
         reasons = _reasons(job, one, declared, judged, hashes, redactor)
+        if one.record.repaired and not job.options.accept_repaired:
+            reasons = ("its run was repaired (--accept-repaired takes it if its cells are as they ran)", *reasons)
         if not reasons:
             unlike = one.record.source.sha256 != checked.source.sha256
             return Decision(reused=one, unlike_source=unlike, expectations=judged)
@@ -140,6 +143,7 @@ def take_over(job: Job, decision: Decision, redactor: Redactor, started: float) 
             reused_at=utc_now(),
         ),
         ran_because=(),
+        warnings=tuple(dict.fromkeys((*record.warnings, *([_REPAIRED] if record.repaired else [])))),
         optional=job.optional,
         expectations=decision.expectations,
         outputs=dataclasses.replace(

@@ -133,6 +133,57 @@ def test_a_hold_that_ends_frees_the_gpu_and_proves_it(tmp_path: Path, simulated_
     assert cli.runner("gate", "--min-gpus", 1, env=simulated_driver.env).code == 0
 
 
+def test_a_held_notebook_counts_as_failed_until_its_repair_and_is_lost_to_nobody(tmp_path: Path) -> None:
+    """The report says until when and how to go on; once the runner is gone the failure stands."""
+    process = begin(tmp_path, "x = 1", "raise ValueError('no')")
+    report = ("report", tmp_path / "out", "--fail-on-failure")
+    assert cli.runner(*report).code == 1
+    (nb,) = json.loads((tmp_path / "out" / "reports" / "summary.json").read_text())["notebooks"]
+    assert (nb["status"], nb["ok"], nb["failed_cell"]) == ("held", False, 1)
+    assert "held on" in nb["reason"]
+    assert "runner repair n" in nb["reason"]
+
+    process.kill()
+    process.communicate(timeout=cli.PATIENCE)
+    assert cli.runner(*report).code == 1
+    (nb,) = json.loads((tmp_path / "out" / "reports" / "summary.json").read_text())["notebooks"]
+    assert nb["status"] == "failed"
+
+
+def test_resume_takes_a_repaired_success_only_when_told_and_only_with_the_cells_that_ran(tmp_path: Path) -> None:
+    """The source notebook alone never made it; once it says what the repair said, the user may vouch for it."""
+    source = notebooks.write(tmp_path / "n.ipynb", "x = 1", "raise ValueError", "print(x)")
+    plan = tmp_path / "plan.yaml"
+    plan.write_text(
+        "version: 1\nname: p\nnotebooks:\n- {name: n, path: n.ipynb, on_failure: hold=10m}\n- {name: m, path: m.ipynb, needs: [n]}"
+    )
+    notebooks.write(tmp_path / "m.ipynb", "print('after')")
+    process = cli.start("run-all", plan, "--output-dir", tmp_path / "out")
+    wait_for_hold(tmp_path)
+    (tmp_path / "fixed.py").write_text("x = 2  # mended")
+    assert repair(tmp_path, "--cell", 2, "--source", tmp_path / "fixed.py").code == 0
+    assert end(process) == 0  # and what needs it has run
+    assert cli.metrics(tmp_path / "out", "m")["status"] == "succeeded"
+
+    def decision(*options: str) -> tuple[str, str]:
+        shown = cli.runner(
+            "run-all", plan, "--output-dir", tmp_path / "out", "--resume", "--dry-run", "--json", *options
+        )
+        first = json.loads(shown.out)["notebooks"][0]
+        return first["decision"], " ".join(first["because"])
+
+    ran, because = decision("--accept-repaired")
+    assert "cell 2" in because
+    notebooks.write(source, "x = 1", "x = 2  # another comment", "print(x)")
+    assert decision() == (ran, "its run was repaired (--accept-repaired takes it if its cells are as they ran)")
+    reused, _ = decision("--accept-repaired")
+    assert reused != ran
+    assert cli.runner("run-all", plan, "--output-dir", tmp_path / "out", "--resume", "--accept-repaired").code == 0
+    record = cli.metrics(tmp_path / "out", "n")
+    assert (record["repaired"], record["reused_from"] is not None) == (True, True)
+    assert any("--accept-repaired was given" in warning for warning in record["warnings"])
+
+
 def test_only_a_cell_that_raised_is_held(tmp_path: Path) -> None:
     """A notebook that ends itself, or whose kernel dies, has nothing to go on with."""
     for source in ("raise SystemExit(3)", "import os; os._exit(3)"):

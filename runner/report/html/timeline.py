@@ -35,6 +35,7 @@ _CLASS = {
     Status.SKIPPED: "idle",
     Status.NOT_RUN: "idle",
     Status.RUNNING: "idle",
+    Status.HELD: "warn",
     Status.LOST: "odd",
     Status.TIMED_OUT: "warn",
     Status.TERMINATED: "warn",
