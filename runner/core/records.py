@@ -349,6 +349,8 @@ class Metrics:
     host: Host | None = None
     release: Release | None = None
     expectations: tuple[Expectation, ...] = ()
+    recorded: dict[str, bool | int | float | str] = field(default_factory=dict)
+    """Results that the notebook recorded by name, see `runner.record`."""
     outputs: Outputs = field(default_factory=Outputs)
     environment: Environment = field(default_factory=Environment)
     versions: dict[str, str] = field(default_factory=dict)

@@ -112,7 +112,7 @@ def _versions(text: str) -> str:
 RelativePath = Annotated[str, AfterValidator(_inside)]
 PathPattern = Annotated[RelativePath, AfterValidator(_pattern)]
 Duration = Annotated[float, BeforeValidator(_seconds)]
-Gigabytes = Annotated[float, BeforeValidator(_gigabytes), Field(gt=0)]
+Gigabytes = Annotated[float, Field(gt=0), BeforeValidator(_gigabytes)]
 OnFailure = Annotated[str, AfterValidator(_on_failure)]
 Name = Annotated[str, AfterValidator(_name)]
 EnvValue = Annotated[str, BeforeValidator(_text)]

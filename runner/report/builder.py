@@ -25,6 +25,7 @@ from runner.report.exports.exports import CRATE_FILE, export_texts, write_export
 from runner.report.facts import gather
 from runner.report.folder import Watch, read_folder
 from runner.report.html import drawings, render
+from runner.report.results import results
 from runner.report.summary import Regression, Summary, summarize
 from runner.report.validation import fault
 
@@ -271,6 +272,7 @@ def _make(found: Found, wanted: _Wanted) -> _Made:
         "report": report,
         "summary": summary,
         "facts": gather(report, summary),
+        "results": results(report),
         "drawn": drawn,
         "advice": advise(report, summary, drawn.rows, drawn.pools),
         "comparison": comparison,

@@ -90,6 +90,8 @@ class NotebookSummary:
     output_bytes: int | None = None
     figures: int = 0
     warnings: int = 0
+    recorded: dict[str, bool | int | float | str] = field(default_factory=dict)
+    """Results that the notebook recorded by name."""
     attempts: int = 0
     reused_from: str | None = None
     """The run that made these figures, where nothing ran in this one."""
@@ -254,6 +256,7 @@ def _measured(plain: NotebookSummary, m: Metrics) -> NotebookSummary:
         output_bytes=sum(m.outputs.bytes.values()) if m.outputs.bytes else None,
         figures=m.outputs.figures,
         warnings=len(m.warnings),
+        recorded=m.recorded,
         reused_from=m.reused_from.run_id if m.reused_from else None,
         ran_because=m.ran_because,
         spent_seconds=m.wall_seconds if m.spent_seconds is None else m.spent_seconds,

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from runner.core import log, proxies
+from runner.core import log, proxies, recorded
 from runner.core.records import Cause, Failure, Status
 from runner.core.stop import StopKind
 from runner.core.units import format_bytes
@@ -261,7 +261,7 @@ def judge(
     cells = cell_records.cells(notebook, facts, result)
     if failure is not None:
         failure = execution.probing.explain(_without_gpu(run, decision, failure))
-    metrics.note(failure=failure, cells=cells)
+    metrics.note(failure=failure, cells=cells, recorded=run.redactor.tree(recorded.read(notebook), keys=True))
     metrics.note_outputs(figures=sum(cell.figures for cell in cells))
     mark(run, execution, provisional=metrics.record.status is Status.SUCCEEDED)
 

@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The results that notebooks recorded by name, as tables: one for each notebook file, a row for each of its runs.
+
+A sweep is then one table over its parameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from runner.core.records import Metrics
+    from runner.report.assemble import Entry, Report
+
+_MOST_COLUMNS = 12
+"""Of results, and of parameters; `summary.json` has all."""
+_Scalar = bool | int | float | str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One notebook: its parameters and results in the order of the table's columns."""
+
+    entry: Entry
+    parameters: tuple[Any, ...]
+    values: tuple[_Scalar | None, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Results:
+    """What the runs of one notebook file recorded."""
+
+    source: str
+    shared: tuple[tuple[str, Any], ...]
+    """Parameters that all of them have with the same value."""
+    parameters: tuple[str, ...]
+    names: tuple[str, ...]
+    left_out: int
+    """Columns that the table has no room for."""
+    rows: tuple[Row, ...]
+
+
+def results(report: Report) -> tuple[Results, ...]:
+    """Return a table for each notebook file of which a run recorded something."""
+    groups: dict[str, list[tuple[Entry, Metrics]]] = {}
+    for entry in report.entries:
+        if entry.metrics and entry.metrics.recorded:
+            groups.setdefault(entry.metrics.source.path, []).append((entry, entry.metrics))
+    return tuple(_table(source, runs) for source, runs in groups.items())
+
+
+def _table(source: str, runs: list[tuple[Entry, Metrics]]) -> Results:
+    parameters = _names(m.environment.parameters for _, m in runs)
+    differ = [name for name in parameters if len({repr(m.environment.parameters.get(name)) for _, m in runs}) > 1]
+    names = _names(m.recorded for _, m in runs)
+    shown, columns = names[:_MOST_COLUMNS], differ[:_MOST_COLUMNS]
+    return Results(
+        source=source,
+        shared=tuple((name, runs[0][1].environment.parameters[name]) for name in parameters if name not in differ),
+        parameters=tuple(columns),
+        names=tuple(shown),
+        left_out=len(names) - len(shown) + len(differ) - len(columns),
+        rows=tuple(
+            Row(
+                entry=entry,
+                parameters=tuple(m.environment.parameters.get(name) for name in columns),
+                values=tuple(m.recorded.get(name) for name in shown),
+            )
+            for entry, m in runs
+        ),
+    )
+
+
+def _names(mappings: Iterable[dict[str, Any]]) -> list[str]:
+    """Return all keys, each once, in the order of their first appearance."""
+    return list(dict.fromkeys(name for mapping in mappings for name in mapping))
