@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from runner.cluster.capacity import Node, read_nodes
 from runner.cluster.kubectl import ClusterError, Kubectl
+from runner.core.units import format_seconds
 from runner.tekton.names import GPU_RESOURCE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from runner.cluster.capacity import Policy
-    from runner.plan import Notebook
+    from runner.plan import Notebook, Plan
 
 MIN_TEKTON = (1, 0, 0)
 """First release with a stable v1 API of all that the manifests use; they are tested with 1.15."""
@@ -92,6 +93,23 @@ def check_one_node(nodes: Sequence[Node], notebooks: Sequence[Notebook], policy:
             "--storage-class CLASS, or the notebooks in parts with --only",
         )
     ]
+
+
+def longest_run(plan: Plan, params: tuple[tuple[str, str], ...]) -> Check:
+    """Return how long Tekton lets a run take, with the time that failed notebooks are held."""
+    from runner.tekton.names import ON_FAILURE
+    from runner.tekton.pipeline import Shape
+    from runner.tekton.pipelinerun import RunShape, pipeline_run
+    from runner.tekton.sizes import held
+
+    run = pipeline_run(plan, Shape(name="any"), RunShape(generate_name="any-", params=params))
+    waits = sum(held(notebook, dict(params).get(ON_FAILURE, "")) for notebook in plan.notebooks)
+    seen = f"a run may take {run['spec']['timeouts']['pipeline']}"
+    return Check(
+        name="timeouts",
+        status="pass",
+        seen=f"{seen}, {format_seconds(waits)} of it while failed notebooks are held" if waits else seen,
+    )
 
 
 def _tekton(kubectl: Kubectl) -> Check:

@@ -18,12 +18,14 @@ import yaml
 from runner.cluster import install
 from runner.cluster.helper_pod import claim_of
 from runner.cluster.kubectl import Kubectl, MissingError
-from runner.cluster.part import notebooks_from, part
+from runner.cluster.part import notebook_of, notebooks_from, part
 from runner.cluster.runs import prepared, task_runs
 from runner.core import safe_yaml
 from runner.core.errors import UsageError, did_you_mean
+from runner.core.units import hold_seconds
 from runner.tekton import names
 from runner.tekton.pipeline import IMAGE, plan_config_map
+from runner.tekton.pipelinerun import held_longer
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -98,6 +100,9 @@ def request(kubectl: Kubectl, wanted: Wanted) -> Request:
         spec = installed["spec"]
     check_params(spec, wanted.params)
     run = prepared(fitted(run, wanted.fit), wanted.params)
+    held = dict(wanted.params).get(names.ON_FAILURE)
+    if held and wanted.plan is None:  # else its timeouts count it already
+        run = held_longer(run, held, [str(task["name"]) for task in spec["tasks"] if notebook_of(task)])
     chosen = notebooks_from(spec, wanted.only, wanted.from_)
     if chosen is not None:
         spec = part(spec, chosen)
@@ -194,6 +199,8 @@ def check_params(spec: Mapping[str, Any], given: Sequence[tuple[str, str]]) -> N
                 f"the pipeline has no parameter {name!r}",
                 hint=f"{did_you_mean(name, known)}it has {', '.join(known)}",
             )
+        if name == names.ON_FAILURE and value:
+            hold_seconds(value)
         if known[name] in {"true", "false"} and value not in {"true", "false"}:
             raise UsageError(f"{value!r} is not a valid value of {name}", hint="say true or false")
 
@@ -279,7 +286,7 @@ def _from_plan(wanted: Wanted, path: Path) -> list[Document]:
         repository_url=wanted.repository_url,
         revision=wanted.revision,
     )
-    run = pipelinerun.pipeline_run(plan, shape, pipelinerun.RunShape(generate_name=f"{label}-"))
+    run = pipelinerun.pipeline_run(plan, shape, pipelinerun.RunShape(generate_name=f"{label}-", params=wanted.params))
     return [config_map, pipeline.pipeline(plan, shape), run]
 
 

@@ -15,7 +15,7 @@ _COMMENTS = {
     "finally:": "Runs whatever happened, and decides whether the run is green. It takes no results of other tasks.",
     "onError: continue": "The runner decides what happens after a failure; a lost Pod stops nothing by itself.",
     "when:": "Notebooks that no node can host would wait for ever; validation names them.",
-    "timeouts:": "Sums of the timeouts below: queue + image pull + gate wait + the notebook's own deadline + 2 min.",
+    "timeouts:": "Sums of those below: queue + image pull + gate wait + the notebook's deadline and hold + 2 min.",
     "volumeClaimTemplate:": "The volume lives and goes with the run.",
     "affinity:": "On a ReadWriteOnce volume every Pod lands on one node, so it needs this much GPU memory.",
     "stepSpecs:": "Requests and limits of the plan; they replace the Task's own.",

@@ -34,6 +34,8 @@ TASKS: Final = (
     DEMO_TASK,
 )
 
+ON_FAILURE: Final = "on-failure"
+"""Parameter that has failed notebooks held for their repair."""
 GPU_STEP: Final = "execute-notebook"
 WORKSPACE: Final = "shared-storage"
 GPU_RESOURCE: Final = "nvidia.com/gpu"

@@ -145,6 +145,11 @@ def _params(shape: Shape) -> list[Document]:
         _param("gate-wait", "How long a notebook waits for GPU memory that others hold.", "10m"),
         _param("strict-release", "Whether GPU memory that is not given back fails the notebook.", "false"),
         _param("offline", "Whether data that is not staged is an error instead of being fetched.", "false"),
+        _param(
+            names.ON_FAILURE,
+            "After a cell raised: end, or hold=1h to wait for `runner repair`. Empty is the plan's.",
+            "",
+        ),
         _param("resume", "Whether notebooks reuse an earlier success if nothing it depends on has changed.", "false"),
         _param("pushgateway", "URL of a Prometheus Pushgateway for the metrics; empty for none.", ""),
     ]
@@ -267,7 +272,7 @@ def _notebooks(plan: Plan, notebooks: list[Notebook], groups: Groups, shape: Sha
             "notebook-name": notebook.name,
             **shape.plan_params,
             **_given("skip-optional-notebooks", "continue-on-failure", "cleanup-between-notebooks"),
-            **_given("gate-wait", "strict-release", "offline", "resume"),
+            **_given("gate-wait", "strict-release", "offline", names.ON_FAILURE, "resume"),
             "run-id": RUN_ID,
             **({"needs-of-any-run": "true"} if missing else {}),
             **({} if notebook.timeout else {"timeout": "2h"}),

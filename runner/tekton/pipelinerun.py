@@ -7,12 +7,14 @@ Pipeline. They come from the plan through `runner.tekton.sizes`.
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from runner.core.units import duration_seconds, hold_seconds
 from runner.tekton import names
-from runner.tekton.sizes import Needs, Times, deadline, go_duration, needs
+from runner.tekton.sizes import Needs, Times, go_duration, longest, needs
 from runner.tekton.task_order import downloads
 
 if TYPE_CHECKING:
@@ -76,6 +78,22 @@ def pipeline_run(plan: Plan, shape: Shape, run: RunShape) -> Document:
     }
 
 
+def held_longer(run: Document, on_failure: str, notebooks: Sequence[str]) -> Document:
+    """Return a run whose timeouts leave each of its notebooks' tasks the time to be held for a repair.
+
+    In whatever order they run: the GPU of one that is held may be the one that all others wait for.
+    """
+    longer = hold_seconds(on_failure) * len(notebooks)
+    found = copy.deepcopy(run)
+    specs = [one for one in found["spec"].get("taskRunSpecs") or () if one["pipelineTaskName"] in notebooks]
+    places = [(one, "timeout") for one in specs]
+    places += [(found["spec"].get("timeouts") or {}, key) for key in ("pipeline", "tasks")]
+    for place, key in places:
+        if key in place:
+            place[key] = go_duration(duration_seconds(place[key]) + longer)
+    return found
+
+
 def storage(plan: Plan) -> str:
     """Return a size for the volume: twice what the plan names, and 500Gi for datasets of unknown size."""
     sizes = [dataset.bytes for dataset in plan.datasets.values()]
@@ -109,17 +127,18 @@ def _task_specs(notebooks: Sequence[Notebook], shape: Shape, run: RunShape) -> l
         add(group.task, times.small(times.download))
     tasks = names.task_names("notebook", [notebook.name for notebook in notebooks])
     shared = _least_affinity(notebooks, run)
-    everything = sum(deadline(notebook) for notebook in notebooks)
+    seconds = {notebook.name: longest(notebook, dict(run.params).get(names.ON_FAILURE, "")) for notebook in notebooks}
     for notebook in notebooks:
         asked = needs(notebook)
         # In the parallel order all the others may be served first, where there is one GPU for all.
-        others = everything - deadline(notebook) if shape.order == "parallel" else 0.0
+        own = seconds[notebook.name]
+        others = sum(seconds.values()) - own if shape.order == "parallel" else 0.0
         resources = asked.resources(run.gpu_resource)
         placed = _affinity_of(asked, run)
         template = {"podTemplate": {"affinity": placed}} if placed and placed != shared else {}
         add(
             tasks[notebook.name],
-            times.notebook(notebook, others),
+            times.notebook(own, others),
             stepSpecs=[
                 {"name": names.GPU_STEP, "computeResources": {"requests": resources, "limits": dict(resources)}}
             ],

@@ -11,6 +11,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from runner.core.units import hold_seconds
 from runner.plan import requirements
 from runner.tekton.names import GPU_RESOURCE
 
@@ -81,20 +82,33 @@ class Times:
         """Return the timeout of a task without a GPU."""
         return self.image_pull + work
 
-    def notebook(self, notebook: Notebook, others_seconds: float = 0.0) -> float:
+    def notebook(self, own_seconds: float, others_seconds: float = 0.0) -> float:
         """Return the timeout of a notebook's task: the runner's own deadline comes before it.
 
         Parameters
         ----------
+        own_seconds
+            How long the notebook may take, see `longest`.
         others_seconds
-            Deadlines of the notebooks that may hold the GPU before this one gets it.
+            Likewise of the notebooks that may have the GPU before this one gets it.
         """
-        return self.queue + others_seconds + self.image_pull + self.gate_wait + deadline(notebook) + self.margin
+        return self.queue + others_seconds + self.image_pull + self.gate_wait + own_seconds + self.margin
 
 
-def deadline(notebook: Notebook) -> float:
-    """Return the notebook's own deadline in seconds."""
-    return notebook.timeout or DEFAULT_DEADLINE_SECONDS
+def held(notebook: Notebook, on_failure: str = "") -> float:
+    """Return how many seconds the failure of a notebook is held.
+
+    Parameters
+    ----------
+    on_failure
+        The run's parameter, which beats the plan unless it is empty.
+    """
+    return hold_seconds(on_failure or notebook.on_failure or "end")
+
+
+def longest(notebook: Notebook, on_failure: str = "") -> float:
+    """Return how many seconds a notebook may have its GPU: its deadline, and as long as its failure is held."""
+    return (notebook.timeout or DEFAULT_DEADLINE_SECONDS) + held(notebook, on_failure)
 
 
 def go_duration(seconds: float) -> str:

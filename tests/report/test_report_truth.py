@@ -40,7 +40,9 @@ def summary_of(result):
     return json.loads(result.summary_path.read_text())
 
 
-@pytest.mark.parametrize("status", [s for s in Status if s not in (Status.NOT_RUN, Status.RUNNING, Status.LOST)])
+@pytest.mark.parametrize(
+    "status", [s for s in Status if s not in (Status.NOT_RUN, Status.RUNNING, Status.HELD, Status.LOST)]
+)
 @pytest.mark.parametrize("optional", [True, False])
 def test_run_is_a_success_only_with_succeeded_and_rightly_skipped_notebooks(tmp_path, status, optional):
     """Only `succeeded`, and `skipped` of an optional notebook, let a run count as a success."""
@@ -436,7 +438,7 @@ def test_every_status_is_told(tmp_path):
     plan = made.every_status(tmp_path)
     result = build(tmp_path, plan=plan, watch=all_dead)
     page, summary = result.html_path.read_text(), summary_of(result)
-    ended = {status.value for status in Status} - {"running"}  # which is told of a live run only, see above
+    ended = {status.value for status in Status} - {"running", "held"}  # which are told of live runs only
     assert {nb["status"] for nb in summary["notebooks"]} == ended
     for status in ended:
         assert f"<span>{status}</span>" in page

@@ -65,7 +65,7 @@ def test_empty_parameters_leave_the_plan_alone(monkeypatch):
     given = context.params
     assert given["notebook"] == "01_x"
     assert given["min_gpu_memory_gb"] == 24.0
-    for option in ("min_gpus", "timeout", "cell_timeout", "optional", "kernel", "cwd", "run_id"):
+    for option in ("min_gpus", "timeout", "on_failure", "cell_timeout", "optional", "kernel", "cwd", "run_id"):
         assert given[option] is None, option
     assert given["parameters_yaml"] == ()
     assert given["secret_env"] == ()
@@ -82,6 +82,7 @@ def test_parameters_reach_their_options(monkeypatch):
             "optional": "true",
             "continue-on-failure": "false",
             "strict-release": "true",
+            "on-failure": "hold=2h",
             "min-gpus": "2",
             "timeout": "90m",
             "secret-env": "HF_TOKEN OTHER",
@@ -91,7 +92,7 @@ def test_parameters_reach_their_options(monkeypatch):
     )
     given = context.params
     assert (given["optional"], given["continue_on_failure"], given["strict_release"]) == (True, False, True)
-    assert (given["min_gpus"], given["timeout"]) == (2, 5400.0)
+    assert (given["min_gpus"], given["timeout"], given["on_failure"]) == (2, 5400.0, "hold=2h")
     assert given["secret_env"] == ("HF_TOKEN", "OTHER")
     assert given["env"] == (("A", "1"), ("B", "2"))
 

@@ -9,6 +9,7 @@ from click.testing import CliRunner
 from support import tekton
 
 from runner.cli import cli
+from runner.core.units import duration_seconds
 from runner.plan import parse
 from runner.tekton import names, pipelinerun
 from runner.tekton import pipeline as render
@@ -110,6 +111,43 @@ def test_a_notebook_without_a_deadline_gets_one(plan):
         if task["taskRef"]["name"] == names.EXECUTOR_TASK
     }
     assert timeouts == {"A_b": "2h", "a-b": "2h", "on": None}
+
+
+@pytest.mark.parametrize("order", ["serial", "parallel"])
+def test_timeouts_leave_the_time_that_a_failure_is_held(plan, order):
+    """By the plan or by the run's parameter, which beats it; in the parallel order others wait for a GPU that is held."""
+    held = parse(PLAN.replace("timeout: 30m}", "timeout: 30m, on_failure: hold=3h}"), "test")
+
+    def timeouts(of, *params):
+        run = pipelinerun.pipeline_run(
+            of, Shape(name="x", order=order), pipelinerun.RunShape(generate_name="x-", params=params)
+        )
+        specs = {one["pipelineTaskName"]: duration_seconds(one["timeout"]) for one in run["spec"]["taskRunSpecs"]}
+        own = [seconds for name, seconds in specs.items() if name.startswith("notebook-")]
+        return own, duration_seconds(run["spec"]["timeouts"]["pipeline"])
+
+    before, all_before = timeouts(plan)
+    after, all_after = timeouts(held)
+    waits = [0.0, 0.0, 3 * 3600] if order == "serial" else [3 * 3600] * 3
+    assert [b - a for a, b in zip(before, after, strict=True)] == waits
+    assert all_after - all_before == sum(waits)
+    chosen, _ = timeouts(held, ("on-failure", "hold=1h"))
+    assert [b - a for a, b in zip(before, chosen, strict=True)] == [3600 if order == "serial" else 3 * 3600] * 3
+    assert timeouts(held, ("on-failure", "end")) == (before, all_before)
+
+
+def test_a_run_that_is_written_already_gets_longer_timeouts(plan):
+    """The parameter of `cluster run` reaches a file whose numbers knew nothing of it."""
+    run = pipelinerun.pipeline_run(plan, Shape(name="x"), pipelinerun.RunShape(generate_name="x-"))
+    notebooks = [one["pipelineTaskName"] for one in run["spec"]["taskRunSpecs"] if "stepSpecs" in one]
+    longer = pipelinerun.held_longer(run, "hold=1h", notebooks)
+    for before, after in zip(run["spec"]["taskRunSpecs"], longer["spec"]["taskRunSpecs"], strict=True):
+        more = 3 * 3600 if before["pipelineTaskName"] in notebooks else 0
+        assert duration_seconds(after["timeout"]) == duration_seconds(before["timeout"]) + more
+    assert duration_seconds(longer["spec"]["timeouts"]["tasks"]) >= max(
+        duration_seconds(one["timeout"]) for one in longer["spec"]["taskRunSpecs"]
+    )
+    assert longer["spec"]["timeouts"]["finally"] == run["spec"]["timeouts"]["finally"]
 
 
 def test_sizes_are_the_plans(plan):

@@ -103,6 +103,7 @@ def validate(
     loaded = load(plan or tekton_dir / "configs" / f"{PLAN_CONFIG_MAP}.yaml")
     check_params(pipeline(loaded, Shape(name="any"))["spec"], params)
     given = dict(params)
+    checks.append(readiness.longest_run(loaded, params))
     policy = Policy(
         skip_optional=given.get("skip-optional-notebooks", "true") == "true",
         skip_all=given.get("skip-unhostable-notebooks", "false") == "true",
