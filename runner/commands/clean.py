@@ -39,6 +39,7 @@ def command(output_dir: Path, keep_attempts: int, older_than: float, dry_run: bo
     """
     import json
 
+    from runner.core.surrogates import printable
     from runner.core.units import format_bytes
     from runner.outputs import pruning
 
@@ -49,9 +50,8 @@ def command(output_dir: Path, keep_attempts: int, older_than: float, dry_run: bo
         listed = [{"path": str(one.path), "bytes": one.bytes} for one in old]
         answer(json.dumps({"dry_run": dry_run, "removed": listed}, indent=1, ensure_ascii=False))
         return 0
-    lines = [f"{one.path}  {format_bytes(one.bytes)}" for one in old]
-    shown = ("".join(c if c.isprintable() else "?" for c in line) for line in lines)
+    lines = [printable(f"{one.path}  {format_bytes(one.bytes)}") for one in old]
     freed = format_bytes(sum(one.bytes for one in old))
     would = "would free" if dry_run else "freed"
-    answer("\n".join([*shown, f"{would} {freed}" if old else "nothing is old enough to be removed"]))
+    answer("\n".join([*lines, f"{would} {freed}" if old else "nothing is old enough to be removed"]))
     return 0

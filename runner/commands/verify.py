@@ -30,6 +30,7 @@ def command(output_dir: Path, as_json: bool) -> int:
     import dataclasses
     import json
 
+    from runner.core.surrogates import printable
     from runner.core.units import format_count
     from runner.report.integrity import verify
 
@@ -38,8 +39,7 @@ def command(output_dir: Path, as_json: bool) -> int:
         answer(json.dumps({"ok": not found.differences, **dataclasses.asdict(found)}, indent=1, ensure_ascii=False))
     else:
         lines = [*map(str, found.differences), *(f"not judged: {note}" for note in found.not_judged)]
-        lines = ["".join(c if c.isprintable() else "?" for c in line) for line in lines]
         checked = f"{format_count(found.files, 'file')} of {format_count(found.notebooks, 'notebook')} checked"
         verdict = format_count(len(found.differences), "difference") if found.differences else "no difference"
-        answer("\n".join([*lines, f"{checked}: {verdict}"]))
+        answer("\n".join([*map(printable, lines), f"{checked}: {verdict}"]))
     return 9 if found.differences else 0

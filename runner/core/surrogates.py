@@ -22,3 +22,8 @@ def without_surrogates(text: str) -> str:
 def without_colours(text: str) -> str:
     """Return text without terminal control sequences."""
     return _SEQUENCE.sub("", text) if "\x1b" in text else text
+
+
+def printable(text: str) -> str:
+    """Return text on one line, without what moves the cursor of a terminal."""
+    return "".join(c if c.isprintable() else " " for c in without_colours(text)).strip()

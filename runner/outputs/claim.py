@@ -47,6 +47,7 @@ class Running:
     pid_started: int | None = None
     cell_index: int | None = None
     cell_count: int | None = None
+    cell_started_at: str | None = None
     last_save_at: str | None = None
     plan: str | None = None
     socket: str | None = None

@@ -96,11 +96,7 @@ def remove(folder: Path, old: Sequence[Old]) -> None:
     for name in {one.path.parts[1] for one in old if one.path.parts[0] == "attempts"}:
         with contextlib.suppress(OSError), _opened(folder, Path("attempts")) as parent:
             os.rmdir(name, dir_fd=parent)  # if nothing is left in it
-    with contextlib.suppress(OSError, ValueError):  # sums that are missing or damaged are for `verify` to say
-        known = sums.read(folder / sums.REPORT)
-        gone = {one.path.name for one in old if one.path.parent == sums.REPORT.parent}
-        if gone & {*known}:
-            sums.write(folder / sums.REPORT, {name: found for name, found in known.items() if name not in gone})
+    sums.forget(folder / sums.REPORT, [one.path.name for one in old if one.path.parent == sums.REPORT.parent])
 
 
 @contextlib.contextmanager

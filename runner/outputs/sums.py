@@ -104,6 +104,22 @@ def write_report(folder: Path, written: Iterable[str]) -> None:
     write(path, kept | hashes(path.parent, [*unlisted, *now]))
 
 
+def forget(path: Path, names: Iterable[str]) -> None:
+    """Take files out of the sums that were removed, or are about to be written again and again.
+
+    Raises
+    ------
+    RecordError
+        The sums cannot be written.
+    """
+    try:
+        known, gone = read(path), {*names}
+    except (OSError, ValueError):  # missing or damaged: for `verify` to say
+        return
+    if gone & {*known}:
+        write(path, {name: found for name, found in known.items() if name not in gone})
+
+
 def refresh(path: Path, name: str) -> None:
     """Replace the sum of one file that was written again, and of no other.
 

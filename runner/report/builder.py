@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from runner.core import log
 from runner.core.errors import UsageError, did_you_mean, did_you_mean_path
 from runner.core.failure_text import failure_lines
-from runner.core.files import make_folder, write
+from runner.core.files import folded, make_folder, write
 from runner.core.redact import Redactor
 from runner.outputs import sums
 from runner.outputs.claim import alive
@@ -25,6 +25,7 @@ from runner.report.exports.exports import CRATE_FILE, export_texts, write_export
 from runner.report.facts import gather
 from runner.report.folder import Watch, read_folder
 from runner.report.html import drawings, render
+from runner.report.html.index_page import INDEX_FILE, forward_page
 from runner.report.results import results
 from runner.report.summary import Regression, Summary, summarize
 from runner.report.validation import fault
@@ -173,7 +174,11 @@ def build(
         *report.problems,
         *write_exports(output_dir, report, made.texts, plan=plan, html=html, environ=environ or {}),
     ]
-    sums.write_report(output_dir, [html, *made.texts, CRATE_FILE])
+    written = [html, *made.texts, CRATE_FILE]
+    if "index" not in map(folded, found.names):  # it would be the page of that notebook
+        write(output_dir / INDEX_FILE, forward_page(html))
+        written.append(INDEX_FILE)
+    sums.write_report(output_dir, written)
     for problem in reported:
         log.warning("report-problem", detail=problem)
     log.info("report-written", verdict=report.verdict, path=html_path, **report.counts)

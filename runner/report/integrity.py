@@ -29,7 +29,6 @@ from runner.report.folder import METRICS, RUNNING, Watch
 from runner.report.validation import fault
 
 EXECUTED = ".executed.ipynb"
-INDEX_FILE = "index.html"
 SUMMARY_FILE = "reports/summary.json"
 
 

@@ -40,7 +40,7 @@ class Reporter(Observer):
     def cell_started(self, cell: Any, position: int) -> None:
         """Show which cell runs now."""
         index = cell.metadata.runner.get("index")
-        self._run.claim.update(cell_index=index, cell_count=self._count)
+        self._run.claim.update(cell_index=index, cell_count=self._count, cell_started_at=log.utc_now())
         title = title_of(cell.source)
         log.info("cell-start", nb=self._name, cell=_place(index), of=self._count, title=title)
         self._run.progress.cell(self._name, index, self._count, title)

@@ -28,6 +28,7 @@ from runner.plan.job import Options, checkout_of, resolve
 from runner.run import needs, preflight
 from runner.run.leftovers import clean_up_all
 from runner.workflow.children import Children
+from runner.workflow.live_page import LivePage
 from runner.workflow.schedule import Machine, Schedule, tasks_of
 
 if TYPE_CHECKING:
@@ -101,7 +102,8 @@ def run_all(options: Options, choice: Choice, run_arguments: Sequence[str] = ())
     log.info("run-all", plan=plan.name, notebooks=len(jobs), run_id=options.run_id, output_dir=output_dir)
     children = Children(_environment(os.environ))
     with handling(children.receive):
-        _run(schedule, {job.name: job for job in jobs}, children, common)
+        page = LivePage(output_dir, plan, str(options.run_id), [job.name for job in jobs])
+        _run(schedule, {job.name: job for job in jobs}, children, common, page)
         # Still heard: a signal does not stop the report, and the exit code tells of it.
         only = [job.name for job in jobs] if choice.part else ()
         return _finish(plan, options, only, children.signalled, hidden)
@@ -197,7 +199,9 @@ def _schedule(plan: Plan, jobs: Sequence[Job], at_once: int | Literal["auto"]) -
     return Schedule(machine=machine, tasks=tasks_of(plan, jobs, seconds, count_all=at_once == "auto"))
 
 
-def _run(schedule: Schedule, jobs: Mapping[str, Job], children: Children, common: Sequence[str]) -> None:
+def _run(
+    schedule: Schedule, jobs: Mapping[str, Job], children: Children, common: Sequence[str], page: LivePage
+) -> None:
     """Start what may start, and wait, until nothing is left."""
     hashes: HashCache | None = None
     started = 0
@@ -217,8 +221,9 @@ def _run(schedule: Schedule, jobs: Mapping[str, Job], children: Children, common
             children.start(name, [*common, *(["--rerun"] if job.options.rerun else [])])
         if children.signalled is not None:
             schedule.drop()
+        page.show()
         if schedule.running:
-            for name, code in children.wait().items():
+            for name, code in children.wait(page.seconds).items():
                 schedule.end(name, succeeded=code == 0)
                 _check_record(jobs[name], code)
 

@@ -418,3 +418,35 @@ def test_an_output_folder_that_cannot_be_written_is_said_once_at_the_end(tmp_pat
     assert ended.code == 74, ended.err
     assert "Traceback" not in ended.err
     assert ran(path) == []
+
+
+def test_status_and_index_follow_a_run_from_its_start_to_its_report(tmp_path: Path) -> None:
+    """Each notebook is queued, running in a cell, then done; the page reloads itself until the report takes its place."""
+    wait = "import os, time\nwhile not os.path.exists('go'):\n    time.sleep(0.05)"
+    path = plan(tmp_path, {"name": "a"}, {"name": "b", "needs": ["a"]}, a=(wait,))
+    out = tmp_path / "out"
+
+    def states() -> dict[str, Any]:
+        return {row["name"]: row for row in json.loads(cli.runner("status", out, "--json").out)["rows"]}
+
+    with cli.start("run-all", path, "--output-dir", out, "--no-html") as process:
+        page = cli.until(lambda: (out / "index.html").exists() and (out / "index.html").read_text(), "the page")
+        assert 'http-equiv="refresh" content="5"' in page
+        assert "<script" not in page
+        cli.until(lambda: "in cell 2 of 2" in (out / "index.html").read_text(), "the second cell on the page")
+        found = states()
+        assert (found["a"]["state"], found["a"]["cell"], found["b"]["state"]) == ("running", 2, "queued")
+        assert "cell-start" in found["a"]["log_line"]
+        with cli.start("status", out, "--watch") as watching:
+            (tmp_path / "go").touch()
+            told, _ = watching.communicate(timeout=cli.PATIENCE)
+        _, err = process.communicate(timeout=cli.PATIENCE)
+    assert process.returncode == 0, err
+    assert [line.split()[:2] for line in told.splitlines() if "succeeded" in line] == [
+        ["a", "succeeded"],
+        ["b", "succeeded"],
+    ]
+    assert {name: row["state"] for name, row in states().items()} == {"a": "succeeded", "b": "succeeded"}
+    newest = max((out / "reports").glob("complete_analysis_report_*.html"))
+    assert f"url=reports/{newest.name}" in (out / "index.html").read_text()
+    assert cli.runner("verify", out).code == 0

@@ -1,0 +1,317 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where a run stands now: one line for each notebook of the plan, from claims and records.
+
+Cheaper than a report, so that it can be asked for every other second: of a record it reads how the notebook ended.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import shlex
+import socket
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from runner.core import files, log, owners
+from runner.core.errors import UsageError
+from runner.core.provisional import status_of
+from runner.core.records import Status
+from runner.core.surrogates import printable
+from runner.core.times import format_moment, instant
+from runner.core.units import format_bytes, format_seconds
+from runner.outputs import claim
+from runner.report.folder import METRICS, RUNNING, Watch, last_sample
+
+if TYPE_CHECKING:
+    from runner.outputs.claim import Running
+
+QUEUED = "queued"
+WHOLE_RUN = ".run-all.json"
+"""In the output folder: which notebooks the newest `run-all` there was asked for."""
+_TAIL_BYTES = 1 << 16
+_LINE_CHARACTERS = 300
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WholeRun:
+    """A run of a plan by `run-all`, as it was when it began."""
+
+    run_id: str
+    plan: str | None
+    names: tuple[str, ...]
+    """All notebooks of the plan."""
+    chosen: tuple[str, ...]
+    started_at: str
+    pid: int
+    host: str
+    namespace: str
+    pid_started: int | None
+
+    @property
+    def lives(self) -> bool | None:
+        """Whether its process lives; None where pids cannot be compared."""
+        if not self.namespace or self.namespace != owners.namespace():
+            return None
+        return self.pid_started is not None and owners.started(self.pid) == self.pid_started
+
+
+def announce(folder: Path, *, run_id: str, plan: str | None, names: Sequence[str], chosen: Sequence[str]) -> WholeRun:
+    """Note in an output folder what this process is about to run.
+
+    Raises
+    ------
+    RecordError
+        The folder cannot be written.
+    """
+    run = WholeRun(
+        run_id=run_id,
+        plan=plan,
+        names=tuple(names),
+        chosen=tuple(chosen),
+        started_at=log.utc_now(),
+        pid=os.getpid(),
+        host=socket.gethostname(),
+        namespace=owners.namespace(),
+        pid_started=owners.started(os.getpid()),
+    )
+    files.write(folder / WHOLE_RUN, json.dumps(dataclasses.asdict(run)) + "\n")
+    return run
+
+
+def read_whole_run(folder: Path) -> WholeRun | None:
+    """Return the newest run of a plan that began in a folder."""
+    try:
+        document = json.loads(files.read(folder / WHOLE_RUN, 1 << 24))
+        names = {key: tuple(map(files.check_name, document[key])) for key in ("names", "chosen")}
+        return WholeRun(**{**document, **names})
+    except (OSError, ValueError, TypeError, KeyError, UsageError, RecursionError):
+        return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One notebook."""
+
+    name: str
+    state: str
+    """`queued`, or a status."""
+    reason: str = ""
+    since: str | None = None
+    """When it began, or ended."""
+    stage: str | None = None
+    """What is done once all cells have ended."""
+    cell: int | None = None
+    """From 1."""
+    cells: int | None = None
+    cell_since: str | None = None
+    wall_seconds: float | None = None
+    gpu_memory_bytes: int | None = None
+    host_memory_bytes: int | None = None
+    log_line: str = ""
+
+    @property
+    def under_way(self) -> bool:
+        """Whether its process lives."""
+        return self.state in {Status.RUNNING, "held"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Overview:
+    """All notebooks of a run, and whether anything of it is still going on."""
+
+    run_id: str | None
+    plan: str | None
+    started_at: str | None
+    as_of: str
+    rows: tuple[Row, ...]
+    running: bool
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many notebooks are in each state."""
+        states = [row.state for row in self.rows]
+        return {state: states.count(state) for state in dict.fromkeys(states)}
+
+
+def look(folder: Path, *, names: Sequence[str] = (), plan: str | None = None, watch: Watch = claim.alive) -> Overview:
+    """Return where the newest run of a folder stands.
+
+    Parameters
+    ----------
+    names
+        Notebooks of the plan, where the caller knows it; else those of the newest `run-all`, and what else is there.
+    watch
+        Tells live runs from dead ones.
+    """
+    whole = read_whole_run(folder)
+    paths = {path.name.removesuffix(RUNNING): path for path in sorted(folder.glob(f"*{RUNNING}"))}
+    lives = {path for path, lives in watch(list(paths.values()), claim.DEAD_AFTER_SECONDS).items() if lives}
+    alive = {name for name, path in paths.items() if path in lives}
+    flights = {name: found for name, path in paths.items() if (found := claim.read(path))}
+    records = {path.name.removesuffix(METRICS): path for path in sorted(folder.glob(f"*{METRICS}"))}
+    here = [name for name in dict.fromkeys([*flights, *records]) if _is_name(name)]
+    if whole and (not names or set(whole.names) == set(names)):
+        names = (*whole.names, *(name for name in here if name in alive - {*whole.names}))
+    else:
+        whole = None
+    going = bool(alive or (whole and whole.lives))
+    rows = tuple(
+        _row(folder, name, flights.get(name), whole, lives=name in alive, going=going) for name in names or here
+    )
+    newest = max(flights.values(), key=lambda one: one.started_at, default=None)
+    return Overview(
+        run_id=whole.run_id if whole else newest.run_id if newest else None,
+        plan=plan or (whole.plan if whole else newest.plan if newest else None),
+        started_at=whole.started_at if whole else newest.started_at if newest else None,
+        as_of=log.utc_now(),
+        rows=rows,
+        running=going,
+    )
+
+
+def _is_name(name: str) -> bool:
+    try:
+        return bool(files.check_name(name))
+    except UsageError:
+        return False
+
+
+def _row(folder: Path, name: str, flight: Running | None, whole: WholeRun | None, *, lives: bool, going: bool) -> Row:
+    record = _ending(folder / f"{name}{METRICS}")
+    if flight is not None and lives:
+        return _under_way(folder, name, flight, record)
+    wanted = whole.run_id if whole else None
+    if flight is not None and (not record or record["run_id"] != flight.run_id or record["provisional"]):
+        if record and record["run_id"] == flight.run_id and record["status"] is not Status.SUCCEEDED:
+            return _ended(folder, name, record)
+        reason = "its process is gone" + (
+            f", last heard of in cell {_place(flight)}" if flight.cell_index is not None else ""
+        )
+        return Row(
+            name=name, state=Status.LOST, reason=reason, since=flight.started_at, log_line=_log_line(folder, name)
+        )
+    if record and (wanted is None or record["run_id"] == wanted):
+        return _ended(folder, name, record)
+    last = f"last {record['status']} at {record['ended_at']}, run {record['run_id'][:8]}" if record else ""
+    if whole and name not in whole.chosen:
+        return Row(name=name, state=Status.NOT_RUN, reason=f"not in this run; {last or 'it never ran'}")
+    return Row(name=name, state=QUEUED if going else Status.NOT_RUN, reason=last)
+
+
+def _under_way(folder: Path, name: str, flight: Running, record: Mapping[str, Any] | None) -> Row:
+    early = record if record and record["provisional"] and record["run_id"] == flight.run_id else None
+    held = early is not None and early["stage"] == "held"
+    sample = last_sample(folder / f"{name}.samples.csv")
+    return Row(
+        name=name,
+        state="held" if held else Status.RUNNING,
+        reason=f"{early['reason']}; go on with `runner repair {shlex.quote(name)}`" if early and held else "",
+        since=flight.started_at,
+        stage=None if early is None else early["stage"],
+        cell=None if flight.cell_index is None else flight.cell_index + 1,
+        cells=flight.cell_count,
+        cell_since=flight.cell_started_at,
+        gpu_memory_bytes=sample.gpu_memory_used_bytes if sample else None,
+        host_memory_bytes=sample.host_memory_bytes if sample else None,
+        log_line=_log_line(folder, name),
+    )
+
+
+def _ended(folder: Path, name: str, record: Mapping[str, Any]) -> Row:
+    status = status_of(record["status"], provisional=record["provisional"])
+    return Row(
+        name=name,
+        state=status,
+        reason=record["reason"],
+        since=record["ended_at"],
+        wall_seconds=record["wall_seconds"],
+        log_line="" if status in {Status.SUCCEEDED, Status.SKIPPED} else _log_line(folder, name),
+    )
+
+
+def _place(flight: Running) -> str:
+    return f"{(flight.cell_index or 0) + 1} of {flight.cell_count}"
+
+
+def _ending(path: Path) -> dict[str, Any] | None:
+    """Return how a record says that its notebook ended; None where it cannot be read."""
+    try:
+        document = json.loads(files.read(path))
+        found = {
+            "status": Status(document["status"]),
+            "reason": str(document["reason"]),
+            "run_id": str(document["run_id"]),
+            "ended_at": str(document["ended_at"]),
+            "wall_seconds": float(document["wall_seconds"]),
+            "provisional": bool(document.get("provisional")),
+            "stage": document.get("stage"),
+        }
+        if reused := document.get("reused_from"):
+            found["reason"] += f"; reused from run {str(reused['run_id'])[:8]}"
+            found["ended_at"] = str(reused["reused_at"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
+    return found
+
+
+def _log_line(folder: Path, name: str) -> str:
+    """Return the last line of a log, as it can be shown anywhere."""
+    with contextlib.suppress(OSError), files.reading(folder / f"{name}.log") as stream:
+        stream.seek(max(0, os.fstat(stream.fileno()).st_size - _TAIL_BYTES))
+        lines = stream.read(_TAIL_BYTES).decode(errors="replace").split("\n")
+        last = next((line for line in reversed(lines) if line.strip()), "")
+        return printable(last)[:_LINE_CHARACTERS]
+    return ""
+
+
+def seconds_since(moment: str | None, now: str) -> float | None:
+    """Return the seconds between two times of the log; None where one is missing or the clock was set back."""
+    began, ended = instant(moment), instant(now)
+    return None if began is None or ended is None or ended < began else ended - began
+
+
+def counted(counts: Mapping[str, int]) -> str:
+    """Return how many notebooks are in each state, in words."""
+    return ", ".join(f"{count} {state}" for state, count in counts.items()) or "no notebook"
+
+
+def detail(row: Row, now: str) -> str:
+    """Return in words where a notebook stands."""
+    if not row.under_way:
+        wall = format_seconds(row.wall_seconds) if row.wall_seconds is not None else ""
+        return ", ".join(filter(None, (wall, printable(row.reason))))
+    parts = []
+    if row.stage is not None:
+        parts.append(f"in stage {row.stage}")
+    elif row.cell is not None:
+        since = seconds_since(row.cell_since, now)
+        parts.append(
+            f"in cell {row.cell} of {row.cells}" + (f" for {format_seconds(since)}" if since is not None else "")
+        )
+    if (whole := seconds_since(row.since, now)) is not None:
+        parts.append(f"{format_seconds(whole)} in all")
+    if row.gpu_memory_bytes:
+        parts.append(f"GPU {format_bytes(row.gpu_memory_bytes)}")
+    if row.host_memory_bytes:
+        parts.append(f"host {format_bytes(row.host_memory_bytes)}")
+    return ", ".join([*parts, *([printable(row.reason)] if row.reason else [])])
+
+
+def text(overview: Overview) -> list[str]:
+    """Return an overview in lines for a terminal."""
+    head = (
+        f"run {overview.run_id} of {overview.plan or 'notebooks'}" if overview.run_id else overview.plan or "notebooks"
+    )
+    since = f", started {format_moment(overview.started_at)}" if overview.started_at else ""
+    width = max((len(row.name) for row in overview.rows), default=0)
+    kind = max((len(row.state) for row in overview.rows), default=0)
+    lines = [printable(f"{head}{since}: {counted(overview.counts)}")]
+    for row in overview.rows:
+        lines.append(f"{row.name:{width}}  {row.state:{kind}}  {detail(row, overview.as_of)}".rstrip())
+        lines += [f"{'':{width}}  {row.log_line}"] if row.log_line else []
+    return lines

@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Keeps `index.html` of the output folder up to date while `run-all` runs its notebooks."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from runner.core import files, log
+from runner.core.errors import RecordError
+from runner.outputs import claim, sums
+from runner.report import overview
+
+if TYPE_CHECKING:
+    from runner.plan import Plan
+
+_LEAST_SECONDS, _MOST_SECONDS = 2.0, 15.0
+_SHARE = 0.02
+"""Of the time that may go into the page: one of hundreds of notebooks is written less often."""
+
+
+class LivePage:
+    """The page of one run.
+
+    Parameters
+    ----------
+    chosen
+        The notebooks of the plan that run.
+    """
+
+    def __init__(self, folder: Path, plan: Plan, run_id: str, chosen: Sequence[str]) -> None:
+        self._folder = folder
+        self._due = 0.0
+        self._works = True
+        names = [notebook.name for notebook in plan.notebooks]
+        try:
+            overview.announce(folder, run_id=run_id, plan=plan.name, names=names, chosen=chosen)
+        except RecordError as error:  # each notebook meets it as well
+            self._complain(error)
+        self._wanted = "index" not in map(files.folded, names)  # it would be the page of that notebook
+
+    @property
+    def seconds(self) -> float:
+        """How long until it is to be written again."""
+        return max(0.0, self._due - time.monotonic())
+
+    def show(self) -> None:
+        """Write the page, if it is time to."""
+        if self.seconds > 0:
+            return
+        began = time.monotonic()
+        if self._wanted:
+            self._write()
+        now = time.monotonic()
+        first = not self._due  # its time is that of imports
+        self._due = now + min(_MOST_SECONDS, max(_LEAST_SECONDS, 0.0 if first else (now - began) / _SHARE))
+
+    def _write(self) -> None:
+        from runner.report.html.index_page import INDEX_FILE, live_page
+
+        try:
+            found = overview.look(self._folder, watch=lambda paths, _seconds: claim.alive(paths, 0.0))
+            sums.forget(self._folder / sums.REPORT, [f"../{INDEX_FILE}"])
+            files.write(self._folder / INDEX_FILE, live_page(found))
+        except Exception as error:  # noqa: BLE001  (the page must not cost the run)
+            self._complain(error)
+
+    def _complain(self, error: Exception) -> None:
+        if self._works:
+            log.warning("index", reason=f"{type(error).__name__}: {error}")
+        self._works = False
