@@ -117,7 +117,7 @@ class Row:
     @property
     def under_way(self) -> bool:
         """Whether its process lives."""
-        return self.state in {Status.RUNNING, "held"}
+        return self.state in {Status.RUNNING, Status.HELD}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -209,7 +209,7 @@ def _under_way(folder: Path, name: str, flight: Running, record: Mapping[str, An
     sample = last_sample(folder / f"{name}.samples.csv")
     return Row(
         name=name,
-        state="held" if held else Status.RUNNING,
+        state=Status.HELD if held else Status.RUNNING,
         reason=f"{early['reason']}; go on with `runner repair {shlex.quote(name)}`" if early and held else "",
         since=flight.started_at,
         stage=None if early is None else early["stage"],
