@@ -214,9 +214,11 @@ def test_make_lists_its_targets_and_ci_runs_the_two_checks():
     assert os.access(script, os.X_OK)
     assert re.findall(r"^make (.+)$", script.read_text(), re.MULTILINE) == [
         "lint",
+        "docs",
         "image-test",
         "conformance ENGINES=runner",
         "soak SECONDS=120 SEED=1",
+        "pythons",
         "demo OUTPUT=.build/outputs",
         "test",
     ]

@@ -17,6 +17,8 @@ _LONGEST = 300
 def error_of(failure: Failure) -> str:
     """Return name and message of an error on one line; the name once where the message begins with it."""
     name, message = failure.error_name or "", " ".join(failure.message[:500].split())
+    if failure.error_name == "":  # as bash, whose error is an exit status
+        return f"an error without a name: {message}"
     return message if message.startswith(f"{name}:") or not name else f"{name}: {message}".removesuffix(": ")
 
 

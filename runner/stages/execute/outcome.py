@@ -55,7 +55,7 @@ class Shown:
 
 
 def judge(
-    shown: Sequence[Shown], reply: Mapping[str, Any] | None, *, expected: bool = False
+    shown: Sequence[Shown], reply: Mapping[str, Any] | None, *, expected: bool = False, interrupted: bool = False
 ) -> tuple[Outcome, Shown | None]:
     """Return how a cell ended and by which error: the one rule for every way to run a notebook.
 
@@ -71,8 +71,10 @@ def judge(
         Content of the kernel's reply; None if none was seen, and then no cell succeeded.
     expected
         The cell is tagged ``raises-exception``.
+    interrupted
+        The kernel was asked to interrupt the cell, which some answer as if it had not run.
     """
-    errors = [*shown, *(_told(reply, shown) if reply is not None else ())]
+    errors = [*shown, *(_replied(reply, shown, interrupted=interrupted) if reply is not None else ())]
     first = errors[0] if errors else None
     if reply is None:
         return "unfinished", first
@@ -82,14 +84,18 @@ def judge(
     return ("error", first) if first else ("ok", None)
 
 
-def _told(reply: Mapping[str, Any], shown: Sequence[Shown]) -> Iterator[Shown]:
+def _replied(reply: Mapping[str, Any], shown: Sequence[Shown], *, interrupted: bool) -> Iterator[Shown]:
     """Yield the errors of a reply that were not shown."""
     status = reply.get("status")
     error = Shown.of(reply)
     if status == "error" and all(each.name != error.name for each in shown):
         yield error
     elif status not in {"ok", "error"}:
-        yield Shown("NotRun", f"the kernel answered {str(status)[:40]!r}: it did not run the cell")
+        answer = f"the kernel answered {str(status)[:40]!r}"
+        if interrupted:
+            yield Shown("Interrupted", f"{answer} to the interrupt")
+        else:
+            yield Shown("NotRun", f"{answer}: it did not run the cell")
     payload = reply.get("payload")
     if isinstance(payload, list) and any(isinstance(p, dict) and p.get("source") == "ask_exit" for p in payload):
         yield Shown("SystemExit", "quit")

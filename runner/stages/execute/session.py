@@ -234,7 +234,12 @@ class Session:
         with cell_deadline(self.stopper, self._cell_seconds if own is None else own):
             silence = await self._attempt(cell, position)
         self._cell_done.set()
-        outcome, error = judge(self.client.shown(position), self.client.reply, expected=_may_raise(cell))
+        outcome, error = judge(
+            self.client.shown(position),
+            self.client.reply,
+            expected=_may_raise(cell),
+            interrupted=self.stopper.stop is not None,
+        )
         self._warn_if_truncated(position, self.client.end_cell(position))
         event = CellEvent(
             id=cell.id,
