@@ -78,7 +78,7 @@ def command(
             if "exit_code" in message:
                 answer("\n".join(map(str, message["lines"])))
                 return int(message["exit_code"])
-            answer("\n".join([*map(str, message["accepted"]), f"follow it in {hello['log']}"]))
+            answer("\n".join(map(str, message["told"])))
     except (OSError, ValueError) as error:
         raise RunnerError(f"the connection to the run of {name} broke: {error}", hint=f"see {hello['log']}") from error
     finally:

@@ -6,13 +6,13 @@ Durations are written in hours at most: GPU time is counted in hours, and `72h00
 
 from __future__ import annotations
 
-import math
 import re
 
 from runner.core.errors import UsageError
 
 _DURATION = re.compile(r"(?<!\d)(?P<number>\d++(?:\.\d++)?)\s*+(?P<unit>s|m|h|d)")
 _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_LONGEST_HOLD_SECONDS = 30 * 24 * 3600.0
 _SIZE = re.compile(r"(?P<number>[0-9.]++(?:e[+-]?\d++)?)\s*+(?:(?P<unit>[kmgt])(?P<binary>i)?b?|b)?", re.IGNORECASE)
 
 
@@ -59,8 +59,11 @@ def hold_seconds(text: str) -> float:
     word, _, duration = text.partition("=")
     if text in {"end", "hold"}:
         return {"end": 0.0, "hold": 3600.0}[text]
-    if word != "hold" or not (seconds := duration_seconds(duration)) or not math.isfinite(seconds):
-        raise UsageError(f"{text!r} says nothing of a failure", hint="write end, hold (for 1h) or hold=2h")
+    seconds = duration_seconds(duration) if word == "hold" else 0.0
+    if not 0 < seconds <= _LONGEST_HOLD_SECONDS:
+        most = format_seconds(_LONGEST_HOLD_SECONDS)
+        what = f"{text!r:.80} is neither end nor hold nor hold=DURATION of at most {most}"
+        raise UsageError(what, hint="write end, hold (which is hold=1h) or hold=2h")
     return seconds
 
 

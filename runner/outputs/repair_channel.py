@@ -14,7 +14,7 @@ import os
 import shutil
 import socket
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -82,7 +82,10 @@ class Channel:
             if line:
                 raise ValueError("the message is cut off or too long")
             return None
-        message = json.loads(line)
+        try:
+            message = json.loads(line)
+        except RecursionError as error:
+            raise ValueError("the message is nested too deeply") from error
         if not isinstance(message, dict):
             raise ValueError("the message is no mapping")  # noqa: TRY004
         return message
@@ -154,9 +157,21 @@ def connect(folder: Path, name: str) -> tuple[Channel, dict[str, Any]]:
     return channel, hello
 
 
-def is_own(peer: Peer) -> bool:
-    """Return True if a peer of a run is one of its own processes, or may be."""
-    return peer.pid <= 0 or any(stat.pid == os.getpid() for stat in procfs.ancestors(peer.pid))
+def refusal(peer: Peer, own: Collection[int]) -> str:
+    """Return why a peer may not repair this run's notebook; empty if it may.
+
+    Parameters
+    ----------
+    own
+        The processes of the notebook.
+    """
+    if peer.uid != os.getuid():
+        return f"only uid {os.getuid()} may repair this notebook, not uid {peer.uid}"
+    if peer.pid <= 0:
+        return "a process of another pid namespace cannot be told from the notebook's own"
+    if peer.pid in own or any(stat.pid == os.getpid() for stat in procfs.ancestors(peer.pid)):
+        return "a process of the notebook cannot repair it"
+    return ""
 
 
 def _impostor(peer: Peer, holder: int) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from runner.core.redact import Redactor
@@ -36,3 +36,17 @@ class RunContext:
     """Undoes at the end what stages began, whatever happened."""
     files: dict[str, str] = field(default_factory=lambda: {"log": ".log"})
     """Suffixes of files that the run writes while it goes on, by their key in `Outputs`."""
+
+    def tell(self, **message: Any) -> None:
+        """Tell those who repaired the notebook; whoever does not listen is let go."""
+        for channel in tuple(self.repairs):
+            try:
+                channel.send(**self.redactor.tree(message))
+            except OSError:
+                self.repairs.remove(channel)
+                channel.close()
+
+    def let_go(self) -> None:
+        """Part with those who repaired the notebook, who know how it ended."""
+        while self.repairs:
+            self.repairs.pop().close()

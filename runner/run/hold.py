@@ -6,7 +6,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import copy
-import os
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
@@ -14,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from runner.core import log
 from runner.core.errors import RunnerError, UsageError
-from runner.core.failure_text import end_lines, error_of
+from runner.core.failure_text import error_of
 from runner.core.surrogates import without_colours
 from runner.core.units import format_seconds
-from runner.outputs.repair_channel import Channel, is_own, listening
+from runner.outputs.repair_channel import Channel, listening, refusal
 from runner.run import conversion
 from runner.run.recorder import Recorder
 from runner.run.repair import Repair, apply, plan_repair
@@ -28,7 +27,6 @@ from runner.stages.execute.requests import syntax_problem
 if TYPE_CHECKING:
     import socket
 
-    from runner.core.records import Metrics
     from runner.machine.processes import Family
     from runner.run.context import RunContext
     from runner.run.execution import Execution
@@ -84,7 +82,8 @@ class Hold:
             log.warning(
                 "held", nb=run.job.name, cell=hello["cell"], until=held_until, error=hello["error"], go_on=command
             )
-            self._tell_earlier(hello)
+            run.tell(held=hello)
+            run.let_go()
             page = asyncio.create_task(asyncio.to_thread(self._write_page, shown))
             accepting = asyncio.create_task(self._accept(listener, session, position, hello))
             await self._wait(session, seconds)
@@ -138,14 +137,6 @@ class Hold:
         index = session.nb_man.nb.cells[position].metadata.runner.get("index")
         return "inserted" if index is None else index + 1
 
-    def _tell_earlier(self, hello: Mapping[str, Any]) -> None:
-        """Tell those whose repair has just failed, and let them go."""
-        for channel in self._run.repairs:
-            with contextlib.suppress(OSError):
-                channel.send(held=hello)
-            channel.close()
-        self._run.repairs.clear()
-
     async def _wait(self, session: Session, seconds: float) -> None:
         """Wait until the hold is decided: by a repair, the deadline, a request to stop or the kernel's death."""
         deadline = time.monotonic() + seconds
@@ -175,10 +166,9 @@ class Hold:
         """Answer one repair, whoever it is from."""
         self._open.add(channel)
         with contextlib.suppress(OSError, ValueError):
-            own = is_own(channel.peer) or channel.peer.pid in {one.pid for one in self._family.survivors()}
-            if channel.peer.uid != os.getuid() or own:
-                log.warning("repair-refused", nb=self._run.job.name, pid=channel.peer.pid, uid=channel.peer.uid)
-                await asyncio.to_thread(channel.send, error="a process of the notebook cannot repair it")
+            if problem := refusal(channel.peer, {one.pid for one in self._family.survivors()}):
+                log.warning("repair-refused", nb=self._run.job.name, pid=channel.peer.pid, reason=problem)
+                await asyncio.to_thread(channel.send, error=problem)
             else:
                 await asyncio.to_thread(channel.send, **hello)
                 request = await asyncio.to_thread(channel.receive)
@@ -190,27 +180,32 @@ class Hold:
 
     async def _answer(self, channel: Channel, request: Mapping[str, Any], session: Session, position: int) -> None:
         try:
-            repair = None if request.get("give_up") else await self._repair(request, session, position)
-            if self._decision.done():
-                raise UsageError("the hold has just ended", hint="see the log")
-        except RunnerError as error:
+            repair = await self._repair(request, session, position)
+        except Exception as error:  # noqa: BLE001  (whatever is wrong with a repair, the hold goes on)
             text = self._run.redactor.text
-            await asyncio.to_thread(channel.send, error=text(error.message), hint=text(error.hint or ""))
+            told = (error.message, error.hint) if isinstance(error, RunnerError) else (repr(error), None)
+            await asyncio.to_thread(channel.send, error=text(told[0]), hint=text(told[1] or ""))
             return
         self._run.repairs.append(channel)
         if repair is None:
             self._why = "given up by `runner repair --give-up`"
         self._decision.set_result(repair)
-        await asyncio.to_thread(channel.send, accepted=repair.told if repair else ["given up"])
+        await asyncio.to_thread(channel.send, told=repair.told if repair else ["given up"])
 
-    async def _repair(self, request: Mapping[str, Any], session: Session, position: int) -> Repair:
-        """Return the repair that is asked for.
+    async def _repair(self, request: Mapping[str, Any], session: Session, position: int) -> Repair | None:
+        """Return the repair that is asked for; None to give up.
 
         Raises
         ------
         RunnerError
-            It cannot work.
+            It cannot work, or comes too late.
         """
+        repair = None if request.get("give_up") else await self._planned(request, session, position)
+        if self._decision.done():
+            raise UsageError("the hold has just ended", hint="see the log")
+        return repair
+
+    async def _planned(self, request: Mapping[str, Any], session: Session, position: int) -> Repair:
         repair = plan_repair(
             request,
             executed=session.nb_man.nb,
@@ -237,11 +232,3 @@ class Hold:
         log.info("repaired", nb=run.job.name, cell=start, changed=changed)
         with contextlib.suppress(OSError):
             run.job.path(".metrics.json").unlink()  # it says how the notebook failed, and that goes on
-
-
-def tell_end(run: RunContext, record: Metrics) -> None:
-    """Tell those who repaired the notebook how it ended."""
-    for channel in run.repairs:
-        with contextlib.suppress(OSError):
-            channel.send(exit_code=record.exit_code, lines=end_lines(record))
-        channel.close()

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from runner.core import log
 from runner.core.errors import BrokenInputError, RefusedError
+from runner.core.failure_text import end_lines
 from runner.core.records import Metrics, Status
 from runner.core.redact import Redactor
 from runner.core.stop import StoppedError, Stopper
@@ -96,10 +97,8 @@ def run(job: Job, stopper: Stopper, progress: Progress) -> Metrics:
             recorder.write_fault(error)
             raise
         stopper.over = True
-        if context.repairs:
-            from runner.run.hold import tell_end
-
-            tell_end(context, record)
+        context.tell(exit_code=record.exit_code, lines=end_lines(record))
+        context.let_go()
         log.info("end", nb=job.name, status=record.status, wall=record.wall_seconds, reason=record.reason)
         return record
 

@@ -44,6 +44,7 @@ class Reporter(Observer):
         title = title_of(cell.source)
         log.info("cell-start", nb=self._name, cell=_place(index), of=self._count, title=title)
         self._run.progress.cell(self._name, index, self._count, title)
+        self._run.tell(told=[log.masked(f"cell {_place(index)} of {self._count}: {title or ''}")])
 
     def cell_ended(self, cell: Any, position: int, event: CellEvent) -> None:
         """Show how the cell ended and what the run takes."""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from nbformat import from_dict
 
 from runner.core.errors import BrokenInputError, UsageError
-from runner.core.notebook_document import check_metadata, check_shape, code_cells
+from runner.core.notebook_document import check_metadata, check_shape, code_cells, nested_too_deeply
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
@@ -149,7 +149,7 @@ def _fixed(request: Mapping[str, Any], source: NotebookNode) -> NotebookNode:
 def _read(given: Any) -> NotebookNode:
     """Return a notebook that was sent, checked as its file would be."""
     name = Path("the repair")
-    if not isinstance(given, dict):
+    if not isinstance(given, dict) or nested_too_deeply(given):
         raise BrokenInputError("the repair is no notebook", hint="give an .ipynb file")
     notebook = from_dict(given)
     check_shape(notebook, name)
@@ -167,7 +167,8 @@ def _check_order(cells: list[NotebookNode], theirs: list[NotebookNode]) -> None:
             return
     if names == others:
         return
-    first = next((at for at, pair in enumerate(zip(names, others, strict=False)) if pair[0] != pair[1]), len(names))
+    first = next((at for at, pair in enumerate(zip(names, others, strict=False)) if pair[0] != pair[1]), None)
+    first = min(len(names), len(others)) if first is None else first
     what = "added" if len(others) > len(names) else "removed" if len(others) < len(names) else "moved or replaced"
     raise UsageError(
         f"code cells of the repair were {what}, from cell {first + 1} on; a repair only changes what cells hold",

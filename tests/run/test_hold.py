@@ -72,6 +72,7 @@ def test_of_forty_cells_failing_at_thirty_only_the_last_eleven_run_after_the_rep
     record = cli.metrics(tmp_path / "out", "n")
     assert (record["status"], record["repaired"], record["provisional"]) == ("succeeded", True, False)
     assert record["held_seconds"] > 0
+    assert record["failure"] is None
     assert [len(cell["runs"]) for cell in record["cells"]] == [1] * 29 + [2] + [1] * 11
     first, second = (run["source_sha256"] for run in record["cells"][29]["runs"])
     assert first != second
@@ -123,6 +124,11 @@ def test_a_hold_that_ends_frees_the_gpu_and_proves_it(tmp_path: Path, simulated_
     source = hold_source(gpu.uuid, 5 * 10**9)
     options = ("--min-gpus", 1)
     process = begin(tmp_path, source, "raise ValueError", hold=hold, options=options, env=simulated_driver.env)
+    other = notebooks.write(tmp_path / "other.ipynb", "1")
+    refused = cli.runner(
+        "run", other, "--output-dir", tmp_path / "out", "--run-id", "x", *options, env=simulated_driver.env
+    )
+    assert refused.code == 3 or how == "expiry"  # which may have come by now
     if how == "SIGTERM":
         process.terminate()
     assert end(process) == 1
@@ -203,6 +209,53 @@ def test_held_time_counts_for_no_deadline(tmp_path: Path) -> None:
     assert repair(tmp_path, "--cell", 1, "--source", tmp_path / "fixed.py").code == 0
     assert end(process) == 0
     assert cli.metrics(tmp_path / "out", "n")["held_seconds"] > 20
+
+
+def test_a_kernel_that_dies_while_it_is_held_ends_the_hold(tmp_path: Path) -> None:
+    """There is nothing to go on with; the failure stays the first cause."""
+    process = begin(tmp_path, "import os; print('pid', os.getpid())", "raise ValueError('first')")
+    log = (tmp_path / "out" / "n.log").read_text()
+    os.kill(int(log.split("\npid ")[1].split()[0]), signal.SIGKILL)
+    assert end(process) == 1
+    record = cli.metrics(tmp_path / "out", "n")
+    assert (record["status"], record["failure"]["message"]) == ("failed", "first")
+    assert any("its kernel ended" in warning for warning in record["warnings"])
+
+
+def test_other_notebooks_of_a_plan_go_on_while_one_is_held(tmp_path: Path) -> None:
+    """Only what needs it waits; a repair lets that run too."""
+    for name, cell in {"n": NEEDS_FILE, "needs_n": "1", "free": "2"}.items():
+        notebooks.write(tmp_path / f"{name}.ipynb", cell)
+    listed = (
+        "[{name: n, path: n.ipynb}, {name: needs_n, path: needs_n.ipynb, needs: [n]}, {name: free, path: free.ipynb}]"
+    )
+    (tmp_path / "plan.yaml").write_text(f"version: 1\nname: p\nnotebooks: {listed}")
+    options = ("--output-dir", tmp_path / "out", "--jobs", 2, "--on-failure", "hold=10m")
+    process = cli.start("run-all", tmp_path / "plan.yaml", *options)
+    wait_for_hold(tmp_path)
+    cli.until((tmp_path / "out" / "free.metrics.json").exists, "the free notebook's record")
+    assert not (tmp_path / "out" / "needs_n.metrics.json").exists()
+    (tmp_path / "mended").touch()
+    assert repair(tmp_path, "--retry").code == 0
+    assert end(process) == 0
+    assert cli.metrics(tmp_path / "out", "needs_n")["status"] == "succeeded"
+
+
+def test_what_threads_print_while_it_is_held_is_kept_and_does_not_count_for_the_cell_that_runs_again(
+    tmp_path: Path,
+) -> None:
+    """Nobody else takes the kernel's messages while it is held; a kernel that cannot send would hang."""
+    talk = "import threading, time, pathlib\ndef talk():\n    for n in range(400): print('talk', n, flush=True); time.sleep(0.005)\n"
+    talk += "    pathlib.Path('talked').touch()\nthreading.Thread(target=talk).start()"
+    process = begin(tmp_path, talk, "threading.Thread(target=talk).start(); raise ValueError", "print('done')")
+    cli.until((tmp_path / "talked").exists, "the threads' end")
+    (tmp_path / "fixed.py").write_text("print('mended')")
+    assert repair(tmp_path, "--cell", 2, "--source", tmp_path / "fixed.py").code == 0
+    assert end(process) == 0
+    assert "talk 399" in (tmp_path / "out" / "n.log").read_text()
+    _, second, third = cli.source_cells(cli.executed(tmp_path / "out", "n"))
+    assert [output.text for output in second.outputs] == ["mended\n"]
+    assert [output.text for output in third.outputs] == ["done\n"]
 
 
 @pytest.mark.slow
