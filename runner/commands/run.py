@@ -7,9 +7,12 @@ from typing import Any
 
 import click
 
-from runner.commands import help_sections, options
+from runner.commands import help_sections, on_end, options
 from runner.commands.answer import answer
 from runner.commands.parameter_values import parameter_options, take
+
+_SIGNAL_SECONDS = 25.0
+"""After a signal, `--on-end` may take what is left of this: an orchestrator kills us 30 s after it."""
 
 
 @click.command("run", cls=help_sections.Sectioned)
@@ -31,6 +34,7 @@ from runner.commands.parameter_values import parameter_options, take
 @help_sections.outputs(
     "--prepare-only", is_flag=True, help="Write NAME.prepared.ipynb, list what changed, run nothing."
 )
+@on_end.option
 @options.as_json
 def command(**given: Any) -> int:
     """Run NOTEBOOK and write its results: a file, a URL (http, https, s3, gs, hf), `-`, or with --plan a name.
@@ -58,28 +62,40 @@ def command(**given: Any) -> int:
 def _run(given: dict[str, Any], *, as_json: bool) -> int:
     from runner.plan.job import resolve
 
+    words = given.pop("on_end")
     job = resolve(make_options(given))
     if job.options.prepare_only:
         from runner.run.prepare_only import prepare_only
 
         return prepare_only(job, as_json=as_json)
+    from runner.core.errors import RunnerError, UsageError
     from runner.core.failure_text import end_lines
-    from runner.core.stop import Stopper, answering
+    from runner.core.stop import StoppedError, Stopper, answering
     from runner.run.lifecycle import run
     from runner.run.progress import for_terminal
 
     stopper = Stopper()
     stopper.hear()
-    with for_terminal() as progress:
-        metrics = run(job, stopper, progress)
+    record = job.path(".metrics.json")
+    try:
+        with for_terminal() as progress:
+            metrics = run(job, stopper, progress)
+    except (UsageError, StoppedError):
+        raise  # nothing ran
+    except Exception as error:
+        left = stopper.seconds_left(_SIGNAL_SECONDS)
+        on_end.call(words, record, "lost", getattr(error, "exit_code", RunnerError.exit_code), seconds=left)
+        raise
     with answering(metrics.exit_code):
         if as_json:
-            answer(job.path(".metrics.json").read_text())
+            answer(record.read_text())
         else:
             lines = end_lines(metrics)
             pages = (job.path(ending) for ending in (".html", ".log", ".metrics.json"))
             page = next((path for path in pages if path.is_file()), None) if metrics.exit_code else None
             answer("\n".join([*lines, f"  see {page.resolve().as_uri()}"] if page else lines))
+        left = stopper.seconds_left(_SIGNAL_SECONDS)
+        on_end.call(words, record, metrics.status.value, metrics.exit_code, seconds=left)
     return metrics.exit_code
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from runner.commands import help_sections, option_types, options
+from runner.commands import on_end as on_end_command
 from runner.commands.answer import answer
 from runner.commands.run import command as run_command
 from runner.commands.run import make_options
@@ -33,6 +34,7 @@ from runner.commands.run import make_options
     help="Notebooks at once, as far as GPUs, cpus and memory_gb of the plan allow; `auto`: as many as fit.",
 )
 @help_sections.plan("--run-id", help="Name of the whole run. [default: a new one]")
+@on_end_command.option
 @options.as_json
 @click.pass_context
 def command(
@@ -41,6 +43,7 @@ def command(
     plan: Path,
     run_id: str | None,
     dry_run: bool,
+    on_end: tuple[str, ...],
     as_json: bool,
     **given: Any,
 ) -> int:
@@ -67,8 +70,11 @@ def command(
     if dry_run:
         answer(run_all.dry_run(run_options, choice, as_json=as_json))
         return 0
-    left_out = ("plan", "output_dir", "checkout", "run_id", "as_json", "rerun")
+    left_out = ("plan", "output_dir", "checkout", "run_id", "as_json", "rerun", "on_end")
     result = run_all.run_all(run_options, choice, options.arguments(ctx, run_command, leave_out=left_out))
     with answering(result.exit_code):
         answer(result.summary_path.read_text() if as_json and result.summary_path else result.text)
+        ended = {0: "succeeded", 1: "failed"}.get(result.exit_code, "terminated" if result.exit_code > 128 else "lost")
+        if result.summary_path or result.exit_code:
+            on_end_command.call(on_end, result.summary_path, ended, result.exit_code)
     return result.exit_code
