@@ -195,7 +195,8 @@ def test_the_dockerfiles_pass_hadolint():
 
 def test_the_workflow_passes_zizmor():
     """Least permissions, pinned actions, no injection; offline."""
-    command = [program("zizmor"), "--offline", "--no-progress", str(ROOT / ".github" / "workflows" / "image.yml")]
+    files = [str(ROOT / ".github" / "workflows" / "image.yml"), str(ROOT / "action.yml")]
+    command = [program("zizmor"), "--offline", "--no-progress", *files]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 

@@ -7,6 +7,7 @@ A file that cannot be made becomes a problem of the report and takes nothing els
 from __future__ import annotations
 
 import json
+import sys
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
@@ -15,6 +16,7 @@ from runner.core.files import write
 from runner.core.hash_cache import sha256_of
 from runner.core.records import to_json
 from runner.outputs import sums
+from runner.report.exports.github_annotations import error_commands
 from runner.report.exports.github_summary import github_summary
 from runner.report.exports.junit import junit_xml
 from runner.report.exports.openmetrics import metrics_text
@@ -60,7 +62,8 @@ def write_exports(
     html
         Path of the page, relative to the folder.
     environ
-        Where `GITHUB_STEP_SUMMARY` may name a file to append to.
+        Where `GITHUB_STEP_SUMMARY` may name a file to append to, and `GITHUB_ACTIONS` say that stderr is read for
+        annotations.
 
     Raises
     ------
@@ -72,6 +75,10 @@ def write_exports(
         write(folder / path, text.encode(errors="replace"))
     if environ.get("GITHUB_STEP_SUMMARY"):
         problems += _append(environ["GITHUB_STEP_SUMMARY"], texts[MARKDOWN_FILE])
+    try:
+        sys.stderr.writelines(f"{line}\n" for line in error_commands(report, environ))
+    except Exception as error:  # noqa: BLE001  (whatever lies in the folder must not cost the report)
+        problems.append(f"no annotations: {type(error).__name__}: {error}")
     try:
         paths = [html, *(path for path in texts if path != PLAN_FILE)]
         crate = crate_json(report, folder, paths, plan)
