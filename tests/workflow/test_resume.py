@@ -8,7 +8,9 @@ import json
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +114,27 @@ def test_a_checkout_that_was_moved_is_reused_whole(done: Path) -> None:
     assert all(reused(sentence) for sentence in decided(done).values())
 
 
+@pytest.mark.parametrize("years", [-30, 10])
+def test_a_clock_that_jumped_changes_no_decision(done: Path, years: int) -> None:
+    """Files and records may be of the future or of long ago: content counts, also of what was changed since then."""
+    moment = time.time() + years * 365 * 86400
+    when = datetime.fromtimestamp(moment, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    for name in "abcd":
+        rewrite(done, name, started_at=when, ended_at=when)
+    for path in done.rglob("*"):
+        os.utime(path, (moment, moment))
+    assert {sentence.partition(" (")[0] for sentence in decided(done).values()} == {FROM_FIRST}
+    assert run_all(options(done, run_id="second"), Choice()).exit_code == 0
+    assert record(done, "a").run_id == "second"
+    newest = json.loads(run(done, "--resume", "--dry-run", "--json").out)["notebooks"]
+    assert {one["decision"] for one in newest} == {"reused"}
+
+    product = done / "out" / "b.txt"
+    product.write_text("9" * product.stat().st_size)
+    os.utime(product, (moment, moment))
+    assert decided(done)["b"] == "runs because out/b.txt has other content than it left there"
+
+
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can give files to another user")
 def test_files_of_another_user_are_reused(done: Path) -> None:
     for path in done.rglob("*"):
@@ -160,6 +183,7 @@ def edit_notebook(folder: Path) -> None:
         ("d", lambda f: write_plan(f, d={"resume": "never"}), "the plan says resume: never"),
         ("d", lambda f: rewrite(f, "d", provisional=True, stage="release"), "its record is provisional"),
         ("d", lambda f: rewrite(f, "d", schema_version=2), "its record is of schema version 2, this runner reads 1"),
+        ("d", lambda f: rewrite(f, "d", schema_version=0), "its record is of schema version 0, this runner reads 1"),
         ("d", lambda f: rewrite(f, "d", status=Status.FAILED, exit_code=1), "its last run ended failed"),
         ("d", lambda f: rewrite(f, "d", resume_key=None), "its record has no key"),
         ("d", lambda f: rewrite(f, "d", ingredients={"key": "1"}), "its record was edited"),

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import os
 import signal
@@ -14,9 +15,18 @@ from typing import Any
 
 import pytest
 import yaml
-from support import cli, notebooks
+from support import cli, notebooks, records
 
+from runner import report
+from runner.core.records import Status
+from runner.core.stop import Stopper
 from runner.outputs.claim import Claim
+from runner.plan import load
+from runner.plan.job import Options, resolve
+from runner.report.integrity import verify
+from runner.run.lifecycle import run
+from runner.run.progress import Progress
+from runner.workflow.run_all import Choice, dry_run
 
 LEFT_BEHIND = (
     "import subprocess, sys\n"
@@ -450,3 +460,61 @@ def test_status_and_index_follow_a_run_from_its_start_to_its_report(tmp_path: Pa
     newest = max((out / "reports").glob("complete_analysis_report_*.html"))
     assert f"url=reports/{newest.name}" in (out / "index.html").read_text()
     assert cli.runner("verify", out).code == 0
+
+
+AT_ONCE = "import os, time\nopen('{0}.up', 'w').close()\nwhile not os.path.exists('{1}'):\n    time.sleep(0.05)"
+"""A cell that says that it runs, then waits for a file."""
+
+
+def test_a_signal_ends_all_notebooks_that_run_at_once(tmp_path: Path) -> None:
+    """Each is saved as terminated, what waits for them never starts, and the report says so."""
+    cells = {name: (AT_ONCE.format(name, "never"),) for name in "ab"}
+    path = plan(tmp_path, {"name": "a"}, {"name": "b"}, {"name": "c", "needs": ["a"]}, {"name": "d"}, **cells)
+    with cli.start("run-all", path, "--output-dir", tmp_path / "out", "--no-html", "--jobs", "2") as process:
+        cli.until(lambda: (tmp_path / "a.up").exists() and (tmp_path / "b.up").exists(), "two at once")
+        process.send_signal(signal.SIGTERM)
+        out, err = process.communicate(timeout=cli.PATIENCE)
+
+    assert process.returncode == 143, err
+    assert told(path) == {"a": "terminated", "b": "terminated", "c": "not-run", "d": "not-run"}
+    assert sorted(ran(path)) == ["a", "b"]
+    assert not list((tmp_path / "out").glob("*.running"))
+    assert "report: " in out
+    assert cli.runner("verify", tmp_path / "out").code == 0
+
+
+def test_stopping_after_a_failure_lets_what_runs_beside_it_end(tmp_path: Path) -> None:
+    """What had begun is no reason to be cut off; what stands later and has not begun is skipped and names the failure."""
+    failing = f"{AT_ONCE.format('a', 'b.up')}\nraise ValueError"
+    waiting = AT_ONCE.format("b", "out/a.metrics.json")
+    path = plan(tmp_path, *({"name": name} for name in "abcd"), a=(failing,), b=(waiting,))
+
+    ended = run_all(path, "--jobs", "2", "--no-continue-on-failure")
+
+    assert ended.code == 1, ended.err
+    assert told(path) == {"a": "failed", "b": "succeeded", "c": "skipped", "d": "skipped"}
+    assert sorted(ran(path)) == ["a", "b"]
+    assert reason(path, "c") == "the run stopped after a ended failed"
+    assert reason(path, "d") == "the run stopped after a ended failed"
+
+
+def test_a_chain_of_100_is_planned_skipped_and_reported(tmp_path: Path) -> None:
+    """Its first notebook failed: each of the others is skipped and names the one before, and all are told."""
+    names = [f"n{number:02}" for number in range(100)]
+    needs = [{"needs": [before]} for before in names[:-1]]
+    path = plan(tmp_path, *({"name": name, **need} for name, need in zip(names, [{}, *needs], strict=True)))
+    chosen = Options(notebook="", plan=path, output_dir=tmp_path / "out", run_id="chain")
+    records.leave(tmp_path / "out", records.metrics("n00", status=Status.FAILED, run_id="chain"), with_samples=False)
+
+    jobs = [resolve(dataclasses.replace(chosen, notebook=name)) for name in names]
+    ended = [run(job, Stopper(), Progress()) for job in jobs[1:]]
+
+    assert {metrics.status for metrics in ended} == {Status.SKIPPED}
+    assert [metrics.reason.split()[2] for metrics in ended] == [f"{name}," for name in names[:-1]]
+    report.build(tmp_path / "out", plan=load(path), run_id="chain")
+    assert list(told(path)) == names
+    assert summary(path)["counts"] == {"notebooks": 100, "ok": 0, "failed": 1, "skipped": 99}
+    assert verify(tmp_path / "out").notebooks == 100
+
+    text = dry_run(dataclasses.replace(chosen, resume=True), Choice(failed=True, jobs="auto"), as_json=False)
+    assert [line.split()[0] for line in text.splitlines()[:-1]] == names, "all that need it run again, in their order"
