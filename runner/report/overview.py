@@ -210,9 +210,11 @@ def _under_way(folder: Path, name: str, flight: Running, record: Mapping[str, An
     return Row(
         name=name,
         state=Status.HELD if held else Status.RUNNING,
-        reason=f"{early['reason']}; go on with `runner repair {shlex.quote(name)}`" if early and held else "",
+        reason=f"{early['reason']}; held until {flight.held_until}: `runner repair {shlex.quote(name)}`"
+        if early and held
+        else "",
         since=flight.started_at,
-        stage=None if early is None else early["stage"],
+        stage=None if early is None or held else early["stage"],
         cell=None if flight.cell_index is None else flight.cell_index + 1,
         cells=flight.cell_count,
         cell_since=flight.cell_started_at,

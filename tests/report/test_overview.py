@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from simdriver import Device, SimulatedDriver
 from support import cli, records
 
 from runner.core.records import Status
@@ -72,7 +73,7 @@ def test_each_state_of_a_notebook_is_shown(tmp_path: Path) -> None:
     }
     assert (found["now"].cell, found["now"].cells) == (3, 9)
     assert found["now"].gpu_memory_bytes
-    assert found["kept"].reason == "no such cell; go on with `runner repair kept`"
+    assert found["kept"].reason == "no such cell; held until None: `runner repair kept`"
     assert found["gone"].reason == "its process is gone, last heard of in cell 3 of 9"
     assert found["old"].reason.startswith("last succeeded at 2026-")
     assert found["other"].reason.startswith("not in this run; last succeeded at 2026-")
@@ -171,3 +172,14 @@ def test_a_folder_without_a_run_is_a_usage_error(tmp_path: Path) -> None:
     ended = cli.runner("status", tmp_path)
     assert ended.code == 2
     assert "holds no run" in ended.err
+
+
+def test_memory_in_use_now_is_shown(tmp_path: Path, simulated_driver: SimulatedDriver) -> None:
+    ended(tmp_path, "a")
+    simulated_driver.write(Device(uuid="GPU-1", name="NVIDIA H200", total_bytes=141 * 10**9, used_bytes=12 * 10**9))
+    lines = cli.runner("status", tmp_path, env=simulated_driver.environ()).out.splitlines()
+    assert "GPU 0 NVIDIA H200: 12.0 GB of 141.0 GB in use" in lines
+    assert lines[-1].startswith("host memory: ")
+    machine = json.loads(cli.runner("status", tmp_path, "--json", env=simulated_driver.environ()).out)["machine"]
+    assert machine["gpus"][0]["used_bytes"] == 12 * 10**9
+    assert 0 < machine["host_used_bytes"] < machine["host_total_bytes"]

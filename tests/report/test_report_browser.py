@@ -12,7 +12,8 @@ import pytest
 from support import records as made
 from test_report_page import hostile_folder
 
-from runner.report import build
+from runner.report import build, overview
+from runner.report.html.index_page import live_page
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = [pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on PATH")]
@@ -87,6 +88,24 @@ def visit(chromium, reports):
     for context in contexts:
         context.close()
     assert said == []
+
+
+def test_the_index_shows_a_run_reloads_itself_and_then_leads_to_its_report(visit, reports):
+    """Without a script: what the page holds when it is loaded again is shown."""
+    folder = reports["demo"].parent.parent
+    forward = (folder / "index.html").read_text()
+    overview.announce(folder, run_id="r", plan="small", names=["01", "waiting"], chosen=["01", "waiting"])
+    try:
+        reports["index"] = folder / "index.html"
+        reports["index"].write_text(live_page(overview.look(folder)))
+        page = visit("index")
+        assert page.locator("tbody tr").last.inner_text().split() == ["waiting", "queued"]
+        reports["index"].write_text(forward)
+        page.wait_for_url(reports["demo"].as_uri(), timeout=120_000)
+    finally:
+        (folder / overview.WHOLE_RUN).unlink()
+        reports["index"].write_text(forward)
+        del reports["index"]
 
 
 def names(page):
