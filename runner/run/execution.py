@@ -59,7 +59,7 @@ def execute(run: RunContext, decision: GateDecision, checked: Checked, preparati
     BrokenInputError
         The kernel cannot be started.
     """
-    from jupyter_core.utils import run_sync
+    from jupyter_client.utils import run_sync
 
     from runner.stages.execute import opened, shell
     from runner.stages.execute.kernel import Kernel
