@@ -189,11 +189,16 @@ def _impostor(peer: Peer, holder: int) -> str:
 
 
 def _is_run(command: bytes) -> bool:
-    """Return True if a command line is that of ``runner run``."""
-    words = command.split(b"\0")
-    return any(
-        Path(os.fsdecode(word)).name == "runner" and words[at + 1 : at + 2] == [b"run"] for at, word in enumerate(words)
-    )
+    """Return True if a process is a ``runner run`` itself, and not a shell or `timeout` around one.
+
+    >>> _is_run(b"python\\0-P\\0-m\\0runner\\0run\\0n.ipynb\\0"), _is_run(b"timeout\\x009\\0runner\\0run\\0n.ipynb\\0")
+    (True, False)
+    """
+    program, *words = command.split(b"\0")
+    while words and words[0].startswith(b"-"):
+        words = words[1:]
+    names = [Path(os.fsdecode(word)).name for word in (program, *words[:2])]
+    return names[0].startswith("python") and names[1:] == ["runner", "run"]
 
 
 def _other(hello: Mapping[str, Any], folder: Path, name: str) -> str:

@@ -254,6 +254,14 @@ def test_validate_knows_the_parameters_of_a_run(cluster):
     """What Tekton would ignore or hand on is a usage error before anything starts."""
     assert "did you mean 'gate-wait'" in launch(cluster, "validate", "--param", "gate-wat=1m", check=2).stderr
     assert "true or false" in launch(cluster, "validate", "--param", "continue-on-failure=no", check=2).stderr
+    assert "hold=2h" in launch(cluster, "validate", "--param", "on-failure=wait", check=2).stderr
+
+
+def test_validate_says_how_long_a_run_may_take_with_failures_held(cluster):
+    """Seven notebooks that may each be held for two hours: Tekton lets the run go on for fourteen hours more."""
+    assert "pass timeouts: a run may take 29h34m0s\n" in launch(cluster, "validate", check=0).stdout
+    held = launch(cluster, "validate", "--param", "on-failure=hold=2h", check=0).stdout
+    assert "pass timeouts: a run may take 43h34m0s, 14h00m of it while failed notebooks are held" in held
 
 
 def test_validate_knows_that_a_volume_ties_a_run_to_one_node(cluster, tmp_path):

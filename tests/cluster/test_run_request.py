@@ -15,6 +15,7 @@ from support.tekton import ROOT, of_kind, references
 from runner.cli import cli
 from runner.cluster.install import fitted
 from runner.core.errors import RunnerError, UsageError
+from runner.core.units import duration_seconds
 
 PLAN = """version: 1
 name: mine
@@ -63,6 +64,26 @@ def values(run):
     spec = run["spec"].get("pipelineSpec", {})
     found = {one["name"]: one.get("default") for one in spec.get("params", [])}
     return found | {one["name"]: one["value"] for one in run["spec"].get("params", [])}
+
+
+@pytest.mark.parametrize("own", [True, False], ids=["plan", "file"])
+def test_a_run_that_holds_failures_has_the_time_for_it(cluster, plan, own):
+    """A TaskRun that ended while its notebook waits for a repair would end the notebook, too."""
+    which = ("--plan", plan, "--repository-url", "https://x.example/r") if own else ("preprocessing",)
+
+    def seconds(*arguments):
+        run = start(cluster, *which, *arguments)
+        found = {one["pipelineTaskName"]: duration_seconds(one["timeout"]) for one in run["spec"]["taskRunSpecs"]}
+        return values(run).get("on-failure"), found, duration_seconds(run["spec"]["timeouts"]["pipeline"])
+
+    _, before, whole = seconds()
+    given, after, longer = seconds("--param", "on-failure=hold=3h")
+    assert given == "hold=3h"
+    tasks = [name for name in before if name.startswith("notebook-")]
+    assert tasks
+    assert all(after[name] - before[name] >= 3 * 3600 for name in tasks)
+    assert all(after[name] == before[name] for name in before if name not in tasks)
+    assert longer - whole >= len(tasks) * 3 * 3600
 
 
 def notebooks(run):
