@@ -221,7 +221,11 @@ def _report(check: _Check) -> None:
         check.differ(check.root / SUMMARY_FILE, str(error))
         return
     for one in summary.notebooks:
-        if one.run_id is None or one.from_samples or one.status in {Status.RUNNING, Status.LOST, Status.NOT_RUN}:
+        if (
+            one.run_id is None
+            or one.from_samples
+            or one.status in {Status.RUNNING, Status.HELD, Status.LOST, Status.NOT_RUN}
+        ):
             continue
         same = _records_of(check, one.name, lambda record, run_id=one.run_id: record.run_id == run_id)
         told = (one.status, one.exit_code, one.started_at, one.wall_seconds)

@@ -87,6 +87,18 @@ def test_of_forty_cells_failing_at_thirty_only_the_last_eleven_run_after_the_rep
     )
 
 
+def test_a_report_on_a_held_notebook_does_not_contradict_how_it_ends(tmp_path: Path) -> None:
+    """What was said of it while it was held is not judged as if it had ended so."""
+    process = begin(tmp_path, "raise ValueError")
+    assert cli.runner("report", tmp_path / "out").code == 0
+    assert cli.runner("verify", tmp_path / "out").code == 0
+    (tmp_path / "fixed.py").write_text("print('mended')")
+    assert repair(tmp_path, "--cell", 1, "--source", tmp_path / "fixed.py").code == 0
+    assert end(process) == 0
+    verified = cli.runner("verify", tmp_path / "out")
+    assert verified.code == 0, verified.out
+
+
 def test_a_retry_that_fails_is_held_again_and_the_next_one_succeeds(tmp_path: Path) -> None:
     """The cause may lie outside the notebook."""
     process = begin(tmp_path, "x = 1", NEEDS_FILE, "print('x is', x)")

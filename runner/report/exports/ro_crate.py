@@ -72,7 +72,8 @@ def crate_json(report: Report, folder: Path, reports: list[str], plan: Plan | No
     crate.root_dataset["conformsTo"] = [_profile(crate, name) for name in (_PROFILES if plan else ("process",))]
     engine = _engine(crate)
     workflow = _workflow(crate, plan, folder, engine) if plan else None
-    actions = [_action(crate, entry, entry.metrics, folder, engine) for entry in report.entries if entry.metrics]
+    ended = [(entry, entry.metrics) for entry in report.entries if entry.metrics and not entry.flight]  # held: not yet
+    actions = [_action(crate, entry, record, folder, engine) for entry, record in ended]
     results = [_file(crate, folder, path, _media(path)) for path in reports]
     if workflow is not None:
         crate.mainEntity = workflow
