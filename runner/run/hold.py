@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import copy
+import shlex
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from runner.core import log
 from runner.core.errors import RunnerError, UsageError
 from runner.core.failure_text import error_of
+from runner.core.notebook_document import code_cells
 from runner.core.surrogates import without_colours
 from runner.core.units import format_seconds
 from runner.outputs.repair_channel import Channel, listening, refusal
@@ -76,18 +78,19 @@ class Hold:
         held_until = until.isoformat(timespec="seconds").replace("+00:00", "Z")
         shown = self._save(session)
         hello = self._hello(session, position, held_until)
-        with listening() as (listener, path):
-            run.claim.tell(socket=str(path), held_until=held_until)
-            command = f"runner repair {run.job.name} --retry --output-dir {run.job.output_dir}"
-            log.warning(
-                "held", nb=run.job.name, cell=hello["cell"], until=held_until, error=hello["error"], go_on=command
-            )
-            run.tell(held=hello)
-            run.let_go()
-            page = asyncio.create_task(asyncio.to_thread(self._write_page, shown))
-            accepting = asyncio.create_task(self._accept(listener, session, position, hello))
-            await self._wait(session, seconds)
-            accepting.cancel()
+        page = asyncio.create_task(asyncio.to_thread(self._write_page, shown))
+        with contextlib.ExitStack() as stack:
+            try:
+                listener, path = stack.enter_context(listening())
+            except OSError as error:
+                self._why = f"no repair can reach it: {error}"
+                self._decision.set_result(None)
+            else:
+                run.claim.tell(socket=str(path), held_until=held_until)
+                self._announce(session, position, hello)
+                accepting = asyncio.create_task(self._accept(listener, session, position, hello))
+                await self._wait(session, seconds)
+                accepting.cancel()
         run.claim.tell(socket=None, held_until=None)
         await page
         for channel in self._open - {*run.repairs}:
@@ -102,6 +105,18 @@ class Hold:
             return None
         self._go_on(session, repair, hello)
         return repair.start
+
+    def _announce(self, session: Session, position: int, hello: Mapping[str, Any]) -> None:
+        """Tell log, terminal and whoever repaired it before that the notebook is held."""
+        run, index = self._run, session.nb_man.nb.cells[position].metadata.runner.get("index")
+        command = ["runner", "repair", run.job.name, "--retry", "--output-dir", str(run.job.output_dir)]
+        until = hello["held_until"]
+        go_on = shlex.join(command)
+        log.warning("held", nb=run.job.name, cell=hello["cell"], until=until, error=hello["error"], go_on=go_on)
+        count = len(code_cells(self.checked.notebook))
+        run.progress.cell(run.job.name, index, count, f"held until {until} for `runner repair`")
+        run.tell(held=hello)
+        run.let_go()
 
     def _save(self, session: Session) -> Any:
         """Save notebook and record as of a failure; return a copy of the notebook to make the page from."""

@@ -409,3 +409,18 @@ def test_a_repair_is_not_redirected_by_a_forged_claim(tmp_path: Path, fields: st
     assert not heard.exists() or b"secret" not in heard.read_bytes()
     process.terminate()
     assert end(process) == 1
+
+
+def test_without_a_socket_the_failure_is_a_failure(tmp_path: Path) -> None:
+    """A machine on which no socket can be bound holds nothing, and says why."""
+    script = (
+        "import contextlib, runner.run.hold as hold\n"
+        "@contextlib.contextmanager\ndef none():\n    raise OSError('no sockets here')\n    yield\n"
+        "hold.listening = none\nfrom runner.cli import main; main()"
+    )
+    source = notebooks.write(tmp_path / "n.ipynb", "raise ValueError('first')")
+    ended = cli.python(script, "run", source, "--output-dir", tmp_path / "out", "--on-failure", "hold")
+    assert ended.code == 1, ended.err
+    record = cli.metrics(tmp_path / "out", "n")
+    assert (record["status"], record["failure"]["message"]) == ("failed", "first")
+    assert any("no repair can reach it: no sockets here" in warning for warning in record["warnings"])
