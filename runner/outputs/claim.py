@@ -15,6 +15,7 @@ import os
 import socket
 import threading
 import time
+import typing
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -65,8 +66,11 @@ def read(path: Path) -> Running | None:
     """Return what a file of a run says, or None when it is gone or not readable."""
     try:
         document = json.loads(files.read(path, _LONGEST_BYTES))
-        known = {field.name for field in dataclasses.fields(Running)}
-        return Running(**{key: value for key, value in document.items() if key in known})
+        kinds = typing.get_type_hints(Running)
+        known = {key: value for key, value in document.items() if key in kinds}
+        if not all(isinstance(value, kinds[key]) for key, value in known.items()):
+            return None  # a notebook can write there what it likes
+        return Running(**known)
     except (OSError, ValueError, TypeError, AttributeError, RecursionError):
         return None
 

@@ -12,6 +12,7 @@ import json
 import os
 import shlex
 import socket
+import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,9 +88,12 @@ def read_whole_run(folder: Path) -> WholeRun | None:
     """Return the newest run of a plan that began in a folder."""
     try:
         document = json.loads(files.read(folder / WHOLE_RUN, 1 << 24))
-        names = {key: tuple(map(files.check_name, document[key])) for key in ("names", "chosen")}
-        return WholeRun(**{**document, **names})
-    except (OSError, ValueError, TypeError, KeyError, UsageError, RecursionError):
+        kinds = typing.get_type_hints(WholeRun) | {"names": list, "chosen": list}
+        if not all(isinstance(value, kinds[key]) for key, value in document.items()):
+            return None
+        document |= {key: tuple(map(files.check_name, document[key])) for key in ("names", "chosen")}
+        return WholeRun(**document)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, UsageError, RecursionError):
         return None
 
 
@@ -292,9 +296,8 @@ def detail(row: Row, now: str) -> str:
         parts.append(f"in stage {row.stage}")
     elif row.cell is not None:
         since = seconds_since(row.cell_since, now)
-        parts.append(
-            f"in cell {row.cell} of {row.cells}" + (f" for {format_seconds(since)}" if since is not None else "")
-        )
+        of = f" of {row.cells}" if row.cells else ""
+        parts.append(f"in cell {row.cell}{of}" + (f" for {format_seconds(since)}" if since is not None else ""))
     if (whole := seconds_since(row.since, now)) is not None:
         parts.append(f"{format_seconds(whole)} in all")
     if row.gpu_memory_bytes:

@@ -120,6 +120,25 @@ def test_damaged_files_cost_nothing_but_what_they_said(tmp_path: Path, damage: s
     assert {name: row.state for name, row in rows(tmp_path).items()} == {"b": "not-run", "c": "succeeded"}
 
 
+@pytest.mark.parametrize("value", [None, 5, -1.5, "x", [], {}, ["../x"], True, 10**30])
+def test_a_notebook_that_writes_anything_into_claims_and_records_breaks_nothing(tmp_path: Path, value: object) -> None:
+    announce(tmp_path, "a", "b")
+    records.running(tmp_path, "a")
+    ended(tmp_path, "b", Status.FAILED, provisional=True, stage="convert")
+    for name in (overview.WHOLE_RUN, "a.running", "b.metrics.json"):
+        path = tmp_path / name
+        before = path.read_text()
+        document = json.loads(before)
+        for key in document:
+            path.write_text(json.dumps({**document, key: value}))
+            for alive in ((), ("a",), ("a", "b")):
+                found = look(tmp_path, *alive)
+                assert {row.name for row in found.rows} <= {"a", "b"}, (name, key)
+                assert overview.text(found)
+                assert live_page(found)
+        path.write_text(before)
+
+
 def test_what_a_notebook_prints_moves_no_cursor(tmp_path: Path) -> None:
     announce(tmp_path, "a")
     ended(tmp_path, "a", Status.FAILED, reason="\x1b[2Jgone\r\nfine")
