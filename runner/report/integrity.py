@@ -172,7 +172,7 @@ def sha256(path: Path) -> str | None:
     """Return the hash of a file as it was when it was first asked for; None where it cannot be read."""
     try:
         return sha256_of(path)
-    except OSError:
+    except (OSError, ValueError):  # of which the latter is a name with a zero in it
         return None
 
 
@@ -187,7 +187,7 @@ def _record(check: _Check, folder: Path, name: str, record: Metrics) -> None:
         check.differ(notebook, f"{path.name} records another SHA-256: {record.outputs.notebook_sha256}")
     try:
         document = json.loads(files.read(notebook))
-        told = document["metadata"]["runner"]
+        told = dict(document["metadata"]["runner"])
         cells = {cell["id"]: (cell["metadata"].get("runner") or {}).get("status") for cell in document["cells"]}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         check.differ(notebook, f"it cannot be read: {fault(error)}")

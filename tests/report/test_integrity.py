@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import random
 import shutil
 import subprocess
@@ -180,6 +181,34 @@ def test_sums_that_lead_out_of_the_folder_are_not_followed(outputs: Path) -> Non
         path.write_text(path.read_text() + f"{'0' * 64}  {name}\n")
         assert differences(outputs) == [f"good.sha256: it lists {name!r}, which is outside the folder"]
         reseal(outputs, "good")
+
+
+def test_documents_of_any_shape_are_differences_and_no_error(outputs: Path) -> None:
+    """A notebook can write what it likes into the folder, with sums that are right."""
+    rng = random.Random(4)
+    odd = [None, 5, -1.5, "x", "../x", "a\0b", [], {}, [{}], {"@id": 1}, True, 10**30]
+    paths = [path for path in sorted(outputs.rglob("*")) if path.suffix in {".json", ".ipynb"} and path.name[0] != "."]
+    for _ in range(150):
+        path = rng.choice(paths)
+        before = path.read_text()
+        document = json.loads(before)
+        holders = [document]
+        for holder in holders:
+            inside = holder.values() if isinstance(holder, dict) else holder
+            holders += [one for one in inside if isinstance(one, dict | list) and one]
+        holder = rng.choice(holders)
+        key = rng.choice(list(holder)) if isinstance(holder, dict) else rng.randrange(len(holder))
+        holder[key] = rng.choice(odd)
+        path.write_text(json.dumps(document))
+        if path.parent == outputs and path.name != "ro-crate-metadata.json":
+            reseal(outputs, path.name.removesuffix(".metrics.json").removesuffix(".executed.ipynb"))
+        elif path.parent.name != "1":
+            sums.refresh(outputs / sums.REPORT, os.path.relpath(path, outputs / "reports"))
+        assert check(outputs).notebooks == 3
+        path.write_text(before)
+    path = outputs / "good.sha256"
+    path.write_text(path.read_text() + f"{'0' * 64}  a\0b\n")
+    assert [one for one in differences(outputs) if "it is missing or cannot be read" in one]
 
 
 def test_what_runs_or_was_cut_off_is_not_judged(outputs: Path) -> None:
