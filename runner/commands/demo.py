@@ -15,6 +15,7 @@ from runner.commands.run import make_options
 
 @click.command("demo")
 @options.add(options.run_options)
+@options.add(options.watching_options)
 @click.option(
     "--copy-to",
     "copy_to_folder",
@@ -44,7 +45,8 @@ def command(ctx: click.Context, /, copy_to_folder: Path | None, as_json: bool, *
     output_dir: Path = given["output_dir"]
     plan = copy_to(output_dir / "demo")
     shared = options.arguments(ctx, run_command, leave_out=("output_dir", "checkout", "as_json"))
+    verbosity = options.take_verbosity(given)
     run_options = make_options({**given, "notebook": "", "plan": plan, "checkout": plan.parent})
-    result = run_all(run_options, Choice(), shared)
+    result = run_all(run_options, Choice(), shared, verbosity)
     click.echo(result.summary_path.read_text() if as_json and result.summary_path else result.text)
     return result.exit_code

@@ -49,6 +49,21 @@ gate_options = (
     ),
 )
 
+watching_options = (
+    help_sections.outputs(
+        "-q", "--quiet", is_flag=True, help="Show no progress and no log, only errors and the answer."
+    ),
+    help_sections.outputs(
+        "-v", "--verbose", is_flag=True, help="Show the lines of the log on a terminal too, above the progress."
+    ),
+)
+
+
+def take_verbosity(given: dict[str, Any]) -> int:
+    """Take the options of watching out of what click parsed: -1 quiet, 1 verbose, else 0."""
+    return int(given.pop("verbose")) - int(given.pop("quiet"))
+
+
 secret_options = (
     help_sections.notebook(
         "--secret-env",

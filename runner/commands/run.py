@@ -27,6 +27,7 @@ _SIGNAL_SECONDS = 25.0
     "--cwd", type=options.FOLDER, help="Working directory. [default: the plan's, else the notebook's folder]"
 )
 @options.add(parameter_options)
+@options.add(options.watching_options)
 @help_sections.plan("--run-id", help="Run of a plan that this belongs to. [default: one of its own]")
 @help_sections.plan("--any-run", is_flag=True, hidden=True, help="Needs may be met by a success of any run.")
 @help_sections.reuse("--rerun", is_flag=True, help="With --resume, run it in any case.")
@@ -63,6 +64,7 @@ def _run(given: dict[str, Any], *, as_json: bool) -> int:
     from runner.plan.job import resolve
 
     words = given.pop("on_end")
+    verbosity = options.take_verbosity(given)
     job = resolve(make_options(given))
     if job.options.prepare_only:
         from runner.run.prepare_only import prepare_only
@@ -72,14 +74,16 @@ def _run(given: dict[str, Any], *, as_json: bool) -> int:
     from runner.core.failure_text import end_lines
     from runner.core.stop import StoppedError, Stopper, answering
     from runner.run.lifecycle import run
-    from runner.run.progress import for_terminal
+    from runner.run.progress import watched
 
     stopper = Stopper()
     stopper.hear()
     record = job.path(".metrics.json")
     try:
-        with for_terminal() as progress:
-            metrics = run(job, stopper, progress)
+        with watched(1, verbosity) as progress:
+            if progress:
+                progress.begin(job.name, job.path(".running"))
+            metrics = run(job, stopper)
     except (UsageError, StoppedError):
         raise  # nothing ran
     except Exception as error:

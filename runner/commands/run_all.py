@@ -18,6 +18,7 @@ from runner.commands.run import make_options
 @click.command("run-all", cls=help_sections.Sectioned)
 @click.argument("plan", type=options.FILE)
 @options.add(options.run_options)
+@options.add(options.watching_options)
 @help_sections.plan("--only", multiple=True, metavar="NAME", help="Run this notebook only. Repeatable.")
 @help_sections.plan("--from", "start", metavar="NAME", help="Begin with this notebook.")
 @help_sections.plan("--failed", is_flag=True, help="Run what did not succeed, and what needs it.")
@@ -63,6 +64,7 @@ def command(
 
     chosen = {name: given.pop(name) for name in ("only", "start", "failed", "rerun", "jobs")}
     choice = run_all.Choice(**chosen)
+    verbosity = options.take_verbosity(given)
     if not given["resume"] and (dry_run or choice.rerun):
         name = "--dry-run" if dry_run else "--rerun"
         raise UsageError(f"{name} works only together with --resume", hint="add --resume")
@@ -71,7 +73,8 @@ def command(
         answer(run_all.dry_run(run_options, choice, as_json=as_json))
         return 0
     left_out = ("plan", "output_dir", "checkout", "run_id", "as_json", "rerun", "on_end")
-    result = run_all.run_all(run_options, choice, options.arguments(ctx, run_command, leave_out=left_out))
+    arguments = options.arguments(ctx, run_command, leave_out=left_out)
+    result = run_all.run_all(run_options, choice, arguments, verbosity)
     with answering(result.exit_code):
         answer(result.summary_path.read_text() if as_json and result.summary_path else result.text)
         ended = {0: "succeeded", 1: "failed"}.get(result.exit_code, "terminated" if result.exit_code > 128 else "lost")

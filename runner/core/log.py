@@ -65,26 +65,28 @@ def _message(record: logging.LogRecord) -> str:
 
 
 class _Output(logging.Handler):
-    """Takes lines to the run's file first, then to stderr or to what shows them instead."""
+    """Takes lines to the run's file first, then to stderr those of a level that is wanted there."""
 
     def __init__(self) -> None:
         super().__init__()
         self.setFormatter(Logfmt())
         self.sinks: list[Callable[[str], None]] = []
         self.masks: list[Callable[[str], str]] = []
-        self.stream: Any = None
+        self.least = logging.INFO
 
     def emit(self, record: logging.LogRecord) -> None:
         text = masked(self.format(record))
         for sink in self.sinks:
             sink(text)
-        stream = self.stream or sys.stderr
+        ours = hasattr(record, "fields")
+        if record.levelno - (0 if ours else logging.WARNING - logging.INFO) < self.least:
+            return
         # Nobody reads stderr any more, the disk behind it is full, its terminal is gone (all OSError), it is
         # closed (ValueError, None), or a signal came in the middle of a print (RuntimeError: reentrant call).
         # The file of the run still has the line.
         with contextlib.suppress(OSError, ValueError, RuntimeError):
-            if stream is not None:  # to print, None means stdout
-                print(text, file=stream, flush=True)
+            if sys.stderr is not None:  # to print, None means stdout
+                print(f"{text}\n", end="", file=sys.stderr, flush=True)
 
 
 _output = _Output()
@@ -162,6 +164,11 @@ def _added(listed: list[Any], one: Any) -> Callable[[], None]:
     return lambda: listed.remove(one) if one in listed else None
 
 
-def show_on(stream: Any) -> None:
-    """Print lines to ``stream`` instead of stderr; None gives stderr back."""
-    _output.stream = stream
+@contextlib.contextmanager
+def showing(least: int) -> Iterator[None]:
+    """Print only lines of at least this level for the length of the block; those of libraries count one level less."""
+    before, _output.least = _output.least, least
+    try:
+        yield
+    finally:
+        _output.least = before

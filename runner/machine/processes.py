@@ -71,11 +71,12 @@ def end_with_parent() -> None:
     _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
+_PRCTL = ctypes.CDLL(None, use_errno=True).prctl
+"""Looked up before any fork: in a child, another thread of its parent may hold the loader's lock for ever."""
+
+
 def _prctl(option: int, value: int) -> bool:
-    try:
-        return ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0) == 0  # type: ignore[no-any-return]
-    except (OSError, AttributeError):
-        return False
+    return _PRCTL(option, value, 0, 0, 0) == 0  # type: ignore[no-any-return]
 
 
 class Family:

@@ -46,9 +46,15 @@ class Running:
     namespace: str = ""
     """Boot and pid namespace: within the same one, pids can be compared."""
     pid_started: int | None = None
+    stage: str | None = None
     cell_index: int | None = None
     cell_count: int | None = None
     cell_started_at: str | None = None
+    title: str | None = None
+    """The first line of the cell."""
+    gpu_bytes: int | None = None
+    host_bytes: int | None = None
+    """What the run takes at the moment, as the memory of the GPUs above."""
     last_save_at: str | None = None
     plan: str | None = None
     socket: str | None = None

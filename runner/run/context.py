@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,6 @@ if TYPE_CHECKING:
     from runner.outputs.repair_channel import Channel
     from runner.outputs.run_log import RunLog
     from runner.plan.job import Job
-    from runner.run.progress import Progress
     from runner.stages.record.metrics_builder import MetricsBuilder
 
 
@@ -29,13 +29,19 @@ class RunContext:
     redactor: Redactor
     runlog: RunLog
     claim: Claim
-    progress: Progress
     repairs: list[Channel] = field(default_factory=list)
     """Those who repaired the notebook and wait for how it ends."""
     cleanup: ExitStack = field(default_factory=ExitStack)
     """Undoes at the end what stages began, whatever happened."""
     files: dict[str, str] = field(default_factory=lambda: {"log": ".log"})
     """Suffixes of files that the run writes while it goes on, by their key in `Outputs`."""
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Time a stage, and say in the claim that the run is in it."""
+        self.claim.update(stage=name)
+        with self.metrics.stage(name):
+            yield
 
     def tell(self, **message: Any) -> None:
         """Tell those who repaired the notebook; whoever does not listen is let go."""

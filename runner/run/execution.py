@@ -85,7 +85,9 @@ def execute(run: RunContext, decision: GateDecision, checked: Checked, preparati
     run.files["samples"] = ".samples.csv"
     run.cleanup.callback(_end_unswept, run, watch)
     run.cleanup.callback(watch.stop)
-    watch.sampler.on_tick.append(lambda latest: run.progress.memory(latest.gpu_total_bytes, latest.host_bytes))
+    watch.sampler.on_tick.append(
+        lambda latest: run.claim.update(gpu_bytes=latest.gpu_total_bytes, host_bytes=latest.host_bytes)
+    )
     probing = Probing(job.options.allocator_probe, watch)
     environ = _environment(run, decision, preparation) | watch.kernel_environment() | probing.variables()
     hook = preparation.staging.served.startup if preparation.staging else ()

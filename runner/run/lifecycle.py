@@ -32,14 +32,13 @@ from runner.stages.record.metrics_builder import MetricsBuilder
 if TYPE_CHECKING:
     from runner.plan.job import Job
     from runner.run.preflight import Checked
-    from runner.run.progress import Progress
     from runner.stages.gate.gate import GateDecision
 
 SIGNAL_RECORD_SECONDS = 8.0
 """After a signal, notebook and metrics are on the disk within this time."""
 
 
-def run(job: Job, stopper: Stopper, progress: Progress) -> Metrics:
+def run(job: Job, stopper: Stopper) -> Metrics:
     """Run a notebook and write its results.
 
     Raises
@@ -87,7 +86,6 @@ def run(job: Job, stopper: Stopper, progress: Progress) -> Metrics:
             redactor=redactor,
             runlog=runlog,
             claim=claim,
-            progress=progress,
         )
         recorder = Recorder(context)
         try:
@@ -123,9 +121,9 @@ def _stages(run: RunContext, recorder: Recorder, checked: Checked | None) -> Non
     if skip:
         metrics.end(Status.SKIPPED, skip)
         return
-    with metrics.stage("prepare"):
+    with run.stage("prepare"):
         checked = checked or preflight.check(job)  # before anything waits for a GPU
-    with metrics.stage("gate"):
+    with run.stage("gate"):
         decision = run.cleanup.enter_context(_gate(job, stopper))
     metrics.note(gate=decision.record)
     if not decision.record.passed:
@@ -136,30 +134,30 @@ def _stages(run: RunContext, recorder: Recorder, checked: Checked | None) -> Non
 
     from runner.run import conversion, execution, ingredients, preparation, record_key, verification
 
-    with metrics.stage("prepare"):
+    with run.stage("prepare"):
         prepared = preparation.prepare(run, checked)
         inputs = record_key.inputs_of(job, checked)
         metrics.note(versions=dict(inputs.recipe.packages or {}))
     stopper.check()
-    with metrics.stage("execute"):
+    with run.stage("execute"):
         executed = execution.execute(run, decision, checked, prepared)
     if executed.checked is not checked:  # repaired
         checked = executed.checked
         inputs = dataclasses.replace(inputs, recipe=ingredients.declared(job, checked))
     recorder.save_notebook(executed.saver)
     recorder.write_early("release")  # a record is there before anything that may take its time
-    with metrics.stage("release"):
+    with run.stage("release"):
         verification.release(run, decision, executed, signal_seconds=SIGNAL_RECORD_SECONDS)
-    with metrics.stage("expect"):
+    with run.stage("expect"):
         verification.expect(run, checked, prepared, executed)
-    with metrics.stage("hash"):
+    with run.stage("hash"):
         record_key.note_key(run, inputs, decision.gpus, executed.opened)
     recorder.save_notebook(executed.saver)
     if recorder.problem is not None:  # no success is shown beside a record that says lost
         metrics.fault(recorder.problem)
         execution.mark(run, executed)
     recorder.write_early("convert")
-    with metrics.stage("convert"):
+    with run.stage("convert"):
         conversion.convert(run, executed.notebook)
     if recorder.problem is None:
         recorder.save_notebook(executed.saver)  # once more, if its file was touched meanwhile

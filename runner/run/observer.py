@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Turns what happens to cells into log lines, heartbeat, samples and progress."""
+"""Turns what happens to cells into log lines, heartbeat and samples."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Reporter(Observer):
-    """Tells the log, the heartbeat, the samples and the terminal.
+    """Tells the log, the heartbeat and the samples.
 
     Parameters
     ----------
@@ -40,10 +40,14 @@ class Reporter(Observer):
     def cell_started(self, cell: Any, position: int) -> None:
         """Show which cell runs now."""
         index = cell.metadata.runner.get("index")
-        self._run.claim.update(cell_index=index, cell_count=self._count, cell_started_at=log.utc_now())
         title = title_of(cell.source)
+        self._run.claim.update(
+            cell_index=index,
+            cell_count=self._count,
+            cell_started_at=log.utc_now(),
+            title=title and log.masked(title),
+        )
         log.info("cell-start", nb=self._name, cell=_place(index), of=self._count, title=title)
-        self._run.progress.cell(self._name, index, self._count, title)
         self._run.tell(told=[log.masked(f"cell {_place(index)} of {self._count}: {title or ''}")])
 
     def cell_ended(self, cell: Any, position: int, event: CellEvent) -> None:

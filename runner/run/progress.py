@@ -1,108 +1,165 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Progress on a terminal: which cell, how long, and the memory it takes. Elsewhere the log suffices."""
+"""Progress on a terminal: a table of the notebooks that run, read from their claims. Elsewhere the log suffices."""
 
 from __future__ import annotations
 
 import contextlib
-import sys
+import logging
 import time
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Self
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from runner.core import log
+from runner.core.screen import Screen, is_screen, plain
+from runner.core.times import format_moment
 from runner.core.units import format_bytes, format_seconds
+from runner.outputs import claim
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
+    from rich.console import Console, RenderableType
+
+_KEPT_LINES = 20
+"""Of a notebook's process, to tell why it left no record."""
+
+_STAGES = {
+    "prepare": "preparing",
+    "gate": "waiting for GPUs",
+    "execute": "starting the kernel",
+    "release": "freeing memory",
+    "expect": "checking results",
+    "hash": "hashing",
+    "convert": "writing the page",
+}
+
+
+@dataclass(slots=True)
+class _Row:
+    path: Path
+    since: float = field(default_factory=time.monotonic)
+    cell: object = None
+    cell_since: float = field(default_factory=time.monotonic)
+    logged: deque[str] = field(default_factory=lambda: deque(maxlen=_KEPT_LINES))
 
 
 class Progress:
-    """Shows nothing; the line a cell leaves in the log is enough where nobody watches."""
+    """The notebooks of a run that are running now.
 
-    def cell(self, name: str, index: int | None, count: int, title: str | None) -> None:
-        """Show which cell runs."""
+    Parameters
+    ----------
+    count
+        How many there are in all.
+    verbose
+        Show log lines above the table as well.
+    """
 
-    def memory(self, gpu_bytes: int | None, host_bytes: int | None) -> None:
-        """Show what the run takes at the moment."""
+    def __init__(self, count: int, *, verbose: bool) -> None:
+        self.screen = Screen(self._drawn)
+        self._count, self._verbose = count, verbose
+        self._began = time.monotonic()
+        self._ended = 0
+        self._rows: dict[str, _Row] = {}
 
-    def __enter__(self) -> Self:
-        return self
+    def begin(self, name: str, path: Path) -> None:
+        """Show a notebook, whose claim is at a path."""
+        self._rows = {**self._rows, name: _Row(path)}  # replaced whole: another thread draws it
 
-    def __exit__(self, *_: object) -> None:
-        return
+    def end(self, name: str) -> list[str]:
+        """Show it no longer; return the last lines of its log."""
+        row = self._rows[name]
+        self._ended += 1
+        self._rows = {other: one for other, one in self._rows.items() if other != name}
+        return list(row.logged)
 
+    def passed(self, line: str) -> None:
+        """Say that a notebook had not to be run."""
+        self._ended += 1
+        self.screen.print(line)
 
-class LiveProgress(Progress):
-    """One line at the bottom of a terminal, redrawn; log lines scroll above it."""
+    def logged(self, name: str, line: str) -> None:
+        """Take a line of a notebook's log."""
+        if self._verbose:
+            self.screen.print(line)
+        elif row := self._rows.get(name):
+            row.logged.append(line)
 
-    def __init__(self) -> None:
+    def _drawn(self, width: int, height: int) -> list[str]:
+        import io
+
         from rich.console import Console
-        from rich.live import Live
 
-        self._console = Console(stderr=True)
-        self._started = time.monotonic()
-        # Taken and replaced whole, without a lock: a signal handler logs above the line from the middle of
-        # `cell`, and waits for a refresh that would wait for what `cell` holds.
-        self._cell = ("", self._started)
-        self._memory = ""
-        self._live = Live(
-            console=self._console,
-            get_renderable=self._render,
-            refresh_per_second=4,
-            transient=True,
-            redirect_stdout=False,
-        )
+        console = Console(file=io.StringIO(), force_terminal=True, width=width, height=height, legacy_windows=False)
+        with console.capture() as captured:
+            console.print(self._table(console, max(1, height - 2)), no_wrap=True, overflow="ellipsis", crop=True)
+        return captured.get().rstrip("\n").split("\n")
 
-    def cell(self, name: str, index: int | None, count: int, title: str | None) -> None:
-        """Show the cell."""
-        text = log.masked(f"{name}  cell {'+' if index is None else index + 1} of {count}  {title or ''}")
-        self._cell = (text, time.monotonic())
-
-    def memory(self, gpu_bytes: int | None, host_bytes: int | None) -> None:
-        """Show the memory."""
-        gpu = f"GPU {format_bytes(gpu_bytes)}  " if gpu_bytes is not None else ""
-        self._memory = f"{gpu}host {format_bytes(host_bytes)}" if host_bytes is not None else gpu
-
-    def _render(self) -> RenderableType:
-        from rich.spinner import Spinner
+    def _table(self, console: Console, most: int) -> RenderableType:
+        from rich.console import Group
+        from rich.table import Table
         from rich.text import Text
 
-        now = time.monotonic()
-        cell, since = self._cell
-        line = Text(no_wrap=True, overflow="ellipsis")
-        line.append(f"{format_seconds(now - self._started)} ", style="dim")
-        line.append(f"{cell}  ")
-        line.append(f"{format_seconds(now - since)}  ", style="bold")
-        line.append(self._memory, style="cyan")
-        return Spinner("dots", text=line)
+        now, rows = time.monotonic(), list(self._rows.items())
+        table = Table.grid(padding=(0, 2), expand=True)
+        for column in range(6):
+            table.add_column(no_wrap=True, overflow="ellipsis", ratio=1 if column == 5 else None)
+        for name, row in rows[:most]:
+            try:
+                cells = self._cells(name, row, now)
+            except (TypeError, ValueError):  # the file is not of our writing
+                cells = [(name, ""), ("unknown", "dim")]
+            table.add_row(*(Text(text, style=style) for text, style in cells))
+        parts: list[RenderableType] = []
+        if self._count > 1:
+            parts.append(Text(f"{self._head(len(rows))}  {format_seconds(now - self._began)}", style="bold"))
+        if len(rows) > most:
+            table.add_row(Text(f"and {len(rows) - most} more"))
+        return Group(*parts, table)
 
-    def __enter__(self) -> Self:
-        self._live.start()
-        log.show_on(_Above(self._console))
-        return self
+    def _head(self, running: int) -> str:
+        first, last = self._ended + 1, self._ended + running
+        if first < last:
+            return f"notebooks {first} to {last} of {self._count}"
+        if first == last:
+            return f"notebook {first} of {self._count}"
+        return "writing the report" if self._ended == self._count else f"{self._ended} of {self._count} notebooks ended"
 
-    def __exit__(self, *_: object) -> None:
-        log.show_on(None)
-        with contextlib.suppress(OSError):  # the terminal is gone; the run is not
-            self._live.stop()
+    def _cells(self, name: str, row: _Row, now: float) -> list[tuple[str, str]]:
+        running, took = claim.read(row.path), format_seconds(now - row.since)
+        if running and running.held_until:
+            until = format_moment(str(running.held_until))
+            hint = f"until {until}: runner repair {name}"
+            return [(name, ""), ("held", "yellow"), (took, ""), ("", ""), ("", ""), (plain(hint), "yellow")]
+        if running is None or running.stage != "execute" or running.cell_count is None:
+            return [(name, ""), (_STAGES.get(str(running and running.stage), "starting"), "dim"), (took, "")]
+        if row.cell != running.cell_index:
+            row.cell, row.cell_since = running.cell_index, now
+        number = "+" if running.cell_index is None else int(running.cell_index) + 1
+        memory = [
+            f"{label} {format_bytes(count)}" if count is not None else ""
+            for label, count in (("GPU", running.gpu_bytes), ("host", running.host_bytes))
+        ]
+        title = f"{running.title or ''}  {format_seconds(now - row.cell_since)}".strip()
+        texts = (name, f"cell {number} of {running.cell_count}", took, *memory, plain(title))
+        return list(zip(texts, ("", "cyan", "", "", "", "dim"), strict=True))
 
 
-class _Above:
-    """Prints above the live line; looks like a stream to the log."""
+@contextlib.contextmanager
+def watched(count: int, verbosity: int) -> Iterator[Progress | None]:
+    """Show the progress of so many notebooks where a person watches; None elsewhere.
 
-    def __init__(self, console: Any) -> None:
-        self._print: Callable[..., None] = console.print
-
-    def write(self, text: str) -> int:
-        if text.strip():
-            self._print(text.rstrip("\n"), markup=False, highlight=False, soft_wrap=True)
-        return len(text)
-
-    def flush(self) -> None:
-        return
-
-
-def for_terminal() -> Progress:
-    """Return live progress when a person watches, else the quiet one."""
-    watched = sys.stderr is not None and sys.stderr.isatty()
-    return LiveProgress() if watched else Progress()
+    Parameters
+    ----------
+    verbosity
+        -1: errors alone; 0: the table on a terminal, log lines elsewhere; 1: both.
+    """
+    shown = verbosity >= 0 and is_screen()
+    least = logging.ERROR if verbosity < 0 else logging.WARNING if shown and not verbosity else logging.INFO
+    with log.showing(least):
+        if not shown:
+            yield None
+            return
+        progress = Progress(count, verbose=verbosity > 0)
+        with progress.screen:
+            yield progress

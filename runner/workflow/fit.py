@@ -228,10 +228,9 @@ def _run(options: Options, card_gb: int) -> Metrics:
     from runner.core.stop import Stopper
     from runner.plan.job import resolve
     from runner.run.lifecycle import run
-    from runner.run.progress import Progress
 
     stopper = Stopper()
-    metrics = run(resolve(dataclasses.replace(options, min_gpus=1, min_gpu_memory_gb=card_gb)), stopper, Progress())
+    metrics = run(resolve(dataclasses.replace(options, min_gpus=1, min_gpu_memory_gb=card_gb)), stopper)
     if metrics.status is Status.TERMINATED:
         raise SystemExit(metrics.exit_code)
     return metrics

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import sys
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -27,12 +28,14 @@ from runner.plan import Plan, load
 from runner.plan.job import Options, checkout_of, resolve
 from runner.run import needs, preflight
 from runner.run.leftovers import clean_up_all
+from runner.run.progress import watched
 from runner.workflow.children import Children
 from runner.workflow.live_page import LivePage
 from runner.workflow.schedule import Machine, Schedule, tasks_of
 
 if TYPE_CHECKING:
     from runner.plan.job import Job
+    from runner.run.progress import Progress
 
 _OPTIONS = "RUNNER_RUN_"
 _MOST_LINES = 60
@@ -64,7 +67,7 @@ class WorkflowResult:
     summary_path: Path | None = None
 
 
-def run_all(options: Options, choice: Choice, run_arguments: Sequence[str] = ()) -> WorkflowResult:
+def run_all(options: Options, choice: Choice, run_arguments: Sequence[str] = (), verbosity: int = 0) -> WorkflowResult:
     """Run a plan and write its report, whatever happened.
 
     Parameters
@@ -73,6 +76,8 @@ def run_all(options: Options, choice: Choice, run_arguments: Sequence[str] = ())
         The plan, and what counts for all its notebooks; they are checked before the first one runs.
     run_arguments
         The same options as arguments of each ``runner run``.
+    verbosity
+        What a terminal shows, see `runner.run.progress.watched`.
 
     Raises
     ------
@@ -98,15 +103,16 @@ def run_all(options: Options, choice: Choice, run_arguments: Sequence[str] = ())
     common = ["--plan", str(plan_path), "--output-dir", str(output_dir), "--run-id", str(options.run_id)]
     common += [*run_arguments, "--checkout", str(checkout_of(plan_path, options.checkout))]
     common += ["--any-run"] if choice.part else []
-    schedule = _schedule(plan, jobs, choice.jobs)
-    log.info("run-all", plan=plan.name, notebooks=len(jobs), run_id=options.run_id, output_dir=output_dir)
-    children = Children(_environment(os.environ))
-    with handling(children.receive):
-        page = LivePage(output_dir, plan, str(options.run_id), [job.name for job in jobs])
-        _run(schedule, {job.name: job for job in jobs}, children, common, page)
-        # Still heard: a signal does not stop the report, and the exit code tells of it.
-        only = [job.name for job in jobs] if choice.part else ()
-        return _finish(plan, options, only, children.signalled, hidden)
+    with watched(len(jobs), verbosity) as progress:
+        schedule = _schedule(plan, jobs, choice.jobs)
+        log.info("run-all", plan=plan.name, notebooks=len(jobs), run_id=options.run_id, output_dir=output_dir)
+        children = Children(_environment(os.environ), progress, quiet=verbosity < 0)
+        with handling(children.receive):
+            page = LivePage(output_dir, plan, str(options.run_id), [job.name for job in jobs])
+            _run(schedule, {job.name: job for job in jobs}, children, common, page, progress)
+            # Still heard: a signal does not stop the report, and the exit code tells of it.
+            only = [job.name for job in jobs] if choice.part else ()
+            return _finish(plan, options, only, children.signalled, hidden)
 
 
 def dry_run(options: Options, choice: Choice, *, as_json: bool) -> str:
@@ -200,7 +206,12 @@ def _schedule(plan: Plan, jobs: Sequence[Job], at_once: int | Literal["auto"]) -
 
 
 def _run(
-    schedule: Schedule, jobs: Mapping[str, Job], children: Children, common: Sequence[str], page: LivePage
+    schedule: Schedule,
+    jobs: Mapping[str, Job],
+    children: Children,
+    common: Sequence[str],
+    page: LivePage,
+    progress: Progress | None,
 ) -> None:
     """Start what may start, and wait, until nothing is left."""
     hashes: HashCache | None = None
@@ -216,16 +227,20 @@ def _run(
                 hashes = hashes or HashCache(job.output_dir / HASHES)
                 if _reused(job, children, hashes):
                     schedule.end(name, succeeded=True)
+                    if progress:
+                        progress.passed(f"{name}: reused")
                     continue
             log.info("notebook", nb=name, number=f"{started}/{len(jobs)}")
-            children.start(name, [*common, *(["--rerun"] if job.options.rerun else [])])
+            children.start(job, [*common, *(["--rerun"] if job.options.rerun else [])])
         if children.signalled is not None:
             schedule.drop()
         page.show()
         if schedule.running:
             for name, code in children.wait(page.seconds).items():
                 schedule.end(name, succeeded=code == 0)
-                _check_record(jobs[name], code)
+                lines = progress.end(name) if progress else []
+                if not _check_record(jobs[name], code):
+                    sys.stderr.writelines(f"{line}\n" for line in lines)
 
 
 def _reused(job: Job, children: Children, hashes: HashCache) -> bool:
@@ -240,12 +255,15 @@ def _reused(job: Job, children: Children, hashes: HashCache) -> bool:
         return False  # its own process meets the same, and leaves the record
 
 
-def _check_record(job: Job, code: int) -> None:
+def _check_record(job: Job, code: int) -> bool:
+    """Return False if a process left no record of this run."""
     recorded = needs.ended(job.output_dir, [job.name]).get(job.name)
     if recorded is None or recorded.run_id != job.run_id:
         log.error("notebook-process", nb=job.name, exit_code=code, reason="it left no record of this run")
-    elif code not in {0, *range(1, 10)}:
+        return False
+    if code not in {0, *range(1, 10)}:
         log.error("notebook-process", nb=job.name, exit_code=code)
+    return True
 
 
 def _environment(environ: Mapping[str, str]) -> dict[str, str]:

@@ -5,11 +5,8 @@ from __future__ import annotations
 
 import json
 import os
-import pty
-import re
 import subprocess
 import sys
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +18,6 @@ from support import cli, notebooks
 from runner.cli import COMMANDS
 from runner.commands.option_types import Duration
 from runner.plan.job import Options, resolve
-from runner.run import progress
 
 SUBCOMMANDS = [*((name,) for name in COMMANDS if name not in {"plan", "cluster"}), *(("plan", name) for name in (
     "check", "show", "schema", "render"
@@ -422,32 +418,6 @@ def test_a_fault_of_our_own_has_its_code_and_leaves_stdout_alone(tmp_path: Path)
     assert not (tmp_path / "out" / "n.running").exists()
 
 
-def test_on_a_terminal_the_progress_is_shown(tmp_path: Path) -> None:
-    """Who watches sees which cell runs, for how long; the log lines stay readable above."""
-    source = notebooks.write(tmp_path / "n.ipynb", "import time; time.sleep(1.5)")
-    command = [*cli.RUNNER, "run", str(source), "--output-dir", str(tmp_path / "out"), "--no-html"]
-    ours, theirs = pty.openpty()
-    environment = cli.environment({"TERM": "xterm-256color", "COLUMNS": "120"})
-    process = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment)
-    os.close(theirs)
-    shown = b""
-    while True:
-        try:
-            piece = os.read(ours, 65536)
-        except OSError:  # Linux says so when the other side is closed
-            break
-        if not piece:
-            break
-        shown += piece
-    os.close(ours)
-
-    assert process.wait(cli.PATIENCE) == 0, shown
-    text = shown.decode(errors="replace")
-    assert re.search(r"n  cell \d of 1  import time", text)
-    assert "n: succeeded in" in text
-    assert "cell-end nb=n" in text
-
-
 def test_no_deadline_on_the_command_line_beats_the_plans(tmp_path: Path) -> None:
     """0s is how one run does without the deadline that its plan sets."""
     job = resolve(Options(notebook="01_quality", plan=plan(tmp_path), timeout=Duration().convert("0s", None, None)))
@@ -538,25 +508,3 @@ def test_the_exit_code_is_right_where_nobody_can_be_told(
     )
 
     assert done.returncode == code
-
-
-def test_a_signal_in_the_middle_of_a_change_of_cells_does_not_stop_the_display(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """What is shown can be drawn while the next cell is being noted: a handler that logs waits for the drawing."""
-    shown = progress.LiveProgress()
-    drawn: list[object] = []
-
-    def monotonic() -> float:
-        if not drawn:
-            drawn.append(None)  # not again from within the drawing
-            drawing = threading.Thread(target=lambda: drawn.append(shown._render()), daemon=True)
-            drawing.start()
-            drawing.join(10)
-        return 1.0
-
-    monkeypatch.setattr(progress.time, "monotonic", monotonic)
-
-    shown.cell("n", 0, 1, "x")
-
-    assert len(drawn) == 2

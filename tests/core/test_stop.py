@@ -131,13 +131,13 @@ class Stream:
         if not Stream.fired:
             Stream.fired = True
             os.kill(os.getpid(), signal.SIGTERM)
-        return sys.stderr.write(text)
+        return sys.__stderr__.write(text)
     def flush(self):
-        sys.stderr.flush()
+        sys.__stderr__.flush()
 
 stopper = Stopper()
 with RunLog(pathlib.Path(sys.argv[1]), Redactor()) as runlog, stopper.on_signals():
-    log.show_on(Stream())
+    sys.stderr = Stream()
     with runlog._lock:
         log.info("in the middle")
 print(stopper.stop.detail)

@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The lower end of a terminal: a few lines that are drawn anew, below lines that scroll.
+
+One thread draws; all others, and signal handlers in the middle of anything, only put lines into a queue. So a terminal
+that is held (Ctrl-S) or gone holds up nobody. No mode of the terminal is changed and its cursor is never hidden: a
+process that is stopped or killed leaves nothing to repair.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import re
+import signal
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Self
+
+_EVERY_SECONDS = 0.25
+_LAST_SECONDS = 2.0
+"""How long the end waits for a terminal that takes nothing."""
+_MOST_LINES = 2_000
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+def is_screen() -> bool:
+    """Return True if stderr is a terminal that can move its cursor."""
+    return (
+        sys.stderr is not None and sys.stderr.isatty() and os.environ.get("TERM") not in {None, "", "dumb", "unknown"}
+    )
+
+
+def plain(text: str) -> str:
+    """Return a text that moves no cursor and changes no colour."""
+    return _CONTROL.sub("�", text)
+
+
+class Screen:
+    """Draws what a function returns for a width and a height below what is printed to stderr.
+
+    Parameters
+    ----------
+    draw
+        Called in a thread; its lines may be coloured, and none is wider than the width.
+    """
+
+    def __init__(self, draw: Callable[[int, int], list[str]]) -> None:
+        self._draw = draw
+        self._lines: deque[str] = deque(maxlen=_MOST_LINES)
+        self._drawn: list[str] = []
+        self._width = 0
+        self._stopped = False
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="screen", daemon=True)
+        self._restore = contextlib.ExitStack()
+
+    def print(self, text: str) -> None:
+        """Let lines scroll by above; safe in signal handlers."""
+        self._lines.append(plain(text.rstrip("\n")))
+
+    def __enter__(self) -> Self:
+        self._fd = sys.stderr.fileno()
+        self._draw(80, 24)  # imports what drawing needs: processes are forked beside the thread
+        if signal.getsignal(signal.SIGTSTP) is signal.SIG_DFL:
+            signal.signal(signal.SIGTSTP, self._stop)
+            self._restore.callback(signal.signal, signal.SIGTSTP, signal.SIG_DFL)
+        self._restore.enter_context(contextlib.redirect_stderr(_Lines(self.print)))
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join(_LAST_SECONDS)
+        self._restore.close()
+
+    def _stop(self, *_: object) -> None:
+        """Stop as Ctrl-Z asks, and go on below what a shell wrote meanwhile."""
+        self._stopped = True
+        signal.signal(signal.SIGTSTP, signal.SIG_DFL)
+        signal.raise_signal(signal.SIGTSTP)
+        signal.signal(signal.SIGTSTP, self._stop)
+        self._drawn, self._stopped = [], False
+
+    def _run(self) -> None:
+        with contextlib.suppress(OSError):  # the terminal is gone
+            while not self._over.wait(_EVERY_SECONDS):
+                if not self._stopped:
+                    self._write(wanted=True)
+            self._write(wanted=False)
+
+    def _write(self, *, wanted: bool) -> None:
+        size = os.get_terminal_size(self._fd)
+        alone = self._in_foreground()
+        if not alone or size.columns != self._width:  # somebody else writes here; or what was drawn may be wrapped now
+            self._width = size.columns
+            self._drawn = []
+        width, height = size.columns or 80, size.lines or 24
+        lines = [self._lines.popleft() for _ in range(len(self._lines))]
+        below = self._draw(width - 1, height - 2) if wanted and alone else []
+        if lines or below != self._drawn:
+            up = f"\r\x1b[{len(self._drawn)}A\x1b[J" if self._drawn else ""
+            self._drawn = below
+            data = (up + "".join(f"{line}\n" for line in lines + below)).encode(errors="replace")
+            while data:
+                data = data[os.write(self._fd, data) :]
+
+    def _in_foreground(self) -> bool:
+        try:
+            return os.tcgetpgrp(self._fd) == os.getpgrp()
+        except OSError:  # a terminal, but not the one that controls us: nobody shares it with us
+            return True
+
+
+class _Lines(io.TextIOBase):
+    """A stream that gives away whole lines."""
+
+    def __init__(self, take: Callable[[str], None]) -> None:
+        self._take = take
+        self._begun = ""
+
+    def write(self, text: str) -> int:
+        *lines, self._begun = (self._begun + text).split("\n")
+        for line in lines:
+            self._take(line)
+        return len(text)
