@@ -9,7 +9,7 @@ import click
 
 from runner.commands import options
 from runner.commands.answer import answer
-from runner.commands.option_types import Duration
+from runner.commands.option_types import Duration, Number
 from runner.core.stop import ending_on_signals
 
 
@@ -17,7 +17,7 @@ from runner.core.stop import ending_on_signals
 @click.argument("output_dir", type=options.FOLDER)
 @click.option(
     "--keep-attempts",
-    type=click.IntRange(0),
+    type=Number(0, whole=True),
     default=3,
     show_default=True,
     metavar="N",

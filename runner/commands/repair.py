@@ -10,17 +10,18 @@ import click
 
 from runner.commands import options
 from runner.commands.answer import answer
+from runner.commands.option_types import Number
 
 
 @click.command("repair")
 @click.argument("name")
 @click.option("--notebook", type=options.FILE, help="The source notebook with its cells corrected.")
-@click.option("--cell", type=click.IntRange(1), help="Number of the one code cell to replace, with --source.")
+@click.option("--cell", type=Number(1, whole=True), help="Number of the one code cell to replace, with --source.")
 @click.option(
     "--source", type=click.Path(dir_okay=False, allow_dash=True, path_type=Path), help="Its new source; - is stdin."
 )
 @click.option("--retry", is_flag=True, help="Run the failed cell again as it is.")
-@click.option("--from-cell", type=click.IntRange(1), help="Go on from this cell. [default: the one that failed]")
+@click.option("--from-cell", type=Number(1, whole=True), help="Go on from this cell. [default: the one that failed]")
 @click.option("--give-up", is_flag=True, help="End the notebook as the failure it is.")
 @options.output_dir
 def command(
