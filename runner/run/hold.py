@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 from runner.core import log
 from runner.core.errors import RunnerError, UsageError
 from runner.core.failure_text import error_of
-from runner.core.notebook_document import code_cells
 from runner.core.surrogates import without_colours
 from runner.core.units import format_seconds
 from runner.outputs.repair_channel import Channel, listening, refusal
@@ -87,7 +86,7 @@ class Hold:
                 self._decision.set_result(None)
             else:
                 run.claim.tell(socket=str(path), held_until=held_until)
-                self._announce(session, position, hello)
+                self._announce(hello)
                 accepting = asyncio.create_task(self._accept(listener, session, position, hello))
                 await self._wait(session, seconds)
                 accepting.cancel()
@@ -106,15 +105,13 @@ class Hold:
         self._go_on(session, repair, hello)
         return repair.start
 
-    def _announce(self, session: Session, position: int, hello: Mapping[str, Any]) -> None:
+    def _announce(self, hello: Mapping[str, Any]) -> None:
         """Tell log, terminal and whoever repaired it before that the notebook is held."""
-        run, index = self._run, session.nb_man.nb.cells[position].metadata.runner.get("index")
+        run = self._run
         command = ["runner", "repair", run.job.name, "--retry", "--output-dir", str(run.job.output_dir)]
         until = hello["held_until"]
         go_on = shlex.join(command)
         log.warning("held", nb=run.job.name, cell=hello["cell"], until=until, error=hello["error"], go_on=go_on)
-        count = len(code_cells(self.checked.notebook))
-        run.progress.cell(run.job.name, index, count, f"held until {until} for `runner repair`")
         run.tell(held=hello)
         run.let_go()
 

@@ -25,7 +25,6 @@ from runner.plan import load
 from runner.plan.job import Options, resolve
 from runner.report.integrity import verify
 from runner.run.lifecycle import run
-from runner.run.progress import Progress
 from runner.workflow.run_all import Choice, dry_run
 
 LEFT_BEHIND = (
@@ -507,7 +506,7 @@ def test_a_chain_of_100_is_planned_skipped_and_reported(tmp_path: Path) -> None:
     records.leave(tmp_path / "out", records.metrics("n00", status=Status.FAILED, run_id="chain"), with_samples=False)
 
     jobs = [resolve(dataclasses.replace(chosen, notebook=name)) for name in names]
-    ended = [run(job, Stopper(), Progress()) for job in jobs[1:]]
+    ended = [run(job, Stopper()) for job in jobs[1:]]
 
     assert {metrics.status for metrics in ended} == {Status.SKIPPED}
     assert [metrics.reason.split()[2] for metrics in ended] == [f"{name}," for name in names[:-1]]
