@@ -58,6 +58,7 @@ def test_a_sweep_is_one_table_over_parameters_and_results(tmp_path: Path) -> Non
     heads = [part.partition("</th>")[0].partition(">")[2] for part in section.split('<th scope="col"')[1:]]
     assert heads == ["Notebook", "Status", "n", "ari", "method"]
     assert "leiden &lt;b&gt;" in section
+    assert '<a href="#results">Results</a>' in page.read_text()
     assert "<b>" not in section
 
 
