@@ -392,7 +392,7 @@ def test_a_repair_is_not_redirected_by_a_forged_claim(tmp_path: Path, fields: st
     """Nothing is sent to a socket of the notebook's, whatever NAME.running says."""
     heard, folder = tmp_path / "heard", tmp_path / "out"
     cell = FORGERY.format(
-        socket=f"/tmp/forged-{os.getpid()}-{len(fields)}",
+        socket=f"\0forged-{os.getpid()}-{len(fields)}",  # in no folder
         folder=str(folder),
         heard=str(heard),
         claim=str(folder / "n.running"),
@@ -400,7 +400,7 @@ def test_a_repair_is_not_redirected_by_a_forged_claim(tmp_path: Path, fields: st
     )
     (tmp_path / "fixed.py").write_text("secret = 1")
     process = begin(tmp_path, cell)
-    cli.until(lambda: "/forged-" in str((running(tmp_path) or {}).get("socket")), "the forgery")
+    cli.until(lambda: "forged-" in str((running(tmp_path) or {}).get("socket")), "the forgery")
     for _ in range(5):
         refused = repair(tmp_path, "--cell", 1, "--source", tmp_path / "fixed.py")
         if refused.code == 2 and "does not lead to the run" in refused.err:
