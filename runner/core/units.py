@@ -37,7 +37,7 @@ def gigabytes(text: str) -> float:
     Raises
     ------
     ValueError
-        The text is no size.
+        The text is not a size.
     """
     found = _SIZE.fullmatch(text.strip())
     if found is None:

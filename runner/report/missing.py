@@ -63,7 +63,7 @@ def running(flight: Flight) -> str:
 
 
 def held(name: str, flight: Flight, reason: str) -> str:
-    """Say how a notebook failed that is held, until when, and what continues it."""
+    """Describe how a notebook failed that is held, until when, and what continues it."""
     until = format_moment(flight.held_until or "")
     return f"{reason}; held on {flight.host} until {until}: continue with `runner repair {name}`"
 

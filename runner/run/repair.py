@@ -69,7 +69,7 @@ def plan_repair(
     UsageError
         Cells were added, removed or moved; a changed cell would not run; or nothing is changed.
     BrokenInputError
-        It is no notebook, or a rule or parameter matches nothing in it.
+        It is not a notebook, or a rule or parameter matches nothing in it.
     """
     fixed = _fixed(request, source)
     prepared = prepare(fixed)
@@ -150,7 +150,7 @@ def _read(given: Any) -> NotebookNode:
     """Return a notebook that was sent, checked as its file would be."""
     name = Path("the repair")
     if not isinstance(given, dict) or nested_too_deeply(given):
-        raise BrokenInputError("the repair is no notebook", hint="give an .ipynb file")
+        raise BrokenInputError("the repair is not a notebook", hint="give an .ipynb file")
     notebook = from_dict(given)
     check_shape(notebook, name)
     check_metadata(notebook, name)
