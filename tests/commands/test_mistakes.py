@@ -27,7 +27,7 @@ from support import cli, notebooks
         ),
         (
             "run n.ipynb --timeout soon",
-            "--timeout: 'soon' is no duration",
+            "--timeout: 'soon' is not a valid duration",
             "write it like 90s, 15m, 2h or 1h30m; see `runner run --help`",
         ),
         ("plan schema novel", "DOCUMENT: 'novel' is not one of 'plan', 'metrics', 'summary'", "see `runner plan schema --help`"),
