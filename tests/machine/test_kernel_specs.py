@@ -13,7 +13,9 @@ import pytest
 from jupyter_client.kernelspec import NoSuchKernel
 from support import cli, notebooks
 
+from runner.core.errors import BrokenInputError
 from runner.machine.kernel_specs import Kernels, environments
+from runner.stages.execute.kernel import check_kernel
 
 
 def environment(folder: Path, kernel: str = "python3", *, argv: list[str] | None = None) -> Path:
@@ -79,6 +81,16 @@ def test_what_is_no_environment_has_no_kernel(home, tmp_path):
     for name in (str(tmp_path / "empty"), "./none", "nobody"):
         with pytest.raises(NoSuchKernel):
             Kernels().get_kernel_spec(name)
+
+
+@pytest.mark.parametrize(("there", "said"), [(True, "has no Jupyter kernel"), (False, "does not exist")])
+def test_a_path_without_a_kernel_is_refused_as_a_path(home, tmp_path, there, said):
+    """The message is about the environment and not about a kernel's name."""
+    environment = tmp_path / "env"
+    if there:
+        environment.mkdir()
+    with pytest.raises(BrokenInputError, match=f"the environment '{environment}' {said}"):
+        check_kernel(str(environment))
 
 
 def test_a_notebook_runs_in_another_environment(tmp_path, monkeypatch):

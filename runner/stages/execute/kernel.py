@@ -75,6 +75,14 @@ def check_kernel(name: str) -> str:
     try:
         argv = specs.get_kernel_spec(name).argv
     except NoSuchKernel:
+        if os.sep in name:
+            missing = not Path(name).expanduser().exists()
+            raise BrokenInputError(
+                f"the environment {name!r} {'does not exist' if missing else 'has no Jupyter kernel'}",
+                hint="`runner kernels` lists those that were found"
+                if missing
+                else f"install one with `{name}/bin/python -m pip install ipykernel`",
+            ) from None
         installed = sorted(specs.find_kernel_specs())
         raise BrokenInputError(
             f"no kernel named {name!r} is installed; installed: {', '.join(installed) or 'none'}",
