@@ -24,6 +24,7 @@ from runner.report.exports import openmetrics
 from runner.report.exports.exports import CRATE_FILE, export_texts, write_exports
 from runner.report.facts import gather
 from runner.report.folder import Watch, read_folder
+from runner.report.gallery import gallery
 from runner.report.html import drawings, render
 from runner.report.html.index_page import INDEX_FILE, forward_page
 from runner.report.results import results
@@ -278,6 +279,7 @@ def _make(found: Found, wanted: _Wanted) -> _Made:
         "summary": summary,
         "facts": gather(report, summary),
         "results": results(report),
+        "gallery": gallery(report, wanted.folder),
         "drawn": drawn,
         "advice": advise(report, summary, drawn.rows, drawn.pools),
         "comparison": comparison,

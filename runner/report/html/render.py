@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Renders the page: templates, the one stylesheet and the one script, in one file.
 
-The policy of the page allows just these two, by their hashes, and nothing from anywhere else.
+The policy of the page allows just these two, by their hashes, figures that it holds itself, and nothing from anywhere
+else.
 """
 
 from __future__ import annotations
@@ -58,8 +59,9 @@ def render(view: Mapping[str, Any], folder: Path | None = None) -> str:
     ):
         environment.filters[name] = getattr(formatting, name)
     environment.filters["count"] = format_count
+    images = "img-src data:; " if view["gallery"].figures else ""
     policy = (
-        f"default-src 'none'; style-src '{style_hash(style)}'; script-src '{style_hash(script)}'; "
+        f"default-src 'none'; {images}style-src '{style_hash(style)}'; script-src '{style_hash(script)}'; "
         "base-uri 'none'; form-action 'none'"
     )
     # All three are ours, and must reach the page byte for byte, as the hashes demand.
