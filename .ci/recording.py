@@ -19,7 +19,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 IMAGES = ROOT / "docs" / "images"
-COMMAND = "runner run-all examples/laptop/plan.yaml --output-dir outputs"
+COMMAND = "runner run-all examples/laptop/plan.yaml --output-dir outputs -v"
 COLUMNS, LINE, WIDTH, MARGIN = 116, 18, 7.3, 14
 LONGEST_SECONDS = 12.0
 STYLE = """\
@@ -46,7 +46,7 @@ def record(folder: Path) -> list[tuple[float, str, str]]:
         for line in process.stdout:
             logged = re.match(r"\d{4}-\d\d-\d\dT([\d:]{8})\.\d+Z (.*)", line)
             text = f"{logged[1]} {logged[2]}" if logged else line.rstrip()
-            text = re.sub(r"\b[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f-]{22}\b", "…", text.replace(str(folder), "."))
+            text = re.sub(r"\b[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f-]{22}\b", "…", text.replace(str(folder), "/…"))
             kind = "log" if logged else "answer"
             lines.append(
                 (time.monotonic() - started, kind, text if len(text) <= COLUMNS else f"{text[: COLUMNS - 1]}…")
