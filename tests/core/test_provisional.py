@@ -30,9 +30,9 @@ notebooks:
 AT_STAGE = """
 import os, shutil, signal, sys
 if "run" in sys.orig_argv and os.environ.get("AT"):
-    from runner.run import lifecycle, verification
+    from runner.run import conversion, verification
     at, what = os.environ["AT"], os.environ["DO"]
-    owner = lifecycle if at == "_convert" else verification
+    owner = conversion if at == "convert" else verification
     real = getattr(owner, at)
     def stand_in(run, *args, **options):
         if run.job.name == "a":
@@ -99,7 +99,7 @@ def test_a_run_that_is_killed_while_its_page_is_made_is_lost(tmp_path: Path, at_
     """Everything was judged, but the process did not end: Tekton's results and the report say lost, and at what stage."""
     source, out = notebooks.write(tmp_path / "a.ipynb", "print(1)"), tmp_path / "out"
     ended = cli.runner(
-        "run", source, "--output-dir", out, "--results-dir", tmp_path / "r", env=at_stage("_convert", KILL)
+        "run", source, "--output-dir", out, "--results-dir", tmp_path / "r", env=at_stage("convert", KILL)
     )
 
     assert ended.code == -9
@@ -234,7 +234,7 @@ def test_a_later_save_that_succeeds_clears_the_fault(tmp_path: Path, small_disk:
     assert "x" * 100 in cli.text_of(cli.executed(small_disk, "a"))
 
 
-@pytest.mark.parametrize("stage", ["release", "_convert"])
+@pytest.mark.parametrize("stage", ["release", "convert"])
 @pytest.mark.parametrize("do", ["os.unlink({})", "open({}, 'w').write('rewritten')", "os.truncate({}, 10)"])
 def test_a_notebook_that_vanished_is_written_again_from_memory(tmp_path: Path, at_stage, stage: str, do: str) -> None:
     """Deleted, rewritten or cut after its last save: what is there at the end is the executed notebook."""
