@@ -106,7 +106,7 @@ def test_markdown_may_change_as_it_likes(tmp_path: Path) -> None:
         ({"retry": True, "from_cell": 9}, "no code cell 9"),
         ({"cell": 3, "source": "raise ValueError"}, "no cell is changed"),
         ({"cell": 2, "source": "x = 1"}, "matched|is in no cell"),
-        ({"notebook": []}, "no notebook"),
+        ({"notebook": []}, "not a notebook"),
         ({"notebook": {"cells": 5}}, "no list of `cells`"),
         ({}, "no cell is changed"),
     ],

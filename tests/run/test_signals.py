@@ -235,7 +235,7 @@ def test_a_signal_while_the_kernel_starts_is_recorded(tmp_path: Path) -> None:
 ENDLESS = """
 import pathlib, time
 from runner.stages.convert import page as convert
-from runner.run import lifecycle
+from runner.run import conversion
 conversion.SIGNAL_HTML_SECONDS = 1.0
 def write_page(notebook, path, **_):
     pathlib.Path(f"{path}.begun").touch()

@@ -746,7 +746,7 @@ def test_what_names_no_notebook_is_an_error(tmp_path):
     (tmp_path / "a.txt").write_text("")
     for path, says in (
         (tmp_path / "none", "does not exist"),
-        (tmp_path / "a.txt", "no notebook"),
+        (tmp_path / "a.txt", "not a notebook"),
         (tmp_path, "holds no notebook"),
     ):
         with pytest.raises(BrokenInputError, match=says):
