@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the templates and stylesheets of the pages are.
+"""The templates and stylesheets of the pages: where they are, and how they are read.
 
 They stand in `report_templates/` of a checkout, where people look for them, and a wheel ships
 the same folder inside the package. One function knows both places.
@@ -7,9 +7,15 @@ the same folder inside the package. One function knows both places.
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from runner.core.errors import RunnerError
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 _PACKAGE = Path(__file__).resolve().parent.parent
 _PLACES = (_PACKAGE / "report" / "templates", _PACKAGE.parent / "report_templates")
@@ -30,3 +36,28 @@ def templates_folder() -> Path:
         f"the page templates are missing: neither {_PLACES[0]} nor {_PLACES[1]} is a folder",
         hint="install the package again, or run it from a complete checkout",
     )
+
+
+def templates(folder: Path, **options: Any) -> Environment:
+    """Return the templates of a folder: values are escaped, and an unknown name is an error.
+
+    Parameters
+    ----------
+    options
+        Further ones of `jinja2.Environment`.
+    """
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    return Environment(
+        loader=FileSystemLoader(folder),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        **options,
+    )
+
+
+def policy_hash(content: str) -> str:
+    """Return how a Content-Security-Policy names a style or a script."""
+    return "sha256-" + base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()

@@ -7,10 +7,9 @@ import functools
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from runner.core.templates import templates_folder
+from runner.core.templates import policy_hash, templates, templates_folder
 from runner.report import overview as overviews
 from runner.report.html import formatting
-from runner.report.html.render import style_hash
 
 if TYPE_CHECKING:
     import jinja2
@@ -32,17 +31,10 @@ def forward_page(report: str) -> str:
 
 @functools.cache
 def _template() -> jinja2.Template:
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
     folder = templates_folder()
-    environment = Environment(
-        loader=FileSystemLoader(folder),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = templates(folder)
     filters: dict[str, Any] = {
         "href": quote,
         "moment": formatting.moment,
@@ -51,5 +43,5 @@ def _template() -> jinja2.Template:
     }
     environment.filters.update(filters)
     style = (folder / "index.css").read_text(encoding="utf-8")
-    environment.globals |= {"style": Markup(style), "style_hash": Markup(style_hash(style))}  # noqa: S704  (ours)
+    environment.globals |= {"style": Markup(style), "style_hash": Markup(policy_hash(style))}  # noqa: S704  (ours)
     return environment.get_template("index.html")

@@ -200,18 +200,9 @@ def _pieces(
 
 @cache
 def _template() -> jinja2.Template:
-    import jinja2
+    from runner.core.templates import templates, templates_folder
 
-    from runner.core.templates import templates_folder
-
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(templates_folder() / "notebook"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("page.html")
+    return templates(templates_folder() / "notebook").get_template("page.html")
 
 
 @cache
