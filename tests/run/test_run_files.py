@@ -27,18 +27,24 @@ def test_the_first_run_is_kept_when_a_second_one_writes(tmp_path: Path) -> None:
     assert cli.metrics(out, "n")["outputs"]["attempts"] == ["attempts/n/1", "attempts/n/2"]
 
 
+def _landed(folder: Path) -> list[str]:
+    """Names of the files in `folder`, without those that a living run is about to rename."""
+    return sorted(path.name for path in folder.iterdir() if path.suffix != ".part")
+
+
 def test_two_runs_of_one_name_at_once_end_with_usage(tmp_path: Path) -> None:
     """The second exits 2, says who runs, and writes nothing."""
     notebooks.write(tmp_path / "n.ipynb", "import time; time.sleep(300)")
     first = cli.start("run", tmp_path / "n.ipynb", "--output-dir", tmp_path / "out")
     try:
         cli.until((tmp_path / "out" / "n.executed.ipynb").exists, "the first run's first save")
-        before = sorted(path.name for path in (tmp_path / "out").iterdir())
+        cli.until((tmp_path / "out" / "n.samples.csv").exists, "the first run's first sample")
+        before = _landed(tmp_path / "out")
         second = cli.runner("run", tmp_path / "n.ipynb", "--output-dir", tmp_path / "out")
         assert second.code == 2
         assert f"pid {first.pid}" in second.err
         assert "--name" in second.err
-        assert sorted(path.name for path in (tmp_path / "out").iterdir()) == before
+        assert _landed(tmp_path / "out") == before
         other = cli.runner(
             "run", tmp_path / "n.ipynb", "--output-dir", tmp_path / "out", "--name", "m", "--timeout", "1s"
         )
