@@ -121,12 +121,13 @@ PIP_CONF      ?=
 BUILD_OPTIONS ?= $(if $(findstring podman,$(ENGINE)),--timestamp 0)
 
 .PHONY: image image-test sbom
-image: image-cpu image-g1 image-g2 ## Build the three images; or one: image-cpu, image-g1, image-g2
+image: image-cpu image-g1 image-g2 image-g3 ## Build the four images; or one: image-cpu, image-g1, image-g2, image-g3
 
 image-cpu: base = $(CPU_BASE)$(CPU_BASE_DIGEST:%=@%)
 image-g1: base = $(G1_BASE)$(G1_BASE_DIGEST:%=@%)
 image-g2: base = $(G2_BASE)$(G2_BASE_DIGEST:%=@%)
-image-cpu image-g1 image-g2: image-%:
+image-g3: base = $(G3_BASE)$(G3_BASE_DIGEST:%=@%)
+image-cpu image-g1 image-g2 image-g3: image-%:
 	@case "$(or $(BASE_IMAGE),$(base))" in *@sha256:*) ;; *) \
 	  echo "WARNING: $(or $(BASE_IMAGE),$(base)) has no digest: another build may take another base." >&2; \
 	  echo "  images/check-bases.sh prints the digests for images/versions.env" >&2;; esac
@@ -150,6 +151,6 @@ $(VENV)/sbom/bin/cyclonedx-py: | $(BIN)/python
 # From the lock, so that it needs neither the image nor its base.
 SBOM_LOCK ?= cpu
 SBOM      ?= $(OUTPUT)/sbom-$(SBOM_LOCK).json
-sbom: $(VENV)/sbom/bin/cyclonedx-py ## Write what an image adds to its base as CycloneDX: SBOM_LOCK=cpu, g1 or g2
+sbom: $(VENV)/sbom/bin/cyclonedx-py ## Write what an image adds to its base as CycloneDX: SBOM_LOCK=cpu, g1, g2 or g3
 	@mkdir -p $(dir $(SBOM))
 	$(VENV)/sbom/bin/cyclonedx-py requirements --output-reproducible --pyproject pyproject.toml --output-file $(SBOM) images/requirements-$(SBOM_LOCK).lock

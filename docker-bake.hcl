@@ -11,6 +11,8 @@ variable "G1_BASE" {}
 variable "G1_BASE_DIGEST" { default = "" }
 variable "G2_BASE" {}
 variable "G2_BASE_DIGEST" { default = "" }
+variable "G3_BASE" {}
+variable "G3_BASE_DIGEST" { default = "" }
 variable "CPU_BASE" {}
 variable "CPU_BASE_DIGEST" { default = "" }
 
@@ -25,7 +27,7 @@ function "tag" {
   result = "${REGISTRY}/rapids-notebook-runner:${VERSION}-${kind}"
 }
 
-group "default" { targets = ["g1", "g2", "cpu"] }
+group "default" { targets = ["g1", "g2", "g3", "cpu"] }
 
 target "common" {
   dockerfile = "images/Dockerfile"
@@ -63,6 +65,19 @@ target "g2" {
     BASE_DIGEST = G2_BASE_DIGEST
     GENERATION  = "g2"
     IMAGE       = tag("g2")
+  }
+}
+
+target "g3" {
+  inherits = ["common"]
+  target   = "gpu"
+  tags     = [tag("g3")]
+  args = {
+    BASE_IMAGE  = pinned(G3_BASE, G3_BASE_DIGEST)
+    BASE_NAME   = G3_BASE
+    BASE_DIGEST = G3_BASE_DIGEST
+    GENERATION  = "g3"
+    IMAGE       = tag("g3")
   }
 }
 

@@ -3,8 +3,8 @@
 """Make the lock files of the images anew: `python images/lock.py`, with `uv` on the PATH.
 
 Each lock has exact versions with the hashes of their files, and no address of an index: which
-index is used is the builder's choice, what may come from it is not. The resolution of `g1` and
-`g2` is bound to what their RAPIDS accepts (`rapids-*.txt`) and to what there was when their base was
+index is used is the builder's choice, what may come from it is not. The resolution of the generations
+is bound to what their RAPIDS accepts (`rapids-*.txt`) and to what there was when their base was
 made: our layer never replaces a package of its base (see `layer.py`), so nothing in it may ask for
 one that is newer. Give `--upgrade` to move to newer versions.
 """
@@ -29,7 +29,7 @@ OURS = ("latex2mathml", "nbclient", "nbconvert", "nh3", "papermill", "rocrate")
 
 def arguments(name: str) -> list[str]:
     """Return what each lock is resolved for: one Python on Linux, or any that the package supports."""
-    if name in {"g1", "g2"}:
+    if name.startswith("g"):
         python, date = VERSIONS[f"{name.upper()}_PYTHON"], VERSIONS[f"{name.upper()}_DATE"]
         constraints = ["--constraints", f"rapids-{name}.txt", "--exclude-newer", date]
         for package in OURS:
@@ -52,5 +52,5 @@ def lock(name: str, more: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    for which in ("build", "cpu", "g1", "g2"):
+    for which in ("build", "cpu", "g1", "g2", "g3"):
         lock(which, sys.argv[1:])

@@ -17,6 +17,7 @@ from types import SimpleNamespace
 import pytest
 import yaml
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -24,7 +25,8 @@ IMAGES = ROOT / "images"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 VERSIONS = dict(re.findall(r"^([A-Z0-9_]+)=(.*)$", (IMAGES / "versions.env").read_text(), re.MULTILINE))
 DOCKERFILE = (IMAGES / "Dockerfile").read_text()
-LOCKS = ("cpu", "g1", "g2")
+GENERATIONS = ("g1", "g2", "g3")
+LOCKS = ("cpu", *GENERATIONS)
 
 
 def load_layer() -> object:
@@ -61,12 +63,12 @@ def test_every_locked_version_has_hashes_and_nothing_has_an_address(lock):
     assert not re.search(r"https?://|index-u[r]l|find-l[i]nks|@ ", lock)
 
 
-@pytest.mark.parametrize("generation", ["g1", "g2"])
+@pytest.mark.parametrize("generation", GENERATIONS)
 def test_the_locks_of_the_generations_hold_what_upstream_ran(generation):
     """The direct requirements stand in the lock as they are written."""
     lock = (IMAGES / f"requirements-{generation}.lock").read_text()
     wanted = [line for line in (IMAGES / f"requirements-{generation}.in").read_text().splitlines() if "==" in line]
-    assert any(line.startswith("rapids-singlecell==") for line in wanted)
+    assert any(line.startswith("rapids-singlecell") for line in wanted)
     missing = [
         line for line in wanted if f"\n{canonicalize_name(line.split('==')[0])}=={line.split('==')[1]}" not in lock
     ]
@@ -76,7 +78,7 @@ def test_the_locks_of_the_generations_hold_what_upstream_ran(generation):
 
 def test_the_lock_brings_no_rapids_of_its_own():
     """cudf, cupy and the CUDA libraries are the base's; a wheel of another name would hide them."""
-    for generation in ("g1", "g2"):
+    for generation in GENERATIONS:
         lock = (IMAGES / f"requirements-{generation}.lock").read_text()
         assert not re.findall(
             r"^(?:cudf|cuml|cugraph|cuvs|cupy|rmm|pylibraft|nvidia-cu|nvidia-nccl)[\w-]*==", lock, re.MULTILINE
@@ -86,11 +88,26 @@ def test_the_lock_brings_no_rapids_of_its_own():
 def test_the_versions_stand_in_one_place():
     """Defaults of the Dockerfile, for those who call docker by hand, are those of versions.env."""
     defaults = set(re.findall(r"^FROM \$\{BASE_IMAGE:-([^}]+)\}", DOCKERFILE, re.MULTILINE))
-    assert defaults == {VERSIONS["CPU_BASE"], VERSIONS["G2_BASE"]}
+    assert defaults == {VERSIONS["CPU_BASE"], VERSIONS["G3_BASE"]}
     bake = (ROOT / "docker-bake.hcl").read_text()
-    assert set(re.findall(r'variable "((?:G1|G2|CPU)_\w+)"', bake)) == {name for name in VERSIONS if "BASE" in name}
-    for name in ("G1", "G2"):
+    assert set(re.findall(r'variable "((?:G\d|CPU)_\w+)"', bake)) == {name for name in VERSIONS if "BASE" in name}
+    for name in map(str.upper, GENERATIONS):
         assert f"py{VERSIONS[f'{name}_PYTHON']}" in VERSIONS[f"{name}_BASE"]
+
+
+def test_the_newest_generation_has_what_its_plan_and_the_extra_for_its_cuda_say():
+    """Image, plan and `pip install rapids-notebook-runner[gpu-cu13]` mean the same versions."""
+    text = (IMAGES / "requirements-g3.lock").read_text() + "\n" + (IMAGES / "rapids-g3.txt").read_text()
+    pins = dict(re.findall(r"^([\w.-]+)==([^ ;\n]+)", text, re.MULTILINE))
+    pins["rapids-singlecell"] = pins["rapids-singlecell-cu13"]
+    manifest = yaml.safe_load((ROOT / "tekton/configs/current-notebooks-plan.yaml").read_text())
+    fits = yaml.safe_load(manifest["data"]["plan.yaml"])["fits"]
+    pins["cudf"] = re.search(r":(\d+\.\d+)-cuda13", VERSIONS["G3_BASE"])[1]
+    for name, wanted in fits.items():
+        assert SpecifierSet(wanted).contains(pins[name]), name
+    extra = [Requirement(text) for text in PROJECT["optional-dependencies"]["gpu-cu13"]]
+    (singlecell,) = [one for one in extra if one.name == "rapids-singlecell-cu13"]
+    assert singlecell.specifier.contains(pins["rapids-singlecell-cu13"])
 
 
 def test_no_shell_stands_between_docker_and_the_runner():
@@ -118,7 +135,7 @@ def test_the_build_sees_only_what_it_copies():
     allowed = [line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")]
     copied = []
     for line in re.findall(r"^COPY (?!--from)(.*)$", DOCKERFILE, re.MULTILINE):
-        copied += line.replace("$GENERATION", "g2").split()[:-1]
+        copied += line.replace("$GENERATION", "g3").split()[:-1]
     patterns = [re.escape(entry).replace(r"\*", "[^/]*") for entry in allowed]
     for path in copied:
         assert any(re.fullmatch(f"{pattern}(/.*)?", path) for pattern in patterns), path
