@@ -19,7 +19,7 @@ from runner.outputs import sums
 from runner.outputs.claim import alive
 from runner.report.advice import advise
 from runner.report.assemble import Report, Verdict, assemble
-from runner.report.compare import Comparison, compare, read_baseline
+from runner.report.baseline import Comparison, compare, read_baseline
 from runner.report.exports import openmetrics
 from runner.report.exports.exports import CRATE_FILE, export_texts, write_exports
 from runner.report.facts import gather

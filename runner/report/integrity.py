@@ -23,7 +23,7 @@ from runner.core.files import check_name
 from runner.core.hash_cache import sha256_of
 from runner.core.records import Metrics, Status, read_metrics
 from runner.outputs import attempts, claim, sums
-from runner.report.compare import read_baseline
+from runner.report.baseline import read_baseline
 from runner.report.exports.exports import CRATE_FILE
 from runner.report.folder import METRICS, RUNNING, Watch
 from runner.report.validation import fault

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from runner.report.assemble import Report
-    from runner.report.compare import Change, Comparison
+    from runner.report.baseline import Change, Comparison
 
 T = TypeVar("T")
 
