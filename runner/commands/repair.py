@@ -120,7 +120,7 @@ def _request(
 
 def _shown(hello: dict[str, Any]) -> str:
     """Return what failed, where, and until when it is held."""
-    from runner.core.times import format_moment
+    from runner.core.units import format_moment
 
     head = f"{hello['notebook']}: failed in cell {hello['cell']}, held until {format_moment(str(hello['held_until']))}"
     return f"{head}\n{hello['traceback']}".rstrip()

@@ -70,8 +70,8 @@ def _run(given: dict[str, Any], *, as_json: bool) -> int:
         from runner.run.prepare_only import prepare_only
 
         return prepare_only(job, as_json=as_json)
+    from runner.core.endings import end_lines
     from runner.core.errors import RunnerError, UsageError
-    from runner.core.failure_text import end_lines
     from runner.core.stop import StoppedError, Stopper, answering
     from runner.run.lifecycle import run
     from runner.run.progress import watched

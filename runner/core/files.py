@@ -1,11 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files that are never seen half written, and names that stay in their folder."""
+"""Files that are never seen half written, names that stay in their folder, and what killed processes left.
+
+The name of a temporary file carries the process that made it. A killed process cannot clean up, and nobody else may do
+so while it lives. So the next run removes what a dead process of this very boot and pid namespace left; elsewhere pids
+mean nothing.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import functools
+import hashlib
 import os
+import re
+import shutil
 import stat
 import tempfile
 import unicodedata
@@ -13,8 +22,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from runner.core import owners
+from runner.core import procfs
 from runner.core.errors import RecordError, UsageError
+
+_OWNER = re.compile(r"(?:^|[.-])([0-9a-f]{8})-([0-9a-f]{1,8})-([0-9a-f]{1,16})[.-]\w{8}(?:\.part)?$", re.ASCII)
+_LONGEST_NAME = 255
 
 
 def check_name(name: str) -> str:
@@ -58,9 +70,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(
-            prefix=f".{path.name[:80]}.{owners.mark()}.", suffix=".part", dir=path.parent
-        )
+        handle, temporary = tempfile.mkstemp(prefix=f".{path.name[:80]}.{mark()}.", suffix=".part", dir=path.parent)
     except OSError as error:
         raise cannot_write(path, error) from error
     try:
@@ -191,3 +201,47 @@ def _free(path: Path) -> str:
             return " (no inodes are left)"
         return f" ({volume.f_bavail * volume.f_frsize:,} of {volume.f_blocks * volume.f_frsize:,} bytes are free)"
     return ""
+
+
+def mark() -> str:
+    """Return what the name of a temporary file says of this process, with a dash or a dot to follow."""
+    return _mark(os.getpid())
+
+
+@functools.lru_cache(maxsize=1)
+def _mark(pid: int) -> str:
+    return f"{_short(procfs.namespace())}-{pid:x}-{procfs.started(pid) or 0:x}"
+
+
+def _short(name: str) -> str:
+    return hashlib.sha256(name.encode()).hexdigest()[:8] if name else "0" * 8
+
+
+def private_folder(kind: str) -> Path:
+    """Return a new folder for this user alone whose path is short enough for sockets."""
+    for parent in (os.environ.get("RUNNER_SOCKET_DIR"), tempfile.gettempdir(), "/tmp", "/dev/shm"):
+        if parent and len(parent) < 60:
+            with contextlib.suppress(OSError):
+                remove_left_over(Path(parent), f"{kind}-*")
+                return Path(tempfile.mkdtemp(prefix=f"{kind}-{mark()}-", dir=parent))
+    return Path(tempfile.mkdtemp(prefix=f"{kind}-{mark()}-"))
+
+
+def is_left_over(name: str) -> bool:
+    """Return True if a file of this name was made by a process of this namespace that has ended."""
+    match = _OWNER.search(name) if len(name) <= _LONGEST_NAME else None
+    here = procfs.namespace()
+    if match is None or not here or match[1] != _short(here):
+        return False
+    return procfs.started(int(match[2], 16)) != int(match[3], 16)
+
+
+def remove_left_over(folder: Path, pattern: str) -> None:
+    """Remove the temporary files and folders of dead processes that match a pattern; none is worth an error."""
+    with contextlib.suppress(OSError):
+        for path in [path for path in folder.glob(pattern) if is_left_over(path.name)]:
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                with contextlib.suppress(OSError):
+                    path.unlink()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is recorded of the machine that a notebook ran on: GPUs, allocators, host, processes.
+"""What is recorded of the machine that a notebook ran on: GPUs, allocators, host, processes, environment.
 
 Parts of `runner.core.records.Metrics`, by the same rules.
 """
@@ -7,7 +7,7 @@ Parts of `runner.core.records.Metrics`, by the same rules.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,3 +175,22 @@ class Sampling:
     """Ticks that the samples file does not hold, because a long run is thinned out there."""
     stopped: str | None = None
     """Why sampling of the GPUs ended early, if it did."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Environment:
+    """Where and with what the notebook ran; values of secrets never appear."""
+
+    image: str | None = None
+    python: str | None = None
+    platform: str | None = None
+    cwd: str | None = None
+    kernel: str | None = None
+    transport: str | None = None
+    gpu_visibility: Literal["chosen", "all"] | None = None
+    """Whether the kernel saw the GPUs that the gate chose, if any, or all that are visible here."""
+    variables: dict[str, str] = field(default_factory=dict)
+    """Variables that the plan or an option gave the kernel."""
+    secrets: tuple[str, ...] = ()
+    """Names only."""
+    parameters: dict[str, Any] = field(default_factory=dict)

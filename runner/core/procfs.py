@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
@@ -107,3 +108,17 @@ def content_of(path: str, limit: int) -> bytes:
 def boot_id() -> str:
     """Return what differs after each start of the machine, empty where it is not known."""
     return content_of("/proc/sys/kernel/random/boot_id", 64).decode().strip()
+
+
+def namespace() -> str:
+    """Return boot and pid namespace, within which pids can be compared; empty where they are not known."""
+    try:
+        return f"{boot_id()}:{Path('/proc/self/ns/pid').readlink()}"
+    except OSError:
+        return ""
+
+
+def started(pid: int) -> int | None:
+    """Return the start time of a live process in clock ticks; a zombie is not alive."""
+    stat = read_stat(pid)
+    return stat.started if stat and not stat.dead else None

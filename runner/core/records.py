@@ -15,16 +15,18 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Literal
 
-from runner.core.machine_records import (  # noqa: TC001  (the schema is made from these annotations)
+from runner.core.machine_records import (
     Allocated,
     AllocatorProbe,
     DeviceShortage,
+    Environment,
     GpuProcess,
     GpuUse,
     Host,
     Release,
     Sampling,
 )
+from runner.core.requirements import Requirements  # noqa: TC001  (the schema is made from annotations)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -116,21 +118,6 @@ class Source:
     title: str | None = None
     kernel: str | None = None
     unavailable: dict[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Requirements:
-    """What a notebook asks of the machine; GB are decimal, as GPUs are sold."""
-
-    gpus: int = 0
-    gpu_memory_gb: float | None = None
-    gpu_free_fraction: float = 0.95
-    cpu_fallback: bool = False
-    """Run on the CPU where the GPUs are refused."""
-    cpus: float | None = None
-    memory_gb: float | None = None
-    disk_gb: float | None = None
-    shm_gb: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -278,25 +265,6 @@ class Outputs:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Environment:
-    """Where and with what the notebook ran; values of secrets never appear."""
-
-    image: str | None = None
-    python: str | None = None
-    platform: str | None = None
-    cwd: str | None = None
-    kernel: str | None = None
-    transport: str | None = None
-    gpu_visibility: Literal["chosen", "all"] | None = None
-    """Whether the kernel saw the GPUs that the gate chose, if any, or all that are visible here."""
-    variables: dict[str, str] = field(default_factory=dict)
-    """Variables that the plan or an option gave the kernel."""
-    secrets: tuple[str, ...] = ()
-    """Names only."""
-    parameters: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class ReusedFrom:
     """The run that made what a record tells, where a later run reused it."""
 
@@ -320,7 +288,7 @@ class Metrics:
     wall_seconds: float
     schema_version: int = SCHEMA_VERSION
     provisional: bool = False
-    """Written before everything in it was judged; see `runner.core.provisional`."""
+    """Written before everything in it was judged; see `runner.core.endings`."""
     stage: str | None = None
     """Stage that a provisional record was written in."""
     resume_key: str | None = None

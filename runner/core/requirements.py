@@ -1,11 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is requested of GPUs, from options or a plan: the one rule for defaults."""
+"""What a notebook asks of the machine, from options or a plan: the one rule for defaults."""
 
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import dataclass
 
-from runner.core.records import Requirements
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Requirements:
+    """What a notebook asks of the machine; GB are decimal, as GPUs are sold."""
+
+    gpus: int = 0
+    gpu_memory_gb: float | None = None
+    gpu_free_fraction: float = 0.95
+    cpu_fallback: bool = False
+    """Run on the CPU where the GPUs are refused."""
+    cpus: float | None = None
+    memory_gb: float | None = None
+    disk_gb: float | None = None
+    shm_gb: float | None = None
 
 
 def gpus_wanted(asked: Requirements) -> int:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Durations, memory and counts as users write and read them.
+"""Durations, moments, memory and counts as users write and read them.
 
 Durations are written in hours at most: GPU time is counted in hours, and `72h00m` is what a plan calls `72h`.
 """
@@ -7,6 +7,7 @@ Durations are written in hours at most: GPU time is counted in hours, and `72h00
 from __future__ import annotations
 
 import re
+from datetime import UTC, datetime
 
 from runner.core.errors import UsageError
 
@@ -98,3 +99,19 @@ def format_bytes(count: float | None) -> str:
 def format_count(number: int, noun: str) -> str:
     """Return a number with its noun: ``1 cell``, ``3 cells``."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def instant(moment: str | None) -> float | None:
+    """Return the seconds since 1970 of an ISO 8601 time; None when it is not one."""
+    try:
+        parsed = datetime.fromisoformat(moment or "")
+    except ValueError:
+        return None
+    return (parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)).timestamp()
+
+
+def format_moment(moment: str) -> str:
+    """Return an ISO 8601 time as `2026-11-23 14:20:31 UTC`; anything else as it is."""
+    if instant(moment) is None or not moment.endswith("Z"):
+        return moment
+    return f"{moment[:10]} {moment[11:19]} UTC"

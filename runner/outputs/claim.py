@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from runner.core import files, log, owners
+from runner.core import files, log, procfs
 from runner.core.errors import AlreadyRunningError, RecordError
 from runner.core.log import utc_now
 
@@ -145,7 +145,7 @@ class Claim:
     ) -> None:
         self.path = folder / f"{running.notebook}.running"
         self._running = dataclasses.replace(
-            running, namespace=owners.namespace(), pid_started=owners.started(running.pid)
+            running, namespace=procfs.namespace(), pid_started=procfs.started(running.pid)
         )
         self._lock = threading.Lock()
         self._wake = threading.Event()
@@ -348,6 +348,6 @@ def _seconds() -> float:
 
 def _known_here(running: Running | None) -> bool | None:
     """Return the answer immediately where pids can be compared; None where only watching helps."""
-    if running is None or not running.namespace or running.namespace != owners.namespace():
+    if running is None or not running.namespace or running.namespace != procfs.namespace():
         return None
-    return running.pid_started is not None and owners.started(running.pid) == running.pid_started
+    return running.pid_started is not None and procfs.started(running.pid) == running.pid_started

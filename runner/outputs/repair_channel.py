@@ -18,9 +18,9 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from runner.core import owners, procfs
+from runner.core import files, procfs
 from runner.core.errors import UsageError, did_you_mean
-from runner.core.times import format_moment
+from runner.core.units import format_moment
 from runner.machine.processes import RUN_TAG
 from runner.outputs import claim
 
@@ -101,7 +101,7 @@ class Channel:
 @contextlib.contextmanager
 def listening() -> Iterator[tuple[socket.socket, Path]]:
     """Listen on a new socket for the length of the block."""
-    folder = owners.private_folder("hold")
+    folder = files.private_folder("hold")
     path = folder / "s"
     try:
         with socket.socket(socket.AF_UNIX) as listener:
@@ -125,7 +125,7 @@ def connect(folder: Path, name: str) -> tuple[Channel, dict[str, Any]]:
         held = [path.stem for path in folder.glob("*.running") if (one := claim.read(path)) and one.held_until]
         others = f"{did_you_mean(name, held)}held there: {', '.join(sorted(held)) or 'none'}"
         raise UsageError(f"{name} is not running in {folder}, so nothing is held", hint=f"{others}; see --output-dir")
-    if running.namespace != owners.namespace():
+    if running.namespace != procfs.namespace():
         raise UsageError(
             f"{name} runs on {running.host}, which is another machine or container",
             hint=f"repair it there: kubectl exec {running.host} -- runner repair {name} --output-dir ...",

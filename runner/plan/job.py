@@ -23,7 +23,7 @@ from runner.core.units import hold_seconds
 from runner.plan.matrix import PLACEHOLDER
 
 if TYPE_CHECKING:
-    from runner.core.records import Requirements
+    from runner.core.requirements import Requirements
     from runner.plan import Dataset, Expect, Notebook, Plan, Rule
 
 EXECUTED_SUFFIX = ".executed.ipynb"

@@ -22,7 +22,7 @@ from runner.plan.graph import check_graph
 from runner.plan.text import document_of, with_defaults
 
 if TYPE_CHECKING:
-    from runner.core.records import Requirements
+    from runner.core.requirements import Requirements
 
 SCHEMES = ("http", "https", "s3", "hf", "file")
 """Where datasets can come from."""

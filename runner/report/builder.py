@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runner.core import log
+from runner.core.endings import failure_lines
 from runner.core.errors import UsageError, did_you_mean, did_you_mean_path
-from runner.core.failure_text import failure_lines
 from runner.core.files import folded, make_folder, write
 from runner.core.redact import Redactor
 from runner.outputs import sums

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from runner.core import files
+from runner.core.endings import settled
 from runner.core.errors import UsageError
 from runner.core.files import check_name
-from runner.core.provisional import settled
 from runner.core.records import SCHEMA_VERSION, Metrics, Status, read_metrics
 from runner.outputs import attempts, saved_notebook
 from runner.report import missing

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from runner.core.records import origin
-from runner.core.times import format_moment
-from runner.core.units import format_count, format_seconds
+from runner.core.units import format_count, format_moment, format_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -18,13 +18,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runner.core import files, log, owners
+from runner.core import files, log, procfs
+from runner.core.endings import status_of
 from runner.core.errors import UsageError
-from runner.core.provisional import status_of
 from runner.core.records import Status
 from runner.core.surrogates import printable
-from runner.core.times import format_moment, instant
-from runner.core.units import format_bytes, format_seconds
+from runner.core.units import format_bytes, format_moment, format_seconds, instant
 from runner.outputs import claim
 from runner.report.folder import METRICS, RUNNING, Watch, last_sample
 
@@ -56,9 +55,9 @@ class WholeRun:
     @property
     def lives(self) -> bool | None:
         """Whether its process lives; None where pids cannot be compared."""
-        if not self.namespace or self.namespace != owners.namespace():
+        if not self.namespace or self.namespace != procfs.namespace():
             return None
-        return self.pid_started is not None and owners.started(self.pid) == self.pid_started
+        return self.pid_started is not None and procfs.started(self.pid) == self.pid_started
 
 
 def announce(folder: Path, *, run_id: str, plan: str | None, names: Sequence[str], chosen: Sequence[str]) -> WholeRun:
@@ -77,8 +76,8 @@ def announce(folder: Path, *, run_id: str, plan: str | None, names: Sequence[str
         started_at=log.utc_now(),
         pid=os.getpid(),
         host=socket.gethostname(),
-        namespace=owners.namespace(),
-        pid_started=owners.started(os.getpid()),
+        namespace=procfs.namespace(),
+        pid_started=procfs.started(os.getpid()),
     )
     files.write(folder / WHOLE_RUN, json.dumps(dataclasses.asdict(run)) + "\n")
     return run

@@ -12,10 +12,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from runner.core.failure_text import failed_line
+from runner.core.endings import failed_line
 from runner.core.records import Status  # noqa: TC001  (the schema is made from the annotations)
-from runner.core.times import instant
-from runner.core.units import format_bytes, format_seconds
+from runner.core.units import format_bytes, format_seconds, instant
 from runner.report.assemble import LeftOut  # noqa: TC001
 
 if TYPE_CHECKING:
@@ -230,7 +229,7 @@ def _measured(plain: NotebookSummary, m: Metrics) -> NotebookSummary:
         wall_seconds=m.wall_seconds,
         gate_waited_seconds=m.gate.waited_seconds if m.gate else None,
         failed_cell=failure.cell_index if failure else None,
-        failed_line=failed_line(failure) if failure else None,
+        failed_line=failed_line(failure.traceback_tail or "") if failure else None,
         error=": ".join(filter(None, [failure.error_name, " ".join(failure.message[:500].split())]))
         if failure
         else None,

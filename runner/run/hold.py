@@ -13,8 +13,8 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from runner.core import log
+from runner.core.endings import error_of
 from runner.core.errors import RunnerError, UsageError
-from runner.core.failure_text import error_of
 from runner.core.surrogates import without_colours
 from runner.core.units import format_seconds
 from runner.outputs.repair_channel import Channel, listening, refusal

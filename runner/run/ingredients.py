@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from runner.core import distributions
 from runner.core.errors import RunnerError
 from runner.core.notebook_document import execution_settings
 from runner.data import cache
@@ -27,6 +26,7 @@ from runner.stages.execute.kernel import python_of, runs_here
 from runner.stages.prepare import parameters, products
 from runner.stages.prepare.cell_source import parse
 from runner.stages.prepare.prepare import prepare
+from runner.stages.record import provenance
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
@@ -210,7 +210,7 @@ def _meaning(source: str) -> str:
 
 @functools.cache
 def _here() -> Mapping[str, str]:
-    return distributions.here()
+    return provenance.here()
 
 
 def _packages(kernel: str, env: Mapping[str, str]) -> Mapping[str, str] | None:
@@ -219,7 +219,7 @@ def _packages(kernel: str, env: Mapping[str, str]) -> Mapping[str, str] | None:
     program = python_of(kernel)
     if program is None:
         return None
-    return distributions.of_python(program, env.get("PYTHONPATH", os.environ.get("PYTHONPATH")))
+    return provenance.of_python(program, env.get("PYTHONPATH", os.environ.get("PYTHONPATH")))
 
 
 def _dataset(job: Job, name: str) -> str:

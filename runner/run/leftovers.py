@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from runner.core import log, owners
+from runner.core import files, log
 from runner.outputs import claim
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def clean_up(output_dir: Path, dead: Running | None) -> str | None:
         A run whose process is gone; nothing of one of another machine or namespace is touched.
     """
     for folder in (output_dir, output_dir / "reports"):
-        owners.remove_left_over(folder, ".*.part")
+        files.remove_left_over(folder, ".*.part")
     if dead is None or not claim.died_here(dead):
         return None
     from runner.machine.processes import end_orphans

@@ -15,8 +15,8 @@ import os
 from typing import TYPE_CHECKING
 
 from runner.core import log
+from runner.core.endings import end_lines
 from runner.core.errors import BrokenInputError, RefusedError
-from runner.core.failure_text import end_lines
 from runner.core.records import Metrics, Status
 from runner.core.redact import Redactor
 from runner.core.stop import StoppedError, Stopper

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runner.core import files
-from runner.core.provisional import status_of
+from runner.core.endings import status_of
 from runner.core.records import Status
 from runner.outputs import claim
 

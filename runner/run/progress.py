@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING
 
 from runner.core import log
 from runner.core.screen import Screen, is_screen, plain
-from runner.core.times import format_moment
-from runner.core.units import format_bytes, format_seconds
+from runner.core.units import format_bytes, format_moment, format_seconds
 from runner.outputs import claim
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ import contextlib
 import dataclasses
 from typing import TYPE_CHECKING
 
-from runner.core import files, log, provisional
+from runner.core import endings, files, log
 from runner.core.errors import RecordError
 from runner.core.records import to_json
 from runner.outputs import tekton_results
@@ -102,7 +102,7 @@ class Recorder:
     def _write_results(self, metrics: Metrics) -> None:
         job = self._run.job
         if job.options.results_dir is not None:
-            shown = provisional.settled(metrics)  # what holds if nothing follows
+            shown = endings.settled(metrics)  # what holds if nothing follows
             shown = dataclasses.replace(shown, reason=self._run.redactor.text(shown.reason))
             tekton_results.write(job.options.results_dir, shown, job.path(".metrics.json"))
 

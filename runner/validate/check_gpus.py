@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from runner.core.records import Check, Requirements
-from runner.core.requirements import gpus_wanted
+from runner.core.records import Check
+from runner.core.requirements import Requirements, gpus_wanted
 from runner.core.units import format_bytes
 from runner.plan import requirements
 from runner.stages.gate.criteria import Candidate, Seen, best, hopeless, judge, refusal

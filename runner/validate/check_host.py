@@ -13,7 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from runner.core.records import Check, Requirements
+from runner.core.records import Check
+from runner.core.requirements import Requirements
 from runner.core.units import format_bytes
 from runner.machine.host import Container, disk_free_bytes, read_limits, shm_free_bytes
 from runner.plan import Plan, Requires, requirements

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from runner.core.records import Check, Requirements
+from runner.core.requirements import Requirements
 
 if TYPE_CHECKING:
+    from runner.core.records import Check
     from runner.plan import Plan
 
 Level = Literal["pass", "warn", "fail"]

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from runner.core import log, owners
+from runner.core import files, log
 from runner.core.errors import RefusedError, UsageError
 from runner.core.records import Cause, Metrics, Status
 from runner.core.units import format_bytes, format_seconds
@@ -179,8 +179,8 @@ def scratch(job: Job) -> Iterator[Options]:
     """Give the options of the same run in a folder of its own, with a copy of the checkout; both go afterwards."""
     beside = job.output_dir.parent
     beside.mkdir(parents=True, exist_ok=True)
-    owners.remove_left_over(beside, ".fit-*")  # of one that was killed
-    folder = Path(tempfile.mkdtemp(prefix=f".fit-{owners.mark()}-", dir=beside))
+    files.remove_left_over(beside, ".fit-*")  # of one that was killed
+    folder = Path(tempfile.mkdtemp(prefix=f".fit-{files.mark()}-", dir=beside))
     own = {folder, job.output_dir, *([job.cache] if job.cache else [])}
     checkout, outputs = folder / "checkout", folder / "outputs"
     try:

@@ -7,7 +7,7 @@ import dataclasses
 
 from support import records as made
 
-from runner.core.failure_text import failure_lines
+from runner.core.endings import failure_lines
 from runner.core.records import Failure, Status
 
 

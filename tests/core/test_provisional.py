@@ -14,7 +14,7 @@ import pytest
 from support import cli, notebooks
 from support import records as made
 
-from runner.core.provisional import settled
+from runner.core.endings import settled
 from runner.core.records import EXIT_CODES, Status, read_metrics
 from runner.report.assemble import assemble
 from runner.report.folder import read_folder

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from runner.core.tracebacks import failed_line, own_frame, tail
+from runner.core.endings import failed_line, own_frame, tail
 
 HEADS = {
     "IPython 8 and later": "Cell In[3], line 2",

@@ -16,7 +16,7 @@ import time
 
 import pytest
 
-from runner.core.records import Requirements
+from runner.core.requirements import Requirements
 from runner.machine import device, gpus
 from runner.stages.gate.gate import gate, visibility_env
 from runner.stages.release import proof as release

@@ -160,7 +160,7 @@ def test_only_a_run_itself_makes_its_descendants_a_notebooks_processes(command: 
 
 def test_a_run_of_another_machine_is_repaired_there(tmp_path: Path, claim: Claim, monkeypatch) -> None:
     """Pids and sockets of another namespace mean nothing here."""
-    monkeypatch.setattr(repair_channel.owners, "namespace", lambda: "elsewhere")
+    monkeypatch.setattr(repair_channel.procfs, "namespace", lambda: "elsewhere")
     with pytest.raises(UsageError, match="another machine or container") as error:
         connect(tmp_path, "n")
     assert "kubectl exec" in (error.value.hint or "")

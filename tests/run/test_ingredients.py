@@ -16,11 +16,11 @@ import yaml
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from support import records
 
-from runner.core import distributions
 from runner.core.hash_cache import HashCache
 from runner.plan.job import Job, Options, resolve
 from runner.run import ingredients, preflight, ran_because
 from runner.run.ingredients import Recipe
+from runner.stages.record import provenance
 
 SOURCES = ["# Parameters\nn = 2000\nname = 'pbmc'", "def f(x):\n    return x + n\n\nf(1)", "%time f(2)", "f(3);"]
 
@@ -200,7 +200,7 @@ def test_packages_and_image_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("RUNNER_IMAGE", "mirror.example/other@sha256:aa")
     assert with_image == key(job) != before
 
-    monkeypatch.setattr(ingredients, "_here", lambda: {**distributions.here(), "scanpy": "9.9"})
+    monkeypatch.setattr(ingredients, "_here", lambda: {**provenance.here(), "scanpy": "9.9"})
     assert key(job) != with_image
 
 
@@ -277,7 +277,7 @@ def test_a_parameter_is_named_with_its_values_and_not_as_a_changed_cell(tmp_path
 def test_cells_packages_and_variables_are_named(tmp_path: Path) -> None:
     old = job_of(tmp_path)
     assert why(old, job_of(tmp_path, env={"X": "1"})) == ("variable X was added",)
-    click = distributions.here()["click"]
+    click = provenance.here()["click"]
     told = why(old, job_of(tmp_path), click="99.0", nonesuch="1.0")
     assert told == (f"click {click} -> 99.0, nonesuch (not installed) -> 1.0",)
     assert why(job_of(tmp_path, env={"X": "1"}), job_of(tmp_path, env={"X": "2"})) == ("variable X changed 1 -> 2",)

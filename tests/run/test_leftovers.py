@@ -16,7 +16,7 @@ import pytest
 from support import cli, notebooks
 from test_children import CHILD, HOW, WAIT, gone
 
-from runner.core import owners
+from runner.core import files
 
 KNOWN_BY_ITS_TAG = [how for how in HOW if "nothing is left" not in how]
 
@@ -72,7 +72,7 @@ def test_the_next_run_of_a_name_ends_what_a_killed_one_left(world: World, how: s
     world.kill(process)
     assert not gone(left)
     notebooks.write(world.folder / "n.ipynb", "1")
-    (world.out / f".n.log.{owners.mark()}.abcdefgh.part").write_text("of a live process")
+    (world.out / f".n.log.{files.mark()}.abcdefgh.part").write_text("of a live process")
     assert len(world.folders(process)) == 1
 
     ended = cli.runner("run", world.folder / "n.ipynb", "--output-dir", world.out, "--no-html")
@@ -85,7 +85,7 @@ def test_the_next_run_of_a_name_ends_what_a_killed_one_left(world: World, how: s
     assert not any(f"pid {alive}" in warning for warning in warnings)
     assert world.folders(process) == []
     assert len(world.folders(living)) == 1
-    assert [path.name for path in world.out.glob(".*.part")] == [f".n.log.{owners.mark()}.abcdefgh.part"]
+    assert [path.name for path in world.out.glob(".*.part")] == [f".n.log.{files.mark()}.abcdefgh.part"]
     living.terminate()
     living.communicate(timeout=cli.PATIENCE)
     assert world.folders(living) == []
@@ -112,23 +112,23 @@ def dead_mark() -> str:
 
 def test_only_what_dead_processes_of_this_namespace_made_is_left_over() -> None:
     """Another namespace, a live process, and names without an owner are somebody's."""
-    dead, live = dead_mark(), owners.mark()
+    dead, live = dead_mark(), files.mark()
     elsewhere = f"{'0' * 8}{dead[8:]}"
 
-    assert owners.is_left_over(f".n.log.{dead}.abc_1234.part")
-    assert owners.is_left_over(f"run-{dead}-abc_1234")
+    assert files.is_left_over(f".n.log.{dead}.abc_1234.part")
+    assert files.is_left_over(f"run-{dead}-abc_1234")
     for mark in (live, elsewhere, "", "x" * 8, dead.replace("-", "_")):
-        assert not owners.is_left_over(f".n.log.{mark}.abc_1234.part")
-        assert not owners.is_left_over(f"run-{mark}-abc_1234")
-    assert not owners.is_left_over(f"{dead}.part")
-    assert not owners.is_left_over("." * 10_000)
+        assert not files.is_left_over(f".n.log.{mark}.abc_1234.part")
+        assert not files.is_left_over(f"run-{mark}-abc_1234")
+    assert not files.is_left_over(f"{dead}.part")
+    assert not files.is_left_over("." * 10_000)
 
 
 def test_a_pid_that_is_used_again_is_another_process() -> None:
     """A process of that number that started at another time did not make the file."""
-    namespace, pid, started = owners.mark().split("-")
+    namespace, pid, started = files.mark().split("-")
 
-    assert owners.is_left_over(f"run-{namespace}-{pid}-{int(started, 16) - 1:x}-abc_1234")
+    assert files.is_left_over(f"run-{namespace}-{pid}-{int(started, 16) - 1:x}-abc_1234")
 
 
 def test_left_over_files_and_folders_go_and_links_lead_nowhere(tmp_path: Path) -> None:
@@ -142,8 +142,8 @@ def test_left_over_files_and_folders_go_and_links_lead_nowhere(tmp_path: Path) -
     (tmp_path / "tmp" / f"run-{mark}-bbbbbbbb").symlink_to(tmp_path / "kept")
     (tmp_path / "tmp" / "run-of-somebody").mkdir()
 
-    owners.remove_left_over(tmp_path / "tmp", "run-*")
-    owners.remove_left_over(tmp_path / "missing", "run-*")
+    files.remove_left_over(tmp_path / "tmp", "run-*")
+    files.remove_left_over(tmp_path / "missing", "run-*")
 
     assert [path.name for path in (tmp_path / "tmp").iterdir()] == ["run-of-somebody"]
     assert (tmp_path / "kept" / "file").exists()

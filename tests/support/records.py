@@ -19,7 +19,17 @@ from nbformat import from_dict
 
 from runner import plan as plans
 from runner.core import files
-from runner.core.machine_records import Allocated, GpuProcess, GpuUse, Guard, Host, Process, Release, Sampling
+from runner.core.machine_records import (
+    Allocated,
+    Environment,
+    GpuProcess,
+    GpuUse,
+    Guard,
+    Host,
+    Process,
+    Release,
+    Sampling,
+)
 from runner.core.records import (
     EXIT_CODES,
     Cause,
@@ -27,18 +37,17 @@ from runner.core.records import (
     CellStatus,
     Change,
     Check,
-    Environment,
     Expectation,
     Failure,
     Gate,
     GateGpu,
     Metrics,
     Outputs,
-    Requirements,
     Source,
     Status,
     to_json,
 )
+from runner.core.requirements import Requirements
 from runner.machine.device import Reading
 from runner.machine.samples import COLUMNS, SamplesFile, row
 from runner.outputs.claim import Running

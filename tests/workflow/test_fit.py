@@ -62,7 +62,7 @@ def test_attempts_run_on_a_copy_without_earlier_outputs(tmp_path):
     job.output_dir.mkdir()
     (job.output_dir / "big").write_text("x")
     left = job.output_dir.parent / ".fit-00000000-1-1-abcdefgh"
-    killed = Path(str(left).replace("00000000-1-1", fit_module.owners.mark().rpartition("-")[0] + "-1"))
+    killed = Path(str(left).replace("00000000-1-1", fit_module.files.mark().rpartition("-")[0] + "-1"))
     killed.mkdir()
     left.mkdir()
     with scratch(job) as trial:

@@ -18,12 +18,13 @@ import pytest
 import yaml
 from support import cli, notebooks
 
-from runner.core import distributions, files
+from runner.core import files
 from runner.core.hash_cache import HashCache
 from runner.core.records import Metrics, Status, read_metrics, to_json
 from runner.core.redact import Redactor
 from runner.plan.job import Options, resolve
 from runner.run import ingredients, preflight, reuse
+from runner.stages.record import provenance
 from runner.workflow.run_all import Choice, dry_run, run_all
 
 MAKE = "import os, helper\nos.makedirs('out', exist_ok=True)\nopen('out/a.txt', 'w').write(f'{n} {helper.X}')"
@@ -201,7 +202,7 @@ def test_each_reason_to_run_again_is_named(done: Path, name: str, change: Callab
 
 
 def test_other_packages_run_everything_and_are_named(done: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    here = distributions.here()
+    here = provenance.here()
     monkeypatch.setattr(ingredients, "_here", lambda: {**here, "click": "99.0"})
     assert set(decided(done).values()) == {f"runs because click {here['click']} -> 99.0"}
 

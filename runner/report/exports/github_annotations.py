@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from runner.core.failure_text import failure_lines
+from runner.core.endings import failure_lines
 from runner.report.html.formatting import plain
 
 if TYPE_CHECKING:

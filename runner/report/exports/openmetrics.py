@@ -12,7 +12,7 @@ import urllib.parse
 from functools import partial
 from typing import TYPE_CHECKING
 
-from runner.core.times import instant
+from runner.core.units import instant
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

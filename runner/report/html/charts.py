@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from runner.core.records import CellStatus
-from runner.core.times import instant
-from runner.core.units import format_bytes, format_seconds
+from runner.core.units import format_bytes, format_seconds, instant
 from runner.report.html.canvas import Canvas, Look
 from runner.report.html.panels import panels_of
 from runner.report.sample_series import SamplesError

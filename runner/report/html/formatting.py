@@ -15,8 +15,7 @@ from urllib.parse import quote
 from markupsafe import Markup, escape
 
 from runner.core.surrogates import without_colours
-from runner.core.times import format_moment
-from runner.core.units import format_bytes, format_seconds
+from runner.core.units import format_bytes, format_moment, format_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

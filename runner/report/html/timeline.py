@@ -11,8 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from runner.core.records import Status
-from runner.core.times import instant
-from runner.core.units import format_count, format_seconds
+from runner.core.units import format_count, format_seconds, instant
 from runner.report.html.canvas import Canvas, Look
 from runner.report.html.charts import clock, time_step
 from runner.report.order import direct

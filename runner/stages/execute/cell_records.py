@@ -1,15 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From facts to records: cells, failure, and what the samples say of them."""
+"""From facts to records: cells, failure, and what the samples say of them.
+
+A clone without git-lfs leaves pointers, three lines of text, where a notebook expects data. Readers then complain about
+formats and not about git, so the files that a failed cell names are looked at.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runner.core import tracebacks
-from runner.core.lfs_pointers import named_pointers, pointers_below
+from runner.core import endings
 from runner.core.records import Cell, CellStatus, Failure, Status
 from runner.core.stop import StopKind
 from runner.core.surrogates import without_colours
@@ -23,6 +29,11 @@ if TYPE_CHECKING:
 
 _MESSAGE_CHARS = 10_000
 _TAIL_LINES = 25
+_FIRST_LINE = b"version https://git-lfs.github.com/spec/"
+_LARGEST_BYTES = 1024
+"""A pointer is smaller by the specification of git-lfs."""
+_MOST_NAMES = 2000
+_QUOTED = re.compile(r"""["']([^"'\n]{1,400})["']""")
 
 
 def cells(notebook: Any, facts: Facts, result: NotebookResult) -> tuple[Cell, ...]:
@@ -101,7 +112,7 @@ def failure(
         cell_index=cell.metadata.runner.get("index") if cell is not None else None,
         cell_id=result.cell_id,
         error_name=raised.error_name if raised else None,
-        traceback_tail=tracebacks.tail(traceback, _TAIL_LINES) or _crash(crash_output) or None,
+        traceback_tail=endings.tail(traceback, _TAIL_LINES) or _crash(crash_output) or None,
         signal=result.signal,
         cause=diagnosis.cause if diagnosis else None,
         hint=_hint(diagnosis, event),
@@ -164,4 +175,40 @@ def _crash(crash_output: str) -> str:
     if current:  # faulthandler names the most recent call first
         title = fatal.splitlines()[:1]
         return "\n".join([*title, *(current + calls).splitlines()][:_TAIL_LINES])
-    return tracebacks.tail(crash_output, _TAIL_LINES)
+    return endings.tail(crash_output, _TAIL_LINES)
+
+
+def is_pointer(path: Path) -> bool:
+    """Return True if this is a regular file that holds a git-lfs pointer."""
+    try:
+        if not path.is_file() or path.stat().st_size > _LARGEST_BYTES:
+            return False
+        with path.open("rb") as stream:
+            return stream.read(len(_FIRST_LINE)) == _FIRST_LINE
+    except (OSError, ValueError):  # ValueError: a name with a NUL
+        return False
+
+
+def named_pointers(texts: Iterable[str], folder: Path) -> tuple[str, ...]:
+    """Return the pointers among the files that quoted names in source or messages lead to.
+
+    Parameters
+    ----------
+    texts
+        Where names stand between quotes.
+    folder
+        What relative names start from.
+    """
+    names = islice((match[1] for text in texts for match in _QUOTED.finditer(text)), _MOST_NAMES)
+    return tuple(name for name in dict.fromkeys(names) if is_pointer(folder / name))
+
+
+def pointers_below(folder: Path) -> tuple[str, ...]:
+    """Return the pointers in a folder and its subfolders, as far as a short look finds them."""
+    return tuple(str(path.relative_to(folder)) for path in islice(_files(folder), _MOST_NAMES) if is_pointer(path))
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    for parent, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield from (Path(parent, name) for name in sorted(names))

@@ -25,7 +25,7 @@ import zmq.asyncio
 from jupyter_client.kernelspec import NoSuchKernel
 from jupyter_client.manager import AsyncKernelManager
 
-from runner.core import log, owners, procfs
+from runner.core import files, log, procfs
 from runner.core.errors import BrokenInputError, did_you_mean
 from runner.machine.kernel_specs import Kernels
 
@@ -122,7 +122,7 @@ class Kernel:
     def __init__(self, name: str, *, cwd: Path, env: Mapping[str, str], startup: tuple[str, ...] = ()) -> None:
         self.name = name
         self.cwd = cwd
-        self.folder = owners.private_folder("run")
+        self.folder = files.private_folder("run")
         self.fault_log = self.folder / "fault.log"
         self.stderr_log = self.folder / "stderr.log"
         startup_code = Path(__file__).with_name("kernel_startup.py")

@@ -21,6 +21,7 @@ from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernel
 from nbformat.v4 import new_output
 
 from runner.core import log
+from runner.core.endings import failed_line
 from runner.core.errors import RecordError
 from runner.core.log import utc_now
 from runner.core.notebook_document import execution_settings, seconds_of
@@ -28,7 +29,6 @@ from runner.core.records import CellRun
 from runner.core.redact import Redactor
 from runner.core.stop import Stop, StopKind, Stopper
 from runner.core.surrogates import without_colours
-from runner.core.tracebacks import failed_line
 from runner.core.units import format_seconds
 from runner.stages.execute import requests
 from runner.stages.execute.annotate import code_cells

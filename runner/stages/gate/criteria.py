@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from runner.core.records import Check, GateGpu, Requirements
-from runner.core.requirements import gpus_wanted
+from runner.core.records import Check, GateGpu
+from runner.core.requirements import Requirements, gpus_wanted
 from runner.core.units import format_bytes
 
 if TYPE_CHECKING:

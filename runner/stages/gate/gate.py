@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from runner.core import log
-from runner.core.records import Check, Gate, Requirements
-from runner.core.requirements import gpus_wanted
+from runner.core.records import Check, Gate
+from runner.core.requirements import Requirements, gpus_wanted
 from runner.stages.gate.criteria import (
     Candidate,
     Seen,

@@ -1,24 +1,39 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where a notebook came from and with what it ran: commit, image, environment."""
+"""Where a notebook came from and with what it ran: commit, image, packages, environment.
+
+Packages are found by the names of their metadata folders: reading each one's metadata, as `importlib.metadata` does,
+takes a second where those take ten milliseconds.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
 import hashlib
+import json
 import math
 import os
 import platform
+import re
 import subprocess
+import sys
 import threading
+from collections.abc import Iterable, Mapping
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runner.core.records import Environment, Source
+from runner.core.machine_records import Environment
+from runner.core.records import Source
 
 if TYPE_CHECKING:
     from runner.plan.job import Job
 
 _GIT_SECONDS = 5
+_FOLDER = re.compile(r"(?P<name>[^-]{1,200})-(?P<version>[^-]{1,200})(?:-[^.]{1,50})?\.(?:dist|egg)-info")
+_ASK = "import json, platform, sys; print(json.dumps([platform.python_version(), sys.path]))"
+_SECONDS = 30
 
 
 class Commit:
@@ -139,3 +154,51 @@ def _recordable(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else str(value)
     return value if value is None or isinstance(value, str | int) else str(value)
+
+
+def installed(paths: Iterable[str] | None = None) -> dict[str, str]:
+    """Return name and version of every distribution on a path, this Python's by default; the first of a name counts."""
+    found: dict[str, str] = {}
+    for place in sys.path if paths is None else paths:
+        with contextlib.suppress(OSError):
+            for entry in sorted(os.listdir(place or ".")):  # noqa: PTH208  (ten times as fast as Path.iterdir)
+                if entry.endswith((".dist-info", ".egg-info")):
+                    name, version = _name_and_version(Path(place or "."), entry)
+                    found.setdefault(name, version)
+    return dict(sorted(found.items()))
+
+
+def here() -> dict[str, str]:
+    """Return this Python's version as ``python``, and its distributions."""
+    return {"python": platform.python_version(), **installed()}
+
+
+@functools.cache
+def of_python(program: str, pythonpath: str | None) -> Mapping[str, str] | None:
+    """Return what another Python is and can import; None where it does not answer.
+
+    Parameters
+    ----------
+    pythonpath
+        The value of PYTHONPATH that it is started with.
+    """
+    environ = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    environ |= {} if pythonpath is None else {"PYTHONPATH": pythonpath}
+    try:
+        answer = subprocess.run(
+            [program, "-c", _ASK], capture_output=True, check=True, timeout=_SECONDS, env=environ, cwd="/"
+        )
+        version, paths = json.loads(answer.stdout)
+        return {"python": str(version), **installed(path for path in map(str, paths) if path)}
+    except (OSError, subprocess.SubprocessError, ValueError, TypeError):
+        return None
+
+
+def _name_and_version(place: Path, entry: str) -> tuple[str, str]:
+    match = _FOLDER.fullmatch(entry)
+    if match is not None:
+        return match["name"].replace("_", "-").lower(), match["version"]
+    with contextlib.suppress(Exception):  # an old egg tells its version inside only, in whatever shape
+        found = metadata.Distribution.at(place / entry)
+        return found.metadata["Name"].replace("_", "-").lower(), found.version
+    return entry.rpartition(".")[0].lower(), "unknown"

@@ -12,8 +12,7 @@ from simdriver import Device, Slice, hold_source
 from support import cli
 
 from runner.core.machine_records import GpuProcess
-from runner.core.records import Requirements
-from runner.core.requirements import gpus_wanted, requirements_of
+from runner.core.requirements import Requirements, gpus_wanted, requirements_of
 from runner.machine.device import Memory
 from runner.machine.host import HostLimits
 from runner.machine.visible import Identity

@@ -4,12 +4,15 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from support import cli, notebooks
 
-from runner.core.lfs_pointers import is_pointer, named_pointers, pointers_below
+from runner.stages.execute.cell_records import is_pointer, named_pointers, pointers_below
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 POINTER = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'a1' * 32}\nsize 330454481\n"
 
