@@ -39,7 +39,7 @@ def command(
     import dataclasses
     import json
 
-    from runner.data.clone.repository import clone
+    from runner.data.clone import clone
 
     cloned = clone(url, folder, revision=revision, depth=depth, submodules=submodules, allowed_hosts=allow_host)
     if as_json:

@@ -26,8 +26,7 @@ from runner.data import cache as staging
 from runner.data.cache import Known, Place, Staged
 from runner.data.download.partial import Partial
 from runner.data.download.progress_bar import Progress, Silent, Watcher
-from runner.data.download.request import Upstream
-from runner.data.download.retry import Limits
+from runner.data.download.request import Limits, Upstream
 from runner.data.download.transfer import Transfer
 from runner.data.locate import local_path, locate, shown
 from runner.data.locks import locked

@@ -17,8 +17,8 @@ import pytest
 
 from runner.core import log
 from runner.core.errors import BrokenInputError, NetworkError, UsageError
-from runner.data.clone import git
-from runner.data.clone.repository import clone
+from runner.data import git
+from runner.data.clone import clone
 
 pytestmark = pytest.mark.skipif(not shutil.which("git"), reason="no git on PATH")
 
@@ -426,7 +426,7 @@ def test_a_repository_that_lies_elsewhere_is_refused(tmp_path, upstream):
 
 def test_a_submodule_does_not_do_what_somebody_wrote_into_its_configuration(tmp_path, upstream, monkeypatch):
     """Nor is another repository taken for it."""
-    monkeypatch.setattr("runner.data.clone.submodules._PROTOCOLS", "file")
+    monkeypatch.setattr("runner.data.clone._PROTOCOLS", "file")
     inner = Upstream(tmp_path / "inner")
     inner.commit("attributes", **{".gitattributes": "* filter=x\n"})
     upstream.git("submodule", "add", "-q", inner.url, "inner")
@@ -512,7 +512,7 @@ def test_a_killed_clone_is_finished_by_the_next(tmp_path, upstream):
     folder = tmp_path / "clone"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     for delay in (0.05, 0.2, 0.35):
-        imports = "import sys; from pathlib import Path; from runner.data.clone.repository import clone"
+        imports = "import sys; from pathlib import Path; from runner.data.clone import clone"
         code = f"{imports}; clone(sys.argv[1], Path(sys.argv[2]))"
         child = subprocess.Popen(
             [sys.executable, "-c", code, upstream.url, str(folder)],

@@ -37,7 +37,8 @@ from runner.core.errors import BrokenInputError, NetworkError, PlanError, Refuse
 from runner.data import fetch as fetch_stage
 from runner.data.download.partial import Version
 from runner.data.download.progress_bar import Lines
-from runner.data.download.retry import Limits, Patience
+from runner.data.download.request import Limits
+from runner.data.download.transfer import Patience
 from runner.data.locate import locate, shown
 from runner.plan import Plan, parse
 

@@ -20,8 +20,7 @@ from runner.core.errors import BrokenInputError
 from runner.core.notebook_document import read_notebook
 from runner.data.cache import Staged
 from runner.data.mirror import Mirror
-from runner.data.place import place
-from runner.data.serve import serving
+from runner.data.serve import place, serving
 from runner.plan import parse
 from runner.stages.prepare.prepare import prepare
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from support import cli, notebooks
-from test_children import CHILD, HOW, WAIT, gone
+from support.children import CHILD, HOW, WAIT, gone
 
 from runner.core import files
 
@@ -106,7 +106,7 @@ def test_run_all_ends_what_killed_runs_of_any_name_left(world: World) -> None:
 
 def dead_mark() -> str:
     """Return the mark of a process that has ended."""
-    script = "from runner.core import owners; print(owners.mark())"
+    script = "from runner.core import files; print(files.mark())"
     return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.strip()
 
 

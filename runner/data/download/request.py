@@ -22,13 +22,22 @@ from runner.data.locate import Location, shown
 if TYPE_CHECKING:
     import requests
 
-    from runner.data.download.retry import Limits
-
 _PIECE_BYTES = 256 << 10
 _CONTENT_RANGE = re.compile(r"bytes\s+(?:(\d+)-(\d+)|\*)/(\d+|\*)")
 _TUNNEL = re.compile(r"Tunnel connection failed: (\d{3})")
 _WITH_CONTENT = {200, 206}
 _TRANSIENT = {408, 425, 429, 500, 502, 503, 504, 507, 509, 520, 521, 522, 523, 524, 529}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """When to give up."""
+
+    attempts: int = 6
+    backoff_seconds: float = 1.0
+    longest_wait_seconds: float = 120.0
+    connect_seconds: float = 30.0
+    stall_seconds: float = 30.0
 
 
 class Fault(Exception):  # noqa: N818  (no failure yet: it may pass)

@@ -2,13 +2,19 @@
 """Moving the bytes: several ranges of one file at once, each requested by `requests` in a thread.
 
 requests brings what a download of 43 GB needs of HTTP: proxies, redirects without leaking
-credentials, .netrc, kept connections. This module only says which range comes next and judges
-what came of it. aria2 and libcurl were measured and are no faster; see docs/adr/0005.
+credentials, .netrc, kept connections. This module only says which range comes next, judges
+what came of it, and decides when to try again and when to give up. aria2 and libcurl were
+measured and are no faster; see docs/adr/0005.
+
+Faults are counted in rounds: all requests that were under way when one of them failed belong to
+one round. Eight connections to a server that is gone are thus one fault and not eight, and the
+pauses between the rounds are what a server gets to come back.
 """
 
 from __future__ import annotations
 
 import queue
+import random
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -17,8 +23,7 @@ from runner.core import log
 from runner.core.errors import NetworkError
 from runner.core.units import format_seconds
 from runner.data.download.partial import covered, gaps
-from runner.data.download.request import Changed, Fault, NotInParts, Request, Restart, Upstream
-from runner.data.download.retry import Patience
+from runner.data.download.request import Changed, Fault, Limits, NotInParts, Request, Restart, Upstream
 from runner.data.locate import shown
 
 if TYPE_CHECKING:
@@ -30,6 +35,8 @@ _SMALLEST_RANGE = 2 << 20
 _LARGEST_RANGE = 64 << 20
 _CHANGES_BELIEVED = 2
 """A file that changed so often changes with each answer: every node behind a load balancer names it differently."""
+_PROGRESS_BYTES = 256 << 10
+"""So much since the count began, and it restarts."""
 
 
 class Transfer:
@@ -190,3 +197,72 @@ class Transfer:
                 f"{shown(self._upstream.location.url)}: {what}",
                 hint="run the same command again later; it continues where it stopped",
             )
+
+
+class Patience:
+    """The count of what went wrong in one download.
+
+    Attributes
+    ----------
+    round
+        The number of pauses so far; a request belongs to the round in which it was made.
+    faults
+        Rounds in a row that failed without progress.
+    restarts
+        How often everything was thrown away; no progress makes this forgotten, or a server that
+        never has the same file twice would be asked for ever.
+    """
+
+    def __init__(self, limits: Limits, clock: Callable[[], float] = time.monotonic) -> None:
+        self._limits, self._clock = limits, clock
+        self.round = self.faults = self.restarts = 0
+        self._furthest_bytes = 0
+        self._not_before = clock()
+
+    @property
+    def pause_seconds(self) -> float:
+        """How long no new request may be made."""
+        return max(0.0, self._not_before - self._clock())
+
+    @property
+    def exhausted(self) -> bool:
+        """Return True if it is time to give up."""
+        return max(self.faults, self.restarts) >= self._limits.attempts
+
+    def fault(self, made_in: int, there: int, *, retry_after: float | None, counts: bool = True) -> bool:
+        """Take note of a request that failed; return whether it is the first one of its round.
+
+        Parameters
+        ----------
+        made_in
+            The round of the request.
+        there
+            How many bytes of the file are there.
+        retry_after
+            How long the server asks to be left alone.
+        counts
+            False for what is answered by something else than patience.
+        """
+        first = made_in == self.round
+        if first:
+            self.round += 1
+            if there >= self._furthest_bytes + _PROGRESS_BYTES:
+                self.faults, self._furthest_bytes = 0, there
+            self.faults += counts
+        self._wait(self._backoff(self.faults) if first else 0.0, retry_after)
+        return first
+
+    def restart(self) -> None:
+        """Take note that everything was thrown away."""
+        self.round += 1
+        self.restarts += 1
+        self.faults = self._furthest_bytes = 0
+        self._wait(self._backoff(self.restarts), None)
+
+    def _backoff(self, times: int) -> float:
+        doubled = float(2 ** max(0, times - 1))
+        return self._limits.backoff_seconds * doubled * random.uniform(0.8, 1.2)  # noqa: S311
+
+    def _wait(self, seconds: float, retry_after: float | None) -> None:
+        seconds = min(max(seconds, retry_after or 0.0), self._limits.longest_wait_seconds)
+        self._not_before = max(self._not_before, self._clock() + seconds)

@@ -4,11 +4,16 @@
 Untracked files of the folder are products of notebooks and stay. Tracked files with local
 changes are somebody's work: nothing is touched then, and the refusal names them. A clone that
 was killed is finished by the next one.
+
+git works in a submodule with the configuration that it finds there. So before it does, each
+repository of a submodule lies in the clone's own `.git/modules`, and its configuration is cut
+down as the clone's own is.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -18,14 +23,14 @@ from typing import TypeVar
 
 from runner.core import files, log
 from runner.core.errors import BrokenInputError, NetworkError
-from runner.data.clone import git, gitconfig
-from runner.data.clone.submodules import update as update_submodules
+from runner.data import git
 from runner.data.locks import locked
 
 Result = TypeVar("Result")
 
 _ATTEMPTS = 3
 _LOCK = "runner.lock"
+_PROTOCOLS = "https:ssh"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,7 +126,7 @@ class _Clone:
     def prepare(self) -> bool:
         """Make the folder a repository of this remote; return whether it was one already."""
         self._remove_stale_locks()
-        entries = gitconfig.cut_down(self._git, self._dot_git / "config")
+        entries = git.cut_down(self._git, self._dot_git / "config")
         urls = [value for key, value in entries if key == "remote.origin.url"]
         other = next((url for url in urls if url != self._source.url), None)
         if other is not None and self._never_succeeded():
@@ -137,7 +142,7 @@ class _Clone:
         if not exists:
             self._unfinished.touch()
             self._git.run("init", "--quiet", "--template=", "--initial-branch=main")
-        for entry in (("remote.origin.url", self._source.url), ("remote.origin.fetch", gitconfig.REFSPEC)):
+        for entry in (("remote.origin.url", self._source.url), ("remote.origin.fetch", git.REFSPEC)):
             if entry not in entries:
                 self._git.run("config", "--local", *entry)
         return exists and self._has_commit()
@@ -245,3 +250,55 @@ def _retried(step: Callable[[], Result], backoff_seconds: float) -> Result:
 
 def _is_hex(revision: str) -> bool:
     return 4 <= len(revision) <= 64 and all(c in "0123456789abcdefABCDEF" for c in revision)
+
+
+def update_submodules(repository: git.Git, folder: Path, depth: int | None, allowed_hosts: Sequence[str]) -> None:
+    """Bring the submodules of the checked-out commit to their commits.
+
+    Raises
+    ------
+    UsageError
+        A URL is not valid, or its host is not allowed.
+    BrokenInputError
+        A submodule is unavailable, or something else lies in its place.
+    """
+    if not (folder / ".gitmodules").is_file():
+        return
+    for url in _listed(repository, "url"):
+        if not url.startswith(("./", "../")):
+            git.remote(url, allowed_hosts)
+    _check(repository, folder)
+    shallow = [f"--depth={depth}"] if depth is not None else []
+    repository.run("submodule", "--quiet", "init")
+    repository.run("submodule", "--quiet", "sync")  # an earlier URL may be anybody's
+    arguments = ["submodule", "update", "--init", "--checkout", "--force", *shallow]
+    repository.run(*arguments, protocols=_PROTOCOLS)
+
+
+def _listed(repository: git.Git, field: str) -> list[str]:
+    listed = repository.run("config", "--file", ".gitmodules", "--get-regexp", rf"^submodule\..*\.{field}$")
+    return [line.partition(" ")[2] for line in listed.splitlines()]
+
+
+def _check(repository: git.Git, folder: Path) -> None:
+    """Refuse what is not a submodule of this clone, and cut down the configuration of those that are."""
+    modules = folder / ".git" / "modules"
+    worktrees = [folder.resolve() / path for path in _listed(repository, "path")]
+    for worktree in worktrees:
+        if worktree.resolve() != worktree or not _leads_into(modules, worktree / ".git"):
+            raise BrokenInputError(f"{worktree} is not a submodule of this clone", hint="delete or move that folder")
+    for path in modules.rglob("config"):
+        if (path.parent / "commondir").exists():
+            raise BrokenInputError(f"{path.parent} leads git elsewhere", hint="delete the folder and clone again")
+        if (path.parent / "HEAD").exists():
+            git.cut_down(repository, path, worktrees=worktrees)
+
+
+def _leads_into(modules: Path, gitfile: Path) -> bool:
+    """Return True if the `.git` of a submodule is not there yet, or leads to its repository in the clone."""
+    if not os.path.lexists(gitfile):
+        return True
+    if gitfile.is_symlink() or not gitfile.is_file():
+        return False
+    target = gitfile.read_text(encoding="utf-8", errors="replace").strip().removeprefix("gitdir: ")
+    return (gitfile.parent / target).resolve().is_relative_to(modules.resolve())
