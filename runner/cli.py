@@ -33,6 +33,7 @@ COMMANDS = {
     "convert": "Convert executed notebooks to offline, safe HTML.",
     "report": "Write the report over all notebooks of an output folder.",
     "status": "Show where the notebooks of a run stand now.",
+    "compare": "Compare two results, files or folders, by what they mean.",
     "verify": "Check whether an output folder is still as its runs left it.",
     "clean": "Remove old attempts and report pages of an output folder.",
     "validate": "Check GPUs, CUDA, Python, storage and limits, with a hint for each problem.",

@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     _Number = click.ParamType[float]
     _Pair = click.ParamType[tuple[str, str]]
     _Text = click.ParamType[str]
+    _Named = click.ParamType[tuple[str, float]]
 else:  # generic since click 8.5, and RAPIDS images bring an older one, which our layer must not replace
-    _Number = _Pair = _Text = click.ParamType
+    _Number = _Pair = _Text = _Named = click.ParamType
 
 
 class WrongValue(click.BadParameter):
@@ -136,6 +137,19 @@ class Setting(_Pair):
         if not separator or not key:
             raise WrongValue(f"{value!r:.80} is not KEY=VALUE", "write it like run-id=nightly", param, ctx)
         return key, text
+
+
+class ToleratedDifference(_Named):
+    """``1e-3``, which is ``relative=1e-3``, or another name with its number."""
+
+    name = "[NAME=]NUMBER"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, float]:
+        """Return name and number."""
+        if isinstance(value, tuple):
+            return value
+        name, _, text = str(value).rpartition("=")
+        return name or "relative", Number().convert(text, param, ctx)
 
 
 class Jobs(Number):

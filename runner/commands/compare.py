@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`runner compare`: whether two results mean the same."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from runner.commands import option_types, options
+from runner.commands.answer import answer
+from runner.core.stop import ending_on_signals
+
+
+@click.command("compare")
+@click.argument("old", type=click.Path(path_type=Path))
+@click.argument("new", type=click.Path(path_type=Path))
+@click.option(
+    "--tolerance",
+    type=option_types.ToleratedDifference(),
+    multiple=True,
+    help="How much may differ: a number for the relative tolerance (1e-5), or NAME=NUMBER with absolute (1e-8), "
+    "ari (1), procrustes (0.001), neighbours (0.95) or figure (0.02). Repeatable.",
+)
+@click.option("--html", type=options.FILE, help="Write a page with crossing tables and figures side by side.")
+@click.option("--all", "every", is_flag=True, help="List what is equal, too.")
+@click.option("--fail-on-difference", is_flag=True, help="Exit 7 unless everything is equal within the tolerance.")
+@options.as_json
+@ending_on_signals()
+def command(
+    old: Path,
+    new: Path,
+    tolerance: tuple[tuple[str, float], ...],
+    html: Path | None,
+    every: bool,
+    fail_on_difference: bool,
+    as_json: bool,
+) -> int:
+    """Compare two results, files or folders, by what they mean.
+
+    AnnData (h5ad, zarr): cells and genes by name, labels by the adjusted Rand index, embeddings by Procrustes distance
+    and the neighbours kept, numbers within a tolerance. Figures by a perceptual hash, tables cell by cell, executed
+    notebooks by what their cells show. In output folders the runner's own files are left out.
+
+    Exit code: 0; with --fail-on-difference 7 where something is different or cannot be compared; 2 where there is
+    nothing to compare.
+
+    \b
+    Examples:
+      runner compare old/result.h5ad new/result.h5ad
+      runner compare last-week/outputs outputs --tolerance 1e-3 --tolerance ari=0.95 --fail-on-difference
+      runner compare old new --html comparison.html --json
+    """
+    import json
+
+    from runner.compare.folders import as_tree, compare
+    from runner.compare.verdict import Outcome, Tolerance
+    from runner.core.files import write
+    from runner.core.units import format_count
+
+    found = compare(old, new, Tolerance.of(tolerance))
+    if html is not None:
+        from runner.compare.page import page
+
+        write(html, page(found).encode())
+    if as_json:
+        answer(json.dumps(as_tree(found), indent=1))
+    else:
+        for file in found.files:
+            told = [one for one in file.verdicts if every or one.outcome is not Outcome.EQUAL]
+            parts = f" ({format_count(len(file.verdicts), 'part')})" if len(file.verdicts) > 1 else ""
+            if len(file.verdicts) == 1 and file.verdicts[0].part == "":
+                answer(f"{file.path}: {file.verdicts[0]}")
+                continue
+            answer(f"{file.path}: {file.outcome}{parts}")
+            for one in told:
+                answer(f"  {one}")
+    same = found.outcome in {Outcome.EQUAL, Outcome.TOLERATED}
+    return 7 if fail_on_difference and not same else 0

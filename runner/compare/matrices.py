@@ -1,0 +1,231 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Dense and sparse matrices on disk, compared in blocks of rows: neither is ever in memory as a whole.
+
+Rows and columns may be in another order on the two sides, and a sparse matrix may be stored by rows on one and by
+columns, or dense, on the other. Nothing sparse becomes dense.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy import sparse
+
+from runner.compare.numbers import Deviation, type_note
+from runner.compare.verdict import Outcome, Tolerance, Verdict, verdict
+
+_BLOCK_BYTES = 24_000_000
+"""Of both sides together."""
+_SCANNED_BLOCK_BYTES = 96_000_000
+"""Where one side is read through for each block."""
+_LARGEST_BYTES = 256_000_000
+"""Of one row, and of one chunk of a file."""
+_GAP = 4
+"""Rows that are read along rather than apart."""
+
+
+@dataclass(frozen=True, slots=True)
+class Alignment:
+    """Which positions of two axes belong together."""
+
+    old: Any
+    new: Any
+
+    @property
+    def moves(self) -> bool:
+        """Whether any position differs, or any is left out."""
+        return not (np.array_equal(self.old, self.new) and np.array_equal(self.old, np.arange(len(self.old))))
+
+
+def in_place(length: int) -> Alignment:
+    """Return the alignment of two axes of one length, position by position."""
+    return Alignment(np.arange(length), np.arange(length))
+
+
+class Dense:
+    """An array; its rows are along the first axis."""
+
+    def __init__(self, node: Any) -> None:
+        self._node = _checked(node)
+        self.shape, self.dtype = tuple(node.shape), node.dtype
+
+    def row_bytes(self) -> Any:
+        """Return the size of each row in memory."""
+        return np.full(self.shape[0], max(1, math.prod(self.shape[1:]) * self.dtype.itemsize))
+
+    def read(self, start: int, end: int) -> Any:
+        """Return rows."""
+        return np.asarray(self._node[start:end])
+
+
+class Compressed:
+    """A sparse matrix that is stored by rows (csr), or by columns and read as its transpose."""
+
+    def __init__(self, node: Any, *, transposed: bool = False) -> None:
+        shape = _shape(node)
+        self.shape: tuple[int, ...] = shape[::-1] if transposed else shape
+        self._data, self._indices = _checked(node["data"]), _checked(node["indices"])
+        self._indptr = np.asarray(_checked(node["indptr"])[:]).astype(np.int64)
+        self.dtype = self._data.dtype
+        ends = (0, self._data.shape[0])
+        valid = len(self._indptr) == self.shape[0] + 1 and (self._indptr[0], self._indptr[-1]) == ends
+        if not valid or (np.diff(self._indptr) < 0).any() or self._indices.shape != self._data.shape:
+            raise ValueError("its rows, positions and values disagree: it is damaged")
+
+    def row_bytes(self) -> Any:
+        """Return the size of each row in memory."""
+        return np.diff(self._indptr) * (self.dtype.itemsize + self._indices.dtype.itemsize) + 8
+
+    def read(self, start: int, end: int) -> Any:
+        """Return rows as a csr matrix."""
+        first, last = int(self._indptr[start]), int(self._indptr[end])
+        indices = np.asarray(self._indices[first:last])
+        if indices.size and not 0 <= int(indices.min()) <= int(indices.max()) < self.shape[1]:
+            raise ValueError("it has a position outside of its shape: it is damaged")
+        parts = (np.asarray(self._data[first:last]), indices, self._indptr[start : end + 1] - first)
+        return sparse.csr_matrix(parts, shape=(end - start, self.shape[1]))
+
+
+class Scanned:
+    """A sparse matrix that is stored by columns, read by rows: each block of rows reads all of it once."""
+
+    def __init__(self, node: Any) -> None:
+        self._columns = Compressed(node, transposed=True)
+        self.shape, self.dtype = self._columns.shape[::-1], self._columns.dtype
+
+    def row_bytes(self) -> Any:
+        """Return the size of each row in memory."""
+        counts = np.zeros(self.shape[0], dtype=np.int64)
+        for block in self._blocks():
+            counts += np.bincount(block.indices, minlength=self.shape[0])
+        return counts * (self.dtype.itemsize + 8) + 8
+
+    def read(self, start: int, end: int) -> Any:
+        """Return rows as a csr matrix."""
+        kept = []
+        for block in self._blocks():
+            chosen = sparse.csc_matrix((block.data, block.indices, block.indptr), shape=block.shape[::-1])
+            kept.append(chosen[start:end].tocsr())
+        return sparse.hstack(kept, format="csr") if kept else sparse.csr_matrix((end - start, 0), dtype=self.dtype)
+
+    def _blocks(self) -> Iterator[Any]:
+        for start, end in _blocks(self._columns.row_bytes(), _BLOCK_BYTES):
+            yield self._columns.read(start, end)
+
+
+def sparse_format(node: Any) -> str | None:
+    """Return ``csr`` or ``csc`` if a group holds a sparse matrix."""
+    kind = str(node.attrs.get("encoding-type", "")).removesuffix("_matrix") or node.attrs.get("h5sparse_format")
+    return str(kind) if kind in {"csr", "csc"} else None
+
+
+def _shape(node: Any) -> tuple[int, ...]:
+    shape = node.attrs["shape"] if "shape" in node.attrs else node.attrs["h5sparse_shape"]
+    return int(shape[0]), int(shape[1])
+
+
+def _checked(node: Any) -> Any:
+    """Return an array of a file unless a piece of it takes too much memory, or it leads out of the file."""
+    if getattr(node, "is_virtual", False) or getattr(node, "external", None):
+        raise ValueError("its values are in another file, which is not opened")
+    if math.prod(node.chunks or (1,)) * node.dtype.itemsize > _LARGEST_BYTES:
+        raise ValueError(f"its chunks are larger than {_LARGEST_BYTES // 10**6} MB")
+    return node
+
+
+def compare_matrices(
+    part: str, old: Any, new: Any, rows: Alignment | None, columns: Alignment | None, tolerance: Tolerance
+) -> Verdict:
+    """Compare two matrices, as nodes of HDF5 or zarr.
+
+    Parameters
+    ----------
+    rows, columns
+        What belongs together; None where positions do.
+    """
+    formats = [sparse_format(node) if hasattr(node, "keys") else "dense" for node in (old, new)]
+    shapes = [_shape(node) if hasattr(node, "keys") else tuple(node.shape) for node in (old, new)]
+    if formats == ["csc", "csc"]:
+        rows, columns = columns, rows
+        shapes = [shape[::-1] for shape in shapes]
+        a, b = Compressed(old, transposed=True), Compressed(new, transposed=True)
+    else:
+        kinds: dict[str | None, Callable[[Any], Any]] = {"dense": Dense, "csr": Compressed, "csc": Scanned}
+        a, b = (kinds[kind](node) for kind, node in zip(formats, (old, new), strict=True))
+    fixed = [i for i in range(max(map(len, shapes))) if not (i == 0 and rows) and not (i == 1 and columns)]
+    if len(shapes[0]) != len(shapes[1]) or any(shapes[0][i] != shapes[1][i] for i in fixed):
+        shown = [" x ".join(f"{n:,}" for n in shape) for shape in shapes]
+        return verdict(part, Outcome.DIFFERENT, f"shape {shown[0]} → {shown[1]}")
+    rows = rows or in_place(shapes[0][0])
+    columns = columns if columns and columns.moves else None
+    width = len(columns.old) if columns else math.prod(shapes[0][1:])
+    deviation = Deviation(tolerance)
+    sizes = a.row_bytes()[rows.old] + b.row_bytes()[rows.new]
+    budget = _SCANNED_BLOCK_BYTES if "csc" in formats and formats != ["csc", "csc"] else _BLOCK_BYTES
+    for start, end in _blocks(sizes, budget):
+        one, two = gather(a, rows.old[start:end]), gather(b, rows.new[start:end])
+        if columns:
+            one, two = one[:, columns.old], two[:, columns.new]
+        _add(deviation, one, two, (end - start) * width)
+    notes = [type_note(a.dtype, b.dtype), f"{formats[0]} → {formats[1]}" if formats[0] != formats[1] else ""]
+    return deviation.verdict(part, "; ".join(filter(None, notes)))
+
+
+def gather(matrix: Any, index: Any) -> Any:
+    """Return rows of a matrix in any order, reading neighbours together."""
+    if len(index) == 0:
+        return matrix.read(0, 0)
+    order = np.argsort(index, kind="stable")
+    wanted = index[order]
+    runs = np.split(wanted, np.flatnonzero(np.diff(wanted) > _GAP) + 1)
+    blocks = [
+        block if len(run) == block.shape[0] else block[run - run[0]]
+        for run in runs
+        for block in [matrix.read(int(run[0]), int(run[-1]) + 1)]
+    ]
+    if len(blocks) > 1:
+        together = sparse.vstack(blocks, format="csr") if sparse.issparse(blocks[0]) else np.concatenate(blocks)
+    else:
+        together = blocks[0]
+    return together if (order[:-1] < order[1:]).all() else together[np.argsort(order)]
+
+
+def _blocks(sizes: Any, budget: int) -> Iterator[tuple[int, int]]:
+    """Yield where blocks of rows begin and end."""
+    if len(sizes) and int(sizes.max()) > _LARGEST_BYTES:
+        raise ValueError(f"one row has more than {_LARGEST_BYTES // 10**6} MB")
+    ends = np.cumsum(sizes, dtype=np.float64)
+    start, done = 0, 0.0
+    while start < len(sizes):
+        end = max(start + 1, int(np.searchsorted(ends, done + budget, side="right")))
+        yield start, end
+        start, done = end, float(ends[end - 1])
+
+
+def _add(deviation: Deviation, old: Any, new: Any, count: int) -> None:
+    """Take in two blocks; of sparse ones just what either has."""
+    if not sparse.issparse(old) and not sparse.issparse(new):
+        deviation.add(old, new)
+        return
+    a, b = sparse.csr_matrix(old), sparse.csr_matrix(new)
+    a.sum_duplicates()
+    b.sum_duplicates()
+    if np.array_equal(a.indptr, b.indptr) and np.array_equal(a.indices, b.indices):
+        deviation.add(a.data, b.data, count)
+        return
+    one, two = _keys(a), _keys(b)
+    both = np.union1d(one, two)
+    values = [np.zeros(len(both), dtype=matrix.dtype) for matrix in (a, b)]
+    for found, keys, matrix in zip(values, (one, two), (a, b), strict=True):
+        found[np.searchsorted(both, keys)] = matrix.data
+    deviation.add(values[0], values[1], count)
+
+
+def _keys(matrix: Any) -> Any:
+    """Return one number for the place of each value of a csr matrix, ascending."""
+    rows = np.repeat(np.arange(matrix.shape[0], dtype=np.int64), np.diff(matrix.indptr))
+    return rows * matrix.shape[1] + matrix.indices

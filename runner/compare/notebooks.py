@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Executed notebooks, cell by cell: what each showed, as figures, numbers and words."""
+
+from __future__ import annotations
+
+import base64
+import difflib
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from runner.compare.images import compare_images
+from runner.compare.texts import compare_svg, compare_texts, compare_trees
+from runner.compare.verdict import Outcome, Tolerance, Verdict, verdict, worst
+
+LARGEST_BYTES = 200_000_000
+_IMAGES = ("image/png", "image/jpeg", "image/webp", "image/gif")
+_TREES = ("application/vnd.plotly.v1+json", "application/geo+json", "application/json")
+_WIDGET = "application/vnd.jupyter.widget-view+json"
+_TAG = re.compile(r"<(?:style|script)\b.{0,200000}?</(?:style|script)>|<[^<>]{0,5000}>", re.DOTALL | re.IGNORECASE)
+
+
+def read_cells(path: Path) -> list[dict[str, Any]]:
+    """Return the code cells of a notebook.
+
+    Raises
+    ------
+    ValueError
+        It is too large, or no notebook.
+    """
+    if path.stat().st_size > LARGEST_BYTES:
+        raise ValueError(f"it has more than {LARGEST_BYTES // 10**6} MB")
+    document = json.loads(path.read_bytes())
+    if not isinstance(document, dict) or not isinstance(document.get("cells"), list):
+        raise ValueError("it is no notebook of format 4")  # noqa: TRY004  (of a file, not of a call)
+    return [cell for cell in document["cells"] if cell["cell_type"] == "code"]
+
+
+def compare_notebooks(old: Path, new: Path, tolerance: Tolerance) -> list[Verdict]:
+    """Compare two executed notebooks; cells that were added or removed do not move the others."""
+    try:
+        one, two = read_cells(old), read_cells(new)
+        return list(compare_cells(one, two, tolerance))
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        return [verdict("", Outcome.UNKNOWN, f"cannot be read: {error}")]
+
+
+def compare_cells(old: Sequence[Any], new: Sequence[Any], tolerance: Tolerance) -> Iterator[Verdict]:
+    """Yield a verdict for each cell, counted from 1 as in the newer notebook."""
+    sources = [["".join(cell["source"]) for cell in cells] for cells in (old, new)]
+    matcher = difflib.SequenceMatcher(None, sources[0], sources[1], autojunk=False)
+    for _, i, end_i, j, end_j in matcher.get_opcodes():
+        paired = min(end_i - i, end_j - j)
+        for k in range(paired):
+            yield _cell(f"cell {j + k + 1}", old[i + k], new[j + k], tolerance)
+        for k in range(i + paired, end_i):
+            yield verdict(f"cell {k + 1}", Outcome.DIFFERENT, f"only in the old one: {sources[0][k].strip()!r:.80}")
+        for k in range(j + paired, end_j):
+            yield verdict(f"cell {k + 1}", Outcome.DIFFERENT, f"only in the new one: {sources[1][k].strip()!r:.80}")
+
+
+def _cell(part: str, old: Mapping[str, Any], new: Mapping[str, Any], tolerance: Tolerance) -> Verdict:
+    """Return one verdict for all that a cell showed: that of the worst output."""
+    if _exact(old["outputs"]) == _exact(new["outputs"]):
+        return verdict(part, Outcome.EQUAL)
+    one, two = list(_shown(old["outputs"])), list(_shown(new["outputs"]))
+    if [kind for kind, _ in one] != [kind for kind, _ in two]:
+        kinds = [", ".join(kind for kind, _ in shown) or "nothing" for shown in (one, two)]
+        return verdict(part, Outcome.DIFFERENT, f"shows {kinds[0]:.100} → {kinds[1]:.100}")
+    found = [
+        _output(f"{part}, {kind}", kind, before, after, tolerance)
+        for (kind, before), (_, after) in zip(one, two, strict=True)
+    ]
+    outcome = worst([Outcome.TOLERATED, *(one.outcome for one in found)])
+    told = next((one for one in found if one.outcome is outcome and one.detail), None)
+    if told is None:
+        return verdict(part, Outcome.TOLERATED, "the same to a reader")
+    what = told.part.removeprefix(f"{part}, ")
+    return verdict(part, outcome, f"{what}: {told.detail}", scores=told.scores, figures=told.figures)
+
+
+def _exact(outputs: Any) -> str:
+    """Return outputs without what counts runs and times them."""
+    kept = [
+        {key: value for key, value in output.items() if key not in {"execution_count", "metadata"}}
+        for output in outputs
+    ]
+    return json.dumps(kept, sort_keys=True)
+
+
+def _shown(outputs: Any) -> Iterator[tuple[str, Any]]:
+    """Yield kind and content of what a reader sees; warnings and progress on stderr say nothing about results."""
+    printed: list[str] = []
+    for output in outputs:
+        if output["output_type"] == "stream":
+            printed += ["".join(output["text"])] if output["name"] == "stdout" else []
+            continue
+        if printed:
+            yield "text", "".join(printed)
+            printed = []
+        if output["output_type"] == "error":
+            yield "error", f"{output['ename']}: {output['evalue']}"
+            continue
+        if _WIDGET not in output["data"]:
+            yield _displayed(output["data"])
+    if printed:
+        yield "text", "".join(printed)
+
+
+def _displayed(data: Mapping[str, Any]) -> tuple[str, Any]:
+    """Return kind and content of the representation that a page shows."""
+    kind = next((kind for kind in (*_IMAGES, "image/svg+xml", *_TREES) if kind in data), None)
+    if kind in _IMAGES:
+        return "figure", base64.b64decode("".join(data[kind]))
+    if kind is not None:
+        return ("drawing", "".join(data[kind])) if kind == "image/svg+xml" else ("data", data[kind])
+    if "text/html" in data and "".join(data.get("text/plain", "<")).startswith("<"):
+        return "text", _TAG.sub(" ", "".join(data["text/html"]))
+    return "text", "".join(data.get("text/plain", data.get("text/markdown", data.get("text/latex", ""))))
+
+
+def _output(part: str, kind: str, old: Any, new: Any, tolerance: Tolerance) -> Verdict:
+    compare: Any = {"figure": compare_images, "drawing": compare_svg, "data": compare_trees}.get(kind, compare_texts)
+    found: Verdict = compare(part, old, new, tolerance)
+    return found
