@@ -9,7 +9,7 @@ from runner.core import log
 from runner.core.records import Status
 from runner.machine.cuda_processes import shown
 from runner.run.execution import mark
-from runner.stages.release import sweep
+from runner.stages.release.release import sweep_and_prove
 
 if TYPE_CHECKING:
     from runner.run.context import RunContext
@@ -28,7 +28,7 @@ def release(run: RunContext, decision: GateDecision, execution: Execution, *, si
         How long it may take once a signal has come.
     """
     job, metrics = run.job, run.metrics
-    proof = sweep.release(
+    proof = sweep_and_prove(
         execution.watch,
         cleanup=job.options.cleanup_between_notebooks,
         seconds_left=lambda: run.stopper.seconds_left(signal_seconds),

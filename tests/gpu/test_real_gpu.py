@@ -19,7 +19,7 @@ import pytest
 from runner.core.requirements import Requirements
 from runner.machine import device, gpus
 from runner.stages.gate.gate import gate, visibility_env
-from runner.stages.release import proof as release
+from runner.stages.release import release
 
 pytestmark = pytest.mark.gpu
 

@@ -7,8 +7,8 @@ import ast
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from runner.stages.prepare.assignments import assignments
 from runner.stages.prepare.cell_source import CellSource, parse
+from runner.stages.prepare.parameters import assignments
 from runner.stages.prepare.rules import source_cells
 
 if TYPE_CHECKING:

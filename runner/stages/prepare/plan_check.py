@@ -17,7 +17,7 @@ from runner.core import notebook_document
 from runner.core.errors import BrokenInputError
 from runner.plan.sharing import case_clashes
 from runner.plan.sources import Sources
-from runner.stages.prepare import cell_source, dataset_urls, prepare, products, shutdown
+from runner.stages.prepare import cell_source, dataset_urls, prepare, products
 from runner.stages.prepare import parameters as parameter_values
 from runner.stages.prepare import rules as plan_rules
 
@@ -96,7 +96,7 @@ def _notebook(plan: Plan, notebook: Notebook, where: str, checkout: Path, source
 
     for number, rule in enumerate(notebook.prepare):
         attempt(f"prepare[{number}]", plan_rules.apply, [rule])
-    list(shutdown.drop(draft))
+    list(prepare.drop(draft))
     for name, value in notebook.parameters.items():
         attempt(f"parameters.{name}", parameter_values.apply, {name: value})
     for name in notebook.datasets:

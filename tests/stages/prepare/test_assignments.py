@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runner.stages.prepare.assignments import assignments, literal, rewritten
 from runner.stages.prepare.cell_source import parse
+from runner.stages.prepare.parameters import assignments, literal, rewritten
 
 
 def rewrite(source: str, name: str, value: object) -> tuple[str, list[str]]:

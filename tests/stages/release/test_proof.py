@@ -14,7 +14,7 @@ from runner.core.machine_records import GpuProcess, Process
 from runner.core.units import format_seconds
 from runner.machine.device import Memory, read_baseline
 from runner.machine.nvml import DriverProblem
-from runner.stages.release.proof import TOLERANCE_BYTES, prove
+from runner.stages.release.release import TOLERANCE_BYTES, prove
 
 GPU = "GPU-00000000-0000-4000-8000-00000000000a"
 GB = 10**9
@@ -142,7 +142,7 @@ def test_the_baseline_is_the_memory_in_use():
 PROVE = """
 import dataclasses
 from runner.machine import device, gpus
-from runner.stages.release.proof import prove
+from runner.stages.release.release import prove
 with gpus.open_driver() as driver:
     before = device.read_baseline(driver.devices())
     pid, uuid, deadline = ARGUMENTS

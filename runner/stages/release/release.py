@@ -16,8 +16,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from runner.core import procfs
 from runner.core.machine_records import GpuProcess, Process, Release
 from runner.core.units import format_bytes, format_seconds
+from runner.machine import processes
 from runner.machine.cuda_processes import listed_on, shown, total_bytes
 from runner.machine.device import InUse, memory_in_use
 from runner.machine.nvml import DriverProblem
@@ -25,6 +27,7 @@ from runner.machine.nvml import DriverProblem
 if TYPE_CHECKING:
     from runner.machine.cuda_processes import CudaProcesses
     from runner.machine.device import Gpu
+    from runner.machine.run_monitor import Watch
 
 TOLERANCE_BYTES = 64 * 2**20
 """More than the driver's own figures wander while nothing runs (a few MiB), and less than the
@@ -34,6 +37,7 @@ SHARED_SECONDS = 5.0
 """How long memory that may be a neighbour's is watched: no waiting makes it ours or theirs."""
 
 _POLL_SECONDS = 0.05
+RELEASE_SECONDS = 30.0
 
 
 class _State(NamedTuple):
@@ -165,3 +169,33 @@ def _unknown(before: int | None, now: InUse) -> str:
 
 def _on_it(listed: Sequence[GpuProcess]) -> str:
     return f"on it now: {shown(listed)}" if listed else "who holds it is not visible from here"
+
+
+def sweep_and_prove(monitor: Watch, *, cleanup: bool, seconds_left: Callable[[], float]) -> Release:
+    """End what the kernel left behind and prove that the GPUs are free.
+
+    Parameters
+    ----------
+    monitor
+        What watched the run: its processes, its GPUs and their memory before the kernel started.
+    cleanup
+        False leaves the processes alone and only lists them.
+    seconds_left
+        How much time there is; `RELEASE_SECONDS` are taken at most.
+    """
+    if monitor.gpus:
+        monitor.users.look(at_once=True)  # a short run has not come to a regular look
+    family = monitor.family
+    if cleanup:
+        swept = family.sweep(processes.TERM_SECONDS, processes.KILL_SECONDS)
+    else:
+        left = filter(None, (procfs.read_stat(identity.pid) for identity in family.survivors()))
+        swept = tuple(Process(pid=stat.pid, name=stat.name, ended_by="survived") for stat in left)
+    return prove(
+        monitor.gpus,
+        monitor.baseline,
+        users=monitor.users,
+        deadline_seconds=RELEASE_SECONDS,
+        seconds_left=seconds_left,
+        swept=swept,
+    )
