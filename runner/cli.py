@@ -39,7 +39,7 @@ COMMANDS = {
     "validate": "Check GPUs, CUDA, Python, storage and limits, with a hint for each problem.",
     "fetch": "Fetch the datasets of a plan, verified, into a cache.",
     "clone": "Clone or update a repository at a revision.",
-    "plan": "Check, show, describe or render a plan.",
+    "plan": "Check, show, describe, render or tune a plan.",
     "cluster": "Install, run and watch plans on a Kubernetes cluster with Tekton.",
     "demo": "Run three small single-cell notebooks that need no download and no GPU.",
     "help": "Show the help of a command.",

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`runner plan`: check, show and describe plans."""
+"""`runner plan`: check, show, describe and tune plans."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from runner.commands import options, plan_render
+from runner.commands import options, plan_render, plan_tune
 from runner.commands.mistakes import Commands
 
 if TYPE_CHECKING:
@@ -17,10 +17,11 @@ if TYPE_CHECKING:
 
 @click.group("plan", cls=Commands)
 def command() -> None:
-    """Check, show or describe a plan."""
+    """Check, show, describe, render or tune a plan."""
 
 
 command.add_command(plan_render.command)
+command.add_command(plan_tune.command)
 
 
 @command.command("check")

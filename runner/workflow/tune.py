@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Gates, CPUs, memory and deadlines of a plan from what its notebooks used; pure but for reading records.
+
+Only successes count, and of a sweep the largest of its combinations. A gate follows the need, never the memory in
+use, which may be a pool.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from runner.core import files
+from runner.core.records import Metrics, Status, read_metrics
+from runner.core.units import format_bytes, format_seconds
+from runner.machine.card_size import MARGIN_FRACTION, smallest_card_gb
+from runner.plan.matrix import expanded
+from runner.plan.text import document_of
+
+if TYPE_CHECKING:
+    from runner.plan.model import Plan
+
+MEMORY_MARGIN = 1.25
+TIME_MARGIN = 3.0
+SHORTEST_SECONDS = 600
+CPU_SHARE = 0.95
+_LARGEST_BYTES = 1 << 28
+MARGINS = (
+    f"margins {MARGIN_FRACTION:.0%} of a card, {CPU_SHARE:.0%} quantile of the CPUs, {MEMORY_MARGIN:g}x the memory, "
+    f"{TIME_MARGIN:g}x the time, {SHORTEST_SECONDS // 60}m at least"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tuning:
+    """One value of one notebook; ``text`` is how the plan writes it."""
+
+    position: int
+    notebook: str
+    path: tuple[str, ...]
+    old: str | None
+    text: str
+    figures: str
+
+    def __str__(self) -> str:
+        return f"{self.notebook}: {self.path[-1]} {self.old or 'not set'} -> {self.text} ({self.figures})"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Untuned:
+    """A notebook, or one value of it, that stays as it is."""
+
+    notebook: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.notebook}: unchanged, {self.reason}"
+
+
+def tune(text: str, plan: Plan, outputs: Path) -> tuple[tuple[Tuning, ...], tuple[Untuned, ...]]:
+    """Return the values to change in a plan's text, and what cannot be told from these outputs."""
+    document, _ = document_of(text, "the plan")
+    found: list[Tuning | Untuned] = []
+    for position, entry in enumerate(document["notebooks"]):
+        names = [one["name"] for one in expanded([entry])]
+        records = [(outputs, record) for name in names if (record := _success(outputs, name)) is not None]
+        if len(records) < len(names):
+            found.append(Untuned(notebook=entry["name"], reason=f"no success in {outputs}"))
+        else:
+            notebook = plan.notebook(names[0])
+            for path, number, value, figures in _values(records, entry["name"], found):
+                now = notebook.timeout if path == ("timeout",) else getattr(notebook.requires, path[-1])
+                if now != number:
+                    old = None if now is None else _duration(now) if path == ("timeout",) else f"{now:g}"
+                    found.append(
+                        Tuning(
+                            position=position, notebook=entry["name"], path=path, old=old, text=value, figures=figures
+                        )
+                    )
+    return (
+        tuple(one for one in found if isinstance(one, Tuning)),
+        tuple(one for one in found if isinstance(one, Untuned)),
+    )
+
+
+def _success(outputs: Path, name: str) -> Metrics | None:
+    with contextlib.suppress(OSError, ValueError):
+        record = read_metrics(files.read(outputs / f"{name}.metrics.json"))
+        if record.status is Status.SUCCEEDED and not record.provisional:
+            return record
+    return None
+
+
+def _values(
+    records: Sequence[tuple[Path, Metrics]], notebook: str, found: list[Tuning | Untuned]
+) -> Iterator[tuple[tuple[str, ...], float, str, str]]:
+    """Yield key path, number, text and figures of each value that the records have."""
+    gpus = [gpu for _, record in records for gpu in record.gpus]
+    needs = [gpu.need_bytes for gpu in gpus if gpu.need_bytes is not None]
+    card = smallest_card_gb(max(needs, default=None))
+    if needs and len(needs) == len(gpus) and card is not None:
+        yield ("requires", "gpu_memory_gb"), card, str(card), f"need {format_bytes(max(needs))}"
+    elif gpus:
+        why = next(iter(gpu.unavailable.get("need_bytes") for gpu in gpus if gpu.need_bytes is None), None)
+        found.append(Untuned(notebook=notebook, reason=f"gpu_memory_gb: {why or 'no common card has that much'}"))
+    cores = [cores for folder, record in records if (cores := _cores(folder, record)) is not None]
+    if len(cores) == len(records):
+        cpus = max(1, math.ceil(max(cores) - 0.05))
+        yield ("requires", "cpus"), cpus, str(cpus), f"{max(cores):.1f} cores busy"
+    peaks = [record.host.peak_memory_bytes for _, record in records if record.host and record.host.peak_memory_bytes]
+    if len(peaks) == len(records):
+        size = math.ceil(max(peaks) * MEMORY_MARGIN / 1e9)
+        yield ("requires", "memory_gb"), size, str(size), f"peak {format_bytes(max(peaks))}"
+    longest = max(record.wall_seconds - (record.held_seconds or 0) for _, record in records)
+    seconds = max(SHORTEST_SECONDS, math.ceil(longest * TIME_MARGIN / 300) * 300)
+    yield ("timeout",), seconds, _duration(seconds), f"took {format_seconds(longest)}"
+
+
+def _cores(outputs: Path, record: Metrics) -> float | None:
+    """Return how many cores were busy at most, but for the busiest twentieth of the samples."""
+    percents = []
+    with contextlib.suppress(OSError, ValueError, csv.Error):
+        text = files.read(outputs / f"{record.notebook}.samples.csv", _LARGEST_BYTES).decode()
+        # Each GPU has a line of the same moment.
+        moments = {row["time_seconds"]: row["host_cpu_percent"] for row in csv.DictReader(text.splitlines())}
+        percents = sorted(size for percent in moments.values() if percent and math.isfinite(size := float(percent)))
+    return percents[math.ceil(CPU_SHARE * len(percents)) - 1] / 100 if percents else None
+
+
+def _duration(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    return f"{minutes // 60}h" if minutes % 60 == 0 else f"{minutes}m"
