@@ -134,6 +134,9 @@ class Host:
     """Largest RSS over the kernel's process tree."""
     container_peak_memory_bytes: int | None = None
     cpu_seconds: float | None = None
+    disk_read_bytes: int | None = None
+    """What that process tree read from disks and other block devices; the page cache is none."""
+    disk_written_bytes: int | None = None
     oom_kills: int | None = None
     """Kills by the kernel's OOM killer in this container during the run."""
     guard: Guard | None = None
@@ -189,6 +192,8 @@ class Environment:
     transport: str | None = None
     gpu_visibility: Literal["chosen", "all"] | None = None
     """Whether the kernel saw the GPUs that the gate chose, if any, or all that are visible here."""
+    command: tuple[str, ...] = ()
+    """The command line that ran the notebook; addresses without user, password and query."""
     variables: dict[str, str] = field(default_factory=dict)
     """Variables that the plan or an option gave the kernel."""
     secrets: tuple[str, ...] = ()

@@ -27,6 +27,13 @@ class Identity(NamedTuple):
     started: int
 
 
+class Disk(NamedTuple):
+    """Bytes that went from and to disks, as `/proc/PID/io` counts them; what the page cache served did not."""
+
+    read_bytes: int
+    written_bytes: int
+
+
 @dataclass(frozen=True, slots=True)
 class Stat:
     """What `/proc/PID/stat` says of a process, in clock ticks and pages."""
@@ -72,6 +79,15 @@ def read_stat(pid: int) -> Stat | None:
         started=int(rest[19]),
         rss_pages=int(rest[21]),
     )
+
+
+def read_disk(pid: int) -> Disk | None:
+    """Return what a process and the children it waited for moved, None if it is gone or not ours to read."""
+    lines = (line.split(b": ") for line in content_of(f"/proc/{pid}/io", 4096).splitlines())
+    counted = {line[0]: int(line[1]) for line in lines if len(line) == 2}
+    if b"read_bytes" not in counted or b"write_bytes" not in counted:
+        return None
+    return Disk(counted[b"read_bytes"], counted[b"write_bytes"])
 
 
 def ancestors(pid: int) -> Iterator[Stat]:

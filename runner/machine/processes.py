@@ -43,6 +43,8 @@ class Use(NamedTuple):
     rss_bytes: int
     cpu_seconds: float
     processes: int
+    disk: procfs.Disk | None
+    """None where /proc does not count it."""
 
 
 def become_subreaper() -> bool:
@@ -114,6 +116,10 @@ class Family:
         self._strangers: set[int] = set()
         self._ended_ticks = 0
         self._cpu_ticks = 0
+        self._disk: dict[int, procfs.Disk] = {}
+        """By member, as it was last seen."""
+        self._ended_disk = procfs.Disk(0, 0)
+        self._whole_disk: procfs.Disk | None = None
 
     def watch(self, pid: int) -> None:
         """Follow the kernel with this pid, from its start on."""
@@ -143,10 +149,15 @@ class Family:
             alive = [stat for stat in self._members.values() if not stat.dead]
             ticks = sum(stat.own_ticks + stat.waited_ticks for stat in self._members.values())
             self._cpu_ticks = max(self._cpu_ticks, ticks + self._ended_ticks)
+            self._disk |= {stat.pid: disk for stat in alive if (disk := procfs.read_disk(stat.pid))}
+            if self._disk:
+                whole = procfs.Disk(*map(sum, zip(self._ended_disk, *self._disk.values(), strict=True)))
+                self._whole_disk = procfs.Disk(*map(max, self._whole_disk or whole, whole))
             return Use(
                 sum(stat.rss_pages for stat in alive) * procfs.PAGE_BYTES,
                 self._cpu_ticks / procfs.TICKS_PER_SECOND,
                 len(alive),
+                self._whole_disk,
             )
 
     def members(self) -> frozenset[int]:
@@ -223,8 +234,10 @@ class Family:
                 with contextlib.suppress(ChildProcessError):
                     os.waitpid(pid, os.WNOHANG)
         for old in gone:
-            if old.parent not in self._members:  # else that parent's waited time has it
+            disk = self._disk.pop(old.pid, (0, 0))
+            if old.parent not in self._members:  # else that parent's waited time has it, and its bytes
                 self._ended_ticks += old.own_ticks + old.waited_ticks
+                self._ended_disk = procfs.Disk(*map(sum, zip(self._ended_disk, disk, strict=True)))
 
     def _judge(self, pids: set[int], present: set[int]) -> None:
         """Make each of these a member or a stranger; a parent may come after its child.

@@ -165,17 +165,21 @@ class Watch:
 
     def host(self) -> Host:
         """Return what the host gave and the run took."""
-        use = per_run(self.stop())
-        limits = read_limits()
+        sampled = self.stop()
+        limits, disk = read_limits(), sampled.disk
         unavailable = dict(self.container.unavailable)
+        if disk is None:
+            unavailable["disk_read_bytes"] = "/proc/PID/io cannot be read here"
         return Host(
             hostname=limits.hostname,
             cpus=limits.cpus,
             memory_limit_bytes=limits.memory_bytes,
             memory_limit_source=limits.memory_source,
-            peak_memory_bytes=use.peak_host_memory_bytes,
+            peak_memory_bytes=per_run(sampled).peak_host_memory_bytes,
             container_peak_memory_bytes=self.container.peak_bytes(),
-            cpu_seconds=use.host_cpu_seconds,
+            cpu_seconds=sampled.host_cpu_seconds,
+            disk_read_bytes=disk.read_bytes if disk else None,
+            disk_written_bytes=disk.written_bytes if disk else None,
             oom_kills=self.oom_kills(),
             guard=self.guard.record(),
             unavailable=unavailable,

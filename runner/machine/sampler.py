@@ -206,7 +206,7 @@ class Sampler:
         host = use.rss_bytes if use is not None else None
         self._keep(seconds, readings, host, percent)
         if use is not None:
-            self._sampled.host_cpu_seconds = use.cpu_seconds
+            self._sampled.host_cpu_seconds, self._sampled.disk = use.cpu_seconds, use.disk
         self._file.tick(
             row(seconds, uuid, reading, host, percent) for uuid, reading in (readings or {"": None}).items()
         )

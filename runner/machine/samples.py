@@ -9,9 +9,12 @@ from array import array
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from runner.core import log
+
+if TYPE_CHECKING:
+    from runner.core.procfs import Disk
 
 COLUMNS = (
     "time_seconds",
@@ -102,6 +105,8 @@ class Sampled:
     """When the kernel started."""
     host_cpu_seconds: float | None = None
     """CPU time of the kernel and its descendants up to the last tick."""
+    disk: Disk | None = None
+    """What they read from and wrote to disks until then."""
 
 
 PART_BYTES = 16_000_000

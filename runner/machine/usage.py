@@ -69,7 +69,6 @@ class RunUse:
 
     gpus: dict[str, GpuFigures] = field(default_factory=dict)
     peak_host_memory_bytes: int | None = None
-    host_cpu_seconds: float | None = None
 
 
 def per_cell(sampled: Sampled, spans: Iterable[Span]) -> dict[int, CellUse]:
@@ -88,7 +87,6 @@ def per_run(sampled: Sampled, start_seconds: float = 0.0, end_seconds: float = m
             for uuid, series in sampled.gpus.items()
         },
         peak_host_memory_bytes=_whole(_largest(sampled.host_memory_bytes[low:high])),
-        host_cpu_seconds=sampled.host_cpu_seconds,
     )
 
 

@@ -43,6 +43,18 @@ class GpuSummary:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PastRun:
+    """One run of a notebook's history."""
+
+    run_id: str
+    status: Status
+    started_at: str
+    wall_seconds: float
+    peak_host_memory_bytes: int | None
+    peak_gpu_memory_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class NotebookSummary:
     """One notebook in figures."""
 
@@ -57,6 +69,10 @@ class NotebookSummary:
     started_at: str | None = None
     ended_at: str | None = None
     wall_seconds: float | None = None
+    cpu_seconds: float | None = None
+    """Of the kernel's process tree, as the two that follow."""
+    disk_read_bytes: int | None = None
+    disk_written_bytes: int | None = None
     gate_waited_seconds: float | None = None
     failed_cell: int | None = None
     """Number of the failing code cell, from 0."""
@@ -91,7 +107,16 @@ class NotebookSummary:
     warnings: int = 0
     recorded: dict[str, bool | int | float | str] = field(default_factory=dict)
     """Results that the notebook recorded by name."""
+    command: tuple[str, ...] = ()
+    """The command line that ran it."""
+    kept_parameters: tuple[str, ...] = ()
+    """Names of parameters whose value is the notebook's own."""
     attempts: int = 0
+    """Earlier runs in the folder."""
+    flaky: bool = False
+    """The same source, parameters and software succeeded and failed there."""
+    history: tuple[PastRun, ...] = ()
+    """The last 20 runs in the folder, newest first; empty where there is no earlier one."""
     reused_from: str | None = None
     """The run that made these figures, where nothing ran in this one."""
     ran_because: tuple[str, ...] = ()
@@ -198,6 +223,8 @@ def notebook_summary(entry: Entry, seen: Seen | None = None) -> NotebookSummary:
         stage=entry.stage,
         run_id=m.run_id if m else flight.run_id if flight else None,
         attempts=len(entry.attempts),
+        flaky=entry.flaky,
+        history=tuple(map(_past, entry.history)),
         files=dict(entry.files),
     )
     if m:
@@ -227,6 +254,9 @@ def _measured(plain: NotebookSummary, m: Metrics) -> NotebookSummary:
         started_at=m.started_at,
         ended_at=m.ended_at,
         wall_seconds=m.wall_seconds,
+        cpu_seconds=m.host.cpu_seconds if m.host else None,
+        disk_read_bytes=m.host.disk_read_bytes if m.host else None,
+        disk_written_bytes=m.host.disk_written_bytes if m.host else None,
         gate_waited_seconds=m.gate.waited_seconds if m.gate else None,
         failed_cell=failure.cell_index if failure else None,
         failed_line=failed_line(failure.traceback_tail or "") if failure else None,
@@ -256,9 +286,32 @@ def _measured(plain: NotebookSummary, m: Metrics) -> NotebookSummary:
         figures=m.outputs.figures,
         warnings=len(m.warnings),
         recorded=m.recorded,
+        command=m.environment.command,
+        kept_parameters=_kept(m),
         reused_from=m.reused_from.run_id if m.reused_from else None,
         ran_because=m.ran_because,
         spent_seconds=m.wall_seconds if m.spent_seconds is None else m.spent_seconds,
+    )
+
+
+def _kept(m: Metrics) -> tuple[str, ...]:
+    """Return the parameters that no assignment was changed for."""
+    parameters = [change for change in m.preparation if change.rule == "parameter" and change.old is not None]
+    named: dict[str, bool] = {}
+    for change in parameters:
+        name = change.detail.partition(" = ")[0]
+        named[name] = named.get(name, True) and change.old == change.new
+    return tuple(name for name, kept in named.items() if kept)
+
+
+def _past(m: Metrics) -> PastRun:
+    return PastRun(
+        run_id=m.run_id,
+        status=m.status,
+        started_at=m.started_at,
+        wall_seconds=m.wall_seconds,
+        peak_host_memory_bytes=m.host.peak_memory_bytes if m.host else None,
+        peak_gpu_memory_bytes=largest(gpu.peak_gpu_memory_bytes for gpu in m.gpus),
     )
 
 

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+import uuid
 
 import pytest
 from support.cli import PATIENCE
@@ -332,3 +333,27 @@ def test_what_the_tree_uses(started):
 def test_a_process_that_is_gone_is_nothing():
     """No such process: no error."""
     assert procfs.read_stat(2**22 + 5) is None
+
+
+def test_disk_of_a_family_includes_children_that_ended(tmp_path):
+    """What children wrote is counted once they have ended, and what somebody else wrote is not."""
+    write = f"['dd', 'if=/dev/zero', 'of={tmp_path}/f', 'bs=1M', 'count=8', 'conv=fsync']"
+    script = f"import subprocess; subprocess.run({write}, stderr=subprocess.DEVNULL); input()"
+    tag = uuid.uuid4().hex
+    with subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE) as process:
+        family = Family(tag)
+        family.watch(process.pid)
+        (tmp_path / "other").write_bytes(b"x" * 50_000_000)
+        if procfs.read_disk(process.pid) is None:
+            process.kill()
+            pytest.skip("/proc/PID/io cannot be read here")
+        wait_for(lambda: family.observe().disk.written_bytes >= 8 << 20 or not _on_a_disk(tmp_path))
+        assert family.observe().disk.written_bytes < 40_000_000
+        process.kill()
+        process.wait()
+        assert family.observe().disk.written_bytes >= 8 << 20 or not _on_a_disk(tmp_path)
+
+
+def _on_a_disk(folder):
+    """Return True if a file's bytes go to a block device: those of a tmpfs are counted nowhere."""
+    return subprocess.check_output(["stat", "-f", "-c", "%T", folder], text=True).strip() != "tmpfs"

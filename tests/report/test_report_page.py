@@ -6,7 +6,9 @@ from __future__ import annotations
 import base64
 import dataclasses
 import hashlib
+import json
 import re
+import time
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote
@@ -347,3 +349,41 @@ def test_counts_agree_with_their_nouns(tmp_path):
     for said in ("1 package version", "1 CPU,", "1 kill for memory", "every 0.5 s, 1 time,"):
         assert said in text
     assert not re.findall(r"\b1 (?:cells|times|kills|CPUs|package versions|notebooks|lines)\b", text)
+
+
+def test_a_notebook_shows_its_command_disk_and_kept_parameters(tmp_path):
+    """The same figures stand in the summary; a parameter that was changed too is not called kept."""
+    changes = tuple(
+        Change(rule="parameter", detail=detail, old=old, new=new)
+        for detail, old, new in (
+            ("n = 5, kept", "5", "5"),
+            ("k = 1, kept", "1", "1"),
+            ("m = 1 -> 3", "1", "3"),
+            ("k = 2 -> 1", "2", "1"),
+        )
+    )
+    record = made.metrics("a b", gpus=0, preparation=changes)
+    environment = dataclasses.replace(record.environment, parameters={"n": 5, "m": 3})
+    made.leave(tmp_path, dataclasses.replace(record, environment=environment))
+    page = page_of(tmp_path)
+    assert 'n = 5 <span class="minor">(kept)</span>, m = 3<' in page
+    assert "<code>runner run &#39;a b&#39; --plan plan.yaml</code>" in page
+    assert "2.4 GB read, 310.0 MB written" in page
+    assert "<del>1</del> <ins>3</ins>" in page
+    assert "<del>5</del>" not in page
+    one = json.loads((tmp_path / "reports" / "summary.json").read_text())["notebooks"][0]
+    assert one["kept_parameters"] == ["n"]
+    assert one["command"] == ["runner", "run", "a b", "--plan", "plan.yaml"]
+    assert (one["disk_read_bytes"], one["disk_written_bytes"]) == (2_400_000_000, 310_000_000)
+
+
+def test_times_name_the_zone_of_the_machine(monkeypatch):
+    """Local time stands beside UTC, with its date where that is another one."""
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    time.tzset()
+    try:
+        assert "12:00:00 UTC (21:00 JST)" in text.moment("2026-11-20T12:00:00Z")
+        assert "20:00:00 UTC (2026-11-21 05:00 JST)" in text.moment("2026-11-20T20:00:00Z")
+    finally:
+        monkeypatch.undo()
+        time.tzset()

@@ -165,6 +165,8 @@ def metrics(
             peak_memory_bytes=12_000_000_000,
             container_peak_memory_bytes=15_200_000_000,
             cpu_seconds=1.4 * wall,
+            disk_read_bytes=2_400_000_000,
+            disk_written_bytes=310_000_000,
             oom_kills=0,
             guard=Guard(
                 fraction=0.97, limit_bytes=32_000_000_000, peak_unreclaimable_bytes=12_600_000_000, cpu_seconds=0.4
@@ -200,6 +202,7 @@ def metrics(
             cwd="notebooks",
             kernel="python3",
             transport="ipc",
+            command=("runner", "run", name, "--plan", "plan.yaml"),
             variables={"UCX_MEMTYPE_CACHE": "n"},
             secrets=("HF_TOKEN",),
             parameters={"n_top_genes": 2000},

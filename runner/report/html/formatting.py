@@ -8,14 +8,16 @@ direction of writing come from notebooks and names; they are shown, and do nothi
 from __future__ import annotations
 
 import re
+import shlex
 import unicodedata
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from markupsafe import Markup, escape
 
 from runner.core.surrogates import without_colours
-from runner.core.units import format_bytes, format_moment, format_seconds
+from runner.core.units import format_bytes, format_moment, format_seconds, instant
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -93,8 +95,18 @@ def unit_of(value: float | None, unit: str) -> str | Markup:
 
 
 def moment(value: str | None) -> str | Markup:
-    """Return an ISO 8601 time as people read it."""
-    return format_moment(value) if value else MISSING
+    """Return an ISO 8601 time as people read it, with that of this machine's zone where it is not UTC."""
+    seconds_ = instant(value)
+    if value is None or seconds_ is None:
+        return MISSING if value is None else value
+    here, text = datetime.fromtimestamp(seconds_, UTC).astimezone(), format_moment(value)
+    if here.utcoffset():
+        text += (
+            f" ({here:%Y-%m-%d %H:%M %Z})"
+            if here.date() != datetime.fromtimestamp(seconds_, UTC).date()
+            else f" ({here:%H:%M %Z})"
+        )
+    return Markup('<time datetime="{}">{}</time>').format(value, text)
 
 
 def href(path: str) -> str:
@@ -122,6 +134,11 @@ def one_line(value: str, longest: int = 200) -> str:
     """Return the whole text on one line, shortened."""
     line = " ".join(value.split())
     return line if len(line) <= longest else f"{line[:longest]}…"
+
+
+def command(arguments: Iterable[str]) -> str:
+    """Return a command line as a shell takes it."""
+    return shlex.join(arguments)
 
 
 def tail(value: str, lines: int = 30) -> str:

@@ -46,6 +46,7 @@ def render(view: Mapping[str, Any], folder: Path | None = None) -> str:
         "tail",
         "largest",
         "unit_of",
+        "command",
     ):
         environment.filters[name] = getattr(formatting, name)
     environment.filters["count"] = format_count

@@ -65,6 +65,7 @@ def apply(notebook: NotebookNode, parameters: Mapping[str, Any], name: str) -> I
     injected = {key for key in parameters if tagged is not None and _is_injected(key, tagged, cells)}
     if tagged is not None and injected:
         yield _inject(notebook, tagged, {key: parameters[key] for key in parameters if key in injected})
+        yield from _kept(tagged, {key: parameters[key] for key in parameters if key in injected})
     for parameter, value in parameters.items():
         if not in_python and parameter not in injected:
             _refuse_language(notebook, parameter, name)
@@ -122,6 +123,15 @@ def _inject(notebook: NotebookNode, tagged: NotebookNode, parameters: dict[str, 
     return dataclasses.replace(added, rule="parameter")  # the tagged cell stays, so nothing is replaced
 
 
+def _kept(tagged: NotebookNode, parameters: Mapping[str, Any]) -> Iterator[Change]:
+    """Yield the parameters to which the tagged cell gives the same values."""
+    parsed = parse(tagged.source)
+    for name, value in parameters.items():
+        new = literal(value)
+        if parsed and set(rewritten(parsed, name, new)[1]) == {new}:
+            yield change("parameter", f"{name} = {shown(new)[1:-1]}, kept", tagged, old=new, new=new)
+
+
 def _rewrite(notebook: NotebookNode, parameter: str, value: Any, tagged: NotebookNode | None) -> Iterator[Change]:
     """Change the assignments of a name; behind ``tagged`` only, where that is injected into."""
     new = literal(value)
@@ -136,9 +146,12 @@ def _rewrite(notebook: NotebookNode, parameter: str, value: Any, tagged: Noteboo
         if olds:
             cell.source = source
             old = "; ".join(olds)
+            kept = set(olds) == {new}
             yield change(
                 "parameter",
-                f"{parameter} = {shown(old)[1:-1]} -> {shown(new)[1:-1]}",
+                f"{parameter} = {shown(new)[1:-1]}, kept"
+                if kept
+                else f"{parameter} = {shown(old)[1:-1]} -> {shown(new)[1:-1]}",
                 cell,
                 times=len(olds),
                 old=old,

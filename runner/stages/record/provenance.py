@@ -19,13 +19,14 @@ import re
 import subprocess
 import sys
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runner.core.machine_records import Environment
 from runner.core.records import Source
+from runner.core.redact import MASK
 
 if TYPE_CHECKING:
     from runner.plan.job import Job
@@ -34,6 +35,10 @@ _GIT_SECONDS = 5
 _FOLDER = re.compile(r"(?P<name>[^-]{1,200})-(?P<version>[^-]{1,200})(?:-[^.]{1,50})?\.(?:dist|egg)-info")
 _ASK = "import json, platform, sys; print(json.dumps([platform.python_version(), sys.path]))"
 _SECONDS = 30
+_LONGEST_ARGUMENT = 4_000
+_USER = re.compile(r"(?<=://)[^/?#\s]*@")
+_QUERY = re.compile(r"(://[^?\s]*)\?\S+")
+_SECRET_VALUE = re.compile(r"(\w*(?:token|secret|passw|api_?key|credential)\w*=).+", re.IGNORECASE | re.DOTALL)
 
 
 class Commit:
@@ -138,11 +143,22 @@ def environment(job: Job, kernel: str, transport: str) -> Environment:
         cwd=str(job.cwd),
         kernel=kernel,
         transport=transport,
+        command=command_line(sys.argv),
         gpu_visibility=job.options.gpu_visibility,
         variables=dict(job.env),
         secrets=tuple(job.secrets),
         parameters={name: _recordable(value) for name, value in job.parameters.items()},
     )
+
+
+def command_line(argv: Sequence[str]) -> tuple[str, ...]:
+    """Return the arguments of a process, without what may be secret: parts of an address, a value named like one."""
+    name = Path(argv[0]).name
+    cleaned = (
+        _QUERY.sub(r"\1?…", _USER.sub("", argument)) if len(argument) <= _LONGEST_ARGUMENT else "…"
+        for argument in argv[1:]
+    )
+    return ("runner" if name == "__main__.py" else name, *(_SECRET_VALUE.sub(rf"\1{MASK}", each) for each in cleaned))
 
 
 def _recordable(value: Any) -> Any:

@@ -561,3 +561,12 @@ def test_a_parameters_cell_that_stays_is_not_recorded_as_replaced(notebook):
     assert (change.rule, change.old) == ("parameter", None)
     assert "n = 2" in (change.new or "")
     assert [cell.source for cell in prepared.notebook.cells if cell.metadata.runner.get("index") == 0] == ["n = 1"]
+
+
+def test_a_parameter_that_already_has_the_value_is_recorded_as_kept(notebook):
+    """With a parameters cell and without: nothing changed, and the record says so."""
+    tagged = notebooks.code("n = 1\nm = 2", cell_id="p", tags=["parameters"])
+    injected = prepare(notebook(tagged, "print(n, m)"), parameters={"n": 1, "m": 3})
+    assert [change.detail for change in injected.changes] == ["injected: n, m", "n = 1, kept"]
+    in_place = prepare(notebook("k = 'a'", "k = 'b'", "m = [1]"), parameters={"k": "a", "m": [1]})
+    assert [change.detail for change in in_place.changes] == ["k = 'a', kept", "k = 'b' -> 'a'", "m = [1], kept"]

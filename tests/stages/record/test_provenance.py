@@ -17,7 +17,7 @@ from runner.report.exports.ro_crate import crate_json
 from runner.report.facts import gather
 from runner.report.folder import read_folder
 from runner.report.summary import summarize
-from runner.stages.record.provenance import commit_of
+from runner.stages.record.provenance import command_line, commit_of
 
 pytestmark = pytest.mark.skipif(not shutil.which("git"), reason="git is not installed")
 
@@ -142,3 +142,21 @@ def test_report_and_crate_repeat_what_the_record_says(tmp_path: Path) -> None:
         "copy.ipynb": None,
     }
     assert [item["description"] for item in sources.values() if "description" in item] == [f"No commit: {reason}"]
+
+
+def test_command_line_without_secrets():
+    """The command stays exact but for users and queries of addresses, and for values that are named like secrets."""
+    given = [
+        "/usr/bin/runner",
+        "run",
+        "a b.ipynb",
+        "-p",
+        "n",
+        "5",
+        "--env",
+        "HF_TOKEN=hf_abc",
+        "x=https://u:p@h/y?sig=1",
+    ]
+    kept = ("runner", "run", "a b.ipynb", "-p", "n", "5", "--env", "HF_TOKEN=[secret]", "x=https://h/y?…")
+    assert command_line(given) == kept
+    assert command_line(["/x/runner/__main__.py", "x" * 5_000]) == ("runner", "…")
