@@ -13,19 +13,28 @@ from typing import Any
 
 from runner.core.records import metrics_schema
 from runner.plan import Plan
+from runner.plan.text import DEFAULTABLE
 from runner.report import summary_schema
+from runner.tekton.names import PART_OF
 
 FOLDER = Path(__file__).resolve().parents[1] / "runner" / "core" / "schemas"
+DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 
 def texts() -> dict[str, str]:
     """Return the text of each schema file by its name."""
-    found: dict[str, Any] = {
-        "plan": Plan.model_json_schema(by_alias=True),
-        "metrics": metrics_schema(),
-        "summary": summary_schema(),
-    }
-    return {f"{name}.json": json.dumps(schema, indent=1) + "\n" for name, schema in found.items()}
+    found: dict[str, Any] = {"plan": _plan(), "metrics": metrics_schema(), "summary": summary_schema()}
+    named = {name: {"$schema": DIALECT, "$id": f"urn:{PART_OF}:{name}", **found[name]} for name in found}
+    return {f"{name}.json": json.dumps(schema, indent=1) + "\n" for name, schema in named.items()}
+
+
+def _plan() -> dict[str, Any]:
+    """Return the schema of a plan as it is written: a notebook may leave to `defaults` what it can take from them."""
+    schema = Plan.model_json_schema(by_alias=True)
+    properties = schema["$defs"]["Notebook"]["properties"]
+    defaults = {key: properties[key] for key in properties if key in DEFAULTABLE}
+    schema["properties"]["defaults"] = {"type": "object", "additionalProperties": False, "properties": defaults}
+    return schema
 
 
 if __name__ == "__main__":

@@ -24,6 +24,46 @@ command.add_command(plan_render.command)
 command.add_command(plan_tune.command)
 
 
+@command.command("init")
+@click.option(
+    "--from", "folder", type=options.FOLDER, default=Path(), show_default=True, help="Folder with the notebooks."
+)
+@click.option("--to", type=options.FILE, help="The plan; its folder is where paths start. [default: FOLDER/plan.yaml]")
+def init(folder: Path, to: Path | None) -> int:
+    """Write a commented starter plan for a folder of notebooks, and the schema beside it that editors complete it with.
+
+    Who needs whom is guessed from files that one notebook writes and another reads, GPUs from imports. An existing
+    plan is never overwritten.
+
+    Exit code: 0 written and sound, 2 no notebooks or the plan exists, 9 it does not fit the notebooks.
+
+    \b
+    Examples:
+      runner plan init
+      runner plan init --from notebooks --to plan.yaml
+    """
+    from runner.core import files
+    from runner.core.errors import UsageError
+    from runner.plan import parse
+    from runner.stages.prepare.plan_check import check_plan
+    from runner.stages.prepare.plan_starter import SCHEMA_FILE, starter
+
+    target = to or folder / "plan.yaml"
+    if target.exists():
+        raise UsageError(f"{target} exists", hint="edit it, or write another one with --to")
+    made = starter(folder, target.parent)
+    plan = parse(made.text, str(target))
+    files.write(target, made.text)
+    files.write(target.parent / SCHEMA_FILE, schema_text("plan"))
+    for reason in made.left_out:
+        click.echo(f"left out: {reason}", err=True)
+    problems = [one for one in check_plan(plan, target.parent.absolute(), target) if one.severity == "error"]
+    for problem in problems:
+        click.echo(problem)
+    click.echo(f"{target}: {made.notebooks} notebooks; read and correct it, then: runner plan check {target}")
+    return 9 if problems else 0
+
+
 @command.command("check")
 @click.argument("plan", type=options.FILE)
 @options.checkout
@@ -115,7 +155,11 @@ def schema(document: str) -> None:
     Example:
       runner plan schema > plan.schema.json
     """
+    click.echo(schema_text(document), nl=False)
+
+
+def schema_text(document: str) -> str:
+    """Return a published schema."""
     from importlib import resources
 
-    text = resources.files("runner.core").joinpath("schemas", f"{document}.json").read_text("utf-8")
-    click.echo(text, nl=False)
+    return resources.files("runner.core").joinpath("schemas", f"{document}.json").read_text("utf-8")

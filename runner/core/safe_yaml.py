@@ -9,9 +9,12 @@ would fail much later, where nobody expects them.
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 _LARGEST_CHARACTERS = 4_000_000
 _LARGEST_NODES = 200_000
@@ -99,8 +102,48 @@ _Loader.add_constructor("tag:yaml.org,2002:int", _Loader.bounded_number)
 _Loader.add_constructor("tag:yaml.org,2002:float", _Loader.bounded_number)
 
 
+def tree(text: str) -> yaml.Node | None:
+    """Return the tree of a text that `load` accepts, for `line_of`."""
+    loader = _Loader(text)
+    try:
+        node: yaml.Node | None = loader.get_single_node()
+    finally:
+        loader.dispose()
+    return node
+
+
+def line_of(node: yaml.Node | None, path: Sequence[str | int]) -> tuple[int | None, int]:
+    """Return the line of a key path, counted from 1, and how many of its keys are there; the last one that is counts.
+
+    >>> line_of(tree("a:\\n  b: 1"), ("a", "b")), line_of(tree("a:\\n  b: 1"), ("a", "c"))
+    ((2, 2), (1, 1))
+    """
+    line, depth = (node.start_mark.line + 1 if node else None), 0
+    for depth, part in enumerate(path):
+        if isinstance(node, yaml.MappingNode):
+            found = next(((key, value) for key, value in node.value if key.value == str(part)), None)
+        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
+            found = (node.value[part], node.value[part])
+        else:
+            found = None
+        if found is None:
+            return line, depth
+        line, node = found[0].start_mark.line + 1, found[1]
+    return line, len(path)
+
+
+def block_start(text: str, path: Sequence[str | int]) -> int | None:
+    """Return the number of lines above the first of a text that stands as a literal block (``|``), else None."""
+    node = tree(text)
+    for part in path:
+        assert isinstance(node, yaml.MappingNode)
+        node = next(value for key, value in node.value if key.value == part)
+    literal = isinstance(node, yaml.ScalarNode) and node.style == "|"
+    return node.start_mark.line + 1 if literal and node else None
+
+
 def _fault(what: str, place: Any) -> yaml.YAMLError:
-    return yaml.YAMLError(f"line {place.start_mark.line + 1}: {what}")
+    return yaml.MarkedYAMLError(problem=what, problem_mark=place.start_mark)
 
 
 def _refuse_repeated_keys(node: yaml.Node) -> None:

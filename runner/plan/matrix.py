@@ -8,7 +8,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from runner.core.errors import PlanError
+from runner.core.errors import did_you_mean
+from runner.plan.faults import FaultyError, Path
 
 LIMIT = 256
 """Combinations of one notebook."""
@@ -17,44 +18,47 @@ PLACEHOLDER = re.compile(r"\{([A-Za-z_]\w*)\}", re.ASCII)
 _ODD = re.compile(r"[^A-Za-z0-9._-]+")
 
 
-def expanded(notebooks: list[Any]) -> list[Any]:
+def expanded(notebooks: list[Any]) -> tuple[list[Any], list[int]]:
     """Return a plan's notebooks with each sweep in place as its combinations; who needs it needs all of them.
+
+    With them, the number of each one's entry in the plan.
 
     A combination is called NAME-VALUE-VALUE, or as a name with ``{parameter}`` says. ``{parameter}`` in products,
     expected files and variables stands for its value as well.
 
     Raises
     ------
-    PlanError
+    FaultyError
         A matrix is not one, or has no or too many combinations.
     """
     result: list[Any] = []
+    origins: list[int] = []
     names: dict[Any, list[str]] = {}
     for position, entry in enumerate(notebooks):
         matrix = entry.get("matrix") if isinstance(entry, dict) else None
         if matrix is None:
             result.append(entry)
+            origins.append(position)
             continue
-        found = [_one(entry, each) for each in _combinations(matrix, f"notebooks[{position}].matrix")]
+        found = [_one(entry, each) for each in _combinations(matrix, ("notebooks", position, "matrix"))]
         if isinstance(entry.get("name"), str):
             names[entry["name"]] = [each["name"] for each in found]
         result += found
-    return [_needing(entry, names) for entry in result]
+        origins += [position] * len(found)
+    return [_needing(entry, names) for entry in result], origins
 
 
-def _combinations(matrix: Any, where: str) -> list[dict[str, Any]]:
+def _combinations(matrix: Any, at: Path) -> list[dict[str, Any]]:
     if not isinstance(matrix, dict) or not all(isinstance(values, list) for values in matrix.values()):
-        raise PlanError(
-            f"{where}: is not a mapping of parameters to lists", hint="write it like {n_top_genes: [1000, 2000]}"
-        )
+        raise FaultyError(at, "is not a mapping of parameters to lists (write it like {n_top_genes: [1000, 2000]})")
     more, less = matrix.get("include", []), matrix.get("exclude", [])
     if not all(isinstance(each, dict) for each in (*more, *less)):
-        raise PlanError(f"{where}: include and exclude are lists of mappings of parameters to values")
+        raise FaultyError(at, "include and exclude are lists of mappings of parameters to values")
     axes = {key: values for key, values in matrix.items() if key not in {"include", "exclude"}}
-    unknown = sorted({str(key) for each in less for key in each} - set(map(str, axes)))
-    if unknown:
-        raise PlanError(
-            f"{where}.exclude: unknown parameter {unknown[0]!r}", hint=f"it has {', '.join(map(str, axes))}"
+    for name in sorted({str(key) for each in less for key in each} - set(map(str, axes))):
+        known = list(map(str, axes))
+        raise FaultyError(
+            (*at, "exclude"), f"unknown parameter {name!r} ({did_you_mean(name, known)}it has {', '.join(known)})"
         )
     count = len(more)
     if axes:
@@ -63,14 +67,12 @@ def _combinations(matrix: Any, where: str) -> list[dict[str, Any]]:
             product = min(product * len(values), 1_000_000)
         count += product
     if not 0 < count <= LIMIT:
-        raise PlanError(
-            f"{where}: {count} combinations, allowed are 1 to {LIMIT}", hint="split the sweep, or shorten it"
-        )
+        raise FaultyError(at, f"{count} combinations, allowed are 1 to {LIMIT} (split the sweep, or shorten it)")
     full = [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())] if axes else []
     kept = [each for each in full if not any(each.items() >= dict(gone).items() for gone in less)]
     found = [*kept, *more]
     if not found:
-        raise PlanError(f"{where}: exclude leaves no combination", hint="shorten it")
+        raise FaultyError((*at, "exclude"), "leaves no combination (shorten it)")
     return found
 
 

@@ -12,14 +12,16 @@ import keyword
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema
 
 from runner.core.errors import PlanError, UsageError, did_you_mean, did_you_mean_path
 from runner.core.files import check_name
 from runner.core.requirements import requirements_of
 from runner.core.units import duration_seconds, gigabytes, hold_seconds
-from runner.plan.graph import check_graph
-from runner.plan.text import document_of, with_defaults
+from runner.plan.faults import FaultyError, error_of, faults_of
+from runner.plan.graph import graph_faults
+from runner.plan.matrix import expanded
+from runner.plan.text import read, with_defaults
 
 if TYPE_CHECKING:
     from runner.core.requirements import Requirements
@@ -109,13 +111,18 @@ def _versions(text: str) -> str:
     return text
 
 
+# What people write, for editors; the model holds seconds, GB and texts.
+_DURATION = {"type": "string", "pattern": r"^\s*(\d+(\.\d+)?\s*[smhd]\s*)+$", "examples": ["90s", "15m", "1h30m"]}
+_SIZE = {"anyOf": [{"type": "number", "exclusiveMinimum": 0}, {"type": "string"}], "examples": [24, "22.5GiB"]}
+_ENV_VALUE = {"type": ["string", "number"]}
+
 RelativePath = Annotated[str, AfterValidator(_inside)]
 PathPattern = Annotated[RelativePath, AfterValidator(_pattern)]
-Duration = Annotated[float, BeforeValidator(_seconds)]
-Gigabytes = Annotated[float, Field(gt=0), BeforeValidator(_gigabytes)]
+Duration = Annotated[float, BeforeValidator(_seconds), WithJsonSchema(_DURATION)]
+Gigabytes = Annotated[float, Field(gt=0), BeforeValidator(_gigabytes), WithJsonSchema(_SIZE)]
 OnFailure = Annotated[str, AfterValidator(_on_failure)]
 Name = Annotated[str, AfterValidator(_name)]
-EnvValue = Annotated[str, BeforeValidator(_text)]
+EnvValue = Annotated[str, BeforeValidator(_text), WithJsonSchema(_ENV_VALUE)]
 Variable = Annotated[str, AfterValidator(_variable)]
 DatasetUrl = Annotated[str, AfterValidator(_dataset_url)]
 Environment = dict[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")], EnvValue]
@@ -314,26 +321,26 @@ def is_config_map(path: Path) -> bool:
 
 
 def parse(text: str, where: str) -> Plan:
-    """Check the text of a plan; ``where`` names its file in messages."""
-    document, where = document_of(text, where)
+    """Check the text of a plan; ``where`` names its file in messages.
+
+    Raises
+    ------
+    PlanError
+        It is not one; each fault has a line of its own.
+    """
+    written = read(text, where)
+    origins: list[int] = []
     try:
-        plan = Plan.model_validate(with_defaults(document))
+        document = with_defaults(written.document)
+        if isinstance(document.get("notebooks"), list):
+            notebooks, origins = expanded(document["notebooks"])
+            document = {**document, "notebooks": notebooks}
+        plan = Plan.model_validate(document)
+    except FaultyError as error:
+        raise error_of([error.fault], written) from error
     except ValidationError as error:
-        raise PlanError(f"{where}: {_explain(error)}", hint="see `runner plan schema`") from error
-    check_graph(plan, where)
+        raise error_of(faults_of(error), written, origins) from error
+    faults = graph_faults(plan)
+    if faults:
+        raise error_of(faults, written, origins)
     return plan
-
-
-def _explain(error: ValidationError) -> str:
-    """Name key path, value and what is allowed for each fault, the first five of them."""
-    lines = []
-    for fault in error.errors(include_url=False)[:5]:
-        path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in fault["loc"]).lstrip(".")
-        if fault["type"] == "extra_forbidden":
-            lines.append(f"{path or 'plan'}: unknown key")
-        elif fault["type"] == "missing":
-            lines.append(f"{path}: is required")
-        else:
-            lines.append(f"{path}: {fault['msg'].removeprefix('Value error, ')} (found {fault['input']!r:.80})")
-    more = error.error_count() - len(lines)
-    return "; ".join(lines) + (f"; and {more} more" if more > 0 else "")

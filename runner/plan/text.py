@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The text of a plan as a document: YAML or a ConfigMap around it, with defaults filled in.
+"""The text of a plan as a document: YAML or a ConfigMap around it, and in which line what stands.
 
 What a plan means is in `runner.plan`; here is what can be wrong with it before it means
 anything. What keeps hostile YAML from doing harm is in `runner.core.safe_yaml`.
@@ -7,12 +7,16 @@ anything. What keeps hostile YAML from doing harm is in `runner.core.safe_yaml`.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
-from runner.core.errors import PlanError
-from runner.plan.matrix import expanded
+import yaml
 
-_DEFAULTABLE = {
+from runner.core import safe_yaml
+from runner.core.errors import PlanError, did_you_mean
+from runner.plan.faults import FaultyError, Path
+
+DEFAULTABLE = {
     "kernel",
     "timeout",
     "cell_timeout",
@@ -29,28 +33,58 @@ _DEFAULTABLE = {
     "expect",
     "resume",
 }
+"""Keys that a notebook can take from `defaults`."""
 
 
-def document_of(text: str, where: str) -> tuple[dict[str, Any], str]:
-    """Return the mapping that a plan's text holds, and how to call its place in messages.
+@dataclass(frozen=True, slots=True)
+class PlanText:
+    """A plan as it is written."""
+
+    document: dict[str, Any]
+    text: str
+    where: str
+    """The file, and the key in it where it is a ConfigMap."""
+    file: str
+    before: int | None
+    """Lines of the file above the plan's own first; None where folding moved its lines."""
+
+    def place(self, line: int | None) -> str:
+        """Return file and line of the plan, as editors and terminals follow it."""
+        known = line is not None and self.before is not None
+        return f"{self.file}:{(line or 0) + (self.before or 0)}" if known else self.where
+
+    def find(self, node: yaml.Node | None, at: Path) -> tuple[int | None, Path]:
+        """Return line and key path of a value: the notebook's own, or `defaults`, if that is where it comes from."""
+        line, depth = safe_yaml.line_of(node, at)
+        if at[:1] == ("notebooks",) and len(at) > 2:
+            default: Path = ("defaults", *at[2:])
+            default_line, default_depth = safe_yaml.line_of(node, default)
+            if default_depth > 1 and default_depth - 1 > depth - 2:
+                return default_line, default
+        return line, at
+
+
+def read(text: str, file: str) -> PlanText:
+    """Return a plan's text with the mapping that it holds.
 
     Raises
     ------
     PlanError
         The text is not valid YAML, no mapping, or a ConfigMap without a plan.
     """
-    document = _yaml(text, where)
+    where, document = file, _yaml(text, file, 0)
+    before: int | None = 0
     if isinstance(document, dict) and document.get("kind") == "ConfigMap":
         inner = (document.get("data") or {}).get("plan.yaml")
         if not isinstance(inner, str):
-            raise PlanError(f"{where}: the ConfigMap has no data['plan.yaml']", hint="put the plan under that key")
-        where = f"{where} data['plan.yaml']"
-        document = _yaml(inner, where)
+            raise PlanError(f"{file}: the ConfigMap has no data['plan.yaml']", hint="put the plan under that key")
+        where, before = f"{file} data['plan.yaml']", safe_yaml.block_start(text, ("data", "plan.yaml"))
+        text = inner
+        document = _yaml(text, where if before is None else file, before or 0)
     if not isinstance(document, dict):
-        raise PlanError(
-            f"{where}: a plan is a mapping, this is {type(document).__name__}", hint="see `runner plan schema`"
-        )
-    return document, where
+        what = f"{where}: a plan is a mapping, this is {type(document).__name__}"
+        raise PlanError(what, hint="see `runner plan schema`")
+    return PlanText(document, text, where, file, before)
 
 
 def with_defaults(document: dict[str, Any]) -> dict[str, Any]:
@@ -58,15 +92,16 @@ def with_defaults(document: dict[str, Any]) -> dict[str, Any]:
 
     Raises
     ------
-    PlanError
+    FaultyError
         `defaults` has a key that a notebook cannot take from it.
     """
     defaults = document.get("defaults") or {}
     if not isinstance(defaults, dict) or not isinstance(document.get("notebooks"), list):
         return document
-    unknown = sorted(str(key) for key in set(defaults) - _DEFAULTABLE)
-    if unknown:
-        raise PlanError(f"defaults: unknown key {unknown[0]!r}", hint=f"allowed: {', '.join(sorted(_DEFAULTABLE))}")
+    for key in defaults:
+        if key not in DEFAULTABLE:
+            known = f"{did_you_mean(str(key), DEFAULTABLE)}allowed: {', '.join(sorted(DEFAULTABLE))}"
+            raise FaultyError(("defaults", key), f"unknown key ({known})")
     notebooks = []
     for notebook in document["notebooks"]:
         if not isinstance(notebook, dict):
@@ -77,17 +112,14 @@ def with_defaults(document: dict[str, Any]) -> dict[str, Any]:
             base = defaults.get(key)
             filled[key] = {**base, **value} if isinstance(base, dict) and isinstance(value, dict) else value
         notebooks.append(filled)
-    return {**document, "notebooks": expanded(notebooks)}
+    return {**document, "notebooks": notebooks}
 
 
-def _yaml(text: str, where: str) -> Any:
-    import yaml
-
-    from runner.core import safe_yaml
-
+def _yaml(text: str, file: str, before: int) -> Any:
     try:
         return safe_yaml.load(text)
     except yaml.YAMLError as error:
-        raise PlanError(
-            f"{where}: not valid YAML: {' '.join(str(error).split())}", hint="correct the plan there"
-        ) from error
+        mark = getattr(error, "problem_mark", None)
+        place = f"{file}:{mark.line + 1 + before}" if mark else file
+        what = " ".join(str(getattr(error, "problem", None) or error).split())
+        raise PlanError(f"{place}: not valid YAML: {what}", hint="correct the plan there") from error

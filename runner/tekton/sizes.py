@@ -18,8 +18,8 @@ from runner.tekton.names import GPU_RESOURCE
 if TYPE_CHECKING:
     from runner.plan import Notebook
 
-DEFAULT_CPUS = 4.0
-DEFAULT_MEMORY_GB = 16.0
+DEFAULTS = {False: (1.0, 4.0), True: (4.0, 16.0)}
+"""Cores and GB of memory of a notebook without and with a GPU, where the plan says nothing."""
 DEFAULT_DEADLINE_SECONDS = 7200.0
 GPU_FREE_FRACTION = 0.95
 """The gate's own default: cards report a little less than they are sold as."""
@@ -57,11 +57,12 @@ def needs(notebook: Notebook) -> Needs:
     A Pod cannot request a GPU only where there is one, so with ``cpu_fallback`` it requests none.
     """
     asked = requirements(notebook.requires)
+    cpus, memory_gb = DEFAULTS[asked.gpus > 0]
     return Needs(
         gpus=0 if asked.cpu_fallback else asked.gpus,
         gpu_memory_gb=None if asked.cpu_fallback else asked.gpu_memory_gb,
-        cpus=asked.cpus or DEFAULT_CPUS,
-        memory_gib=math.ceil(asked.memory_gb or DEFAULT_MEMORY_GB),
+        cpus=asked.cpus or cpus,
+        memory_gib=math.ceil(asked.memory_gb or memory_gb),
     )
 
 

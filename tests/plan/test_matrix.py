@@ -73,7 +73,7 @@ def test_who_needs_a_sweep_needs_all_of_it():
         ({"k": []}, "0 combinations"),
         ({"k": list(range(20)), "m": list(range(20))}, "400 combinations, allowed are 1 to 256"),
         ({f"k{n}": [1, 2] for n in range(5000)}, "combinations, allowed are 1 to 256"),
-        ({"k": [1], "exclude": [{"k": 1}]}, "exclude leaves no combination"),
+        ({"k": [1], "exclude": [{"k": 1}]}, "exclude: leaves no combination"),
         ({"k": [1], "exclude": [{"kk": 1}]}, "exclude: unknown parameter 'kk'"),
         ({"k": [1], "include": [3]}, "include and exclude are lists of mappings"),
         ({"k": [1, 1]}, "the name 'cluster-1' appears twice"),

@@ -146,7 +146,7 @@ def constants(sources: list[CellSource], swap: Swap) -> dict[str, str]:
     for source in sources:
         for statement in source.tree.body:
             target, value = _assigned(statement)
-            text = _folded(value, known) if value is not None and bound[target] == 1 else None
+            text = folded(value, known) if value is not None and bound[target] == 1 else None
             if text is not None:
                 known[target] = swap(text)
     return known
@@ -155,7 +155,7 @@ def constants(sources: list[CellSource], swap: Swap) -> dict[str, str]:
 def edits(source: CellSource, known: Mapping[str, str], swap: Swap) -> Iterator[tuple[int, int, str]]:
     """Yield (start, end, new source) of each expression whose text ``swap`` changes."""
     for node in _outermost(source.tree, known):
-        text = _folded(node, known)
+        text = folded(node, known)
         if text is None:
             new = _f_string(node, known, swap)
         else:
@@ -197,7 +197,7 @@ def _outermost(tree: ast.AST, known: Mapping[str, str]) -> Iterator[ast.expr]:
     waiting = [tree]
     while waiting:
         node = waiting.pop()
-        is_text = isinstance(node, ast.Constant | ast.BinOp) and _folded(node, known) is not None
+        is_text = isinstance(node, ast.Constant | ast.BinOp) and folded(node, known) is not None
         if isinstance(node, ast.expr) and (is_text or isinstance(node, ast.JoinedStr)):
             yield node
         elif not isinstance(node, _TEMPLATES):
@@ -247,7 +247,7 @@ class _Swapping(ast.NodeTransformer):
 
     def visit(self, node: ast.AST) -> Any:
         """Replace the whole, or else look at the parts."""
-        text = _folded(node, self._known)
+        text = folded(node, self._known)
         if text is None:
             return super().visit(node)
         new = self._swap(text)
@@ -264,7 +264,7 @@ class _Swapping(ast.NodeTransformer):
                 node.values += parts
                 continue
             before, after = "}" * (position > 0), "{" * (position < len(groups) - 1)
-            text = before + "".join(_folded(part, self._known) or "" for part in parts) + after
+            text = before + "".join(folded(part, self._known) or "" for part in parts) + after
             new = self._swap(text)
             inner = new[len(before) : len(new) - len(after)]
             node.values += [self._constant(inner)] if new != text else parts
@@ -279,14 +279,14 @@ class _Swapping(ast.NodeTransformer):
         return ast.Constant(text)
 
     def _is_known(self, part: ast.expr) -> bool:
-        return _folded(part, self._known) is not None
+        return folded(part, self._known) is not None
 
 
-def _folded(node: ast.AST, known: Mapping[str, str]) -> str | None:
+def folded(node: ast.AST, known: Mapping[str, str]) -> str | None:
     """Return the text of an expression of constants, or None."""
     parts: list[str | None] = []
     while isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):  # a long sum is a deep tree
-        parts.append(_folded(node.right, known))
+        parts.append(folded(node.right, known))
         if parts[-1] is None:
             return None
         node = node.left
@@ -300,9 +300,9 @@ def _single(node: ast.AST, known: Mapping[str, str]) -> str | None:
     if isinstance(node, ast.Name):
         return known.get(node.id)
     if isinstance(node, ast.JoinedStr):
-        return _joined([_folded(part, known) for part in node.values])
+        return _joined([folded(part, known) for part in node.values])
     if isinstance(node, ast.FormattedValue) and node.conversion in {-1, ord("s")} and node.format_spec is None:
-        return _folded(node.value, known)
+        return folded(node.value, known)
     return None
 
 

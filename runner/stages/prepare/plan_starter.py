@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A first plan for a folder of notebooks: names, kernels, who needs whom, what each makes, small sizes.
+
+Guessed from the sources alone and written with comments, to be read and corrected by people.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import graphlib
+import json
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from runner.core.errors import BrokenInputError, UsageError
+from runner.core.files import folded
+from runner.core.notebook_document import read_notebook
+from runner.plan.job import EXECUTED_SUFFIX
+from runner.stages.prepare.file_uses import FileUses, file_uses
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+SCHEMA_FILE = "plan.schema.json"
+MOST = 500
+"""Notebooks of one folder."""
+_GPU_MODULES = ("cudf", "cugraph", "cuml", "cupy", "cuspatial", "dask_cuda", "dask_cudf", "rapids_singlecell", "rmm")
+_NAME_BYTES = 120
+_NOT_NAME = re.compile(r"[^\w.-]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """One notebook, with its files as paths from the plan's folder."""
+
+    name: str
+    path: str
+    kernel: str | None
+    uses: FileUses
+
+
+@dataclass(frozen=True, slots=True)
+class Starter:
+    """The plan, and the notebooks that it leaves out with the reason."""
+
+    text: str
+    notebooks: int
+    left_out: tuple[str, ...]
+
+
+def starter(folder: Path, root: Path) -> Starter:
+    """Return a plan for the notebooks in a folder, with paths that start from the plan's own folder.
+
+    Raises
+    ------
+    UsageError
+        There is no notebook in it, or more than `MOST`, or it is not below that folder.
+    """
+    if not folder.resolve().is_relative_to(root.resolve()):
+        raise UsageError(
+            f"{folder} is not below {root}, the folder of the plan", hint="write the plan above it with --to"
+        )
+    found: list[Found] = []
+    left_out = []
+    for path in _notebooks(folder):
+        try:
+            notebook = read_notebook(path)
+        except BrokenInputError as error:
+            left_out.append(error.message)
+            continue
+        kernel = notebook.metadata.get("kernelspec", {}).get("name")
+        taken = {folded(one.name) for one in found}
+        found.append(
+            Found(_name(path, folder, taken), _from(root, path), kernel, _placed(file_uses(notebook), path, root))
+        )
+    if not found:
+        why = f": {left_out[0]}" if left_out else ""
+        raise UsageError(f"there is no notebook in {folder}{why}", hint="give a folder with .ipynb files with --from")
+    return Starter(_text(_ordered(found), root.absolute().name), len(found), tuple(left_out))
+
+
+def _notebooks(folder: Path) -> list[Path]:
+    """Return the notebooks below a folder, without checkpoints, outputs of runs and hidden folders."""
+    found = []
+    for place, folders, names in os.walk(folder):
+        folders[:] = sorted(one for one in folders if not one.startswith((".", "_")) and one != "attempts")
+        found += [Path(place, one) for one in names if one.endswith(".ipynb") and not one.endswith(EXECUTED_SUFFIX)]
+        if len(found) > MOST:
+            raise UsageError(f"{folder} has more than {MOST} notebooks", hint="give a smaller folder with --from")
+    return sorted(found)
+
+
+def _from(root: Path, path: Path) -> str:
+    return PurePosixPath(os.path.relpath(path, root)).as_posix()
+
+
+def _name(path: Path, folder: Path, taken: set[str]) -> str:
+    """Return the file's name, with the folders before it where another notebook has that name already."""
+    parts = [_NOT_NAME.sub("-", part).strip("-.") for part in path.relative_to(folder).with_suffix("").parts]
+    own = parts[-1] or "notebook"
+    wanted = [own, "-".join([*parts[:-1], own]), *(f"{own}-{number}" for number in range(2, MOST + 2))]
+    short = (one.encode()[-_NAME_BYTES:].decode(errors="ignore").lstrip("-.") for one in wanted)
+    return next(one for one in short if one and folded(one) not in taken)
+
+
+def _placed(uses: FileUses, notebook: Path, root: Path) -> FileUses:
+    """Return the same with paths from the plan's folder; what lies outside of it is left out."""
+
+    def inside(paths: Sequence[str]) -> list[str]:
+        placed = [_from(root, Path(os.path.normpath(notebook.parent / one))) for one in paths]
+        return [one for one in dict.fromkeys(placed) if not one.startswith("..")]
+
+    return dataclasses.replace(uses, reads=inside(uses.reads), writes=inside(uses.writes))
+
+
+def _needs(notebook: Found, others: Sequence[Found]) -> dict[str, list[str]]:
+    """Return whose files a notebook reads, and which."""
+    shared = {one.name: [file for file in notebook.uses.reads if file in one.uses.writes] for one in others}
+    return {name: files for name, files in shared.items() if files and name != notebook.name}
+
+
+def _ordered(found: Sequence[Found]) -> list[tuple[Found, dict[str, list[str]]]]:
+    """Return the notebooks with their needs, each after those it needs, else by their names."""
+    needs = {one.name: _needs(one, found) for one in found}
+    position = {one.name: number for number, one in enumerate(found)}
+    sorter = graphlib.TopologicalSorter(needs)
+    try:
+        sorter.prepare()
+    except graphlib.CycleError:  # two that read each other's files: what comes first by name does not wait
+        needs = {
+            name: {other: files for other, files in asked.items() if position[other] < position[name]}
+            for name, asked in needs.items()
+        }
+        sorter = graphlib.TopologicalSorter(needs)
+        sorter.prepare()
+    order: list[str] = []
+    ready = list(sorter.get_ready())
+    while ready:
+        ready.sort(key=position.__getitem__)
+        order.append(ready.pop(0))
+        sorter.done(order[-1])
+        ready += sorter.get_ready()
+    return [(found[position[name]], needs[name]) for name in order]
+
+
+def _text(notebooks: Sequence[tuple[Found, dict[str, list[str]]]], name: str) -> str:
+    kernels = {one.kernel for one, _ in notebooks}
+    common = kernels.pop() if len(kernels) == 1 else None
+    lines = [
+        f"# yaml-language-server: $schema={SCHEMA_FILE}",
+        "# A starter by `runner plan init`: needs, products and GPUs are guessed from the sources. Correct them, then",
+        "#   runner plan check plan.yaml",
+        "#   runner run-all plan.yaml                # on this machine",
+        "#   runner cluster run --plan plan.yaml     # on a cluster; --repository-url says where the notebooks are",
+        "version: 1",
+        f"name: {_yaml(_NOT_NAME.sub('-', name).strip('-.') or 'plan')}",
+        "",
+        "defaults:                                 # each notebook takes what it does not say itself",
+        *([f"  kernel: {_yaml(common)}"] if common else []),
+        "  timeout: 1h                             # then the notebook is ended; what it has is saved",
+        "  requires: {cpus: 1, memory_gb: 4}       # more for big data; gpus: 1, gpu_memory_gb: 24 for a GPU",
+        "",
+        "notebooks:                                # run from top to bottom",
+    ]
+    for one, needs in notebooks:
+        lines += [f"  - name: {_yaml(one.name)}", f"    path: {_yaml(one.path)}"]
+        if one.kernel and not common:
+            lines.append(f"    kernel: {_yaml(one.kernel)}")
+        for modules, asked in ((one.uses.imports, "gpus: 1"), (one.uses.tries, "gpus: 1, cpu_fallback: true")):
+            if used := ", ".join(name for name in _GPU_MODULES if name in modules):
+                lines.append(f"    requires: {{{asked}}}  # it imports {used}")
+                break
+        if needs:
+            files = list(dict.fromkeys(file for files in needs.values() for file in files))
+            lines.append(f"    needs: {_yaml(list(needs))}  # reads {_yaml(files[:4])}")
+        if one.uses.writes:
+            lines.append(f"    products: {_yaml(one.uses.writes)}  # files of an earlier run are moved aside")
+    return "\n".join(lines) + "\n"
+
+
+def _yaml(value: Any) -> str:
+    """Return a value on one line of YAML."""
+    text: str = yaml.safe_dump(value, default_flow_style=True, width=10**9, allow_unicode=True)
+    text = text.removesuffix("...\n").strip()
+    return text if "\n" not in text else json.dumps(value)
