@@ -20,7 +20,7 @@ from runner.core.records import Metrics, Status, read_metrics
 from runner.core.units import format_bytes, format_seconds
 from runner.machine.card_size import MARGIN_FRACTION, smallest_card_gb
 from runner.plan.matrix import expanded
-from runner.plan.text import document_of
+from runner.plan.text import read
 
 if TYPE_CHECKING:
     from runner.plan.model import Plan
@@ -64,10 +64,10 @@ class Untuned:
 
 def tune(text: str, plan: Plan, outputs: Path) -> tuple[tuple[Tuning, ...], tuple[Untuned, ...]]:
     """Return the values to change in a plan's text, and what cannot be told from these outputs."""
-    document, _ = document_of(text, "the plan")
+    document = read(text, "the plan").document
     found: list[Tuning | Untuned] = []
     for position, entry in enumerate(document["notebooks"]):
-        names = [one["name"] for one in expanded([entry])]
+        names = [one["name"] for one in expanded([entry])[0]]
         records = [(outputs, record) for name in names if (record := _success(outputs, name)) is not None]
         if len(records) < len(names):
             found.append(Untuned(notebook=entry["name"], reason=f"no success in {outputs}"))
