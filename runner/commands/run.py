@@ -67,7 +67,7 @@ def _run(given: dict[str, Any], *, as_json: bool) -> int:
     verbosity = options.take_verbosity(given)
     job = resolve(make_options(given))
     if job.options.prepare_only:
-        from runner.run.prepare_only import prepare_only
+        from runner.run.preparation import prepare_only
 
         return prepare_only(job, as_json=as_json)
     from runner.core.endings import end_lines

@@ -1,11 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Earlier runs of a name: moved aside before a new one writes, so that nothing is overwritten."""
+"""Earlier runs: their files are moved aside, so that nothing is overwritten, and what a killed one left is cleaned up.
+
+On a bare host nobody ends the children of a killed kernel, and each of them may hold a GPU.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from runner.core import files
+from runner.core import files, log
+from runner.outputs import claim
+
+if TYPE_CHECKING:
+    from runner.outputs.claim import Running
 
 SUFFIXES = (".executed.ipynb", ".html", ".metrics.json", ".samples.csv", ".log")
 SUMS = ".sha256"
@@ -47,3 +55,32 @@ def _next(parent: Path) -> Path:
     target = parent / str(number)
     target.mkdir()
     return target
+
+
+def clean_up(output_dir: Path, dead: Running | None) -> str | None:
+    """Remove temporary files of dead processes in a folder, end the processes of a dead run, and say which.
+
+    Parameters
+    ----------
+    dead
+        A run whose process is gone; nothing of one of another machine or namespace is touched.
+    """
+    for folder in (output_dir, output_dir / "reports"):
+        files.remove_left_over(folder, ".*.part")
+    if dead is None or not claim.died_here(dead):
+        return None
+    from runner.machine.processes import end_orphans
+
+    found = end_orphans(dead.tag)
+    if not found:
+        return None
+    listed = ", ".join(f"{process.name} (pid {process.pid}, {process.ended_by})" for process in found)
+    log.warning("orphans", nb=dead.notebook, run_id=dead.run_id, processes=listed)
+    return f"ended what the dead run {dead.run_id} had left running: {listed}"
+
+
+def clean_up_all(output_dir: Path) -> None:
+    """Do so for all runs of a folder that died; their claims stay, so that a report finds them lost."""
+    clean_up(output_dir, None)
+    for path in sorted(output_dir.glob("*.running")):
+        clean_up(output_dir, claim.read(path))

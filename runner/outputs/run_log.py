@@ -2,8 +2,9 @@
 """``NAME.log``: what happened and what cells printed, on the disk as it happens.
 
 Pods vanish with their logs, so everything is on the workspace too. A full disk ends the log,
-not the notebook. Nor may a log fill the disk: runs of one line are folded, and of a log that grows
-too long the middle is cut out, so that its beginning and its latest lines are there at any time.
+not the notebook. Nor may a log fill the disk: a client that retries for ever prints the same line
+thousands of times a second. So runs of one line are folded, and of a log that grows too long the
+middle is cut out, so that its beginning and its latest lines are there at any time.
 """
 
 from __future__ import annotations
@@ -18,17 +19,19 @@ from runner.core import files, log
 from runner.core.errors import RunnerError
 from runner.core.surrogates import without_colours
 from runner.core.units import format_bytes, format_count
-from runner.outputs.line_folding import Folder
 
 if TYPE_CHECKING:
     from runner.core.redact import Redactor
-
 
 HEAD_BYTES = 256_000_000
 TAIL_BYTES = 32_000_000
 """A log is as long as its head and twice its tail at most; then its middle is cut out."""
 
 _LINE_BYTES = 64_000
+KEPT = 10
+"""So many repetitions of a line are written before the rest is counted only."""
+_LONGEST = 4096
+"""Longer lines that arrive in parts are not compared."""
 
 
 class RunLog:
@@ -145,3 +148,51 @@ class RunLog:
             self.event("--- internal error in runner ---")
             self.printed("".join(traceback.format_exception(error)))
         self.close()
+
+
+class Folder:
+    """Text in pieces in; the same text without long runs of one line out."""
+
+    def __init__(self) -> None:
+        self.folded_lines = 0
+        """Lines that were counted and not written."""
+        self._last: str | None = None
+        self._same = 0
+        self._open = ""
+        """The beginning of a line whose end has not come; it has been written."""
+
+    def feed(self, text: str) -> str:
+        """Return what is to be written now; text without a newline is written at once."""
+        *lines, rest = text.split("\n")
+        out = []
+        if lines and self._open:
+            end, line = lines[0], self._open + lines[0]
+            del lines[0]
+            out.append(f"{end}\n")
+            if line != self._last or len(line) > _LONGEST:
+                self._last, self._same = line, 0
+            self._open = ""
+        for line in lines:
+            if line == self._last:
+                self._same += 1
+                if self._same <= KEPT:
+                    out.append(f"{line}\n")
+            else:
+                out.append(f"{self._note()}{line}\n")
+                self._last, self._same = line, 0
+        if rest:
+            out.append(f"{self._note()}{rest}")
+            self._open = (self._open + rest)[: _LONGEST + 1]
+        return "".join(out)
+
+    def flush(self) -> str:
+        """Return the note on what has been folded so far; a line of somebody else comes next."""
+        self._open = ""
+        return self._note()
+
+    def _note(self) -> str:
+        count, self._same = self._same - KEPT, min(self._same, KEPT)
+        if count <= 0:
+            return ""
+        self.folded_lines += count
+        return f"[the same line {count:,} more times]\n"

@@ -18,8 +18,7 @@ from runner.core.errors import RunnerError, UsageError
 from runner.core.surrogates import without_colours
 from runner.core.units import format_seconds
 from runner.outputs.repair_channel import Channel, listening, refusal
-from runner.run import conversion
-from runner.run.recorder import Recorder
+from runner.run.recorder import Recorder, convert
 from runner.run.repair import Repair, apply, plan_repair
 from runner.stages.execute.annotate import remove_banners
 from runner.stages.execute.outcome import Facts
@@ -126,7 +125,7 @@ class Hold:
         return shown
 
     def _write_page(self, notebook: Any) -> None:
-        conversion.convert(self._run, notebook, signal_seconds=0.0)
+        convert(self._run, notebook, signal_seconds=0.0)
         Recorder(self._run).write_early("held")
 
     def _hello(self, session: Session, position: int, held_until: str) -> dict[str, Any]:

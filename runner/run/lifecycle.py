@@ -21,12 +21,12 @@ from runner.core.records import Metrics, Status
 from runner.core.redact import Redactor
 from runner.core.stop import StoppedError, Stopper
 from runner.outputs import attempts, sums
+from runner.outputs.attempts import clean_up
 from runner.outputs.claim import Claim
 from runner.outputs.run_log import RunLog
 from runner.run import needs, preflight
 from runner.run.context import RunContext
-from runner.run.leftovers import clean_up
-from runner.run.recorder import Recorder
+from runner.run.recorder import Recorder, convert
 from runner.stages.record.metrics_builder import MetricsBuilder
 
 if TYPE_CHECKING:
@@ -132,11 +132,11 @@ def _stages(run: RunContext, recorder: Recorder, checked: Checked | None) -> Non
         return
     stopper.check()
 
-    from runner.run import conversion, execution, ingredients, preparation, record_key, verification
+    from runner.run import execution, ingredients, preparation, resume, verification
 
     with run.stage("prepare"):
         prepared = preparation.prepare(run, checked)
-        inputs = record_key.inputs_of(job, checked)
+        inputs = resume.inputs_of(job, checked)
         metrics.note(versions=dict(inputs.recipe.packages or {}))
     stopper.check()
     with run.stage("execute"):
@@ -151,17 +151,17 @@ def _stages(run: RunContext, recorder: Recorder, checked: Checked | None) -> Non
     with run.stage("expect"):
         verification.expect(run, checked, prepared, executed)
     with run.stage("hash"):
-        record_key.note_key(run, inputs, decision.gpus, executed.opened)
+        resume.note_key(run, inputs, decision.gpus, executed.opened)
     recorder.save_notebook(executed.saver)
     if recorder.problem is not None:  # no success is shown beside a record that says lost
         metrics.fault(recorder.problem)
         execution.mark(run, executed)
     recorder.write_early("convert")
     with run.stage("convert"):
-        conversion.convert(run, executed.notebook)
+        convert(run, executed.notebook)
     if recorder.problem is None:
         recorder.save_notebook(executed.saver)  # once more, if its file was touched meanwhile
-        record_key.note_notebook(run)
+        resume.note_notebook(run)
 
 
 def _gate(job: Job, stopper: Stopper) -> GateDecision:

@@ -1,19 +1,31 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Prepare a notebook and the files around it: datasets served, earlier products set aside, cells changed."""
+"""Prepare a notebook and the files around it: datasets served, earlier products set aside, cells changed.
+
+`--prepare-only` writes down what would run, without running it.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from runner.core import log
+import click
+
+from runner.core import files, log
+from runner.core.notebook_document import read_notebook
+from runner.core.redact import Redactor
+from runner.run.preflight import as_usage, check_source
+from runner.stages.execute.autosave import notebook_bytes
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
 
     from runner.core.records import Change
+    from runner.plan.job import Job
     from runner.run.context import RunContext
     from runner.run.preflight import Checked
     from runner.stages.expect.expectations import Before
@@ -87,3 +99,41 @@ def prepare(run: RunContext, checked: Checked) -> Preparation:
         staging=staging,
         expected_before=expected_before,
     )
+
+
+def prepare_only(job: Job, *, as_json: bool) -> int:
+    """Write ``NAME.prepared.ipynb`` and list what preparation changed.
+
+    Raises
+    ------
+    BrokenInputError
+        A rule, parameter or dataset matches nothing.
+    UsageError
+        The same in a standalone run.
+    """
+    from runner.stages.prepare.prepare import prepare as prepare_notebook
+
+    replacements = {dataset.url: dataset.url for dataset in job.datasets.values() if dataset.place is None}
+    with as_usage(job):
+        check_source(job)
+        source = read_notebook(job.source)
+        prepared = prepare_notebook(
+            source,
+            rules=job.rules,
+            parameters=job.parameters,
+            replacements=replacements,
+            name=job.name,
+            hide_code=job.options.report_mode,
+        )
+    path = job.path(".prepared.ipynb")
+    redactor = Redactor(job.hidden)
+    files.write(path, notebook_bytes(prepared.notebook, redactor))
+    if as_json:
+        changes = redactor.tree([dataclasses.asdict(change) for change in prepared.changes])
+        click.echo(json.dumps({"notebook": str(path), "changes": changes}, indent=1, ensure_ascii=False))
+        return 0
+    for change in prepared.changes:
+        where = f"cell {change.cell_index + 1}: " if change.cell_index is not None else ""
+        click.echo(f"{where}{change.rule}: {redactor.text(change.detail)}")
+    click.echo(f"{len(prepared.changes)} changes, written to {path}")
+    return 0

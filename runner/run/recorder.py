@@ -1,11 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Puts the record of a run on the disk: notebook, metrics and Tekton's results, also of a run that broke off."""
+"""Puts what a run leaves on the disk: page, notebook, metrics and Tekton's results, also of a run that broke off.
+
+A page that cannot be made is a note and never the notebook's failure.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-from typing import TYPE_CHECKING
+import threading
+from typing import TYPE_CHECKING, Any
 
 from runner.core import endings, files, log
 from runner.core.errors import RecordError
@@ -16,7 +20,12 @@ from runner.plan.job import EXECUTED_SUFFIX
 if TYPE_CHECKING:
     from runner.core.records import Metrics
     from runner.run.context import RunContext
+    from runner.stages.convert.page import ConvertedHtml
     from runner.stages.execute.autosave import Saver
+
+
+SIGNAL_HTML_SECONDS = 20.0
+"""After a signal, HTML is written if it is done within this time."""
 
 
 class Recorder:
@@ -126,3 +135,46 @@ class Recorder:
             metrics.note(warnings=(*others, f"{bounded}{runlog.bounds}"))
         if runlog.problem:
             metrics.warn(f"the log is not whole: {runlog.problem}")
+
+
+def convert(run: RunContext, notebook: Any, *, signal_seconds: float | None = None) -> None:
+    """Write the page, unless it is not done so many seconds after a signal."""
+    job, metrics = run.job, run.metrics
+    signal_seconds = SIGNAL_HTML_SECONDS if signal_seconds is None else signal_seconds
+    if not job.options.html:
+        metrics.note_outputs(unavailable={**metrics.record.outputs.unavailable, "html": "--no-html"})
+        return
+    outcome: list[ConvertedHtml | Exception] = []
+
+    def work() -> None:
+        from runner.stages.convert.page import write_page
+        from runner.stages.execute.autosave import redacted
+
+        try:
+            page = write_page(
+                redacted(notebook, run.redactor),
+                job.path(".html"),
+                name=job.name,
+                trust=job.options.trust_html,
+                folder=job.source.parent,
+            )
+            outcome.append(page)
+        except Exception as error:  # noqa: BLE001  (a fault of conversion must not hide the notebook's)
+            outcome.append(error)
+
+    thread = threading.Thread(target=work, name="convert", daemon=True)
+    thread.start()
+    while thread.is_alive() and run.stopper.seconds_left(signal_seconds) > 0:
+        thread.join(0.1)
+    result = outcome[0] if outcome else None
+    if result is not None and not isinstance(result, Exception):
+        sizes = {**metrics.record.outputs.bytes, "html": result.bytes}
+        metrics.note_outputs(html=job.path(".html").name, bytes=sizes)
+        metrics.warn(*result.warnings)
+        return
+    reason = f"not done within {signal_seconds:.0f} s after the signal; `runner convert` can make it"
+    if result is not None:
+        reason = f"conversion failed: {type(result).__name__}: {result}"
+    log.warning("convert", nb=job.name, reason=reason)
+    metrics.warn(f"no HTML: {reason}")
+    metrics.note_outputs(unavailable={**metrics.record.outputs.unavailable, "html": reason})

@@ -1,27 +1,44 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`--resume`: reuse an earlier success if nothing that it depends on has changed, else say why not."""
+"""`--resume`: reuse an earlier success if nothing that it depends on has changed, else say why not.
+
+For that the record of a success notes what its results depend on.
+"""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runner.core import log
-from runner.core.errors import BrokenInputError
-from runner.core.hash_cache import HashCache
-from runner.core.records import origin
+from runner.core.errors import BrokenInputError, RunnerError
+from runner.core.hash_cache import HashCache, sha256_of
+from runner.core.records import Status, origin
 from runner.core.redact import Redactor
 from runner.core.units import format_seconds
 from runner.outputs import tekton_results
-from runner.run import needs, preflight, reuse
-from runner.run.record_key import HASHES
+from runner.plan.job import EXECUTED_SUFFIX
+from runner.run import ingredients, needs, preflight, reuse
+from runner.run.reuse import keys_of_needs
+from runner.stages.prepare import products
 
 if TYPE_CHECKING:
     from runner.core.records import Metrics
     from runner.core.stop import Stopper
+    from runner.machine.gpus import Gpu
     from runner.plan.job import Job
+    from runner.run.context import RunContext
+    from runner.run.ingredients import Recipe
     from runner.run.preflight import Checked
+    from runner.stages.execute.opened import Opened
+
+
+HASHES = ".hashes.json"
+"""The cache of hashes in an output folder."""
+CHANGED = "changed while the notebook ran"
+"""In the place of a hash: which content the notebook read is not known, so no later run has the same key."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,3 +90,104 @@ def resume(job: Job, stopper: Stopper, hashes: HashCache | None = None, checked:
         not_judged=", ".join(record.not_judged) or None,
     )
     return Resumed(record=record)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inputs:
+    """What is known before a notebook runs; contents are hashed afterwards, when nobody waits for a GPU."""
+
+    recipe: Recipe
+    looks: Mapping[str, tuple[int, ...]]
+    """How each product of what it needs looked."""
+    seen_ns: int
+
+
+def inputs_of(job: Job, checked: Checked) -> Inputs:
+    """Return what a notebook that is about to run depends on.
+
+    Raises
+    ------
+    BrokenInputError
+        The notebook cannot be prepared.
+    """
+    needed = ingredients.needed_products(job)
+    return Inputs(
+        recipe=ingredients.declared(job, checked),
+        looks={str(path): _look(job.checkout / path) for path in needed},
+        seen_ns=time.time_ns(),
+    )
+
+
+def note_key(run: RunContext, inputs: Inputs, gpus: tuple[Gpu, ...], opened: Opened) -> None:
+    """Complete the record of a success with its key and with the content of its products."""
+    job, metrics = run.job, run.metrics
+    if metrics.record.status is not Status.SUCCEEDED:
+        return
+    hashes = HashCache(job.output_dir / HASHES)
+    try:
+        paths = [str(path) for path in products.find(job.products, job.checkout)]
+        made = {path: hashes.digest(job.checkout / path) for path in paths}
+        found = {
+            **inputs.recipe.ingredients,
+            ingredients.GPUS: ingredients.gpus([gpu.architecture for gpu in gpus]),
+            **keys_of_needs(job),
+            **_content(job, list(inputs.looks), ingredients.PRODUCT, inputs, hashes),
+            **_content(job, _read_in_checkout(job, opened, [*inputs.looks, *made]), ingredients.FILE, inputs, hashes),
+        }
+    except (OSError, RunnerError) as error:  # a GPU may be lost since; that is not part of the notebook's result
+        metrics.warn(f"--resume will run this notebook again: {error}")
+        return
+    hashes.save()
+    # Names of files are keys here, and keys of a record are not redacted. One with a secret in it is never reused.
+    made, found = ({run.redactor.text(name): value for name, value in each.items()} for each in (made, found))
+    metrics.note(
+        resume_key=ingredients.key_of(found), ingredients=found, not_judged=tuple(f"host {h}" for h in opened.hosts)
+    )
+    metrics.note_outputs(product_sha256=made)
+
+
+def note_notebook(run: RunContext) -> None:
+    """Add the content of the executed notebook, which is not written any more."""
+    if run.metrics.record.resume_key is not None:
+        try:
+            run.metrics.note_outputs(notebook_sha256=sha256_of(run.job.path(EXECUTED_SUFFIX)))
+        except OSError as error:
+            log.warning("resume-key", nb=run.job.name, reason=str(error))
+
+
+def _content(job: Job, paths: list[str], kind: str, inputs: Inputs, hashes: HashCache) -> dict[str, str]:
+    """Hash what the notebook read, unless it is no longer what it was."""
+    found = ingredients.content(paths, kind, job.checkout, hashes)
+    for path in paths:
+        look = _look(job.checkout / path)
+        if inputs.looks.get(path, look) != look or (path not in inputs.looks and max(look[2:]) > inputs.seen_ns):
+            found[kind + path] = CHANGED
+    return found
+
+
+def _read_in_checkout(job: Job, opened: Opened, known: list[str]) -> list[str]:
+    """Return the files of the checkout that are inputs: not the run's own, and not judged by another ingredient."""
+    root = job.checkout.resolve()
+    placed = [data.place.path for data in job.datasets.values() if data.place is not None]
+    judged = [root / path for path in (*known, *placed, products.ASIDE)]
+    judged += [job.output_dir.resolve(), job.source.resolve()]
+    found = set()
+    for path in opened.read:
+        place = path.resolve()
+        inside = place.is_relative_to(root) and place.is_file()
+        if inside and not any(place.is_relative_to(one) for one in judged):
+            found.add(str(place.relative_to(root)))
+    return sorted(found)
+
+
+def _look(path: Path) -> tuple[int, ...]:
+    """Return what changes when a file, or anything in a folder, is written; empty where there is nothing."""
+    try:
+        status = path.stat()
+        if path.is_dir():
+            inside = [each.stat() for each in path.rglob("*")]
+            newest = [max(values) for values in zip(*((s.st_mtime_ns, s.st_ctime_ns) for s in inside), strict=True)]
+            return len(inside), sum(each.st_size for each in inside), *(newest or [0])
+    except OSError:
+        return (0, 0, 0)
+    return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns

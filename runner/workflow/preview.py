@@ -14,7 +14,7 @@ from runner.core.records import origin
 from runner.core.redact import Redactor
 from runner.core.units import format_seconds
 from runner.run import preflight, reuse
-from runner.run.record_key import HASHES
+from runner.run.resume import HASHES
 
 if TYPE_CHECKING:
     from runner.plan.job import Job

@@ -23,11 +23,11 @@ from runner.core.hash_cache import HashCache
 from runner.core.redact import Redactor, hidden_values
 from runner.core.stop import exit_code, handling
 from runner.machine.processes import RUN_TAG
+from runner.outputs.attempts import clean_up_all
 from runner.outputs.claim import Claim
 from runner.plan import Plan, load
 from runner.plan.job import Options, checkout_of, resolve
 from runner.run import needs, preflight
-from runner.run.leftovers import clean_up_all
 from runner.run.progress import watched
 from runner.workflow.children import Children
 from runner.workflow.live_page import LivePage
@@ -222,7 +222,7 @@ def _run(
             started += 1
             job = jobs[name]
             if job.options.resume:
-                from runner.run.record_key import HASHES
+                from runner.run.resume import HASHES
 
                 hashes = hashes or HashCache(job.output_dir / HASHES)
                 if _reused(job, children, hashes):

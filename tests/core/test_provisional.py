@@ -30,9 +30,9 @@ notebooks:
 AT_STAGE = """
 import os, shutil, signal, sys
 if "run" in sys.orig_argv and os.environ.get("AT"):
-    from runner.run import conversion, verification
+    from runner.run import recorder, verification
     at, what = os.environ["AT"], os.environ["DO"]
-    owner = conversion if at == "convert" else verification
+    owner = recorder if at == "convert" else verification
     real = getattr(owner, at)
     def stand_in(run, *args, **options):
         if run.job.name == "a":

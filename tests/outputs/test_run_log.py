@@ -13,8 +13,7 @@ from support import cli, notebooks
 from runner.core.redact import Redactor
 from runner.machine import samples
 from runner.outputs import run_log
-from runner.outputs.line_folding import KEPT, Folder
-from runner.outputs.run_log import RunLog
+from runner.outputs.run_log import KEPT, Folder, RunLog
 
 
 def folded(*pieces: str) -> str:

@@ -235,8 +235,8 @@ def test_a_signal_while_the_kernel_starts_is_recorded(tmp_path: Path) -> None:
 ENDLESS = """
 import pathlib, time
 from runner.stages.convert import page as convert
-from runner.run import conversion
-conversion.SIGNAL_HTML_SECONDS = 1.0
+from runner.run import recorder
+recorder.SIGNAL_HTML_SECONDS = 1.0
 def write_page(notebook, path, **_):
     pathlib.Path(f"{path}.begun").touch()
     time.sleep(600)
@@ -290,14 +290,14 @@ def test_a_signal_while_the_release_is_proved_ends_the_wait(tmp_path: Path, simu
 
 PROVING = """
 from runner.run import lifecycle
-from runner.stages.release import sweep
+from runner.stages.release import release
 lifecycle.SIGNAL_RECORD_SECONDS = 1.0
-sweep.RELEASE_SECONDS = 600.0
-real = sweep.prove
+release.RELEASE_SECONDS = 600.0
+real = release.prove
 def prove(*arguments, **more):
     print("proving", flush=True)
     return real(*arguments, **more)
-sweep.prove = prove
+release.prove = prove
 from runner.cli import main
 main()
 """

@@ -13,7 +13,7 @@ from typing import Any
 import nbformat
 
 from runner.report.overview import WHOLE_RUN
-from runner.run.record_key import HASHES
+from runner.run.resume import HASHES
 from soak.world import NAME, Story, World
 
 CODES = {
