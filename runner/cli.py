@@ -28,6 +28,7 @@ COMMANDS = {
     "repair": "Go on with a failed notebook that is held, in the same kernel.",
     "parameters": "List the variables of a notebook that can be set.",
     "fit": "Prove which GPU memory is enough for a notebook, beside a process that holds the rest.",
+    "forecast": "Predict time and memory of a notebook at full size from runs at fractions of it.",
     "kernels": "List the kernels of this machine, other environments included.",
     "gate": "Check whether this machine has the requested GPUs and memory.",
     "convert": "Convert executed notebooks to offline, safe HTML.",

@@ -1,9 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which card a notebook fits, proved by running it with no more memory than that card has.
-
-Each attempt runs in a scratch folder with a copy of the checkout: the notebook's own files and results
-stay as they are, also if we are killed.
-"""
+"""Which card a notebook fits, proved by running it with no more memory than that card has."""
 
 from __future__ import annotations
 
@@ -11,19 +7,17 @@ import contextlib
 import dataclasses
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from runner.core import files, log
+from runner.core import log
 from runner.core.errors import RefusedError, UsageError
 from runner.core.records import Cause, Metrics, Status
 from runner.core.units import format_bytes, format_seconds
 from runner.machine.ballast import TOLERANCE_BYTES, Ballast
 from runner.machine.card_size import CARDS_GB
+from runner.workflow.trial import run_trial, scratch
 
 if TYPE_CHECKING:
     from runner.machine.gpus import Gpu
@@ -126,7 +120,8 @@ def fit(options: Options, *, cards: Sequence[int], runs: int) -> Fit:
         def attempt(card_gb: int) -> Attempt:
             with Ballast(gpu, _left(card_gb, options)), _alone(gpu), scratch(job) as trial:
                 log.info("fit", nb=job.name, card_gb=card_gb, left=format_bytes(_left(card_gb, options)))
-                return judged(card_gb, _left(card_gb, options), _run(trial, card_gb))
+                needed = dataclasses.replace(trial, min_gpus=1, min_gpu_memory_gb=card_gb)
+                return judged(card_gb, _left(card_gb, options), run_trial(needed))
 
         return Fit(
             notebook=job.name, gpu=gpu.name, attempts=bisect(possible, runs, attempt), full_seconds=_full_seconds(job)
@@ -175,43 +170,6 @@ def judged(card_gb: int, left_bytes: int, metrics: Metrics) -> Attempt:
 
 
 @contextlib.contextmanager
-def scratch(job: Job) -> Iterator[Options]:
-    """Give the options of the same run in a folder of its own, with a copy of the checkout; both go afterwards."""
-    beside = job.output_dir.parent
-    beside.mkdir(parents=True, exist_ok=True)
-    files.remove_left_over(beside, ".fit-*")  # of one that was killed
-    folder = Path(tempfile.mkdtemp(prefix=f".fit-{files.mark()}-", dir=beside))
-    own = {folder, job.output_dir, *([job.cache] if job.cache else [])}
-    checkout, outputs = folder / "checkout", folder / "outputs"
-    try:
-        shutil.copytree(
-            job.checkout,
-            checkout,
-            symlinks=True,
-            ignore=lambda place, names: [name for name in names if Path(place) / name in own],
-        )
-        outputs.mkdir()
-        for need in job.needs:  # met as it was there
-            with contextlib.suppress(FileNotFoundError):
-                shutil.copy2(job.output_dir / f"{need}.metrics.json", outputs)
-        inside = job.cwd.relative_to(job.checkout) if job.cwd.is_relative_to(job.checkout) else None
-        yield dataclasses.replace(
-            job.options,
-            notebook=job.options.notebook if job.plan else str(checkout / job.source.relative_to(job.checkout)),
-            plan=job.options.plan.absolute() if job.options.plan else None,
-            checkout=checkout if job.plan else None,
-            cwd=checkout / inside if inside is not None else job.cwd,
-            output_dir=outputs,
-            html=False,
-            run_id=None,
-            results_dir=None,
-            resume=False,
-        )
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextlib.contextmanager
 def _alone(gpu: Gpu) -> Iterator[None]:
     """Show this GPU and no other."""
     before = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -222,18 +180,6 @@ def _alone(gpu: Gpu) -> Iterator[None]:
         os.environ.pop("CUDA_VISIBLE_DEVICES")
         if before is not None:
             os.environ["CUDA_VISIBLE_DEVICES"] = before
-
-
-def _run(options: Options, card_gb: int) -> Metrics:
-    from runner.core.stop import Stopper
-    from runner.plan.job import resolve
-    from runner.run.lifecycle import run
-
-    stopper = Stopper()
-    metrics = run(resolve(dataclasses.replace(options, min_gpus=1, min_gpu_memory_gb=card_gb)), stopper)
-    if metrics.status is Status.TERMINATED:
-        raise SystemExit(metrics.exit_code)
-    return metrics
 
 
 def _full_seconds(job: Job) -> float | None:

@@ -23,7 +23,7 @@ PAGES = [
     ROOT / "images" / "README.md",
     ROOT / "tekton" / "docs" / "README.md",
 ]
-ELSEWHERE = {"clone", "cluster", "fetch", "demo", "fit", "repair"}
+ELSEWHERE = {"clone", "cluster", "fetch", "demo", "fit", "forecast", "repair"}
 """Commands whose examples need a network, a cluster, a GPU, minutes or a held run; what they are given is checked, they are not run."""
 
 

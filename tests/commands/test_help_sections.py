@@ -21,7 +21,7 @@ def help_of(name: str) -> tuple[click.Command, str]:
     return command, click.Context(command, info_name=name, parent=ctx, max_content_width=100).get_help()
 
 
-@pytest.mark.parametrize("name", ["run", "run-all", "fit"])
+@pytest.mark.parametrize("name", ["run", "run-all", "fit", "forecast"])
 def test_each_option_stands_once_and_under_a_heading(name: str) -> None:
     """What belongs to no heading is --help alone, so that a new option does not end at the bottom unseen."""
     command, text = help_of(name)

@@ -12,12 +12,13 @@ import pytest
 import simdriver
 from support import cli, notebooks
 
+from runner.core import files
 from runner.core.errors import UsageError
 from runner.core.records import Cause, Failure, Metrics, Status
 from runner.machine.card_size import CARDS_GB
 from runner.plan.job import Options, resolve
-from runner.workflow import fit as fit_module
-from runner.workflow.fit import Attempt, bisect, judged, scratch
+from runner.workflow.fit import Attempt, bisect, judged
+from runner.workflow.trial import scratch
 
 
 def trying(enough_gb: float, tried: list[int]):
@@ -61,14 +62,14 @@ def test_attempts_run_on_a_copy_without_earlier_outputs(tmp_path):
     job = resolve(options)
     job.output_dir.mkdir()
     (job.output_dir / "big").write_text("x")
-    left = job.output_dir.parent / ".fit-00000000-1-1-abcdefgh"
-    killed = Path(str(left).replace("00000000-1-1", fit_module.files.mark().rpartition("-")[0] + "-1"))
+    left = job.output_dir.parent / ".trial-00000000-1-1-abcdefgh"
+    killed = Path(str(left).replace("00000000-1-1", files.mark().rpartition("-")[0] + "-1"))
     killed.mkdir()
     left.mkdir()
     with scratch(job) as trial:
         copy = Path(trial.notebook).parent
         assert not killed.exists()
-        assert sorted(path.name for path in copy.iterdir() if not path.name.startswith(".fit")) == [
+        assert sorted(path.name for path in copy.iterdir() if not path.name.startswith(".trial")) == [
             "data.txt",
             "link",
             "n.ipynb",
