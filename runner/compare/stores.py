@@ -24,6 +24,7 @@ _LARGEST_BYTES = 256_000_000
 """Of a column or another part that is read as a whole."""
 _TEXT_BYTES = 64
 _DEEPEST = 20
+_MOST_PARTS = 10_000
 _CLUSTERS = ("leiden", "louvain", "cluster", "kmeans")
 _ORDER = ("X", "obs", "var", "layers", "obsm", "varm", "obsp", "varp", "raw", "uns")
 
@@ -57,6 +58,7 @@ class _Stores:
 
     def __init__(self, tolerance: Tolerance) -> None:
         self._tolerance = tolerance
+        self._parts = 0
 
     def compare(self, old: Any, new: Any) -> Iterator[Verdict]:
         if all({"obs", "var"} <= set(root) for root in (old, new)):
@@ -94,10 +96,11 @@ class _Stores:
     def _group(
         self, part: str, old: Any, new: Any, rows: Alignment | None, columns: Alignment | None, depth: int
     ) -> Iterator[Verdict]:
-        if depth > _DEEPEST:
-            yield verdict(part, Outcome.UNKNOWN, f"nested more than {_DEEPEST} levels deep")
-            return
         for name in sorted({*old, *new}):
+            if depth > _DEEPEST or self._parts > _MOST_PARTS:
+                limits = f"more than {_DEEPEST} levels or {_MOST_PARTS:,} parts"
+                yield verdict(part, Outcome.UNKNOWN, f"{limits}; groups may hold each other")
+                return
             path = f"{part}/{name}" if part else name
             yield from self._part(path, _child(old, name), _child(new, name), rows, columns, depth + 1)
 
@@ -105,6 +108,7 @@ class _Stores:
         self, part: str, old: Any, new: Any, rows: Alignment | None, columns: Alignment | None, depth: int = 0
     ) -> Iterator[Verdict]:
         """Compare what may stand under a name."""
+        self._parts += 1
         if old is None or new is None:
             yield verdict(part, Outcome.DIFFERENT, f"only in the {'new' if old is None else 'old'} one")
             return
@@ -265,9 +269,12 @@ def _fitting(node: Any) -> Any:
     return node
 
 
-def _size(node: Any) -> int:
+def _size(node: Any, levels: int = 3) -> int:
     if _is_group(node):
-        return sum(_size(child) for child in (_child(node, name) for name in node) if child is not None)
+        if not levels:
+            raise ValueError("its groups are nested too deeply")
+        children = (_child(node, name) for name in node)
+        return sum(_size(child, levels - 1) for child in children if child is not None)
     Dense(node)  # refuses what leads elsewhere
     return int(math.prod(node.shape) * (node.dtype.itemsize if node.dtype.kind in "biufc" else _TEXT_BYTES))
 

@@ -18,7 +18,7 @@ _VOLATILE = re.compile(
     r"0x[0-9a-fA-F]{6,16}\b"  # addresses
     r"|\b\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d(?:[.,]\d{1,9})?)?(?:Z|[+-]\d\d:?\d\d)?)?"  # dates
     r"|\b\d{1,2}:\d\d:\d\d(?:[.,]\d{1,9})?"  # times of day
-    r"|\b\d{1,9}(?:\.\d{1,9})?\s?(?:ns|[uµμ]s|ms|s|sec|secs|seconds?|minutes?|min|hours?|h|it/s|s/it)\b"  # durations
+    r"|\b\d{1,9}(?:\.\d{1,20})?\s?(?:ns|[uµμ]s|ms|s|sec|secs|seconds?|minutes?|min|hours?|h|it/s|s/it)\b"  # durations
     r"|\b[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\b"  # uuids
 )
 _NUMBER = re.compile(r"(?<![\w.])[-+]?(?:\d{1,40}(?:\.\d{0,40})?|\.\d{1,40})(?:[eE][-+]?\d{1,4})?(?![\w])")

@@ -28,6 +28,7 @@ from runner.report.gallery import gallery
 from runner.report.html import drawings, render
 from runner.report.html.index_page import INDEX_FILE, forward_page
 from runner.report.results import results
+from runner.report.results_compared import compare_results
 from runner.report.summary import Regression, Summary, summarize
 from runner.report.validation import fault
 
@@ -284,6 +285,7 @@ def _make(found: Found, wanted: _Wanted) -> _Made:
         "advice": advise(report, summary, drawn.rows, drawn.pools),
         "comparison": comparison,
         "trends": drawings.trends(comparison) if comparison else {},
+        "outcomes": compare_results(report, wanted.folder, wanted.baselines) if comparison else None,
     }
     texts = export_texts(report, summary, wanted.plan, wanted.redactor)
     return _Made(report=report, summary=summary, html=render.render(view), texts=texts, compared=comparison is not None)

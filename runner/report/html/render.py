@@ -50,7 +50,7 @@ def render(view: Mapping[str, Any], folder: Path | None = None) -> str:
     ):
         environment.filters[name] = getattr(formatting, name)
     environment.filters["count"] = format_count
-    images = "img-src data:; " if view["gallery"].figures else ""
+    images = "img-src data:; " if view["gallery"].figures or view["outcomes"] else ""
     policy = (
         f"default-src 'none'; {images}style-src '{policy_hash(style)}'; script-src '{policy_hash(script)}'; "
         "base-uri 'none'; form-action 'none'"
