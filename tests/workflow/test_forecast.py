@@ -59,7 +59,7 @@ def test_what_cannot_be_forecast_is_said_before_anything_runs(tmp_path):
         (["--rows", "rows"], "makes 1 sizes, 3 are needed"),
         (["--rows", "rows", "--at", "1/2,1/4"], "at least three different fractions"),
         (["--rows", "rows", "--at", "2,1/2,1/4"], "at least three different fractions"),
-        (["--rows", "rows", "-p", "rows", 400, "--at", "1/100,1/4,1"], "ended failed with rows = 100"),
+        (["--rows", "rows", "-p", "rows", 400, "--at", "1/100,1/4,1"], "ended failed with rows = 4"),
     ):
         ended = cli.runner("forecast", path, *outputs, *options)
         assert (ended.code, said.lower() in ended.err.lower()) == (2, True), ended.err
