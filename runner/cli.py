@@ -18,7 +18,7 @@ import click
 
 from runner import __version__
 from runner.commands.answer import settle_streams
-from runner.commands.mistakes import Commands, explained
+from runner.commands.help import Commands, explained
 from runner.core.errors import RecordError, RunnerError
 
 # Name, what it does in one line. The module runner.commands.<name> holds it and is imported when used.

@@ -1,11 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`runner help`: the help of any command, or of all of them on one page."""
+"""Help, and what was probably meant by a call that click cannot take.
+
+Every mistake is told in the words of our own errors, with the nearest name as the hint.
+"""
 
 from __future__ import annotations
 
-import click
+from typing import TYPE_CHECKING
 
-from runner.commands.mistakes import no_command
+import click
+from click.core import ParameterSource
+
+from runner.core.errors import UsageError, did_you_mean
+
+if TYPE_CHECKING:
+    from runner.core.errors import RunnerError
 
 
 @click.command("help", context_settings={"ignore_unknown_options": True})
@@ -42,3 +51,60 @@ def _pages(ctx: click.Context) -> list[str]:
             if inner is not None:
                 pages += _pages(click.Context(inner, info_name=name, parent=ctx))
     return pages
+
+
+class Commands(click.Group):
+    """A group that names the nearest command for one that it does not have; older clicks name none."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Show what there is where no command is named."""
+        if not args and self.no_args_is_help and not ctx.resilient_parsing:
+            click.echo(ctx.get_help(), err=True)
+            ctx.exit(2)
+        return super().parse_args(ctx, args)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command that the first argument names."""
+        if not args[0].startswith("-") and not ctx.resilient_parsing and self.get_command(ctx, args[0]) is None:
+            raise no_command(ctx, args[0])
+        return super().resolve_command(ctx, args)
+
+
+def no_command(ctx: click.Context, name: str) -> UsageError:
+    """Return the error for a command that a group does not have."""
+    assert isinstance(ctx.command, click.Group)
+    near = did_you_mean(name, ctx.command.list_commands(ctx))
+    words = " ".join([*ctx.command_path.split()[1:], name])
+    return UsageError(f"no command {words!r}", hint=f"{near}{_help(ctx)}")
+
+
+def explained(error: click.UsageError) -> RunnerError:
+    """Return our error for click's: the value and what is wrong with it, and as the hint what to do."""
+    ctx = error.ctx
+    if ctx is None:
+        return UsageError(error.format_message())
+    message, hint = error.format_message().removesuffix("."), getattr(error, "hint", "")
+    if isinstance(error, click.NoSuchOption):
+        known = [name for param in ctx.command.params for name in param.opts + param.secondary_opts]
+        message = f"no option {error.option_name!r}"
+        hint = did_you_mean(error.option_name, [name for name in known if name.startswith("--")])
+    elif isinstance(error, click.BadParameter) and error.param and error.message:
+        message = f"{_given(error.param, ctx)}: {error.message.removesuffix('.')}"
+        hint = f"{hint}; " if hint else ""
+    return UsageError(
+        message[0].lower() + message[1:] if message[1:2].islower() else message, hint=f"{hint}{_help(ctx)}"
+    )
+
+
+def _given(param: click.Parameter, ctx: click.Context) -> str:
+    """Return where the value of a parameter was given: its option, its variable or its place."""
+    variable = f"{ctx.auto_envvar_prefix}_{param.name}".upper()
+    if param.name and ctx.get_parameter_source(param.name) is ParameterSource.ENVIRONMENT:
+        return variable
+    return max(param.opts, key=len) if isinstance(param, click.Option) else param.human_readable_name
+
+
+def _help(ctx: click.Context) -> str:
+    return f"see `{ctx.command_path} --help`"

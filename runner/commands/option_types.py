@@ -112,31 +112,28 @@ class OnFailure(_Text):
 class Variable(_Pair):
     """``NAME=VALUE``."""
 
-    name = "NAME=VALUE"
+    name, _example = "NAME=VALUE", "THREADS=8"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
         """Return name and value."""
         if isinstance(value, tuple):
             return value
         name, separator, text = value.partition("=")
-        if not separator or not name.isidentifier() or not name.isascii():
-            raise WrongValue(f"{value!r:.80} is not NAME=VALUE", "write it like THREADS=8", param, ctx)
+        if not separator or not self._is_name(name):
+            raise WrongValue(f"{value!r:.80} is not {self.name}", f"write it like {self._example}", param, ctx)
         return name, text
 
+    def _is_name(self, name: str) -> bool:
+        return name.isidentifier() and name.isascii()
 
-class Setting(_Pair):
+
+class Setting(Variable):
     """``KEY=VALUE`` where the key may hold dashes, as parameters of Tekton do."""
 
-    name = "KEY=VALUE"
+    name, _example = "KEY=VALUE", "run-id=nightly"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
-        """Return key and value."""
-        if isinstance(value, tuple):
-            return value
-        key, separator, text = value.partition("=")
-        if not separator or not key:
-            raise WrongValue(f"{value!r:.80} is not KEY=VALUE", "write it like run-id=nightly", param, ctx)
-        return key, text
+    def _is_name(self, name: str) -> bool:
+        return bool(name)
 
 
 class ToleratedDifference(_Named):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from runner.commands import options, plan_render, plan_tune
-from runner.commands.mistakes import Commands
+from runner.commands.help import Commands
 
 if TYPE_CHECKING:
     from runner.plan import Plan

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,7 +56,7 @@ def command(output_dir: Path, plan: Path | None, watch: bool, as_json: bool) -> 
             hint="give the --output-dir of the runs, or the plan whose run has yet to begin",
         )
     if not watch:
-        answer(_json(found, indent=1) if as_json else "\n".join([*overview.text(found), *_memory_lines()]))
+        answer(_json(found, indent=1) if as_json else "\n".join(_lines(found)))
     elif as_json:
         answer(_json(found))
         while found.running:
@@ -66,25 +68,20 @@ def command(output_dir: Path, plan: Path | None, watch: bool, as_json: bool) -> 
     return 0
 
 
-def _watch(found: Overview, look: Any) -> None:
+def _watch(found: Overview, look: Callable[[], Overview]) -> None:
     """Redraw on a terminal; elsewhere print what has changed since the last look."""
-    from rich.console import Console
-    from rich.live import Live
-    from rich.text import Text
-
+    from runner.core.screen import Screen, is_screen, plain
     from runner.core.surrogates import printable
     from runner.report import overview
 
-    def drawn() -> Text:
-        return Text("\n".join([*overview.text(found), *_memory_lines()]), no_wrap=True, overflow="ellipsis")
-
-    console = Console()
-    if console.is_terminal:
-        with Live(drawn(), console=console, auto_refresh=False) as live:
+    if is_screen() and sys.stdout.isatty():
+        lines = _lines(found)
+        with Screen(lambda width, height: [plain(line)[:width] for line in lines[:height]]):
             while found.running:
                 time.sleep(_EVERY_SECONDS)
                 found = look()
-                live.update(drawn(), refresh=True)
+                lines = _lines(found)
+        answer("\n".join(lines))
         return
     shown: dict[str, str] = {}
     while True:
@@ -142,14 +139,15 @@ def _machine() -> dict[str, Any]:
     return {"gpus": gpus, "gpu_problem": problem, "host_used_bytes": used, "host_total_bytes": total}
 
 
-def _memory_lines() -> list[str]:
+def _lines(found: Overview) -> list[str]:
     from runner.core.units import format_bytes
+    from runner.report import overview
 
     machine = _machine()
-    lines = [
+    gpus = [
         f"GPU {gpu['index']} {gpu['name']}: "
         f"{format_bytes(gpu['used_bytes'])} of {format_bytes(gpu['total_bytes'])} in use"
         for gpu in machine["gpus"]
     ]
     used, total = (format_bytes(machine[key]) for key in ("host_used_bytes", "host_total_bytes"))
-    return [*(lines or ["no GPU"]), f"host memory: {used} of {total} in use"]
+    return [*overview.text(found), *(gpus or ["no GPU"]), f"host memory: {used} of {total} in use"]

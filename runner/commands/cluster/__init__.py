@@ -6,7 +6,7 @@ from __future__ import annotations
 import click
 
 from runner.commands.cluster import pod, runs, setup
-from runner.commands.mistakes import Commands
+from runner.commands.help import Commands
 
 
 @click.group("cluster", cls=Commands)
