@@ -209,12 +209,11 @@ def _record(check: _Check, folder: Path, name: str, record: Metrics) -> None:
 def _report(check: _Check) -> None:
     """Judge the files of the report, and compare summary and RO-Crate with the records."""
     reports = check.root / sums.REPORT.parent
-    if not reports.is_dir():
+    inside = sorted(path.name for path in reports.glob("[!.]*"))
+    if not inside:
         return
-    inside = sorted(path.name for path in reports.iterdir() if not path.name.startswith("."))
-    if inside:
-        expected = [name for name in inside if name != sums.REPORT.name]
-        _sums(check, check.root / sums.REPORT, [*expected, f"../{CRATE_FILE}"])
+    expected = [name for name in inside if name != sums.REPORT.name]
+    _sums(check, check.root / sums.REPORT, [*expected, f"../{CRATE_FILE}"])
     try:
         summary = read_baseline(check.root / SUMMARY_FILE)
     except ValueError as error:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from runner.outputs.claim import Running
 
 QUEUED = "queued"
-WHOLE_RUN = ".run-all.json"
+WHOLE_RUN = Path("reports", ".run-all.json")
 """In the output folder: which notebooks the newest `run-all` there was asked for."""
 _TAIL_BYTES = 1 << 16
 _LINE_CHARACTERS = 300

@@ -112,6 +112,7 @@ def test_without_run_all_the_plan_or_the_folder_says_which_notebooks_there_are(t
 
 @pytest.mark.parametrize("damage", ["{", "[]", '{"names": ["../x"]}', '{"names": 1}', "\0"])
 def test_damaged_files_cost_nothing_but_what_they_said(tmp_path: Path, damage: str) -> None:
+    (tmp_path / "reports").mkdir()
     (tmp_path / overview.WHOLE_RUN).write_text(damage)
     (tmp_path / "a.running").write_text(damage)
     (tmp_path / "b.metrics.json").write_text(damage)

@@ -159,7 +159,7 @@ def no_temporary_is_left(world: World, story: Story) -> list[str]:
 
 def temporaries(world: World, story: Story) -> list[str]:
     """Return what lies about that only a live run may have."""
-    hidden = [path for path in world.out.rglob(".*") if path.name not in {*story.exempt, WHOLE_RUN, HASHES}]
+    hidden = [path for path in world.out.rglob(".*") if path.name not in {*story.exempt, WHOLE_RUN.name, HASHES}]
     claims = [path for path in world.out.glob("*.running") if path.name not in story.exempt]
     claims = [] if story.code in {70, 74} else claims  # the claim of a run without a record says that it is lost
     return [f"left behind: {path.relative_to(world.folder)}" for path in (*hidden, *claims, *world.temporary.iterdir())]
