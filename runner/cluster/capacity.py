@@ -32,7 +32,7 @@ _UNITS: dict[str | None, float] = {
 }
 
 
-Outcome = Literal["hosted", "skipped", "refused"]
+Outcome = Literal["hosted", "skipped", "refused", "unknown"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +57,7 @@ class Node:
     labels: Mapping[str, str] = field(default_factory=dict)
     taints: Sequence[Taint] = ()
     unschedulable: bool = False
+    images: Sequence[str] = ()
 
 
 def read_nodes(items: Sequence[Mapping[str, Any]]) -> list[Node]:
@@ -76,6 +77,9 @@ def _node(item: Mapping[str, Any]) -> Node:
             for one in spec.get("taints") or ()
         ),
         unschedulable=bool(spec.get("unschedulable")),
+        images=tuple(
+            str(name) for one in (item.get("status") or {}).get("images") or () for name in one.get("names") or ()
+        ),
     )
 
 
@@ -111,17 +115,26 @@ class Verdict:
     reason: str
 
 
-def judge(notebooks: Sequence[Notebook], nodes: Sequence[Node], policy: Policy) -> list[Verdict]:
-    """Return a verdict for each notebook, in order."""
-    return [_judge(notebook, nodes, policy) for notebook in notebooks]
+def judge(notebooks: Sequence[Notebook], nodes: Sequence[Node], policy: Policy, unknown: str = "") -> list[Verdict]:
+    """Return a verdict for each notebook, in order.
+
+    Parameters
+    ----------
+    unknown
+        Why GPUs cannot be judged; notebooks that ask for them and fit no node then count as unknown.
+    """
+    return [_judge(notebook, nodes, policy, unknown) for notebook in notebooks]
 
 
-def _judge(notebook: Notebook, nodes: Sequence[Node], policy: Policy) -> Verdict:
+def _judge(notebook: Notebook, nodes: Sequence[Node], policy: Policy, unknown: str) -> Verdict:
     asked = needs(notebook)
     faults = {node.name: _fault(asked, node, policy) for node in nodes}
     hosts = tuple(name for name, fault in faults.items() if fault is None)
     if hosts:
         return Verdict(notebook=notebook.name, outcome="hosted", hosts=hosts, reason=f"fits {', '.join(hosts[:5])}")
+    if asked.gpus and unknown:
+        reason = f"cannot know whether a node can host {describe(asked, policy.gpu_resource)}: {unknown}"
+        return Verdict(notebook=notebook.name, outcome="unknown", hosts=(), reason=reason)
     skip = policy.skip_all or (notebook.optional and policy.skip_optional)
     return Verdict(
         notebook=notebook.name,

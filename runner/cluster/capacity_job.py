@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runner.cluster.api import Api, ApiError, ForbiddenError, NotInClusterError
-from runner.cluster.capacity import Node, Policy, Verdict, judge, read_nodes
+from runner.cluster.capacity import Policy, Verdict, judge, read_nodes
+from runner.cluster.devices import with_devices
 from runner.core import files, log
 from runner.core.errors import NetworkError
 from runner.core.log import utc_now
@@ -65,8 +66,10 @@ class Answer:
         """Return one short line."""
         if self.unchecked:
             return f"not checked: {self.unchecked}"
-        hosted = len(self.verdicts) - len(self.skipped) - len(self.refused)
-        return f"{hosted} hosted, {len(self.skipped)} skipped, {len(self.refused)} without a node"
+        unknown = sum(one.outcome == "unknown" for one in self.verdicts)
+        hosted = len(self.verdicts) - len(self.skipped) - len(self.refused) - unknown
+        known = f"{hosted} hosted, {len(self.skipped)} skipped, {len(self.refused)} without a node"
+        return f"{known}, {unknown} not known" if unknown else known
 
     def as_object(self) -> dict[str, Any]:
         """Return it for JSON."""
@@ -87,7 +90,7 @@ def take(request: Request) -> Answer:
     run_id = request.run_id or str(uuid.uuid4())
     by_name = {notebook.name: notebook for notebook in request.plan.notebooks}
     for verdict in answer.verdicts:
-        if verdict.outcome != "hosted":
+        if verdict.outcome in {"skipped", "refused"}:
             write_record(request.output_dir, request.plan, by_name[verdict.notebook], verdict, run_id)
     log.info("capacity", summary=answer.summary())
     if request.results_dir is not None:
@@ -100,16 +103,20 @@ def take(request: Request) -> Answer:
 def _judged(request: Request) -> Answer:
     if not request.check:
         return Answer(unchecked="it was switched off")
-    nodes = _nodes()
-    if isinstance(nodes, str):
-        return Answer(unchecked=nodes)
+    try:
+        api = Api.from_pod()
+        nodes = read_nodes(api.list("/api/v1/nodes"))
+    except (NotInClusterError, ForbiddenError, ApiError, NetworkError) as error:
+        return Answer(unchecked=str(error))
+    slices, classes = _devices(api)
+    nodes, unknown = with_devices(nodes, slices, classes, request.gpu_resource)
     policy = Policy(
         skip_optional=request.skip_optional_notebooks,
         skip_all=request.skip_unhostable_notebooks,
         gpu_resource=request.gpu_resource,
         tolerated=request.tolerate or (GPU_RESOURCE,),
     )
-    verdicts = tuple(judge(request.notebooks(), nodes, policy))
+    verdicts = tuple(judge(request.notebooks(), nodes, policy, unknown))
     return Answer(
         verdicts=verdicts,
         skipped=tuple(one.notebook for one in verdicts if one.outcome == "skipped"),
@@ -117,12 +124,15 @@ def _judged(request: Request) -> Answer:
     )
 
 
-def _nodes() -> list[Node] | str:
-    """Return the nodes, or why they cannot be seen."""
+def _devices(api: Api) -> tuple[list[dict[str, Any]] | None, list[dict[str, Any]]]:
+    """Return ResourceSlices and DeviceClasses; none on a cluster that has no such thing, None without the right."""
     try:
-        return read_nodes(Api.from_pod().list("/api/v1/nodes"))
-    except (NotInClusterError, ForbiddenError, ApiError, NetworkError) as error:
-        return str(error)
+        group = "/apis/resource.k8s.io/v1"
+        return api.list(f"{group}/resourceslices"), api.list(f"{group}/deviceclasses")
+    except ForbiddenError:
+        return None, []
+    except ApiError:
+        return [], []
 
 
 def write_record(folder: Path, plan: Plan, notebook: Notebook, verdict: Verdict, run_id: str) -> Metrics:

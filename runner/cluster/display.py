@@ -23,6 +23,7 @@ _COLOURS = {
     "failed": "bold red",
     "skipped": "yellow",
     "cancelled": "magenta",
+    "timed-out": "bold red",
 }
 
 

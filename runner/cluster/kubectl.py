@@ -7,6 +7,7 @@ The launcher holds no credentials and speaks no protocol of its own; every call 
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 from dataclasses import dataclass
@@ -32,6 +33,9 @@ _NO_CONNECTION = (
     "service unavailable",
     "net/http: request canceled",
 )
+
+
+_KLOG = re.compile(r"[EWI]\d{4} [\d:.]+ +\d+ [\w.-]+:\d+\] ")
 
 
 class ClusterError(RunnerError):
@@ -149,7 +153,9 @@ class Kubectl:
 
 def failure(arguments: Sequence[str], stderr: str) -> RunnerError:
     """Return what kubectl's message means."""
-    message = " ".join(stderr.split()) or "no message"
+    # klog's own lines (E1128 10:15:02.104 4711 memcache.go:265] ...) repeat what the last one says.
+    lines = [line for line in stderr.splitlines() if not _KLOG.match(line)] or stderr.splitlines()[-1:]
+    message = " ".join(" ".join(lines).split()) or "no message"
     low = message.lower()
     what = f"kubectl {arguments[0]}: {message[:600]}"
     if any(sign in low for sign in _NO_CONNECTION):

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from runner.cluster.capacity import Node, read_nodes
-from runner.cluster.kubectl import ClusterError, Kubectl
+from runner.cluster.kubectl import ClusterError, Kubectl, NotFoundError
 from runner.core.units import format_seconds
 from runner.tekton.names import GPU_RESOURCE
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from runner.cluster.capacity import Policy
     from runner.plan import Notebook, Plan
@@ -36,13 +36,23 @@ def check_cluster(kubectl: Kubectl, namespace: str) -> list[Check]:
     """Return what the cluster has and lacks; only a connection that fails is raised."""
     server = kubectl.json("version").get("serverVersion") or {}
     found = [Check(name="kubernetes", status="pass", seen=str(server.get("gitVersion", "unknown")))]
-    found.append(_tekton(kubectl))
-    found.append(_namespace(kubectl, namespace))
-    found.append(_storage(kubectl))
+    checks: tuple[tuple[str, Callable[[], Check]], ...] = (
+        ("tekton", lambda: check_tekton(kubectl)),
+        ("namespace", lambda: check_namespace(kubectl, namespace)),
+        ("storage class", lambda: _storage(kubectl)),
+    )
+    for name, check in checks:
+        try:
+            found.append(check())
+        except ClusterError as error:
+            found.append(unseen(name, error))
     nodes = read_nodes_of(kubectl)
-    if isinstance(nodes, Check):
-        return [*found, nodes]
-    return [*found, *_gpus(kubectl, nodes)]
+    return [*found, *([nodes] if isinstance(nodes, Check) else _gpus(kubectl, nodes))]
+
+
+def unseen(name: str, error: ClusterError) -> Check:
+    """Return the check of what may not be looked at."""
+    return Check(name=name, status="warn", seen=error.message, advice="it cannot be checked from here")
 
 
 def read_nodes_of(kubectl: Kubectl) -> list[Node] | Check:
@@ -58,40 +68,48 @@ def read_nodes_of(kubectl: Kubectl) -> list[Node] | Check:
         )
 
 
-def check_capacity(nodes: Sequence[Node], notebooks: Sequence[Notebook], policy: Policy) -> list[Check]:
-    """Return whether each notebook can be placed."""
+def check_capacity(
+    kubectl: Kubectl, nodes: Sequence[Node], notebooks: Sequence[Notebook], policy: Policy, *, one_node: bool
+) -> list[Check]:
+    """Return whether each notebook can be placed, and with ``one_node`` whether one node can host them all."""
     from runner.cluster.capacity import judge
+    from runner.cluster.devices import CLASSES, SLICES, with_devices
 
-    words: dict[str, Literal["pass", "warn", "fail"]] = {"hosted": "pass", "skipped": "warn", "refused": "fail"}
-    advice = {
-        "hosted": "",
-        "skipped": "it will be skipped",
-        "refused": "add such a node, or run with --param skip-unhostable-notebooks=true",
+    slices: list[dict[str, Any]] | None = []
+    classes: list[dict[str, Any]] = []
+    try:
+        slices, classes = kubectl.items("get", SLICES), kubectl.items("get", CLASSES)
+    except NotFoundError:
+        pass  # no Dynamic Resource Allocation here
+    except ClusterError:
+        slices = None
+    nodes, unknown = with_devices(nodes, slices, classes, policy.gpu_resource)
+    words: dict[str, tuple[Literal["pass", "warn", "fail"], str]] = {
+        "hosted": ("pass", ""),
+        "unknown": ("warn", "the run will wait if none can"),
+        "skipped": ("warn", "it will be skipped"),
+        "refused": ("fail", "add such a node, or run with --param skip-unhostable-notebooks=true"),
     }
-    return [
-        Check(name=one.notebook, status=words[one.outcome], seen=one.reason, advice=advice[one.outcome])
-        for one in judge(notebooks, nodes, policy)
+    found = judge(notebooks, nodes, policy, unknown)
+    checks = [
+        Check(name=one.notebook, status=words[one.outcome][0], seen=one.reason, advice=words[one.outcome][1])
+        for one in found
     ]
-
-
-def check_one_node(nodes: Sequence[Node], notebooks: Sequence[Notebook], policy: Policy) -> list[Check]:
-    """Return whether one node can host all that a run has: a ReadWriteOnce volume ties its Pods to one."""
-    from runner.cluster.capacity import judge
-
-    hosted = [one for one in judge(notebooks, nodes, policy) if one.outcome == "hosted"]
-    if not hosted or set.intersection(*(set(one.hosts) for one in hosted)):
-        return []
+    hosted = [one for one in found if one.outcome == "hosted"]
+    if not one_node or not hosted or set.intersection(*(set(one.hosts) for one in hosted)):
+        return checks
     seen = "; ".join(
         f"{one.notebook} fits {', '.join(one.hosts[:3])} only" for one in hosted if len(one.hosts) < len(nodes)
     )
     return [
+        *checks,
         Check(
             name="one node for all",
             status="fail",
             seen=f"no node hosts every notebook of the plan: {seen}",
             advice="a ReadWriteOnce volume ties all Pods of a run to one node: run with --access-mode ReadWriteMany "
             "--storage-class CLASS, or the notebooks in parts with --only",
-        )
+        ),
     ]
 
 
@@ -112,7 +130,8 @@ def longest_run(plan: Plan, params: tuple[tuple[str, str], ...]) -> Check:
     )
 
 
-def _tekton(kubectl: Kubectl) -> Check:
+def check_tekton(kubectl: Kubectl) -> Check:
+    """Return whether Tekton is there, and new enough."""
     advice = "install Tekton Pipelines: `kubectl apply` of release.yaml of tektoncd/pipeline, see its docs/install.md"
     if kubectl.find("get", "crd", "pipelines.tekton.dev") is None:
         return Check(name="tekton", status="fail", seen="no CRD pipelines.tekton.dev", advice=advice)
@@ -140,11 +159,9 @@ def version_of(text: str) -> tuple[int, int, int] | None:
     return (int(found[1]), int(found[2]), int(found[3])) if found else None
 
 
-def _namespace(kubectl: Kubectl, namespace: str) -> Check:
-    try:
-        document = kubectl.find("get", "namespace", namespace)
-    except ClusterError as error:
-        return Check(name="namespace", status="warn", seen=error.message, advice="its existence cannot be seen")
+def check_namespace(kubectl: Kubectl, namespace: str) -> Check:
+    """Return whether the namespace is there, and what its Pod Security asks of Tekton."""
+    document = kubectl.find("get", "namespace", namespace)
     if document is None:
         return Check(
             name="namespace",
@@ -171,10 +188,9 @@ def _namespace(kubectl: Kubectl, namespace: str) -> Check:
 
 def _storage(kubectl: Kubectl) -> Check:
     classes = kubectl.items("get", "storageclasses")
-    mark = "storageclass.kubernetes.io/is-default-class"
-    default = [one for one in classes if (one["metadata"].get("annotations") or {}).get(mark) == "true"]
+    default = default_class(classes)
     if default:
-        return Check(name="storage class", status="pass", seen=f"default {default[0]['metadata']['name']}")
+        return Check(name="storage class", status="pass", seen=f"default {default['metadata']['name']}")
     listed = ", ".join(str(one["metadata"]["name"]) for one in classes) or "none"
     return Check(
         name="storage class",
@@ -182,6 +198,12 @@ def _storage(kubectl: Kubectl) -> Check:
         seen=f"no default; there are: {listed}",
         advice="name one with `run --storage-class`, or install a provisioner and mark one as default",
     )
+
+
+def default_class(classes: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    """Return the storage class that is used where none is named."""
+    mark = "storageclass.kubernetes.io/is-default-class"
+    return next((one for one in classes if (one["metadata"].get("annotations") or {}).get(mark) == "true"), None)
 
 
 def _gpus(kubectl: Kubectl, nodes: Sequence[Node]) -> list[Check]:

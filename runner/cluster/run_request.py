@@ -13,16 +13,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import click
 import yaml
 
+from runner import demo
 from runner.cluster import install
 from runner.cluster.helper_pod import claim_of
 from runner.cluster.kubectl import Kubectl, MissingError
 from runner.cluster.part import notebook_of, notebooks_from, part
+from runner.cluster.run_checks import is_true, params_of
 from runner.cluster.runs import prepared, task_runs
 from runner.core import safe_yaml
 from runner.core.errors import UsageError, did_you_mean
 from runner.core.units import hold_seconds
+from runner.plan import Plan, load, parse
 from runner.tekton import names
 from runner.tekton.pipeline import IMAGE, plan_config_map
 from runner.tekton.pipelinerun import held_longer
@@ -70,6 +74,9 @@ class Request:
     before: tuple[Document, ...]
     shared: tuple[tuple[str, str], ...]
     """Kind and name of what is kept as long as this run is."""
+    spec: Document
+    """Of its Pipeline."""
+    plan: Plan | None = None
 
 
 def request(kubectl: Kubectl, wanted: Wanted) -> Request:
@@ -111,11 +118,11 @@ def request(kubectl: Kubectl, wanted: Wanted) -> Request:
         # As a part of the run it is nobody's but the run's: no other plan of that name can replace it.
         run["spec"] = {key: value for key, value in run["spec"].items() if key != "pipelineRef"}
         run["spec"]["pipelineSpec"] = spec
-    config_map, run = _pinned(kubectl, by_kind.get("ConfigMap"), run, spec)
+    config_map, run, plan = _pinned(kubectl, by_kind.get("ConfigMap"), run, spec)
     others = [one for one in documents if one.get("kind") not in {"ConfigMap", "Pipeline", "PipelineRun"}]
     before = [*others, config_map] if config_map else others
     shared = [("configmap", str(config_map["metadata"]["name"]))] if config_map else []
-    return Request(run, tuple(before), tuple(shared))
+    return Request(run, tuple(before), tuple(shared), spec, plan)
 
 
 def create(kubectl: Kubectl, wanted: Request, *, dry_run: bool = False) -> str:
@@ -181,7 +188,7 @@ def rerun(kubectl: Kubectl, run: Mapping[str, Any], now: RunView, notebooks: Seq
         for one in document["spec"].get("params") or ()
         if one["name"] == "plan-configmap"
     ]
-    return Request(document, (), tuple(shared))
+    return Request(document, (), tuple(shared), spec)
 
 
 def check_params(spec: Mapping[str, Any], given: Sequence[tuple[str, str]]) -> None:
@@ -201,27 +208,28 @@ def check_params(spec: Mapping[str, Any], given: Sequence[tuple[str, str]]) -> N
             )
         if name == names.ON_FAILURE and value:
             hold_seconds(value)
-        if known[name] in {"true", "false"} and value not in {"true", "false"}:
-            raise UsageError(f"{value!r} is not a valid value of {name}", hint="say true or false")
+        if known[name] in {"true", "false"}:
+            try:
+                is_true(value)
+            except click.UsageError as error:
+                raise UsageError(f"{value!r} is not a valid value of {name}", hint="say true or false") from error
 
 
 def _pinned(
     kubectl: Kubectl, local: Document | None, run: Document, spec: Mapping[str, Any]
-) -> tuple[Document | None, Document]:
-    """Return the plan's ConfigMap as nobody can change it, and the run that names it."""
-    defaults = {str(one["name"]): one.get("default") for one in spec.get("params") or ()}
-    given = {one["name"]: one["value"] for one in run["spec"].get("params") or ()}
-    name = given.get("plan-configmap", defaults.get("plan-configmap"))
-    if not name:
-        return None, run
+) -> tuple[Document | None, Document, Plan | None]:
+    """Return the plan's ConfigMap as nobody can change it, the run that names it, and the plan if it is known here."""
+    name = params_of(run, spec).get("plan-configmap")
+    if not name:  # it lies beside the notebooks
+        is_demo = any(task["taskRef"].get("name") == names.DEMO_TASK for task in spec["tasks"])
+        return None, run, load(Path(demo.__file__).parent / "plan.yaml") if is_demo else None
     config_map = local if local and local["metadata"]["name"] == name else kubectl.find("get", "configmap", str(name))
     if config_map is None:
         raise MissingError(f"there is no ConfigMap {name} with the plan", hint="`install` puts it there")
     text = str((config_map.get("data") or {}).get(names.PLAN_KEY, ""))
-    from runner.plan import parse
-
-    fixed = plan_config_map(parse(text, f"ConfigMap {name} data[{names.PLAN_KEY!r}]"), text)
-    return fixed, prepared(run, [("plan-configmap", fixed["metadata"]["name"])])
+    plan = parse(text, f"ConfigMap {name} data[{names.PLAN_KEY!r}]")
+    fixed = plan_config_map(plan, text)
+    return fixed, prepared(run, [("plan-configmap", fixed["metadata"]["name"])]), plan
 
 
 def _default(document: Mapping[str, Any], param: str) -> Any:

@@ -7,6 +7,7 @@ its JSON are drawn from it, so they cannot disagree.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal
@@ -14,8 +15,18 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-State = Literal["waiting", "running", "done", "failed", "skipped", "cancelled"]
-_STOPPED = {"TaskRunCancelled", "Cancelled", "TaskRunTimeout", "PipelineRunTimeout", "PipelineRunStopping"}
+State = Literal["waiting", "running", "done", "failed", "skipped", "cancelled", "timed-out"]
+_CANCELLED = {"TaskRunCancelled", "Cancelled", "CancelledRunFinally", "PipelineRunStopping"}
+_TIMED_OUT = {"TaskRunTimeout", "PipelineRunTimeout"}
+_POD = re.compile(r'pod status "(?P<condition>\w+)":"(?P<value>\w+)"(?:; message: "(?P<message>.*)")?')
+_POD_WORDS = {
+    "PodScheduled": "waits for a node",
+    "Initialized": "is being set up",
+    "ContainersReady": "its containers start",
+    "Ready": "its containers start",
+    "PodReadyToStartContainers": "its volume and network are made",
+}
+"""What a Pod does whose condition of that name is not true yet."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,14 +86,25 @@ def view(run: Mapping[str, Any], task_runs: Sequence[Mapping[str, Any]]) -> RunV
         started_at=status.get("startTime"),
         ended_at=status.get("completionTime"),
         tasks=tuple(
-            _task(task, by_task.get(str(task.get("name"))), skipped.get(str(task.get("name"))), over=ended)
+            _task(
+                task,
+                by_task.get(str(task.get("name"))),
+                skipped.get(str(task.get("name"))),
+                over=ended,
+                run_timed_out=condition.get("reason") in _TIMED_OUT,
+            )
             for task in tasks
         ),
     )
 
 
 def _task(
-    task: Mapping[str, Any], task_run: Mapping[str, Any] | None, skipped: Mapping[str, Any] | None, *, over: bool
+    task: Mapping[str, Any],
+    task_run: Mapping[str, Any] | None,
+    skipped: Mapping[str, Any] | None,
+    *,
+    over: bool,
+    run_timed_out: bool,
 ) -> TaskView:
     name = str(task.get("name"))
     title = str(task.get("displayName") or name)
@@ -96,6 +118,8 @@ def _task(
     condition, status = _condition(task_run), task_run.get("status") or {}
     results = {str(one.get("name")): one.get("value") for one in status.get("results") or ()}
     state = _state(condition)
+    if state == "cancelled" and run_timed_out:  # Tekton cancels what is left of a run whose time is up
+        state = "timed-out"
     return TaskView(
         task=name,
         title=title,
@@ -128,16 +152,22 @@ def _state(condition: Mapping[str, Any]) -> State:
     if status == "True":
         return "done"
     if status == "False":
-        return "cancelled" if reason in _STOPPED else "failed"
+        return "cancelled" if reason in _CANCELLED else "timed-out" if reason in _TIMED_OUT else "failed"
     return "running" if reason == "Running" else "waiting"
 
 
 def _word(state: State, condition: Mapping[str, Any]) -> str:
-    return "succeeded" if state == "done" else str(condition.get("reason") or state)
+    words = {"done": "succeeded", "cancelled": "cancelled", "timed-out": "timed-out"}
+    return words.get(state) or str(condition.get("reason") or state)
 
 
 def _why(state: State, condition: Mapping[str, Any]) -> str:
-    return "" if state in {"done", "running"} else str(condition.get("message") or "")
+    message = str(condition.get("message") or "")
+    pod = _POD.search(message[:4000])
+    if state == "waiting" and pod and pod["condition"] in _POD_WORDS and pod["value"] != "True":
+        why = (pod["message"] or "").removesuffix(" preemption: not eligible due to preemptionPolicy=Never.")
+        return f"{_POD_WORDS[pod['condition']]}{f': {why}' if why else ''}"
+    return "" if state in {"done", "running"} else message
 
 
 def _started(status: Mapping[str, Any]) -> str | None:

@@ -18,7 +18,7 @@ from runner.tekton.sizes import Needs, Times, go_duration, longest, needs
 from runner.tekton.task_order import downloads
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from runner.plan import Notebook, Plan
     from runner.tekton.pipeline import Document, Shape
@@ -92,6 +92,12 @@ def held_longer(run: Document, on_failure: str, notebooks: Sequence[str]) -> Doc
         if key in place:
             place[key] = go_duration(duration_seconds(place[key]) + longer)
     return found
+
+
+def tolerated(run: Mapping[str, Any]) -> list[str]:
+    """Return the keys of the taints that a run's Pods tolerate."""
+    template = (run["spec"].get("taskRunTemplate") or {}).get("podTemplate") or {}
+    return [str(one["key"]) for one in template.get("tolerations") or () if "key" in one]
 
 
 def storage(plan: Plan) -> str:

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from support.kubectl import REAL, FakeKubectl
+from support.kubectl import REAL, FakeKubectl, node, tekton_cluster
 from support.tekton import TEKTON, of_kind
 
 from runner.cluster.install import fitted
@@ -24,35 +24,19 @@ STARTED = PART_OF | {"rapids-notebook-runner/started-by": "launcher"}
 @pytest.fixture
 def cluster(tmp_path: Path) -> FakeKubectl:
     fake = FakeKubectl(tmp_path / "cluster")
-    fake.add(
-        {"kind": "CustomResourceDefinition", "metadata": {"name": "pipelines.tekton.dev"}},
-        {"kind": "ConfigMap", "metadata": {"name": "pipelines-info"}, "data": {"version": "v1.15.0"}},
-        {"kind": "Namespace", "metadata": {"name": "scrna"}},
-        {
-            "kind": "StorageClass",
-            "metadata": {
-                "name": "standard",
-                "annotations": {"storageclass.kubernetes.io/is-default-class": "true"},
-            },
-        },
-        node("gpu-1", gpus="1", memory_mib="24564"),
-    )
+    fake.add(*tekton_cluster("scrna"), node("gpu-1", gpus="1", memory_mib="24564"))
+    fake.add({"kind": "StorageClass", "metadata": {"name": "fast"}})
     return fake
 
 
 def installed(cluster):
     """Put what an installation of the image runner:7 leaves onto the cluster."""
     tasks = [doc for _, doc in of_kind("Task")]
+    accounts = [doc for _, doc in of_kind("ServiceAccount")]
     pipelines = [doc for _, doc in of_kind("Pipeline")]
     configs = [doc for _, doc in of_kind("ConfigMap")]
-    cluster.add(*(fitted(one, "scrna", "runner:7") for one in (*tasks, *pipelines)), *configs)
+    cluster.add(*(fitted(one, "scrna", "runner:7") for one in (*tasks, *pipelines)), *configs, *accounts)
     return cluster
-
-
-def node(name, *, gpus="0", memory_mib=None, cpu="64", memory="256Gi"):
-    labels = {"nvidia.com/gpu.memory": memory_mib} if memory_mib else {}
-    allocatable = {"cpu": cpu, "memory": memory, "nvidia.com/gpu": gpus}
-    return {"kind": "Node", "metadata": {"name": name, "labels": labels}, "status": {"allocatable": allocatable}}
 
 
 def launch(cluster, *arguments, cwd=None, check=None):
@@ -253,7 +237,7 @@ def test_validate_tells_for_each_notebook_whether_a_node_hosts_it(cluster):
 def test_validate_knows_the_parameters_of_a_run(cluster):
     """What Tekton would ignore or hand on is a usage error before anything starts."""
     assert "did you mean 'gate-wait'" in launch(cluster, "validate", "--param", "gate-wat=1m", check=2).stderr
-    assert "true or false" in launch(cluster, "validate", "--param", "continue-on-failure=no", check=2).stderr
+    assert "true or false" in launch(cluster, "validate", "--param", "continue-on-failure=never", check=2).stderr
     assert "hold=2h" in launch(cluster, "validate", "--param", "on-failure=wait", check=2).stderr
 
 
@@ -299,6 +283,10 @@ def test_run_creates_a_run_and_prints_its_name(cluster, tmp_path):
 def test_run_fits_a_run_to_mig_slices(cluster):
     """Another GPU resource takes the place of the plain one in requests and in node labels."""
     installed(cluster)
+    slices = node("mig-1")
+    slices["metadata"]["labels"]["nvidia.com/mig-3g.40gb.memory"] = "40192"
+    slices["status"]["allocatable"]["nvidia.com/mig-3g.40gb"] = "2"
+    cluster.add(slices)
     launch(cluster, "run", "--no-wait", "--gpu-resource", "nvidia.com/mig-3g.40gb", check=0)
     (run,) = cluster.objects("PipelineRun")
     text = json.dumps(run["spec"])
@@ -488,3 +476,45 @@ def test_a_failed_fetch_removes_its_pod_too(with_outputs, tmp_path):
     done = launch(with_outputs, "fetch", "--to", str(tmp_path))
     assert done.returncode == 74
     assert not with_outputs.objects("Pod")
+
+
+def test_status_tells_a_timeout_from_a_cancel(cluster):
+    """Of a task, and of a run whose time is up, which Tekton ends by cancelling what is left of it."""
+    over = {"ended": "2026-11-01T01:00:00Z", "status": "False"}
+    cluster.add(
+        run_object("late", **over, reason="PipelineRunTimeout"),
+        task_run("late", "validate", status="False", reason="TaskRunTimeout"),
+        task_run("late", "notebook-01", status="False", reason="TaskRunCancelled"),
+        run_object("stopped", **over, reason="Cancelled"),
+        task_run("stopped", "notebook-01", status="False", reason="TaskRunCancelled"),
+    )
+
+    def states(name):
+        view = json.loads(launch(cluster, "status", name, "--json", check=0).stdout)
+        return [(task["state"], task["status"]) for task in view["tasks"]][:2]
+
+    assert states("late") == [("timed-out", "timed-out")] * 2
+    assert states("stopped")[1] == ("cancelled", "cancelled")
+
+
+def test_status_says_what_a_pod_waits_for_in_words_that_fit_a_terminal(cluster):
+    """Conditions of Pods are for machines; nothing is wider than 80 columns."""
+    message = (
+        'pod status "PodScheduled":"False"; message: "0/1 nodes are available: 1 Insufficient nvidia.com/gpu. '
+        'preemption: 0/1 nodes are available: 1 No preemption victims found for incoming pod."'
+    )
+    cluster.add(run_object("r"), task_run("r", "notebook-01", status="Unknown", reason="Pending", message=message))
+    view = json.loads(launch(cluster, "status", "--json", check=0).stdout)
+    assert view["tasks"][1]["reason"].startswith("waits for a node: 0/1 nodes are available: 1 Insufficient")
+    shown = launch(cluster, "status", check=0).stdout
+    assert "pod status" not in shown
+    assert max(map(len, shown.splitlines())) <= 80
+
+
+def test_without_a_cluster_there_is_one_line_and_a_hint(cluster):
+    """Kubectl's log of its own attempts is left out."""
+    noise = "E1128 10:15:02.104331   47 memcache.go:265] couldn't get current server API group list: dial tcp\n" * 4
+    cluster.trouble(f"{noise}The connection to the server localhost:8080 was refused - did you specify the right host?")
+    done = launch(cluster, "status", check=75)
+    assert "memcache" not in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 2

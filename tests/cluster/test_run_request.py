@@ -9,7 +9,7 @@ import re
 import pytest
 import yaml
 from click.testing import CliRunner
-from support.kubectl import FakeKubectl
+from support.kubectl import FakeKubectl, node, tekton_cluster
 from support.tekton import ROOT, of_kind, references
 
 from runner.cli import cli
@@ -34,7 +34,10 @@ def cluster(tmp_path, monkeypatch):
     """Give a cluster on which the image runner:7 was installed, and the repository as current folder."""
     fake = FakeKubectl(tmp_path / "cluster")
     fake.add(*(fitted(doc, "scrna", "runner:7") for _, doc in of_kind("Task", "Pipeline")))
-    fake.add(*(doc for _, doc in of_kind("ConfigMap")))
+    fake.add(*(doc for _, doc in of_kind("ConfigMap", "ServiceAccount")), *tekton_cluster("scrna"))
+    fake.add(
+        {"kind": "PersistentVolumeClaim", "metadata": {"name": "mine"}}, node("big", gpus="8", memory_mib="184000")
+    )
     monkeypatch.setenv("PATH", fake.path)
     monkeypatch.chdir(ROOT)
     return fake

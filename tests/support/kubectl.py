@@ -38,6 +38,11 @@ KINDS = {
     "pipelines.tekton.dev": "Pipeline",
     "crd": "CustomResourceDefinition",
     "pod": "Pod",
+    "serviceaccount": "ServiceAccount",
+    "secret": "Secret",
+    "resourcequotas": "ResourceQuota",
+    "resourceslices.resource.k8s.io": "ResourceSlice",
+    "deviceclasses.resource.k8s.io": "DeviceClass",
 }
 
 
@@ -82,6 +87,30 @@ class FakeKubectl:
     def arguments(self) -> list[str]:
         """Return the calls as text."""
         return [" ".join(call["arguments"]) for call in self.calls()]
+
+
+def tekton_cluster(namespace: str) -> list[dict[str, Any]]:
+    """Return a namespace of a cluster with Tekton and a default storage class; it has no nodes."""
+    default = {"storageclass.kubernetes.io/is-default-class": "true"}
+    return [
+        {"kind": "CustomResourceDefinition", "metadata": {"name": "pipelines.tekton.dev"}},
+        {"kind": "ConfigMap", "metadata": {"name": "pipelines-info"}, "data": {"version": "v1.15.0"}},
+        {"kind": "Namespace", "metadata": {"name": namespace}},
+        {"kind": "StorageClass", "metadata": {"name": "standard", "annotations": default}},
+    ]
+
+
+def node(
+    name: str, *, gpus: str = "0", memory_mib: str | None = None, cpu: str = "64", memory: str = "256Gi", **status: Any
+) -> dict[str, Any]:
+    """Return a node that offers this."""
+    labels = {"nvidia.com/gpu.memory": memory_mib} if memory_mib else {}
+    allocatable = {"cpu": cpu, "memory": memory, "nvidia.com/gpu": gpus}
+    return {
+        "kind": "Node",
+        "metadata": {"name": name, "labels": labels},
+        "status": {"allocatable": allocatable, **status},
+    }
 
 
 def main(folder: str, arguments: list[str]) -> None:

@@ -137,7 +137,7 @@ def crd_schemas() -> tuple[dict[str, Document], str]:
             text=True,
             check=False,
         )
-        if asked.returncode != 0:
+        if asked.returncode != 0 or "versions:" not in asked.stdout:
             return {}, "TEKTON_CRD_DIR is not set and the current cluster, if any, has no Tekton"
         found = yaml.safe_load(asked.stdout)["items"]
     schemas = {}

@@ -372,7 +372,10 @@ def test_accounts_may_do_the_least():
     accounts = {doc["metadata"]["name"]: doc for _, doc in tekton.of_kind("ServiceAccount")}
     assert accounts["notebook-runner"]["automountServiceAccountToken"] is False
     rules = {doc["metadata"]["name"]: doc["rules"] for _, doc in tekton.of_kind("Role", "ClusterRole")}
-    assert rules["notebook-validator"] == [{"apiGroups": [""], "resources": ["nodes"], "verbs": ["get", "list"]}]
+    assert rules["notebook-validator"] == [
+        {"apiGroups": [""], "resources": ["nodes"], "verbs": ["get", "list"]},
+        {"apiGroups": ["resource.k8s.io"], "resources": ["resourceslices", "deviceclasses"], "verbs": ["get", "list"]},
+    ]
     assert rules["notebook-scheduler"] == [
         {"apiGroups": ["tekton.dev"], "resources": ["pipelineruns"], "verbs": ["create", "list", "delete"]}
     ]

@@ -34,13 +34,17 @@ _wait = click.option("--wait/--no-wait", default=True, show_default=True, help="
 @click.option("--from", "from_", metavar="NAME", help="Run this notebook and those after it.")
 @click.option("--param", "params", type=option_types.Setting(), multiple=True, help="Parameter of the run. Repeatable.")
 @options.add(shared.fit)
+@click.option("--validate/--no-validate", default=True, show_default=True, help="Check the cluster for it first.")
 @shared.dry_run
 @_wait
-def run(context: str | None, namespace: str | None, dry_run: bool, wait: bool, **given: Any) -> int:
+def run(context: str | None, namespace: str | None, dry_run: bool, wait: bool, validate: bool, **given: Any) -> int:
     """Start a run, print its name, and follow it. FILE is what `runner plan render` prints.
 
-    The run keeps the plan as it is now, in a ConfigMap of its own.
-    Exit code: 0 it succeeded, 1 it failed, 2 no such run, notebook or parameter, 3 nothing is installed.
+    What it needs of the cluster is checked first, see `validate`; warnings do not stop it. The run keeps the plan as
+    it is now, in a ConfigMap of its own.
+
+    Exit code: 0 it succeeded, 1 it failed, 2 no such run, notebook or parameter, 3 nothing is installed, or the
+    cluster lacks something.
 
     \b
     Examples:
@@ -50,11 +54,22 @@ def run(context: str | None, namespace: str | None, dry_run: bool, wait: bool, *
       runner cluster run complete --only 03_scRNA_analysis_with_pearson_residuals --claim shared-storage
     """
     from runner.cluster import run_request
+    from runner.cluster.readiness import as_text
+    from runner.cluster.run_checks import check_run
 
     client = shared.kubectl(context, namespace)
     fit = run_request.Fit(**{key: given.pop(key) for key in FIT})
     choice = run_request.Wanted(**{**given, "which": KNOWN_RUNS.get(given["which"], given["which"]), "fit": fit})
-    name = run_request.create(client, run_request.request(client, choice), dry_run=dry_run)
+    request = run_request.request(client, choice)
+    if validate:
+        checks = check_run(client, shared.namespace_of(client), request.run, request.spec, request.plan)
+        wrong = [check for check in checks if check.status != "pass"]
+        if wrong:
+            click.echo(as_text(wrong), err=True)
+        if any(check.status == "fail" for check in wrong):
+            click.echo("nothing was started; --no-validate starts it all the same", err=True)
+            return 3
+    name = run_request.create(client, request, dry_run=dry_run)
     click.echo(name)
     return _follow(client, name) if wait and not dry_run else 0
 

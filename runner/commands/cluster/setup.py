@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -71,49 +71,46 @@ def install(
 @shared.repository
 @click.option("--plan", type=options.FILE, help="Plan to check the nodes against. [default: gpu-resource-config]")
 @click.option("--param", "params", type=option_types.Setting(), multiple=True, help="Parameter of the run. Repeatable.")
-@click.option("--gpu-resource", default="nvidia.com/gpu", show_default=True, help="Resource that stands for a GPU.")
-@click.option("--tolerate", multiple=True, metavar="KEY", help="Taint that the notebooks tolerate. Repeatable.")
+@options.add(shared.fit)
 @options.as_json
 def validate(
-    *,
     context: str | None,
     namespace: str | None,
     tekton_dir: Path,
     plan: Path | None,
     params: tuple[tuple[str, str], ...],
-    gpu_resource: str,
-    tolerate: tuple[str, ...],
+    *,
     as_json: bool,
+    **given: Any,
 ) -> int:
     """Check the cluster, and for each notebook of the plan whether a node can host it. Exit code: 0 or 3.
+
+    `run` does this for its own run before it starts.
 
     \b
     Example:
       runner cluster validate --plan tekton/configs/gpu-resource-config.yaml
     """
     from runner.cluster import readiness
-    from runner.cluster.capacity import Policy
-    from runner.cluster.run_request import check_params
+    from runner.cluster.run_checks import check_run
+    from runner.cluster.run_request import Fit, check_params, fitted
     from runner.plan import load
-    from runner.tekton.names import GPU_RESOURCE, PLAN_CONFIG_MAP
+    from runner.tekton.names import PLAN_CONFIG_MAP, RUN_ACCOUNT, VALIDATION_ACCOUNT
     from runner.tekton.pipeline import Shape, pipeline
+    from runner.tekton.pipelinerun import RunShape, pipeline_run
 
     client = shared.kubectl(context, namespace)
-    checks = readiness.check_cluster(client, shared.namespace_of(client))
+    target = shared.namespace_of(client)
     loaded = load(plan or tekton_dir / "configs" / f"{PLAN_CONFIG_MAP}.yaml")
-    check_params(pipeline(loaded, Shape(name="any"))["spec"], params)
-    given = dict(params)
-    checks.append(readiness.longest_run(loaded, params))
-    policy = Policy(
-        skip_optional=given.get("skip-optional-notebooks", "true") == "true",
-        skip_all=given.get("skip-unhostable-notebooks", "false") == "true",
-        gpu_resource=gpu_resource,
-        tolerated=(GPU_RESOURCE, *tolerate),
-    )
-    nodes = readiness.read_nodes_of(client)
-    if not isinstance(nodes, readiness.Check):
-        checks += readiness.check_capacity(nodes, loaded.notebooks, policy)
-        checks += readiness.check_one_node(nodes, loaded.notebooks, policy)
+    shape = Shape(name="any")
+    spec = pipeline(loaded, shape)["spec"]
+    check_params(spec, params)
+    run = fitted(pipeline_run(loaded, shape, RunShape(generate_name="any-", params=params)), Fit(**given))
+    checks = [*readiness.check_cluster(client, target), readiness.longest_run(loaded, params)]
+    known = {check.name for check in checks}
+    # What `install` brings, the image among it, is not missing before it.
+    later = {"image", *(f"serviceaccount {name}" for name in (RUN_ACCOUNT, VALIDATION_ACCOUNT))}
+    checks += [one for one in check_run(client, target, run, spec, loaded) if one.name not in known | later]
     if as_json:
         click.echo(json.dumps({"plan": loaded.name, "checks": readiness.as_objects(checks)}, indent=1))
     else:
