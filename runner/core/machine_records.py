@@ -100,6 +100,9 @@ class GpuUse:
     mig: bool = False
     neighbours: tuple[GpuProcess, ...] = ()
     """Processes of others that NVML showed on this GPU during the run; its peaks hold their memory too."""
+    processes: tuple[GpuProcess, ...] = ()
+    """Processes of the run on this GPU, such as Dask workers, each with its largest memory; empty in containers
+    where NVML lists pids of the host."""
     allocated: Allocated | None = None
     need_bytes: int | None = None
     """Largest allocated peak plus what lay outside the pool at that moment."""

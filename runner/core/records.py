@@ -204,6 +204,8 @@ class Cell:
     gpu_utilization_mean_percent: float | None = None
     gpu_energy_joules: float | None = None
     peak_host_memory_bytes: int | None = None
+    gpu_activity: dict[str, float] = field(default_factory=dict)
+    """What the GPUs' units did, means over the cell; on Hopper and newer."""
     title: str | None = None
     """First line of the source that says something, for tables."""
     allocated: tuple[Allocated, ...] = ()

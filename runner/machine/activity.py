@@ -1,20 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the units of a GPU did between two moments: NVML's GPM counters, on Hopper and newer.
 
-Utilisation says that something ran; this says how much of the GPU it kept busy. Two samples are taken,
-one when the kernel starts and one at its end: the counters add up in between at no cost.
+Utilisation says that something ran; this says how much of the GPU it kept busy. The counters add up by themselves:
+two samples give the means of the time between them. The first and the last give those of the run, and the
+sampler's thread takes others in between, at the ends of cells and as often as their cost allows.
 """
 
 from __future__ import annotations
 
 import contextlib
 import math
+import time
+from array import array
 from typing import TYPE_CHECKING, Any
 
 from runner.machine.nvml import DriverProblem, Unavailable, ask
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from runner.machine.device import Gpu
+    from runner.machine.samples import GpuSeries
 
 _MIB = 2**20
 # Number in nvml.h, and what a unit of it is.
@@ -31,19 +37,63 @@ _METRICS = {
     "nvlink_received_bytes_per_second": (60, _MIB),
     "nvlink_sent_bytes_per_second": (61, _MIB),
 }
+SHORTEST_SECONDS = 0.1
+"""Two samples that are closer say nothing."""
+LOOK_SECONDS = 1.0
+LOOK_SHARE = 0.0005
+"""What samples that nobody asked for may cost of a core."""
 
 
 class ActivityMeter:
-    """Means over the time between `start` and `stop`; ``reason`` says why there are none."""
+    """Means over the time between the first `look` and `stop`; ``reason`` says why there are none.
 
-    def __init__(self, gpu: Gpu) -> None:
+    Parameters
+    ----------
+    series
+        Where the means between two looks go.
+    """
+
+    def __init__(self, gpu: Gpu, series: GpuSeries) -> None:
         self._gpu = gpu
+        self._series = series
         self._first: Any = None
+        self._last: Any = None
+        self._spare: Any = None
+        self._every = LOOK_SECONDS
+        self._off = False
         self.reason = "the kernel did not start"
 
-    def start(self) -> None:
+    def look(self, seconds: float, *, asked: bool = False) -> None:
+        """Take a sample at this time of the run, if it is time for one; asked for, sooner."""
+        if self._off:
+            return
+        if self._first is None:
+            self._start(seconds)
+            return
+        pause = seconds - self._series.activity_seconds[-1]
+        if pause < (max(SHORTEST_SECONDS, self._every / 10) if asked else self._every):
+            return
+        started = time.thread_time()
+        with self._explained():
+            sample = self._sample(self._spare)
+            before, self._last, self._spare = self._last, sample, None
+            found = self._between(before, sample)
+            if before is not self._first:
+                self._spare = before
+            for name in _METRICS:
+                values = self._series.activity.setdefault(name, array("d", [math.nan] * self._count))
+                values.append(found.get(name, math.nan))
+            self._series.activity_seconds.append(seconds)
+        self._every = max(LOOK_SECONDS, (time.thread_time() - started) / LOOK_SHARE)
+
+    @property
+    def _count(self) -> int:
+        return len(self._series.activity_seconds)
+
+    def _start(self, seconds: float) -> None:
         """Take the first sample, if this GPU has the counters."""
         nvml, handle = self._gpu.nvml, self._gpu.handle
+        self._off = True
         if self._gpu.mig:
             self.reason = "a MIG slice does not tell"
             return
@@ -51,42 +101,48 @@ class ActivityMeter:
             if not ask(nvml, nvml.nvmlGpmQueryDeviceSupport, handle).isSupportedDevice:
                 self.reason = "GPUs before Hopper do not tell"
                 return
-            self._first = self._sample()
+            self._first = self._last = self._sample()
+            self._series.activity_seconds.append(seconds)
+            self._off = False
 
     def stop(self) -> dict[str, float]:
-        """Return what was measured since, by the names in `GpuUse.activity`."""
+        """Return the means since the first look, by the names in `GpuUse.activity`."""
         found: dict[str, float] = {}
-        first, self._first = self._first, None
+        first, self._first, self._off = self._first, None, True
         if first is None:
             return found
-        nvml = self._gpu.nvml
         last = None
         with self._explained():
             last = self._sample()
-            request = nvml.c_nvmlGpmMetricsGet_t()
-            request.version, request.numMetrics = nvml.NVML_GPM_METRICS_GET_VERSION, len(_METRICS)
-            request.sample1, request.sample2 = first, last
-            for metric, (number, _unit) in zip(request.metrics, _METRICS.values(), strict=False):
-                metric.metricId = number
-            ask(nvml, nvml.nvmlGpmMetricsGet, request)
-            for metric, (name, (_number, unit)) in zip(request.metrics, _METRICS.items(), strict=False):
-                if metric.nvmlReturn == 0 and math.isfinite(metric.value):
-                    found[name] = metric.value * unit
+            found = self._between(first, last)
             self.reason = "" if found else "the driver gave no value"
         with contextlib.suppress(Exception):  # a driver that is gone frees nothing
-            for sample in (first, last):
-                if sample is not None:
-                    nvml.nvmlGpmSampleFree(sample)
+            for sample in {id(one): one for one in (first, self._last, self._spare, last) if one is not None}.values():
+                self._gpu.nvml.nvmlGpmSampleFree(sample)
         return found
 
-    def _sample(self) -> Any:
+    def _between(self, before: Any, after: Any) -> dict[str, float]:
         nvml = self._gpu.nvml
-        sample = ask(nvml, nvml.nvmlGpmSampleAlloc)
+        request = nvml.c_nvmlGpmMetricsGet_t()
+        request.version, request.numMetrics = nvml.NVML_GPM_METRICS_GET_VERSION, len(_METRICS)
+        request.sample1, request.sample2 = before, after
+        for metric, (number, _unit) in zip(request.metrics, _METRICS.values(), strict=False):
+            metric.metricId = number
+        ask(nvml, nvml.nvmlGpmMetricsGet, request)
+        return {
+            name: metric.value * unit
+            for metric, (name, (_number, unit)) in zip(request.metrics, _METRICS.items(), strict=False)
+            if metric.nvmlReturn == 0 and math.isfinite(metric.value)
+        }
+
+    def _sample(self, sample: Any = None) -> Any:
+        nvml = self._gpu.nvml
+        sample = ask(nvml, nvml.nvmlGpmSampleAlloc) if sample is None else sample
         ask(nvml, nvml.nvmlGpmSampleGet, self._gpu.handle, sample)
         return sample
 
     @contextlib.contextmanager
-    def _explained(self) -> Any:
+    def _explained(self) -> Iterator[None]:
         """Note why there is no answer: of a driver, or of a binding that is too old to ask."""
         try:
             yield

@@ -27,8 +27,10 @@ MOVES_BYTES = 64 * 2**20
 """More than the figures of an idle process wander, less than the smallest CUDA context."""
 
 _DEVICE = "/dev/nvidia-uvm"
-_EVERY = 4
-"""NVML is asked at every fourth look."""
+_EVERY = 10
+"""NVML is asked at every tenth look: listing processes costs more than all figures of a device."""
+_EVERY_BESIDE = 2
+"""While processes beside the kernel, such as Dask workers, use the GPUs."""
 
 
 class Gpu(Protocol):
@@ -73,6 +75,7 @@ class CudaProcesses:
         """Ever members of the run: while one ends, /proc and NVML still list it, but it is not a member any more."""
         self.names: dict[int, str] = {}
         """Processes of the run beside the kernel, by pid."""
+        self._peaks: dict[str, dict[int, GpuProcess]] = {gpu.uuid: {} for gpu in gpus}
 
     def look(self, *, at_once: bool = False) -> None:
         """Look again; the first look must come before the kernel starts.
@@ -82,7 +85,8 @@ class CudaProcesses:
         at_once
             Ask NVML now, whenever it was asked last.
         """
-        first, regular = self._looks == 0, at_once or self._looks % _EVERY == 0
+        first, every = self._looks == 0, _EVERY_BESIDE if self.names else _EVERY
+        regular = at_once or self._looks % every == 0
         self._looks += 1
         new = [pid for pid in self._family.others() if pid not in self.names]
         if not (regular or new):
@@ -98,6 +102,16 @@ class CudaProcesses:
             if first:
                 self._on[uuid].before = processes
             self._note(self._on[uuid], self.strangers(uuid, processes))
+            peaks = self._peaks[uuid]
+            for one in processes:
+                if one.pid in members and (
+                    one.pid not in peaks or (one.used_bytes or 0) > (peaks[one.pid].used_bytes or 0)
+                ):
+                    peaks[one.pid] = one
+
+    def ours(self, uuid: str) -> tuple[GpuProcess, ...]:
+        """Return the run's processes that NVML listed on a GPU, each with its largest memory."""
+        return tuple(self._peaks[uuid].values())
 
     def strangers(self, uuid: str, processes: Iterable[GpuProcess]) -> tuple[GpuProcess, ...]:
         """Return those of the processes on a GPU that are certainly none of the run's, by the last look."""

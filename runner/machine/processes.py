@@ -131,11 +131,11 @@ class Family:
                 self._oldest = min(self._oldest, stat.started)
                 self._add(stat)
 
-    def observe(self) -> Use | None:
+    def observe(self, *, disk: bool = True) -> Use | None:
         """Remember who is there now and return what they use; None before `watch`.
 
         Cheap enough for each tick: one listing of /proc, and one read for each member and for
-        each process that was not there before.
+        each process that was not there before; ``disk`` reads one file more for each member.
         """
         with self._lock:
             if not self._kernels and not self._orphaned:
@@ -149,7 +149,8 @@ class Family:
             alive = [stat for stat in self._members.values() if not stat.dead]
             ticks = sum(stat.own_ticks + stat.waited_ticks for stat in self._members.values())
             self._cpu_ticks = max(self._cpu_ticks, ticks + self._ended_ticks)
-            self._disk |= {stat.pid: disk for stat in alive if (disk := procfs.read_disk(stat.pid))}
+            if disk:
+                self._disk |= {stat.pid: found for stat in alive if (found := procfs.read_disk(stat.pid))}
             if self._disk:
                 whole = procfs.Disk(*map(sum, zip(self._ended_disk, *self._disk.values(), strict=True)))
                 self._whole_disk = procfs.Disk(*map(max, self._whole_disk or whole, whole))

@@ -19,7 +19,7 @@ from runner.machine.device import read_baseline
 from runner.machine.guard import MemoryGuard
 from runner.machine.host import Container, read_limits
 from runner.machine.processes import Family
-from runner.machine.sampler import Sampled, Sampler
+from runner.machine.sampler import Latest, Sampled, Sampler
 from runner.machine.usage import CellUse, GpuFigures, Span, per_cell, per_run
 
 INTERVAL_SECONDS = 0.5
@@ -73,7 +73,7 @@ class Watch:
         if self.gpus:
             self.sampler.on_tick.append(lambda _: self.users.look())
         self.guard = MemoryGuard(self.container, guard_fraction, on_breach)
-        self._meters = {gpu.uuid: ActivityMeter(gpu) for gpu in self.gpus}
+        self._meters = {gpu.uuid: ActivityMeter(gpu, self.sampler.series(gpu.uuid)) for gpu in self.gpus}
         self._activity: dict[str, dict[str, float]] = {}
         self.sampled: Sampled | None = None
 
@@ -101,8 +101,11 @@ class Watch:
     def follow(self, pid: int) -> None:
         """Take a kernel into view."""
         self.sampler.watch(pid)
+        self.sampler.on_tick.append(self._look_at_activity)
+
+    def _look_at_activity(self, latest: Latest) -> None:
         for meter in self._meters.values():
-            meter.start()
+            meter.look(latest.seconds, asked=latest.asked)
 
     def oom_kills(self) -> int:
         """Return how many OOM kills this container has had since the run began."""
@@ -113,8 +116,10 @@ class Watch:
         """End sampling and guard; further calls change nothing."""
         if self.sampled is None:
             self.guard.stop()
-            self._activity = {uuid: meter.stop() for uuid, meter in self._meters.items()}
             self.sampled = self.sampler.stop()
+            self._activity = {
+                uuid: {} if self.sampler.given_up else meter.stop() for uuid, meter in self._meters.items()
+            }
         return self.sampled
 
     def cells(self, spans: Sequence[Span]) -> dict[int, CellUse]:
@@ -157,6 +162,7 @@ class Watch:
                     cuda_version=driver.cuda_version if driver else None,
                     mig=gpu.mig,
                     neighbours=self.users.neighbours(gpu.uuid),
+                    processes=self.users.ours(gpu.uuid),
                     unavailable=_reasons(self._readings[gpu.uuid].unavailable)
                     | ({} if self._activity[gpu.uuid] else {"activity": self._meters[gpu.uuid].reason}),
                 )

@@ -27,11 +27,13 @@ __all__ = ["CLOSEST_SECONDS", "Latest", "Sampled", "Sampler"]
 
 CLOSEST_SECONDS = 0.02
 """Samples that are asked for come no closer than this, whatever number of cells asks."""
-ENERGY_TICKS = 4
-"""The energy counter is asked at every fourth tick: on an H200 it costs ten times all the rest."""
+ENERGY_TICKS = 20
+"""The energy counter is asked at every twentieth tick: on an H200 it costs ten times all the rest. Between two
+readings energy follows the power."""
+DISK_TICKS = 4
 LOOK_SECONDS = 0.05
 """How often memory alone is looked at between two ticks, if that is cheap: a spike of 100 ms is seen."""
-LOOK_SHARE = 0.002
+LOOK_SHARE = 0.0015
 """What these looks may cost of a core; a slow driver is asked less often."""
 MOVED_BYTES = 16 * 2**20
 """A smaller step is not worth a sample of its own."""
@@ -46,6 +48,8 @@ class Latest(NamedTuple):
     seconds: float
     gpu_used_bytes: dict[str, int | None]
     host_bytes: int | None
+    asked: bool = False
+    """Taken because somebody asked, as at the end of a cell."""
 
     @property
     def gpu_total_bytes(self) -> int | None:
@@ -94,13 +98,18 @@ class Sampler:
         self._ticked = threading.Event()
         self._ticks = 0
         self._stopping = threading.Event()
-        self._given_up = False
+        self.given_up = False
+        """A GPU did not answer at the end; asking it again would hang."""
         self._thread = threading.Thread(target=self._run, name="sampler", daemon=True)
         self._cpu_seconds: float | None = None
         self._stopped: str | None = None
         self._last_cpu: tuple[float, float] | None = None
         self._look_seconds = LOOK_SECONDS
         self._seen_bytes: dict[str, int | None] = {}
+
+    def series(self, uuid: str) -> GpuSeries:
+        """Return where the samples of a GPU are kept."""
+        return self._sampled.gpus[uuid]
 
     def start(self) -> None:
         """Take the first sample and go on until `stop`."""
@@ -131,7 +140,7 @@ class Sampler:
         if self._thread.is_alive():
             self._thread.join(timeout=_STOP_SECONDS)
             if self._thread.is_alive():
-                self._given_up = True
+                self.given_up = True
                 self._note("a GPU did not answer any more, sampling was given up")
         return self._sampled
 
@@ -195,12 +204,14 @@ class Sampler:
         self._look_seconds = max(LOOK_SECONDS, 0.8 * self._look_seconds, cost / LOOK_SHARE)
 
     def _tick(self) -> None:
-        seconds = self._now()
-        use = self._family.observe() if self._family is not None else None
-        energy = self._ticks % ENERGY_TICKS == 0 or self._stopping.is_set()
+        seconds, asked = self._now(), self._wake.is_set()
+        last = self._stopping.is_set()
+        disk = asked or last or self._ticks % DISK_TICKS == 0
+        use = self._family.observe(disk=disk) if self._family is not None else None
+        energy = last or self._ticks % ENERGY_TICKS == 0
         self._ticks += 1
         readings = self._nothing | {gpu.uuid: self._read(gpu, energy=energy) for gpu in self._gpus}
-        if self._given_up:
+        if self.given_up:
             return
         percent = self._cpu_percent(seconds, use)
         host = use.rss_bytes if use is not None else None
@@ -211,7 +222,7 @@ class Sampler:
             row(seconds, uuid, reading, host, percent) for uuid, reading in (readings or {"": None}).items()
         )
         self._seen_bytes = {uuid: r.used_bytes if r else None for uuid, r in readings.items()}
-        self.latest = Latest(seconds, self._seen_bytes.copy(), host)
+        self.latest = Latest(seconds, self._seen_bytes.copy(), host, asked)
         for callback in self.on_tick:
             callback(self.latest)
         self._cpu_seconds = time.thread_time()
@@ -243,6 +254,7 @@ class Sampler:
             series.utilization_percent.append(_or_nan(reading.utilization_percent if reading else None))
             series.temperature_celsius.append(_or_nan(reading.temperature_celsius if reading else None))
             series.energy_joules.append(_or_nan(reading.energy_joules if reading else None))
+            series.power_watts.append(_or_nan(reading.power_watts if reading else None))
         self._sampled.host_memory_bytes.append(_or_nan(host))
         self._sampled.host_cpu_percent.append(_or_nan(percent))
         self._sampled.seconds.append(seconds)

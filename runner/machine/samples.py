@@ -86,6 +86,10 @@ class GpuSeries:
     utilization_percent: array[float] = field(default_factory=_doubles)
     temperature_celsius: array[float] = field(default_factory=_doubles)
     energy_joules: array[float] = field(default_factory=_doubles)
+    power_watts: array[float] = field(default_factory=_doubles)
+    activity_seconds: array[float] = field(default_factory=_doubles)
+    """Ends of the intervals that `activity` holds means of; the first is where the first one begins."""
+    activity: dict[str, array[float]] = field(default_factory=dict)
     moved_seconds: array[float] = field(default_factory=_doubles)
     """Times between the ticks at which memory in use had moved."""
     moved_bytes: array[float] = field(default_factory=_doubles)

@@ -6,8 +6,8 @@ next cell, because the sample that is asked for at a cell's end is taken a momen
 without any has the last sample before it. Utilisation holds from the previous
 sample to its own, as drivers report what was since they were last asked; so it is weighed by
 time and samples that were taken extra do not count more. Energy is the difference of the
-device's counter, read off the straight line between the samples around each end of the cell; of the run, from
-the kernel's start on.
+device's counter, which is read seldom and follows the measured power between two readings, and the straight line
+between the samples around each end of the cell; of the run, from the kernel's start on.
 What was not measured is None, never 0.
 """
 
@@ -18,12 +18,14 @@ from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from runner.machine.samples import GpuSeries, Sampled
 
 END_SECONDS = 0.02
+SHORTEST_ACTIVITY_SECONDS = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,8 @@ class CellUse:
     gpu_energy_joules: float | None = None
     """Sum over the GPUs of the run; None if one of them has no counter."""
     peak_host_memory_bytes: int | None = None
+    gpu_activity: dict[str, float] = field(default_factory=dict)
+    """What the GPUs' units did, means over time and over the GPUs of the run."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +79,8 @@ def per_cell(sampled: Sampled, spans: Iterable[Span]) -> dict[int, CellUse]:
     """Return what each cell used, by its index."""
     ordered = sorted(spans, key=lambda span: span.start_seconds)
     nexts = (*(span.start_seconds for span in ordered[1:]), math.inf)
-    return {span.index: _cell(sampled, span, until) for span, until in zip(ordered, nexts, strict=False)}
+    counters = [energy_counter(sampled.seconds, series) for series in sampled.gpus.values()]
+    return {span.index: _cell(sampled, span, until, counters) for span, until in zip(ordered, nexts, strict=False)}
 
 
 def per_run(sampled: Sampled, start_seconds: float = 0.0, end_seconds: float = math.inf) -> RunUse:
@@ -90,10 +95,10 @@ def per_run(sampled: Sampled, start_seconds: float = 0.0, end_seconds: float = m
     )
 
 
-def _cell(sampled: Sampled, span: Span, until: float) -> CellUse:
+def _cell(sampled: Sampled, span: Span, until: float, counters: Sequence[Sequence[float]]) -> CellUse:
     low, high = _within(sampled.seconds, span, until)
     utilization = [_mean(sampled.seconds, series.utilization_percent, span) for series in sampled.gpus.values()]
-    energy = [_energy(sampled.seconds, series.energy_joules, span) for series in sampled.gpus.values()]
+    energy = [_energy(sampled.seconds, counter, span) for counter in counters]
     known = [percent for percent in utilization if percent is not None]
     joules = [used for used in energy if used is not None]
     return CellUse(
@@ -104,16 +109,43 @@ def _cell(sampled: Sampled, span: Span, until: float) -> CellUse:
         gpu_utilization_mean_percent=sum(known) / len(known) if known else None,
         gpu_energy_joules=sum(joules) if joules and len(joules) == len(energy) else None,
         peak_host_memory_bytes=_whole(_largest(sampled.host_memory_bytes[low:high])),
+        gpu_activity=_activity(tuple(sampled.gpus.values()), span),
     )
+
+
+def _activity(gpus: Sequence[GpuSeries], span: Span) -> dict[str, float]:
+    """Return the means within a cell; of one that is shorter than the counters are read, nothing is known."""
+    if span.end_seconds - span.start_seconds < SHORTEST_ACTIVITY_SECONDS:
+        return {}
+    found: dict[str, list[float]] = {}
+    for series in gpus:
+        for name, values in series.activity.items():
+            total, measured = _integral(series.activity_seconds, values, span.start_seconds, span.end_seconds)
+            if measured:
+                found.setdefault(name, []).append(total / measured)
+    return {name: sum(means) / len(means) for name, means in found.items()}
+
+
+def energy_counter(seconds: Sequence[float], series: GpuSeries) -> Sequence[float]:
+    """Return the energy counter at each tick: between two readings it grows as the power says."""
+    joules = list(series.energy_joules)
+    for start, end in pairwise([tick for tick, value in enumerate(joules) if not math.isnan(value)]):
+        steps = [series.power_watts[tick] * (seconds[tick] - seconds[tick - 1]) for tick in range(start + 1, end + 1)]
+        total = sum(steps)
+        if total > 0:  # NaN is not
+            for tick, step in zip(range(start + 1, end), steps, strict=False):
+                joules[tick] = joules[tick - 1] + (joules[end] - joules[start]) * step / total
+    return joules
 
 
 def _gpu(seconds: Sequence[float], series: GpuSeries, low: int, high: int, kernel_seconds: float) -> GpuFigures:
     utilization = series.utilization_percent[low:high]
     times = seconds[low:high]
     mean, measured = _integral(times, utilization)
-    counted = [when for when, value in zip(times, series.energy_joules[low:high], strict=True) if not math.isnan(value)]
+    counter = energy_counter(seconds, series)[low:high]
+    counted = [when for when, value in zip(times, counter, strict=True) if not math.isnan(value)]
     start, end = (max(counted[0], kernel_seconds), counted[-1]) if len(counted) > 1 else (0.0, 0.0)
-    used = _energy(times, series.energy_joules[low:high], Span(0, start, end)) if end > start else None
+    used = _energy(times, counter, Span(0, start, end)) if end > start else None
     first, last = (times[0], times[-1]) if high > low else (0.0, -1.0)
     return GpuFigures(
         peak_gpu_memory_bytes=_peak(series, low, high, first, last),

@@ -9,6 +9,7 @@ import pynvml
 import pytest
 
 from runner.machine.activity import ActivityMeter
+from runner.machine.samples import GpuSeries
 
 
 class Counters:
@@ -44,14 +45,14 @@ class Counters:
 
 
 def meter(nvml, *, mig=False) -> ActivityMeter:
-    return ActivityMeter(SimpleNamespace(nvml=nvml, handle=object(), mig=mig))
+    return ActivityMeter(SimpleNamespace(nvml=nvml, handle=object(), mig=mig), GpuSeries())
 
 
 def test_what_the_counters_say_is_in_the_units_of_its_name():
     """A value that this GPU lacks is left out, and the samples are given back."""
     nvml = Counters()
     one = meter(nvml)
-    one.start()
+    one.look(0.0)
     found = one.stop()
     assert found["sm_occupancy_percent"] == 3
     assert found["dram_bandwidth_percent"] == 10
@@ -74,6 +75,32 @@ def test_what_the_counters_say_is_in_the_units_of_its_name():
 def test_without_counters_there_is_a_reason(nvml, mig, reason):
     """An older GPU, a slice, a lost device, a binding without the functions."""
     one = meter(nvml, mig=mig)
-    one.start()
+    one.look(0.0)
     assert one.stop() == {}
     assert reason in one.reason
+
+
+def test_the_ends_of_cells_part_the_time_and_nothing_else_is_asked_more_often():
+    """A look that is asked for comes at once, others each second; the samples in use stay few."""
+    nvml, series = Counters(), GpuSeries()
+    one = ActivityMeter(SimpleNamespace(nvml=nvml, handle=object(), mig=False), series)
+    for seconds, asked in ((1.0, False), (1.5, False), (1.6, True), (1.65, True), (2.0, False), (2.6, False)):
+        one.look(seconds, asked=asked)
+    assert list(series.activity_seconds) == [1.0, 1.6, 2.6]
+    assert [len(values) for values in series.activity.values()] == [3] * len(series.activity)
+    assert list(series.activity["sm_occupancy_percent"])[1:] == [3, 3]
+    assert one.stop()["sm_occupancy_percent"] == 3
+    assert nvml.freed == len({id(sample) for sample in nvml.samples})
+
+
+def test_a_gpu_that_is_lost_meanwhile_says_so_at_the_end():
+    """What was measured before stays."""
+    nvml, series = Counters(), GpuSeries()
+    one = ActivityMeter(SimpleNamespace(nvml=nvml, handle=object(), mig=False), series)
+    one.look(0.0)
+    one.look(1.0)
+    nvml.error = 15
+    one.look(2.0)
+    assert list(series.activity_seconds) == [0.0, 1.0]
+    assert one.stop() == {}
+    assert "lost" in one.reason

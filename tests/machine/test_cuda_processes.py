@@ -82,7 +82,7 @@ def test_a_fork_of_the_kernel_uses_cuda_only_if_nvml_lists_it_beside_the_kernel(
     assert found.names == {11: "python"}
 
 
-def look(found, times=4):
+def look(found, times=10):
     """Look until NVML has been asked once more."""
     for _ in range(times):
         found.look()
@@ -111,6 +111,21 @@ def test_a_neighbour_whose_memory_stays_does_not_blur_the_need(proc, later, move
     gpu.listed = {4711: later}
     look(found)
     assert (found.moved("GPU-a") is not None) is moved
+
+
+def test_each_process_of_the_run_has_its_largest_memory(proc):
+    """Kernel and Dask workers, by NVML's list; asked more often while there are workers."""
+    proc(11, "/dev/nvidia-uvm")
+    gpu, members = Gpu(), [11]
+    found = CudaProcesses(family(members), [gpu], proc=proc.root)
+    gpu.listed = {10: GB, 11: 2 * GB, 4711: GB}
+    found.look()
+    for size in (5, 3):
+        gpu.listed = {10: GB, 11: size * GB, 4711: 9 * GB}
+        look(found, 2)
+    gpu.listed = {}
+    look(found, 2)
+    assert {one.pid: one.used_bytes for one in found.ours("GPU-a")} == {10: GB, 11: 5 * GB}
 
 
 def test_a_process_of_the_run_that_is_ending_is_nobodys_neighbour(proc):

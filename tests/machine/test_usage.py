@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+from array import array
 
 import pytest
 
@@ -13,7 +14,7 @@ from runner.machine.usage import Span, per_cell, per_run
 NAN = math.nan
 
 
-def sampled(*, seconds, used=(), percent=(), joules=(), celsius=(), host=()) -> Sampled:
+def sampled(*, seconds, used=(), percent=(), joules=(), celsius=(), host=(), watts=()) -> Sampled:
     result = Sampled()
     empty = [NAN] * len(seconds)
     series = GpuSeries()
@@ -21,6 +22,7 @@ def sampled(*, seconds, used=(), percent=(), joules=(), celsius=(), host=()) -> 
     series.utilization_percent.extend(percent or empty)
     series.temperature_celsius.extend(celsius or empty)
     series.energy_joules.extend(joules or empty)
+    series.power_watts.extend(watts or empty)
     result.gpus["GPU-a"] = series
     result.seconds.extend(seconds)
     result.host_memory_bytes.extend(host or empty)
@@ -172,3 +174,26 @@ def test_a_look_between_two_samples_belongs_to_the_cell_of_its_time():
     assert cell(samples, 0.0, 1.0).peak_gpu_memory_bytes == {"GPU-a": 1}
     assert cell(samples, 1.1, 1.9).peak_gpu_memory_bytes == {"GPU-a": 9}
     assert cell(samples, 2.0, 3.0).peak_gpu_memory_bytes == {"GPU-a": 1}
+
+
+def test_energy_between_two_readings_of_the_counter_follows_the_power():
+    """The counter is read every ten seconds; the cell that drew the power is charged for it."""
+    joules = [0, NAN, NAN, NAN, 1000]
+    samples = sampled(seconds=[0, 1, 2, 3, 4], joules=joules, watts=[100, 100, 100, 700, 100])
+    assert cell(samples, 0, 2).gpu_energy_joules == pytest.approx(200)
+    assert cell(samples, 2, 3).gpu_energy_joules == pytest.approx(700)
+    assert per_run(samples).gpus["GPU-a"].energy_joules == 1000
+    unknown = sampled(seconds=[0, 1, 2, 3, 4], joules=joules)
+    assert cell(unknown, 2, 3).gpu_energy_joules == pytest.approx(250)  # a straight line where no power is told
+
+
+def test_activity_of_a_cell_is_its_share_of_the_intervals():
+    """Weighed by time; a cell shorter than the counters are read has none."""
+    samples = sampled(seconds=[0, 4])
+    series = samples.gpus["GPU-a"]
+    series.activity_seconds.extend([0, 2, 4])
+    series.activity["tensor_percent"] = array("d", [NAN, 10, 90])
+    assert cell(samples, 0, 2).gpu_activity == {"tensor_percent": 10}
+    assert cell(samples, 1, 3).gpu_activity == {"tensor_percent": pytest.approx(50)}
+    assert cell(samples, 1, 1.05).gpu_activity == {}
+    assert cell(samples, 5, 6).gpu_activity == {}

@@ -143,6 +143,7 @@ def with_use(found: Sequence[Cell], uses: Mapping[int, CellUse]) -> tuple[Cell, 
             peak_gpu_memory_bytes=use.peak_gpu_memory_bytes,
             gpu_utilization_mean_percent=use.gpu_utilization_mean_percent,
             gpu_energy_joules=use.gpu_energy_joules,
+            gpu_activity=use.gpu_activity,
             peak_host_memory_bytes=use.peak_host_memory_bytes,
         )
         if (use := uses.get(cell.index)) is not None
