@@ -31,6 +31,12 @@ _SIGNAL_SECONDS = 25.0
 @help_sections.plan("--run-id", help="Run of a plan that this belongs to. [default: one of its own]")
 @help_sections.plan("--any-run", is_flag=True, hidden=True, help="Needs may be met by a success of any run.")
 @help_sections.reuse("--rerun", is_flag=True, help="With --resume, run it in any case.")
+@help_sections.notebook(
+    "--twice",
+    is_flag=True,
+    help="Run it again in a scratch folder, and mark each cell bit-equal, equal in meaning or unstable; exit 7 for an "
+    "unstable one.",
+)
 @help_sections.outputs("--results-dir", type=options.FOLDER, help="Folder for Tekton's one-line results.")
 @help_sections.outputs(
     "--prepare-only", is_flag=True, help="Write NAME.prepared.ipynb, list what changed, run nothing."

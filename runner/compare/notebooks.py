@@ -22,8 +22,13 @@ _WIDGET = "application/vnd.jupyter.widget-view+json"
 _TAG = re.compile(r"<(?:style|script)\b.{0,200000}?</(?:style|script)>|<[^<>]{0,5000}>", re.DOTALL | re.IGNORECASE)
 
 
-def read_cells(path: Path) -> list[dict[str, Any]]:
+def read_cells(path: Path, renamed: Mapping[str, str] | None = None) -> list[dict[str, Any]]:
     """Return the code cells of a notebook.
+
+    Parameters
+    ----------
+    renamed
+        Texts of the file, such as names of folders, that are read as others.
 
     Raises
     ------
@@ -32,7 +37,10 @@ def read_cells(path: Path) -> list[dict[str, Any]]:
     """
     if path.stat().st_size > LARGEST_BYTES:
         raise ValueError(f"it has more than {LARGEST_BYTES // 10**6} MB")
-    document = json.loads(path.read_bytes())
+    text = path.read_text(encoding="utf-8")
+    for old, new in (renamed or {}).items():
+        text = text.replace(old, new)
+    document = json.loads(text)
     if not isinstance(document, dict) or not isinstance(document.get("cells"), list):
         raise ValueError("it is no notebook of format 4")  # noqa: TRY004  (of a file, not of a call)
     return [cell for cell in document["cells"] if cell["cell_type"] == "code"]
@@ -54,14 +62,21 @@ def compare_cells(old: Sequence[Any], new: Sequence[Any], tolerance: Tolerance) 
     for _, i, end_i, j, end_j in matcher.get_opcodes():
         paired = min(end_i - i, end_j - j)
         for k in range(paired):
-            yield _cell(f"cell {j + k + 1}", old[i + k], new[j + k], tolerance)
+            yield compare_cell(_number(new[j + k], j + k), old[i + k], new[j + k], tolerance)
         for k in range(i + paired, end_i):
-            yield verdict(f"cell {k + 1}", Outcome.DIFFERENT, f"only in the old one: {sources[0][k].strip()!r:.80}")
+            yield verdict(_number(old[k], k), Outcome.DIFFERENT, f"only in the old one: {sources[0][k].strip()!r:.80}")
         for k in range(j + paired, end_j):
-            yield verdict(f"cell {k + 1}", Outcome.DIFFERENT, f"only in the new one: {sources[1][k].strip()!r:.80}")
+            yield verdict(_number(new[k], k), Outcome.DIFFERENT, f"only in the new one: {sources[1][k].strip()!r:.80}")
 
 
-def _cell(part: str, old: Mapping[str, Any], new: Mapping[str, Any], tolerance: Tolerance) -> Verdict:
+def _number(cell: Mapping[str, Any], position: int) -> str:
+    """Return what a report calls a cell: its number in the notebook as it was before cells were added to it."""
+    ours = cell["metadata"].get("runner")
+    index = position if ours is None else ours.get("index")
+    return f"cell {index + 1}" if isinstance(index, int) else "added cell"
+
+
+def compare_cell(part: str, old: Mapping[str, Any], new: Mapping[str, Any], tolerance: Tolerance) -> Verdict:
     """Return one verdict for all that a cell showed: that of the worst output."""
     if _exact(old["outputs"]) == _exact(new["outputs"]):
         return verdict(part, Outcome.EQUAL)

@@ -209,6 +209,8 @@ class Cell:
     title: str | None = None
     """First line of the source that says something, for tables."""
     allocated: tuple[Allocated, ...] = ()
+    second_run: Literal["bit-equal", "equal-in-meaning", "unstable"] | None = None
+    """Whether it showed the same when the notebook ran again, with ``--twice``."""
     warnings: tuple[str, ...] = ()
     """What a green cell hides; the record's warnings list it as well, with the cell's number."""
 

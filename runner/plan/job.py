@@ -72,6 +72,7 @@ class Options:
     resume: bool = False
     accept_repaired: bool = False
     rerun: bool = False
+    twice: bool = False
     results_dir: Path | None = None
     prepare_only: bool = False
     trust_html: bool = False

@@ -33,6 +33,8 @@ class RunContext:
     """Those who repaired the notebook and wait for how it ends."""
     cleanup: ExitStack = field(default_factory=ExitStack)
     """Undoes at the end what stages began, whatever happened."""
+    twice: ExitStack = field(default_factory=ExitStack)
+    """Removes the scratch folder of a second run."""
     files: dict[str, str] = field(default_factory=lambda: {"log": ".log"})
     """Suffixes of files that the run writes while it goes on, by their key in `Outputs`."""
 

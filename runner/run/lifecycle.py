@@ -104,7 +104,7 @@ def run(job: Job, stopper: Stopper) -> Metrics:
 def _until_an_end(run: RunContext, recorder: Recorder, checked: Checked | None) -> None:
     """Go through the stages; an end before the notebook's own is an end as well."""
     try:
-        with run.cleanup:
+        with run.twice, run.cleanup:
             _stages(run, recorder, checked)
     except StoppedError as stopped:
         reason = f"{stopped.stop.detail} before the notebook started"
@@ -132,8 +132,9 @@ def _stages(run: RunContext, recorder: Recorder, checked: Checked | None) -> Non
         return
     stopper.check()
 
-    from runner.run import execution, ingredients, preparation, resume, verification
+    from runner.run import execution, ingredients, preparation, resume, second_run, trial, verification
 
+    again = run.twice.enter_context(trial.scratch(job)) if job.options.twice else None
     with run.stage("prepare"):
         prepared = preparation.prepare(run, checked)
         inputs = resume.inputs_of(job, checked)
@@ -150,6 +151,11 @@ def _stages(run: RunContext, recorder: Recorder, checked: Checked | None) -> Non
         verification.release(run, decision, executed, signal_seconds=SIGNAL_RECORD_SECONDS)
     with run.stage("expect"):
         verification.expect(run, checked, prepared, executed)
+    if again is not None:
+        recorder.save_notebook(executed.saver)
+        recorder.write_early("second-run")
+        with run.stage("second-run"):
+            second_run.judge(run, executed, again)
     with run.stage("hash"):
         resume.note_key(run, inputs, decision.gpus, executed.opened)
     recorder.save_notebook(executed.saver)

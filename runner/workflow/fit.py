@@ -17,7 +17,7 @@ from runner.core.records import Cause, Metrics, Status
 from runner.core.units import format_bytes, format_seconds
 from runner.machine.ballast import TOLERANCE_BYTES, Ballast
 from runner.machine.card_size import CARDS_GB
-from runner.workflow.trial import run_trial, scratch
+from runner.run.trial import run_trial, scratch
 
 if TYPE_CHECKING:
     from runner.machine.gpus import Gpu

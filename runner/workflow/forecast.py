@@ -16,8 +16,8 @@ from runner.core.errors import UsageError, did_you_mean
 from runner.core.records import Cell, Metrics, Status
 from runner.core.units import format_bytes, format_seconds
 from runner.machine.card_size import CARDS_GB, MARGIN_FRACTION
+from runner.run.trial import run_trial, scratch
 from runner.workflow.growth import Estimate, Growth, growth
-from runner.workflow.trial import run_trial, scratch
 
 if TYPE_CHECKING:
     from runner.plan.job import Job, Options

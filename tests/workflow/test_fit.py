@@ -17,8 +17,8 @@ from runner.core.errors import UsageError
 from runner.core.records import Cause, Failure, Metrics, Status
 from runner.machine.card_size import CARDS_GB
 from runner.plan.job import Options, resolve
+from runner.run.trial import scratch
 from runner.workflow.fit import Attempt, bisect, judged
-from runner.workflow.trial import scratch
 
 
 def trying(enough_gb: float, tried: list[int]):

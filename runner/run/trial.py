@@ -53,6 +53,7 @@ def scratch(job: Job) -> Iterator[Options]:
             run_id=None,
             results_dir=None,
             resume=False,
+            twice=False,
         )
     finally:
         shutil.rmtree(folder, ignore_errors=True)
