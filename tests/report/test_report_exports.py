@@ -8,6 +8,7 @@ import dataclasses
 import hashlib
 import http.server
 import json
+import re
 import shutil
 import socket
 import subprocess
@@ -16,6 +17,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
+from xml.etree import ElementTree as ET
 
 import jsonschema
 import junitparser
@@ -60,7 +62,7 @@ def beside(result, name):
 
 def need(program):
     if not shutil.which(program):
-        pytest.skip(f"{program} is not installed (Debian: prometheus, prometheus-pushgateway)")
+        pytest.skip(f"{program} is not installed (Debian: prometheus, prometheus-pushgateway; PyPI: roc-validator)")
     return program
 
 
@@ -93,6 +95,49 @@ def test_junit_has_one_case_a_notebook(every):
     assert cases["03_failed"].result[0].type == "failed"
     assert "OutOfMemoryError" in cases["03_failed"].result[0].text
     assert cases["01_succeeded"].time == 240
+
+
+_OUTCOMES = dict.fromkeys(("failure", "error", "skipped"), ({"type", "message"}, set()))
+_JENKINS = {
+    "testsuites": ({"name", "time", "tests", "failures", "errors"}, {"testsuite"}),
+    "testsuite": (
+        {
+            *("name", "tests", "failures", "errors", "group", "time", "skipped", "timestamp", "hostname", "id"),
+            *("package", "file", "log", "url"),
+        },
+        {"testsuite", "properties", "testcase", "system-out", "system-err"},
+    ),
+    "testcase": ({"name", "time", "classname", "group"}, {"failure", "error", "skipped", "system-out", "system-err"}),
+    "properties": (set(), {"property"}),
+    "property": ({"name", "value"}, set()),
+    "system-out": (set(), set()),
+    **_OUTCOMES,
+}
+"""Attributes and children that junit-10.xsd of Jenkins' xUnit plugin allows; re-runs are left out."""
+_REQUIRED = {"testsuite": {"name", "tests", "failures", "errors"}, "testcase": {"name"}, "property": {"name", "value"}}
+_MIXED = {"failure", "error", "skipped", "system-out"}
+
+
+@pytest.mark.parametrize("kind", ["every", "hostile"])
+def test_junit_is_valid_for_jenkins(kind, request):
+    """Elements, attributes, times and text stand where Jenkins' schema has them; a skipped notebook is `<skipped>`."""
+    for element in ET.parse(beside(request.getfixturevalue(kind), "junit.xml")).iter():
+        attributes, children = _JENKINS[element.tag]
+        assert _REQUIRED.get(element.tag, set()) <= element.attrib.keys() <= attributes, element.tag
+        assert {child.tag for child in element} <= children, element.tag
+        assert element.tag in _MIXED or not (element.text or "").strip(), element.tag
+        assert re.fullmatch(r"(([0-9]{0,3},)*[0-9]{3}|[0-9]{0,3})*(\.[0-9]*)?", element.get("time", "0")), element.tag
+
+
+def test_junit_is_readable(every):
+    """Class names are the plan and the stage; what a run took stands there in units."""
+    root = ET.parse(beside(every, "junit.xml")).getroot()
+    cases = {case.get("name"): case for case in root.iter("testcase")}
+    assert cases["02_skipped"].find("skipped") is not None
+    assert {case.get("classname").partition(".")[0] for case in cases.values()} == {"rapids-single-cell"}
+    said = cases["01_succeeded"].findtext("system-out").splitlines()
+    assert said[0] == "status: succeeded"
+    assert any(line.startswith("GPU memory peak: ") and line.endswith(" GB") for line in said)
 
 
 def test_junit_holds_hostile_text(hostile):
@@ -224,6 +269,21 @@ def test_crate_defines_the_terms_that_its_version_lacks(every):
     assert own.keys() == {"environment", "sha256"} <= used
     environment = {e["@id"]: e for e in document["@graph"] if e["@id"].startswith("#machine-")}
     assert {entity["@type"] for entity in environment.values()} == {"PropertyValue"}
+
+
+@pytest.mark.parametrize("kind", ["every", "hostile"])
+def test_crate_is_valid_for_the_public_validator(kind, request):
+    """`rocrate-validator` finds no violation of what its profiles require."""
+    folder = request.getfixturevalue(kind).html_path.parents[1]
+    command = [need("rocrate-validator"), "-y", "--disable-color", "validate", "--skip-availability-check"]
+    profiles = ["ro-crate-1.1", "process-run-crate-0.5"] + ["workflow-run-crate-0.5"] * (kind == "every")
+    for profile in profiles:
+        done = subprocess.run(
+            [*command, "-l", "required", "-p", profile, str(folder)], capture_output=True, text=True, check=False
+        )
+        if "is not available in the HTTP cache" in done.stdout + done.stderr:
+            pytest.skip("rocrate-validator has no context in its cache: `rocrate-validator cache warm`")
+        assert done.returncode == 0, done.stdout
 
 
 def test_crate_without_a_plan_is_a_run_of_processes(tmp_path):

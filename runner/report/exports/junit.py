@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`reports/junit.xml`: one test case a notebook, for CI systems.
+"""`reports/junit.xml`: one test case a notebook, for CI systems; valid against junit-10.xsd of Jenkins' xUnit plugin.
 
 The schema has no word for most of our statuses: what is not fine becomes a `failure` when cells
 ran and came out wrong, else an `error`, with the status as its type.
@@ -12,15 +12,17 @@ from typing import TYPE_CHECKING
 from xml.etree import ElementTree as ET
 
 from runner.core.records import Status
-from runner.report.html.formatting import first_line, plain, tail
+from runner.core.units import format_bytes
+from runner.report.html.formatting import energy, first_line, plain, tail
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from runner.report.assemble import Report
     from runner.report.summary import NotebookSummary, Summary
 
 _NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _FAILURES = {Status.FAILED, Status.INCOMPLETE, Status.UNEXPECTED_RESULTS, Status.NOT_RELEASED}
-_PROPERTIES = ("status", "run_id", "peak_gpu_memory_bytes", "peak_host_memory_bytes", "gpu_energy_joules", "cause")
 
 
 def junit_xml(report: Report, summary: Summary) -> str:
@@ -30,12 +32,13 @@ def junit_xml(report: Report, summary: Summary) -> str:
         "tests": str(len(summary.notebooks)),
         "failures": str(sum(nb.status in _FAILURES for nb in bad)),
         "errors": str(sum(nb.status not in _FAILURES for nb in bad)),
-        "skipped": str(sum(nb.ok and nb.status is Status.SKIPPED for nb in summary.notebooks)),
         "time": f"{sum(nb.wall_seconds or 0 for nb in summary.notebooks):.3f}",
     }
     name = _xml(report.plan_name or "notebooks")
     root = ET.Element("testsuites", {"name": name, **counts})
-    suite = ET.SubElement(root, "testsuite", {"name": name, **counts, "timestamp": (report.started_at or "")[:19]})
+    skipped = str(sum(nb.ok and nb.status is Status.SKIPPED for nb in summary.notebooks))
+    of_suite = {"name": name, **counts, "skipped": skipped, "timestamp": (report.started_at or "")[:19]}
+    suite = ET.SubElement(root, "testsuite", of_suite)
     for entry, nb in zip(report.entries, summary.notebooks, strict=True):
         case = ET.SubElement(
             suite,
@@ -46,15 +49,28 @@ def junit_xml(report: Report, summary: Summary) -> str:
                 "time": f"{nb.wall_seconds or 0:.3f}",
             },
         )
-        properties = ET.SubElement(case, "properties")
-        for field in _PROPERTIES:
-            value = getattr(nb, field)
-            if value is not None:
-                ET.SubElement(properties, "property", {"name": field, "value": _xml(str(value))})
         failure = entry.metrics.failure if entry.metrics else None
         _outcome(case, nb, tail(failure.traceback_tail) if failure and failure.traceback_tail else "")
+        ET.SubElement(case, "system-out").text = _xml("\n".join(_figures(nb)))
     ET.indent(root, " ")
     return '<?xml version="1.0" encoding="UTF-8"?>\n' + ET.tostring(root, encoding="unicode") + "\n"
+
+
+def _figures(nb: NotebookSummary) -> Iterator[str]:
+    """Say what a run took; the schema has no properties of a test case."""
+    yield f"status: {nb.status.value}"
+    if nb.run_id:
+        yield f"run: {nb.run_id}"
+    if nb.cause:
+        yield f"cause: {nb.cause}"
+    for words, value in (
+        ("GPU memory peak", nb.peak_gpu_memory_bytes),
+        ("host memory peak", nb.peak_host_memory_bytes),
+    ):
+        if value is not None:
+            yield f"{words}: {format_bytes(value)}"
+    if nb.gpu_energy_joules is not None:
+        yield f"GPU energy: {energy(nb.gpu_energy_joules)}"
 
 
 def _outcome(case: ET.Element, nb: NotebookSummary, traceback: str) -> None:

@@ -77,6 +77,7 @@ def crate_json(report: Report, folder: Path, reports: list[str], plan: Plan | No
     results = [_file(crate, folder, path, _media(path)) for path in reports]
     if workflow is not None:
         crate.mainEntity = workflow
+        crate.metadata["conformsTo"] = [{"@id": f"https://w3id.org/ro/crate/{VERSION}"}, {"@id": _PROFILES["crate"][0]}]
         actions.append(_whole_run(crate, report, engine, actions, results))
     crate.root_dataset["mentions"] = actions
     return crate_text(crate.metadata.generate())
@@ -90,7 +91,8 @@ def crate_text(document: Any) -> str:
 def _entity(crate: ROCrate, key: str, kind: str | list[str], **properties: Any) -> Entity:
     from rocrate.model.contextentity import ContextEntity
 
-    known = {name: value for name, value in properties.items() if value not in (None, "", [])}
+    single = {k: v[0] if isinstance(v, list) and len(v) == 1 else v for k, v in properties.items()}  # as RO-Crate asks
+    known = {name: value for name, value in single.items() if value not in (None, "", [])}
     return crate.add(ContextEntity(crate, key, properties={"@type": kind, **known}))
 
 
@@ -196,15 +198,20 @@ def _whole_run(crate: ROCrate, report: Report, engine: Entity, actions: list[Ent
         "#run",
         "CreateAction",
         name=f"Run {report.run_id or ''} of {report.plan_name}",
+        description=crate.description,
         identifier=report.run_id,
         instrument=crate.mainEntity,
         agent=engine,
         startTime=report.started_at,
         endTime=report.ended_at,
-        object=[source for action in actions for source in action.get("object", [])],
-        result=[*results, *(file for action in actions for file in action.get("result", []))],
+        object=[source for action in actions for source in _several(action.get("object"))],
+        result=[*results, *(file for action in actions for file in _several(action.get("result")))],
         actionStatus=f"http://schema.org/{'Failed' if failed else 'Completed'}ActionStatus",
     )
+
+
+def _several(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value] if value else []
 
 
 def _file(crate: ROCrate, folder: Path, path: str, media: str, **more: Any) -> Entity:

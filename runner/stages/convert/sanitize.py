@@ -89,6 +89,10 @@ _MISSING = "runner-missing"
 _LINK = re.compile(r"(?:https?://|mailto:|#|\?|\.{0,2}/(?![/\\])|[^/\\:?#]+(?:[/?#]|$))", re.IGNORECASE)
 _FRAGMENT = re.compile(r"\s*url\(\s*['\"]?#[\w:.-]+['\"]?\s*\)\s*", re.IGNORECASE)
 _IMG = re.compile(r'<(img|input)((?: [a-zA-Z:-]+="[^"]*")*)>')
+_EMPTY_HEAD = re.compile(r"<th((?: (?!scope)[a-zA-Z:-]+=\"[^\"]*\")*)(?: scope=\"[^\"]*\")?>(?:\s|&nbsp;)*</th>")
+"""A corner of a table, as of a DataFrame: a screen reader takes an empty `th` for a heading of nothing."""
+_BLOCK_MATH = re.compile(r'<math(?=(?: [a-zA-Z:-]+="[^"]*")* display="block")')
+"""A formula that scrolls where it is wide, for which the keyboard must reach it."""
 _ATTRIBUTE = re.compile(r' ([a-zA-Z:-]+)="([^"]*)"')
 _TAG = re.compile(r"<(/?)([a-zA-Z][^\s/>]*)")
 _SHOWS = re.compile(r"<(?:img|svg|input|hr|audio|video|progress|meter|math)\b|>[^<]*[^<\s]|^[^<]*[^<\s]")
@@ -119,6 +123,7 @@ def clean_html(html: str, *, scope: str | None = None, find: Find | None = None)
     if _is_too_deep(html):
         return f'<p class="nb-note">This HTML is nested too deeply to be shown; its source:</p>{_source(html)}'
     cleaned = _IMG.sub(_stand_in, _cleaner(find).clean(html))
+    cleaned = _BLOCK_MATH.sub('<math tabindex="0"', _EMPTY_HEAD.sub(r"<td\1></td>", cleaned))
     css = safe_stylesheet(_styles_of(html), scope) if scope and "<style" in html.lower() else ""
     return f"<style>{css}</style>{cleaned}" if css else cleaned
 

@@ -367,3 +367,12 @@ def test_an_svg_figure_of_matplotlib_stays_whole():
 def test_what_is_no_svg_gives_none(svg):
     """Broken documents and ones with entities of their own are not shown as images."""
     assert svg_data_url(svg) is None
+
+
+def test_empty_headings_and_wide_formulas_are_accessible():
+    """The empty corner of a DataFrame is no heading; a formula that may scroll can be focused."""
+    table = '<table><tr><th></th><th class="blank" scope="col">&nbsp;</th><th scope="row">a</th></tr></table>'
+    assert clean_html(table).count("<th") == 1
+    assert clean_html(table).count("<td") == 2
+    assert 'tabindex="0"' in clean_html('<math alttext="a > b" display="block"><mi>a</mi></math>')
+    assert "tabindex" not in clean_html('<math alttext=\' display="block"\'><mi>a</mi></math><p tabindex="3">x</p>')
