@@ -47,9 +47,8 @@ def command(
 
     \b
     Examples:
-      runner compare old/result.h5ad new/result.h5ad
-      runner compare last-week/outputs outputs --tolerance 1e-3 --tolerance ari=0.95 --fail-on-difference
-      runner compare old new --html comparison.html --json
+      runner compare last-week outputs --html comparison.html
+      runner compare last-week outputs --tolerance 1e-3 --tolerance ari=0.95 --fail-on-difference --json
     """
     import json
 
