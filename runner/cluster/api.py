@@ -43,6 +43,10 @@ class ApiError(RunnerError):
 
     exit_code = 1
 
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
+        self.code = code
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Api:
@@ -110,7 +114,7 @@ class Api:
             headers={
                 "Authorization": f"Bearer {self.token}",
                 "Accept": "application/json",
-                "Content-Type": "application/json",
+                "Content-Type": "application/strategic-merge-patch+json" if method == "PATCH" else "application/json",
             },
         )
         context = ssl.create_default_context(cafile=str(self.certificate))
@@ -144,4 +148,4 @@ def _refusal(method: str, path: str, error: urllib.error.HTTPError) -> RunnerErr
     bare = path.partition("?")[0]
     if error.code in {401, 403}:
         return ForbiddenError(f"{method} {bare} is not allowed: {message}", hint="give the ServiceAccount that right")
-    return ApiError(f"{method} {bare} failed with {error.code}: {message}")
+    return ApiError(f"{method} {bare} failed with {error.code}: {message}", error.code)

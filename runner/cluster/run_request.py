@@ -139,10 +139,15 @@ def create(kubectl: Kubectl, wanted: Request, *, dry_run: bool = False) -> str:
         install.apply(kubectl, wanted.before, dry_run=dry_run)
     extra = ["--dry-run=server"] if dry_run else []
     made = kubectl.json("create", "-f", "-", *extra, stdin=json.dumps(wanted.run))["metadata"]
-    owner = {"apiVersion": "tekton.dev/v1", "kind": "PipelineRun", "name": made["name"], "uid": made.get("uid")}
     for kind, name in () if dry_run else wanted.shared:
-        kubectl.run("patch", kind, name, "-p", json.dumps({"metadata": {"ownerReferences": [owner]}}))
+        kubectl.run("patch", kind, name, "-p", json.dumps(owner_patch(made)))
     return str(made["name"])
+
+
+def owner_patch(made: Mapping[str, Any]) -> Document:
+    """Return the patch that lets an object go with the last of the runs that share it."""
+    owner = {"apiVersion": "tekton.dev/v1", "kind": "PipelineRun", "name": made["name"], "uid": made.get("uid")}
+    return {"metadata": {"ownerReferences": [owner]}}
 
 
 def rerun(kubectl: Kubectl, run: Mapping[str, Any], now: RunView, notebooks: Sequence[str], fit: Fit) -> Request:

@@ -127,6 +127,7 @@ class ApiServer:
         self.folder = folder
         self.items: list[dict] = []
         self.status = 200
+        self.existing = "nothing"
         self.requests: list[tuple[str, str, dict]] = []
         outer = self
 
@@ -134,7 +135,7 @@ class ApiServer:
             def do_GET(self):
                 outer.answer(self)
 
-            do_POST = do_DELETE = do_GET  # noqa: N815
+            do_POST = do_DELETE = do_PATCH = do_GET  # noqa: N815
 
             def log_message(self, *_):
                 pass
@@ -157,7 +158,8 @@ class ApiServer:
         if self.status != 200:
             document = {"message": "nodes is forbidden: User cannot list"}
         data = json.dumps(document).encode()
-        handler.send_response(self.status)
+        exists = handler.command == "POST" and handler.path.endswith(self.existing)
+        handler.send_response(409 if exists else self.status)
         handler.send_header("Content-Length", str(len(data)))
         handler.end_headers()
         handler.wfile.write(data)
@@ -324,15 +326,43 @@ def test_the_check_can_be_switched_off(api, tmp_path):
 
 
 def test_a_cron_job_starts_a_run(api, tmp_path):
-    """The run of the file is created in the Pod's namespace, with our label and fitted to the cluster."""
-    run = Path(__file__).parents[2] / "tekton" / "pipelineruns" / "demo-pipelinerun.yaml"
-    done = in_pod(api, tmp_path, "start", str(run), "--param", "gate-wait=1m", "--storage-class", "fast")
+    """The run of the plan, with our label and fitted to the cluster; the plan travels with it and goes with it."""
+    plan = tmp_path / "plan.yaml"
+    plan.write_text("version: 1\nname: mine\nnotebooks: [{name: a, path: a.ipynb}]\n")
+    arguments = [
+        "start",
+        str(plan),
+        "--pipeline",
+        "mine-workflow",
+        "--param",
+        "gate-wait=1m",
+        "--storage-class",
+        "fast",
+    ]
+    done = in_pod(api, tmp_path, *arguments)
     assert done.stdout.strip() == "complete-analysis-x7", done.stderr
-    ((method, path, body),) = api.requests
-    assert (method, path) == ("POST", "/apis/tekton.dev/v1/namespaces/scrna/pipelineruns")
-    assert body["metadata"]["labels"]["rapids-notebook-runner/started-by"] == "launcher"
-    assert {"name": "gate-wait", "value": "1m"} in body["spec"]["params"]
-    assert body["spec"]["workspaces"][0]["volumeClaimTemplate"]["spec"]["storageClassName"] == "fast"
+    (first, config_map), (second, run), (third, patch) = [((m, p), body) for m, p, body in api.requests]
+    held = config_map["metadata"]["name"]
+    assert config_map["data"]["plan.yaml"] == plan.read_text()
+    assert first == ("POST", "/api/v1/namespaces/scrna/configmaps")
+    assert second == ("POST", "/apis/tekton.dev/v1/namespaces/scrna/pipelineruns")
+    assert third == ("PATCH", f"/api/v1/namespaces/scrna/configmaps/{held}")
+    assert patch["metadata"]["ownerReferences"][0]["name"] == "complete-analysis-x7"
+    assert run["spec"]["pipelineRef"] == {"name": "mine-workflow"}
+    assert run["metadata"]["labels"]["rapids-notebook-runner/started-by"] == "launcher"
+    assert {"name": "gate-wait", "value": "1m"} in run["spec"]["params"]
+    assert {"name": "plan-configmap", "value": held} in run["spec"]["params"]
+    assert run["spec"]["workspaces"][0]["volumeClaimTemplate"]["spec"]["storageClassName"] == "fast"
+
+
+def test_a_second_run_of_a_plan_shares_its_config_map(api, tmp_path):
+    """The name says what is in it, so that it is there already is no fault."""
+    api.existing = "configmaps"
+    plan = tmp_path / "plan.yaml"
+    plan.write_text("version: 1\nname: mine\nnotebooks: [{name: a, path: a.ipynb}]\n")
+    done = in_pod(api, tmp_path, "start", str(plan), "--pipeline", "mine-workflow")
+    assert done.returncode == 0, done.stderr
+    assert [method for method, _, _ in api.requests] == ["POST", "POST", "PATCH"]
 
 
 def test_a_cron_job_prunes_old_runs(api, tmp_path):

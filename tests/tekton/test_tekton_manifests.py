@@ -377,7 +377,8 @@ def test_accounts_may_do_the_least():
         {"apiGroups": ["resource.k8s.io"], "resources": ["resourceslices", "deviceclasses"], "verbs": ["get", "list"]},
     ]
     assert rules["notebook-scheduler"] == [
-        {"apiGroups": ["tekton.dev"], "resources": ["pipelineruns"], "verbs": ["create", "list", "delete"]}
+        {"apiGroups": ["tekton.dev"], "resources": ["pipelineruns"], "verbs": ["create", "list", "delete"]},
+        {"apiGroups": [""], "resources": ["configmaps"], "verbs": ["create", "patch"]},
     ]
     bound = {
         subject["name"] for _, doc in tekton.of_kind("RoleBinding", "ClusterRoleBinding") for subject in doc["subjects"]
@@ -403,3 +404,21 @@ def test_notebooks_reach_only_public_addresses():
     assert {port["port"] for rule in deny["egress"] for port in rule["ports"]} == {53}
     blocks = [peer["ipBlock"] for rule in policies["notebook-data-egress"]["egress"] for peer in rule["to"]]
     assert {"10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16"} <= set(blocks[0]["except"])
+
+
+def test_what_needs_the_network_has_it():
+    """The label of a Task is its Pods': each Task that reaches out has a policy beside the one that denies all."""
+    allowed = set()
+    for _, doc in tekton.of_kind("NetworkPolicy"):
+        selector = doc["spec"]["podSelector"]
+        allowed.add(selector.get("matchLabels", {}).get("tekton.dev/task"))
+        allowed.update(name for one in selector.get("matchExpressions", ()) for name in one["values"])
+    assert set(tekton.tasks()) - allowed == {"jupyter-nbconvert-complete", "demo-notebooks-task"}
+
+
+def test_a_build_needs_no_secret():
+    """Buildah refuses a secret whose file is missing: without one it is given an empty file that every Pod has."""
+    build = tekton.tasks()["image-build-task"]["spec"]
+    (secret,) = [one for one in build["steps"][0]["args"] if one.startswith("--secret=")]
+    assert secret.endswith("src=$(params.pip-conf)")
+    assert {one["name"]: one.get("default") for one in build["params"]}["pip-conf"] == "/dev/null"

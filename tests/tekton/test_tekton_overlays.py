@@ -44,13 +44,41 @@ def test_a_folder_can_be_applied_as_it_is():
             assert yaml.safe_load(path.read_text())["apiVersion"] == "tekton.dev/v1"
 
 
-def test_runs_are_not_installed():
-    """They are created one by one; the CronJob finds them in a ConfigMap."""
+def test_what_a_folder_names_is_in_it():
+    """Runs are created one by one; `kubectl apply -f tekton/configs/` leaves no CronJob without its plan and account."""
     assert not {kind for kind, _ in built(".")} & {"PipelineRun", "TaskRun"}
-    runs = built(".")["ConfigMap", "analysis-runs"]["data"]
-    job = built(".")["CronJob", "weekly-analysis"]
-    (container,) = job["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"]
-    assert container["args"][-1].rpartition("/")[2] in runs
+    configs = [doc for path in (TEKTON / "configs").glob("*.yaml") for doc in yaml.safe_load_all(path.read_text())]
+    there = {(doc["kind"], doc["metadata"]["name"]) for doc in configs}
+    for job in (doc for doc in configs if doc["kind"] == "CronJob"):
+        pod = job["spec"]["jobTemplate"]["spec"]["template"]["spec"]
+        named = {("ConfigMap", one["configMap"]["name"]) for one in pod["volumes"] if "configMap" in one}
+        assert named | {("ServiceAccount", pod["serviceAccountName"])} <= there
+
+
+@pytest.mark.parametrize("overlay", [".", *(f"overlays/{overlay}" for overlay in OVERLAYS)])
+def test_one_line_sets_the_image_of_everything(overlay, tmp_path):
+    """As the guide says it, whatever is installed: Tasks, Pipelines and CronJobs, and nothing of it is an object."""
+    guide = (TEKTON / "docs" / "README.md").read_text()
+    (line,) = [line.strip() for line in guide.splitlines() if line.strip().startswith("sed -i")]
+    shutil.copytree(TEKTON, tmp_path / "tekton")
+    if overlay == "overlays/air-gapped":  # which has a registry of its own
+        line = line.replace("registry.example/runner", "registry.example.internal/rapids-notebook-runner")
+    subprocess.run(line, shell=True, check=True, cwd=tmp_path)
+    objects = built(str(tmp_path / "tekton" / overlay))
+    image = line.partition("- image=.*|- image=")[2].partition("|")[0]
+    images = {
+        one["default"]
+        for (kind, _), doc in objects.items()
+        if kind in {"Task", "Pipeline"}
+        for one in doc["spec"]["params"]
+        if one["name"] == "image"
+    }
+    for (kind, _), doc in objects.items():
+        if kind == "CronJob":
+            (container,) = doc["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"]
+            images.add(container["image"])
+    assert images == {image}
+    assert ("ConfigMap", "runner-image") not in objects
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
@@ -115,5 +143,6 @@ def test_many_gpus_overlay():
     """The weekly run is the parallel one, on a volume for all nodes."""
     job = built("overlays/many-gpus")["CronJob", "weekly-analysis"]
     (container,) = job["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"]
-    assert "/etc/runner/runs/parallel-analysis-pipelinerun.yaml" in container["args"]
+    assert "--pipeline=parallel-scrna-analysis-workflow" in container["args"]
+    assert "--order=parallel" in container["args"]
     assert "--access-mode=ReadWriteMany" in container["args"]

@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -47,20 +48,48 @@ def capacity(plan: Path, as_json: bool, **given: Any) -> int:
 
 
 @click.command("start")
-@click.argument("file", type=options.FILE)
+@click.argument("plan", type=options.FILE)
+@click.option("--pipeline", required=True, metavar="NAME", help="The plan's Pipeline, as it is installed.")
+@click.option(
+    "--order",
+    type=click.Choice(["serial", "parallel"]),
+    default="serial",
+    show_default=True,
+    help="As the Pipeline was rendered.",
+)
 @click.option("--param", "params", type=option_types.Setting(), multiple=True, help="Parameter of the run. Repeatable.")
 @options.add(fit)
-def start(file: Path, params: tuple[tuple[str, str], ...], **given: Any) -> None:
-    """Create the PipelineRun of FILE from inside a Pod, as the weekly CronJob does, and print its name."""
-    from runner.cluster.api import Api
-    from runner.cluster.run_request import Fit, fitted, run_documents
+def start(
+    plan: Path, pipeline: str, order: Literal["serial", "parallel"], params: tuple[tuple[str, str], ...], **given: Any
+) -> None:
+    """Create a run of PLAN from inside a Pod, as the weekly CronJob does, and print its name.
+
+    The run keeps the plan as it is now, in a ConfigMap of its own.
+    """
+    from runner.cluster.api import Api, ApiError
+    from runner.cluster.run_request import Fit, fitted, owner_patch
     from runner.cluster.runs import prepared
+    from runner.plan import load
+    from runner.tekton import names
+    from runner.tekton.pipeline import Shape, plan_config_map
+    from runner.tekton.pipelinerun import RunShape, pipeline_run
 
     api = Api.from_pod()
-    [run] = [one for one in run_documents(file) if one["kind"] == "PipelineRun"]
-    run = fitted(prepared(run, params), Fit(**given))
-    created = api.request("POST", f"/apis/tekton.dev/v1/namespaces/{api.namespace}/pipelineruns", run)
-    click.echo(created["metadata"]["name"])
+    loaded = load(plan)
+    config_map = plan_config_map(loaded, plan.read_text(encoding="utf-8"))
+    held = config_map["metadata"]["name"]
+    name = f"{names.plan_label(loaded.name)[:40]}-"
+    run = pipeline_run(loaded, Shape(name=pipeline, order=order), RunShape(generate_name=name, params=params))
+    run = fitted(prepared(run, [*params, ("plan-configmap", held)]), Fit(**given))
+    config_maps = f"/api/v1/namespaces/{api.namespace}/configmaps"
+    try:
+        api.request("POST", config_maps, config_map)
+    except ApiError as error:
+        if error.code != HTTPStatus.CONFLICT:  # else it is there already, and its name says with what content
+            raise
+    created = api.request("POST", f"/apis/tekton.dev/v1/namespaces/{api.namespace}/pipelineruns", run)["metadata"]
+    api.request("PATCH", f"{config_maps}/{held}", owner_patch(created))
+    click.echo(created["name"])
 
 
 @click.command("prune")
