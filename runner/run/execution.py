@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from runner.run.preparation import Preparation
     from runner.stages.execute.autosave import Saver
     from runner.stages.execute.kernel import Kernel
-    from runner.stages.execute.opened import Opened
+    from runner.stages.execute.kernel_notes import Opened
     from runner.stages.execute.outcome import Facts, NotebookResult
     from runner.stages.execute.papermill_engine import Manager
 
@@ -61,7 +61,7 @@ def execute(run: RunContext, decision: GateDecision, checked: Checked, preparati
     """
     from jupyter_client.utils import run_sync
 
-    from runner.stages.execute import opened, shell
+    from runner.stages.execute import kernel_notes
     from runner.stages.execute.kernel import Kernel
 
     job, metrics = run.job, run.metrics
@@ -91,7 +91,7 @@ def execute(run: RunContext, decision: GateDecision, checked: Checked, preparati
     probing = Probing(job.options.allocator_probe, watch)
     environ = _environment(run, decision, preparation) | watch.kernel_environment() | probing.variables()
     hook = preparation.staging.served.startup if preparation.staging else ()
-    startup = (shell.STARTUP, opened.startup(job.checkout), *probing.startup, *hook)
+    startup = (*kernel_notes.startup(job.checkout), *probing.startup, *hook)
     kernel = Kernel(checked.kernel, cwd=job.cwd, env=environ, startup=startup)
     run.cleanup.callback(kernel.remove_folder)
     run.cleanup.callback(kernel.signal_group, signal.SIGKILL)
@@ -118,7 +118,7 @@ def execute(run: RunContext, decision: GateDecision, checked: Checked, preparati
                 watch=watch,
                 probing=probing,
                 commit=commit,
-                opened=opened.read(kernel.folder),
+                opened=kernel_notes.opened(kernel.folder),
             )
             judge(run, decision, execution, crash_output=crash, ucx_tls=environ.get("UCX_TLS"))
             _warn_of_commands(run, execution, kernel)
@@ -296,9 +296,9 @@ def mark(run: RunContext, execution: Execution, *, provisional: bool = False) ->
 
 def _warn_of_commands(run: RunContext, execution: Execution, kernel: Kernel) -> None:
     """Warn of what a green cell hides: commands that failed, and work that the kernel's end cut off."""
-    from runner.stages.execute import shell
+    from runner.stages.execute import kernel_notes
 
-    for warning in shell.read(kernel.folder, execution.facts.cells):
+    for warning in kernel_notes.warnings(kernel.folder, execution.facts.cells):
         cells = run.metrics.record.cells
         cell = next((cell for cell in cells if cell.id == warning.cell_id), None)
         if cell is not None:

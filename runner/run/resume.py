@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from runner.run.context import RunContext
     from runner.run.ingredients import Recipe
     from runner.run.preflight import Checked
-    from runner.stages.execute.opened import Opened
+    from runner.stages.execute.kernel_notes import Opened
 
 
 HASHES = ".hashes.json"

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from support import cli, notebooks
 
+from runner.stages.execute.kernel_notes import SHELL, warnings
 from runner.stages.execute.outcome import CellEvent
-from runner.stages.execute.shell import ROWS, read
 
 EVENTS = {
     name: CellEvent(
@@ -20,7 +20,7 @@ EVENTS = {
 
 
 def written(folder: Path, *rows: object) -> Path:
-    (folder / ROWS).write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    (folder / SHELL).write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     return folder
 
 
@@ -29,7 +29,7 @@ def test_rows_belong_to_the_cell_of_their_time(tmp_path: Path) -> None:
     row = {"event": "command", "command": "cp a b", "code": 1}
     folder = written(tmp_path, {**row, "now": 10.2}, {**row, "now": 10.4}, {**row, "now": 12.0}, {**row, "now": 11.2})
 
-    assert [(each.text, each.cell_id) for each in read(folder, EVENTS)] == [
+    assert [(each.text, each.cell_id) for each in warnings(folder, EVENTS)] == [
         ("`!cp a b` ended with exit status 1", cell) for cell in ("a", "b", None)
     ]
 
@@ -45,10 +45,10 @@ def test_what_the_notebook_wrote_into_the_file_harms_nobody(tmp_path: Path) -> N
     ]
     rows = [{"event": "command", "command": f"false {n}", "code": 1, "now": 10.5} for n in range(30)]
     folder = written(tmp_path, *rubbish, *rows)
-    with (folder / ROWS).open("ab") as stream:
+    with (folder / SHELL).open("ab") as stream:
         stream.write(b"\xff{")
 
-    found = read(folder, EVENTS)
+    found = warnings(folder, EVENTS)
 
     assert len(found) == 21
     assert found[-1].text == "and 10 more commands of the kind"
