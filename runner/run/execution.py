@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from runner.run.hold import Hold
     from runner.run.preflight import Checked
     from runner.run.preparation import Preparation
-    from runner.stages.execute.autosave import Saver
+    from runner.stages.execute.executed_notebook import Saver
     from runner.stages.execute.kernel import Kernel
     from runner.stages.execute.kernel_notes import Opened
     from runner.stages.execute.outcome import Facts, NotebookResult
@@ -276,7 +276,7 @@ def mark(run: RunContext, execution: Execution, *, provisional: bool = False) ->
     provisional
         Expectations and release were not judged yet, so that a success is not final.
     """
-    from runner.stages.execute.annotate import add_banners
+    from runner.stages.execute.executed_notebook import add_banners
 
     record, notebook = run.metrics.record, execution.notebook
     reported = {

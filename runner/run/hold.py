@@ -20,9 +20,9 @@ from runner.core.units import format_seconds
 from runner.outputs.repair_channel import Channel, listening, refusal
 from runner.run.recorder import Recorder, convert
 from runner.run.repair import Repair, apply, plan_repair
-from runner.stages.execute.annotate import remove_banners
+from runner.stages.execute.executed_notebook import remove_banners
+from runner.stages.execute.kernel import syntax_problem
 from runner.stages.execute.outcome import Facts
-from runner.stages.execute.requests import syntax_problem
 
 if TYPE_CHECKING:
     import socket

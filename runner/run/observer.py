@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from runner.machine.sampler import Sampler
     from runner.run.context import RunContext
-    from runner.stages.execute.autosave import Saver
+    from runner.stages.execute.executed_notebook import Saver
     from runner.stages.execute.outcome import CellEvent
 
 

@@ -19,7 +19,7 @@ from runner.core import files, log
 from runner.core.notebook_document import read_notebook
 from runner.core.redact import Redactor
 from runner.run.preflight import as_usage, check_source
-from runner.stages.execute.autosave import notebook_bytes
+from runner.stages.execute.executed_notebook import notebook_bytes
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from runner.core.records import Metrics
     from runner.run.context import RunContext
     from runner.stages.convert.page import ConvertedHtml
-    from runner.stages.execute.autosave import Saver
+    from runner.stages.execute.executed_notebook import Saver
 
 
 SIGNAL_HTML_SECONDS = 20.0
@@ -148,7 +148,7 @@ def convert(run: RunContext, notebook: Any, *, signal_seconds: float | None = No
 
     def work() -> None:
         from runner.stages.convert.page import write_page
-        from runner.stages.execute.autosave import redacted
+        from runner.stages.execute.executed_notebook import redacted
 
         try:
             page = write_page(

@@ -329,7 +329,7 @@ def _same_file(source: Path, target: Path) -> None:
 
 def _convert_again(job: Job, redactor: Redactor) -> None:
     from runner.stages.convert.page import write_page
-    from runner.stages.execute.autosave import redacted
+    from runner.stages.execute.executed_notebook import redacted
 
     notebook = read_notebook(job.path(EXECUTED_SUFFIX), to_run=False)
     try:

@@ -52,8 +52,7 @@ from runner.machine.device import Reading
 from runner.machine.samples import COLUMNS, SamplesFile, row
 from runner.outputs.claim import Running
 from runner.plan.job import Job, Options, resolve
-from runner.stages.execute.annotate import mark
-from runner.stages.execute.autosave import notebook_bytes
+from runner.stages.execute.executed_notebook import mark, notebook_bytes
 from runner.stages.execute.outcome import Facts, NotebookResult
 from runner.stages.record.metrics_builder import MetricsBuilder
 

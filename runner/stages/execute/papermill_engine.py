@@ -26,9 +26,8 @@ from runner.core.records import Status
 from runner.core.redact import Redactor
 from runner.core.stop import Stopper
 from runner.machine.processes import KILL_SECONDS, RUN_TAG, TERM_SECONDS, Family
-from runner.stages.execute.annotate import code_cells, mark
-from runner.stages.execute.autosave import SHORTEST_SECONDS, Saver, notebook_bytes
 from runner.stages.execute.client import Observer
+from runner.stages.execute.executed_notebook import SHORTEST_SECONDS, Saver, code_cells, mark, notebook_bytes
 from runner.stages.execute.kernel import Kernel
 from runner.stages.execute.outcome import Facts, NotebookResult, derive
 from runner.stages.execute.session import Limits, Session

@@ -30,10 +30,10 @@ from runner.core.redact import Redactor
 from runner.core.stop import Stop, StopKind, Stopper
 from runner.core.surrogates import without_colours
 from runner.core.units import format_seconds
-from runner.stages.execute import requests
-from runner.stages.execute.annotate import code_cells
 from runner.stages.execute.client import NotebookClient, Observer
 from runner.stages.execute.deadline import NotebookDeadline, cell_deadline
+from runner.stages.execute.executed_notebook import code_cells
+from runner.stages.execute.kernel import answer, clean_up
 from runner.stages.execute.outcome import CellEvent, Facts, Shown, judge
 from runner.stages.execute.output_limits import redacted_output
 
@@ -112,7 +112,7 @@ class Session:
             if self.client is not None and self.client.kc is not None:
                 reader = asyncio.create_task(self.client.take_late_outputs())
             if self.client and problem is None and not dead and self.stopper.stop is None and self.cleanup:
-                await requests.clean_up(self.client.kc)
+                await clean_up(self.client.kc)
         finally:
             deadline.stop()
             if saver:
@@ -159,7 +159,7 @@ class Session:
                 return f"its process ended with exit status {self.kernel.returncode} while it started"
             if time.monotonic() > deadline:
                 return f"no answer within {format_seconds(self.limits.start_seconds)}"
-            reply = await requests.answer(kc, asked, min(2.0, max(0.001, deadline - time.monotonic())))
+            reply = await answer(kc, asked, min(2.0, max(0.001, deadline - time.monotonic())))
             if reply is not None:
                 self.nb_man.nb.metadata["language_info"] = reply["content"].get("language_info", {})
                 return None

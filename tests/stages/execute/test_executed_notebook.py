@@ -17,8 +17,8 @@ from support.cli import PATIENCE
 
 from runner.core import files
 from runner.core.errors import RecordError
-from runner.stages.execute import autosave
-from runner.stages.execute.autosave import SHORTEST_SECONDS, Saver, notebook_bytes
+from runner.stages.execute import executed_notebook
+from runner.stages.execute.executed_notebook import SHORTEST_SECONDS, Saver, notebook_bytes
 
 
 class Clock:
@@ -44,7 +44,7 @@ class Clock:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """Give a clock under the saver and its storage."""
     it = Clock()
-    monkeypatch.setattr(autosave, "time", it)
+    monkeypatch.setattr(executed_notebook, "time", it)
     monkeypatch.setattr(files, "write", it.write)
     return it
 
