@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -11,14 +12,30 @@ from runner.commands import options
 from runner.commands.answer import answer
 from runner.core.stop import ending_on_signals
 
+if TYPE_CHECKING:
+    from runner.stages.convert.page import Look
+
 
 @click.command("convert")
 @click.argument("notebooks", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--output-dir", type=options.FOLDER, help="Where the pages go. [default: beside each notebook]")
 @click.option("--trust-html", is_flag=True, help="Keep scripts of outputs.")
+@click.option("--no-input", is_flag=True, help="Leave out the code.")
+@click.option(
+    "--remove-tagged",
+    is_flag=True,
+    help="Leave out what the tags remove-cell, remove-input and remove-output name. Failed cells stay.",
+)
 @options.as_json
 @ending_on_signals()
-def command(notebooks: tuple[Path, ...], output_dir: Path | None, trust_html: bool, as_json: bool) -> int:
+def command(
+    notebooks: tuple[Path, ...],
+    output_dir: Path | None,
+    trust_html: bool,
+    no_input: bool,
+    remove_tagged: bool,
+    as_json: bool,
+) -> int:
     """Convert NOTEBOOKS, files or folders of them, to pages that need no network.
 
     All are tried. Exit code: 0, else that of the first that could not be converted: 9 when it is no
@@ -29,14 +46,16 @@ def command(notebooks: tuple[Path, ...], output_dir: Path | None, trust_html: bo
     Examples:
       runner convert outputs/01.executed.ipynb
       runner convert outputs --output-dir pages
+      runner convert 01.executed.ipynb --no-input
     """
     import dataclasses
     import json
     import traceback
 
     from runner.core.errors import RunnerError
-    from runner.stages.convert.page import convert, find_notebooks
+    from runner.stages.convert.page import Look, convert, find_notebooks
 
+    look = Look(trust=trust_html, no_input=no_input, remove_tagged=remove_tagged)
     done: dict[Path, dict[str, object]] = {}
     failed: dict[Path, tuple[str, int]] = {}
 
@@ -58,7 +77,7 @@ def command(notebooks: tuple[Path, ...], output_dir: Path | None, trust_html: bo
         try:
             if isinstance(page, RunnerError):
                 raise page  # noqa: TRY301  (reported in the order of the arguments)
-            done[notebook] = dataclasses.asdict(convert(notebook, page, trust=trust_html))
+            done[notebook] = dataclasses.asdict(convert(notebook, page, look=_linked(look, page)))
             _note(page)
         except Exception as error:  # noqa: BLE001  (one notebook must not cost the others their pages)
             fail(notebook, error)
@@ -71,6 +90,15 @@ def command(notebooks: tuple[Path, ...], output_dir: Path | None, trust_html: bo
             json.dumps({"converted": [*done.values()], "failed": problems}, indent=1, default=str, ensure_ascii=False)
         )
     return next((code for _, code in failed.values()), 0)
+
+
+def _linked(look: Look, page: Path) -> Look:
+    """Lead back to the report of an output folder, where the page is in one."""
+    import dataclasses
+
+    from runner.plan.job import INDEX_FILE
+
+    return dataclasses.replace(look, report=INDEX_FILE if page.with_name(INDEX_FILE).is_file() else None)
 
 
 def _note(page: Path) -> None:

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from runner.plan import Dataset, Expect, Notebook, Plan, Rule
 
 EXECUTED_SUFFIX = ".executed.ipynb"
+INDEX_FILE = "index.html"
+"""In an output folder: the way to its newest report."""
 START_SECONDS = 120.0
 """How long a kernel may take to answer."""
 _FILLED_LENGTH = 100

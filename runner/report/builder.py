@@ -17,6 +17,7 @@ from runner.core.files import folded, make_folder, write
 from runner.core.redact import Redactor
 from runner.outputs import sums
 from runner.outputs.claim import alive
+from runner.plan.job import INDEX_FILE
 from runner.report.advice import advise
 from runner.report.assemble import Report, Verdict, assemble
 from runner.report.baseline import Comparison, compare, read_baseline
@@ -26,7 +27,7 @@ from runner.report.facts import gather
 from runner.report.folder import Watch, read_folder
 from runner.report.gallery import gallery
 from runner.report.html import drawings, render
-from runner.report.html.index_page import INDEX_FILE, forward_page
+from runner.report.html.index_page import forward_page
 from runner.report.results import results
 from runner.report.results_compared import compare_results
 from runner.report.summary import Regression, Summary, summarize

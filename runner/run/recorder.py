@@ -15,7 +15,7 @@ from runner.core import endings, files, log
 from runner.core.errors import RecordError
 from runner.core.records import to_json
 from runner.outputs import tekton_results
-from runner.plan.job import EXECUTED_SUFFIX
+from runner.plan.job import EXECUTED_SUFFIX, INDEX_FILE
 
 if TYPE_CHECKING:
     from runner.core.records import Metrics
@@ -147,7 +147,7 @@ def convert(run: RunContext, notebook: Any, *, signal_seconds: float | None = No
     outcome: list[ConvertedHtml | Exception] = []
 
     def work() -> None:
-        from runner.stages.convert.page import write_page
+        from runner.stages.convert.page import Look, write_page
         from runner.stages.execute.executed_notebook import redacted
 
         try:
@@ -155,7 +155,7 @@ def convert(run: RunContext, notebook: Any, *, signal_seconds: float | None = No
                 redacted(notebook, run.redactor),
                 job.path(".html"),
                 name=job.name,
-                trust=job.options.trust_html,
+                look=Look(trust=job.options.trust_html, report=None if job.standalone else INDEX_FILE),
                 folder=job.source.parent,
             )
             outcome.append(page)

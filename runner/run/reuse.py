@@ -32,7 +32,7 @@ from runner.core.records import (
     to_json,
 )
 from runner.outputs import attempts, sums
-from runner.plan.job import EXECUTED_SUFFIX
+from runner.plan.job import EXECUTED_SUFFIX, INDEX_FILE
 from runner.plan.sharing import shared_with
 from runner.run import ingredients, ran_because
 from runner.stages.expect import expectations
@@ -328,7 +328,7 @@ def _same_file(source: Path, target: Path) -> None:
 
 
 def _convert_again(job: Job, redactor: Redactor) -> None:
-    from runner.stages.convert.page import write_page
+    from runner.stages.convert.page import Look, write_page
     from runner.stages.execute.executed_notebook import redacted
 
     notebook = read_notebook(job.path(EXECUTED_SUFFIX), to_run=False)
@@ -337,7 +337,7 @@ def _convert_again(job: Job, redactor: Redactor) -> None:
             redacted(notebook, redactor),
             job.path(".html"),
             name=job.name,
-            trust=job.options.trust_html,
+            look=Look(trust=job.options.trust_html, report=None if job.standalone else INDEX_FILE),
             folder=job.source.parent,
         )
     except Exception as error:  # noqa: BLE001  (a fault of conversion must not hide the notebook's)

@@ -58,7 +58,8 @@ class LivePage:
         self._due = now + min(_MOST_SECONDS, max(_LEAST_SECONDS, 0.0 if first else (now - began) / _SHARE))
 
     def _write(self) -> None:
-        from runner.report.html.index_page import INDEX_FILE, live_page
+        from runner.plan.job import INDEX_FILE
+        from runner.report.html.index_page import live_page
 
         try:
             found = overview.look(self._folder, watch=lambda paths, _seconds: claim.alive(paths, 0.0))

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
     from runner.report.overview import Overview
 
-INDEX_FILE = "index.html"
-
 
 def live_page(overview: Overview) -> str:
     """Return a page that shows where a run stands; it reloads itself, without a script, while anything runs."""

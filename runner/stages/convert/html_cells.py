@@ -7,12 +7,12 @@ comes to their cell, so that no more than one cell's images are held twice.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
@@ -22,8 +22,12 @@ from runner.stages.convert.html_outputs import Display, Place, displays, text_of
 from runner.stages.convert.markdown import Heading, MarkdownPage
 from runner.stages.convert.widgets import Widgets
 
+if TYPE_CHECKING:
+    from runner.stages.convert.page import Look
+
 MAX_HIGHLIGHTED_CHARACTERS = 200_000
 _MAX_CONTENTS = 300
+_FAILED = {"failed", "interrupted"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,8 +64,8 @@ class NotebookView:
         What the page calls it.
     file
         Name of its file, for hints.
-    trust
-        Keep scripts of outputs.
+    look
+        What the page shows.
     folder
         Where images are that the markdown names by path.
     warnings
@@ -69,21 +73,22 @@ class NotebookView:
     """
 
     def __init__(
-        self, notebook: dict[str, Any], *, name: str, file: str, trust: bool, folder: Path | None, warnings: list[str]
+        self, notebook: dict[str, Any], *, name: str, file: str, look: Look, folder: Path | None, warnings: list[str]
     ) -> None:
         self.name = without_surrogates(name)
         self._file = file
-        self._trust = trust
+        self._look = look
         self._warnings = warnings
         self._metadata = _mapping(notebook.get("metadata"))
         cells = notebook.get("cells")
         self._cells = [cell for cell in cells if isinstance(cell, dict)] if isinstance(cells, list) else []
+        self._removed = {n: self._tags(cell) for n, cell in enumerate(self._cells)} if look.remove_tagged else {}
         self._markdown = MarkdownPage(folder)
         self._widgets = Widgets(self._metadata)
         self._rendered = {
             position: self._render_markdown(cell)
             for position, cell in enumerate(self._cells)
-            if cell.get("cell_type") == "markdown"
+            if cell.get("cell_type") == "markdown" and "remove-cell" not in self._removed.get(position, ())
         }
         self._headings = list(self._markdown.headings)
 
@@ -129,12 +134,15 @@ class NotebookView:
         """Cells in order, each made when it is asked for."""
         places = _places(self._cells)
         for position, cell in enumerate(self._cells):
+            removed = self._removed.get(position, ())
             if position in places:
-                yield self._code(cell, places[position])
+                code = self._code(cell, places[position], removed)
+                if "remove-cell" not in removed or code.state in _FAILED:
+                    yield code
             elif position in self._rendered:
                 banner = bool(_mapping(_mapping(cell.get("metadata")).get("runner")).get("banner"))
                 yield CellView(kind="markdown", body=self._rendered[position], banner=banner)
-            else:
+            elif "remove-cell" not in removed:
                 yield CellView(kind="raw", body=Markup(escape(without_surrogates(text_of(cell.get("source"))))))  # noqa: S704
 
     def _render_markdown(self, cell: dict[str, Any]) -> Markup:
@@ -145,34 +153,38 @@ class NotebookView:
             self._warnings.append(f"a markdown cell could not be rendered: {error!r:.200}")
             return Markup(f"<pre>{escape(without_surrogates(source))}</pre>")  # noqa: S704
 
-    def _code(self, cell: dict[str, Any], name: str) -> CellView:
+    def _tags(self, cell: dict[str, Any]) -> list[Any]:
+        tags = _mapping(cell.get("metadata")).get("tags")
+        return [str(tag).replace("_", "-") for tag in tags] if isinstance(tags, list) else []
+
+    def _code(self, cell: dict[str, Any], name: str, removed: Sequence[str]) -> CellView:
         metadata = _mapping(cell.get("metadata"))
         jupyter = _mapping(metadata.get("jupyter"))
-        tags = metadata.get("tags")
-        tags = tags if isinstance(tags, list) else []
+        tags = self._tags(cell)
         place = Place(
             notebook=self.name,
             file=self._file,
             cell=name,
             markdown=self._markdown,
             widgets=self._widgets,
-            trust=self._trust,
+            trust=self._look.trust,
             warnings=self._warnings,
         )
         outputs = tuple(displays(cell.get("outputs"), place))
         state, reason = _state(metadata, tags, outputs)
+        without = self._look.no_input or ("remove-input" in removed and state not in _FAILED)
         return CellView(
             kind="code",
             place=name,
-            body=Markup(highlighted(text_of(cell.get("source")), self._lexer_name)),  # noqa: S704
+            body=Markup("" if without else highlighted(text_of(cell.get("source")), self._lexer_name)),  # noqa: S704
             state=state,
             reason=without_surrogates(reason),
             label="Parameters of this run" if "injected-parameters" in tags else "",
             seconds=_seconds(metadata),
             execution_count=_count(cell),
-            source_hidden=jupyter.get("source_hidden") is True or "hide-input" in tags or "hide_input" in tags,
+            source_hidden=jupyter.get("source_hidden") is True or "hide-input" in tags,
             outputs_hidden=jupyter.get("outputs_hidden") is True or metadata.get("collapsed") is True,
-            outputs=outputs,
+            outputs=() if "remove-output" in removed and state not in _FAILED else outputs,
         )
 
     @property

@@ -42,6 +42,20 @@ CSP_TRUSTED = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Look:
+    """What a page shows of its notebook."""
+
+    trust: bool = False
+    """Keep scripts and frames of outputs."""
+    no_input: bool = False
+    """Leave out the code."""
+    remove_tagged: bool = False
+    """Leave out what the tags ``remove-cell``, ``remove-input`` and ``remove-output`` name, failures excepted."""
+    report: str | None = None
+    """Address of the report that the page leads back to."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ConvertedHtml:
     """A page that was written."""
 
@@ -55,7 +69,7 @@ def convert(
     executed: Path,
     html: Path,
     *,
-    trust: bool = False,
+    look: Look = Look(),
     title: str | None = None,
     name: str | None = None,
     folder: Path | None = None,
@@ -75,7 +89,7 @@ def convert(
     notebook = read_notebook(executed, to_run=False)
     name = name or notebook_name(executed)
     folder = folder or executed.parent
-    page = write_page(notebook, html, name=name, trust=trust, title=title, folder=folder, file=executed.name)
+    page = write_page(notebook, html, name=name, look=look, title=title, folder=folder, file=executed.name)
     return ConvertedHtml(
         path=page.path, bytes=page.bytes, seconds=time.perf_counter() - started, warnings=page.warnings
     )
@@ -86,7 +100,7 @@ def write_page(
     html: Path,
     *,
     name: str,
-    trust: bool = False,
+    look: Look = Look(),
     title: str | None = None,
     folder: Path | None = None,
     file: str | None = None,
@@ -101,8 +115,8 @@ def write_page(
         Where the page goes; it appears whole or not at all.
     name
         What the page calls the notebook.
-    trust
-        Keep scripts and frames of outputs.
+    look
+        What the page shows.
     title
         Title of the page instead of the notebook's first heading.
     folder
@@ -114,7 +128,7 @@ def write_page(
     warnings: list[str] = []
     written = 0
     with files.replacing(html) as stream:
-        for piece in _pieces(notebook, name, warnings, trust=trust, title=title, folder=folder, file=file):
+        for piece in _pieces(notebook, name, warnings, look=look, title=title, folder=folder, file=file):
             written += stream.write(piece.encode())
     for text in warnings:
         log.warning("html", notebook=name, message=text)
@@ -125,12 +139,12 @@ def convert_notebook(
     notebook: dict[str, Any],
     *,
     name: str = "notebook",
-    trust: bool = False,
+    look: Look = Look(),
     title: str | None = None,
     folder: Path | None = None,
 ) -> str:
     """Return the page of a notebook as text; the parameters are those of `write_page`."""
-    return "".join(_pieces(notebook, name, [], trust=trust, title=title, folder=folder))
+    return "".join(_pieces(notebook, name, [], look=look, title=title, folder=folder))
 
 
 def find_notebooks(paths: Iterable[Path]) -> list[Path]:
@@ -181,7 +195,7 @@ def _pieces(
     name: str,
     warnings: list[str],
     *,
-    trust: bool,
+    look: Look,
     title: str | None,
     folder: Path | None,
     file: str | None = None,
@@ -190,10 +204,10 @@ def _pieces(
     from runner.stages.convert.html_cells import NotebookView
 
     view = NotebookView(
-        notebook, name=name, file=file or f"{name}.executed.ipynb", trust=trust, folder=folder, warnings=warnings
+        notebook, name=name, file=file or f"{name}.executed.ipynb", look=look, folder=folder, warnings=warnings
     )
     pieces = _template().generate(
-        view=view, title=title or view.title, csp=CSP_TRUSTED if trust else CSP, trust=trust, style=_stylesheet()
+        view=view, title=title or view.title, csp=CSP_TRUSTED if look.trust else CSP, look=look, style=_stylesheet()
     )
     return map(without_surrogates, pieces)
 

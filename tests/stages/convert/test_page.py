@@ -13,6 +13,7 @@ from support.pages import Page, dangers
 
 from runner.core.errors import BrokenInputError, RecordError
 from runner.stages.convert.page import (
+    Look,
     convert,
     convert_notebook,
     find_notebooks,
@@ -129,7 +130,7 @@ def test_markdown_reads_as_in_jupyter():
         v4.new_markdown_cell("| a | b |\n|---|--:|\n| 1 | 2 |\n\n- [x] done\n\n```python\nimport os\n```\n\n**bold**")
     )
     assert [e.text for e in page.all("td")] == ["1", "2"]
-    assert "checked" in page.one("input").attributes
+    assert "checked" in page.all("input")[1].attributes  # the first is the switch of the page
     assert page.one("strong").text == "bold"
     assert page.all("span", having="kn")
 
@@ -160,7 +161,7 @@ def test_markdown_reads_as_in_jupyter():
 def test_markdown_cannot_attack(text):
     """Markdown is as hostile as outputs, trusted or not."""
     for trust in (False, True):
-        assert dangers(page_of(v4.new_markdown_cell(text), trust=trust).html) == []
+        assert dangers(page_of(v4.new_markdown_cell(text), look=Look(trust=trust)).html) == []
     assert dangers(output_page({"text/markdown": text}).html) == []
 
 
@@ -362,7 +363,8 @@ def test_an_animation_shows_its_first_picture():
     page = output_page({"text/html": html, "text/plain": "<IPython.core.display.HTML object>"})
     assert page.one("img").attributes["src"] == f"data:image/png;base64,{PIXEL}"
     assert "first of 3 pictures of an animation" in page.one(having="nb-note").text
-    assert page.all("input") == page.all("button") == []
+    assert [one.attributes["id"] for one in page.all("input")] == ["nb-hide"]  # the switch of the page
+    assert page.all("button") == []
 
 
 @pytest.mark.parametrize(
@@ -625,7 +627,9 @@ def test_a_huge_stream_is_bounded():
 def test_trust_keeps_scripts_and_says_so():
     """Scripts and frames of outputs stay as they are, under a policy that lets them, with a visible note."""
     html = '<script src="https://cdn.example/plot.js"></script><iframe src="https://example.org"></iframe><b onclick="x()">b</b>'
-    page = page_of(code(outputs=[shows({"text/html": html}), shows({"application/javascript": "run()"})]), trust=True)
+    page = page_of(
+        code(outputs=[shows({"text/html": html}), shows({"application/javascript": "run()"})]), look=Look(trust=True)
+    )
     assert html in page.html
     assert "<script>run()</script>" in page.html
     assert "--trust-html" in page.one(having="nb-trust").text
@@ -764,3 +768,43 @@ def test_preloading_is_only_about_time():
     preload()
     preload()
     assert "<h1" in page_of(v4.new_markdown_cell("# x")).html
+
+
+def test_code_can_be_left_out():
+    """Outputs and text stay."""
+    cells = [v4.new_markdown_cell("# Title"), code("secret_name = 1", outputs=[v4.new_output("stream", text="42")])]
+    page = page_of(*cells, look=Look(no_input=True))
+    assert "secret_name" not in page.html
+    assert "42" in page.html
+    assert page.all("input") == []
+    assert page_of(*cells).one("input").attributes["id"] == "nb-hide"
+
+
+def test_tags_remove_cells_inputs_and_outputs_but_no_failure():
+    """Both spellings count, markdown too; without the switch all stays."""
+    error = v4.new_output("error", ename="KeyError", evalue="'x'", traceback=["KeyError: 'x'"])
+
+    def cell(word, tag, *, outputs=None):
+        made = code(f"{word}_code", outputs=outputs or [v4.new_output("stream", text=f"{word}_text")])
+        made.metadata["tags"] = [tag]
+        return made
+
+    text = v4.new_markdown_cell("zero_text", metadata={"tags": ["remove_cell"]})
+    cells = [
+        text,
+        cell("one", "remove-cell"),
+        cell("two", "remove_input"),
+        cell("three", "remove-output"),
+        cell("four", "remove-cell", outputs=[error]),
+    ]
+    page = page_of(*cells, look=Look(remove_tagged=True)).html
+    kept = {"two_text", "three_code", "four_code", "KeyError"}
+    gone = {"zero_text", "one_code", "one_text", "two_code", "three_text"}
+    assert {word for word in kept | gone if word in page} == kept
+    assert {word for word in kept | gone if word in page_of(*cells).html} == kept | gone
+
+
+def test_a_page_leads_back_to_the_report_where_there_is_one():
+    """Relative to the page, so that both move together."""
+    assert '<a class="nb-back" href="index.html">' in page_of(look=Look(report="index.html")).html
+    assert "nb-back" not in page_of().html.partition("</style>")[2]

@@ -10,7 +10,7 @@ from nbformat import v4
 from support.pages import Page
 from test_sanitize import VECTORS
 
-from runner.stages.convert.page import convert_notebook
+from runner.stages.convert.page import Look, convert_notebook
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = [
@@ -97,7 +97,8 @@ def test_a_trusted_page_runs_the_scripts_of_outputs(browser, tmp_path):
     output = "<script>document.title = 'ran'</script><img src='https://cdn.example/a.png'>"
     path.write_text(
         convert_notebook(
-            v4.new_notebook(cells=[v4.new_code_cell("1", outputs=[shown({"text/html": output})])]), trust=True
+            v4.new_notebook(cells=[v4.new_code_cell("1", outputs=[shown({"text/html": output})])]),
+            look=Look(trust=True),
         )
     )
     page, requests = visit(browser, path)
