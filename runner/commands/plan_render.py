@@ -65,6 +65,14 @@ _COMMENTS = {
     show_default=True,
     help="Whether the run uses the accounts of tekton/configs, or the namespace's default one.",
 )
+@click.option(
+    "--retries",
+    type=option_types.Number(0, 10, whole=True),
+    default=0,
+    show_default=True,
+    help="How often Tekton tries a notebook again that was lost, terminated or refused for a neighbour's memory. A "
+    "notebook that fails for good then ends the run: Tekton admits no retries where later ones go on.",
+)
 @click.option("--param", "params", type=option_types.Setting(), multiple=True, help="Parameter of the run. Repeatable.")
 @click.option(
     "--what",
@@ -92,7 +100,8 @@ def command(plan: Path, what: Literal["all", "plan", "pipeline", "run"], **given
         image=given["image"] or pipeline.IMAGE,
         plan_config_map=held,
         **{
-            key: given[key] for key in ("order", "source", "only", "repository_url", "revision", "title", "description")
+            key: given[key]
+            for key in ("order", "source", "only", "repository_url", "revision", "title", "description", "retries")
         },
     )
     keys = ("storage", "storage_class", "access_mode", "gpu_resource", "service_accounts", "params")

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from runner.commands import help_sections, on_end, options
+from runner.commands import help_sections, on_end, option_types, options
 from runner.commands.answer import answer
 from runner.commands.parameter_values import parameter_options, take
 
@@ -30,6 +30,13 @@ _SIGNAL_SECONDS = 25.0
 @options.add(options.watching_options)
 @help_sections.plan("--run-id", help="Run of a plan that this belongs to. [default: one of its own]")
 @help_sections.plan("--any-run", is_flag=True, hidden=True, help="Needs may be met by a success of any run.")
+@help_sections.reuse(
+    "--retry-count",
+    type=option_types.Number(0, whole=True),
+    default=0,
+    help="Which retry of an orchestrator this is. Above 0, a verdict of this run that a retry would not change is "
+    "repeated at once; only lost, terminated, and refused for a neighbour's memory run again.",
+)
 @help_sections.reuse("--rerun", is_flag=True, help="With --resume, run it in any case.")
 @help_sections.notebook(
     "--twice",

@@ -71,6 +71,7 @@ class Options:
     parameters: Mapping[str, Any] = field(default_factory=dict)
     run_id: str | None = None
     any_run: bool = False
+    retry_count: int = 0
     resume: bool = False
     accept_repaired: bool = False
     rerun: bool = False

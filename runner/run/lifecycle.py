@@ -59,6 +59,12 @@ def run(job: Job, stopper: Stopper) -> Metrics:
         plan = job.plan.name if job.plan else None
         claim = stack.enter_context(Claim.of(job.output_dir, job.name, job.run_id, plan, sleep=stopper.sleep))
         because: tuple[str, ...] = ()
+        if job.options.retry_count:
+            from runner.run.retry import final_verdict
+
+            if (verdict := final_verdict(job)) is not None:
+                stopper.over = True
+                return verdict
         if job.options.resume:
             from runner.run.resume import resume
 

@@ -2,7 +2,8 @@
 """A Pipeline from a plan: what is cloned, checked and downloaded, and which notebook waits for which.
 
 Only order is decided here. Whether a notebook runs after another failed is decided by the runner
-inside its task, so each of them has `onError: continue`; sizes and timeouts stand in the run.
+inside its task, so each of them has `onError: continue`, unless Tekton is to retry it; sizes and timeouts stand in
+the run.
 """
 
 from __future__ import annotations
@@ -46,6 +47,8 @@ class Shape:
     revision: str = ""
     title: str = ""
     description: str = ""
+    retries: int = 0
+    """How often Tekton tries a notebook again; it refuses `onError: continue` beside it."""
 
     def select(self, plan: Plan) -> list[Notebook]:
         """Return the notebooks to run, in the plan's order."""
@@ -248,7 +251,7 @@ def _downloads(groups: Groups, shape: Shape) -> list[Document]:
                 f"Data for {group.what}",
                 values,
                 after=[previous],
-                onError="continue",
+                **({"retries": shape.retries} if shape.retries else {"onError": "continue"}),
             )
         )
         previous = group.task if shape.order == "serial" else "validate"
@@ -291,7 +294,7 @@ def _notebooks(plan: Plan, notebooks: list[Notebook], groups: Groups, shape: Sha
                         "values": ["$(tasks.validate.results.skipped-notebooks[*])"],
                     }
                 ],
-                onError="continue",
+                **({"retries": shape.retries} if shape.retries else {"onError": "continue"}),
             )
         )
     return found

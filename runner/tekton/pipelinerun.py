@@ -48,7 +48,8 @@ def pipeline_run(plan: Plan, shape: Shape, run: RunShape) -> Document:
     notebooks = shape.select(plan)
     specs = _task_specs(notebooks, shape, run)
     report = run.times.small(run.times.report)
-    tasks = sum(seconds for _, seconds in specs)
+    tries = dict.fromkeys(names.task_names("notebook", [nb.name for nb in notebooks]).values(), 1 + shape.retries)
+    tasks = sum(seconds * tries.get(spec["pipelineTaskName"], 1) for spec, seconds in specs)
     return {
         "apiVersion": "tekton.dev/v1",
         "kind": "PipelineRun",

@@ -150,6 +150,22 @@ def test_a_run_that_is_written_already_gets_longer_timeouts(plan):
     assert longer["spec"]["timeouts"]["finally"] == run["spec"]["timeouts"]["finally"]
 
 
+def test_retries_are_literals_without_on_error(plan):
+    """Tekton refuses both together; the time of the whole run is that of all tries."""
+    once = pipelinerun.pipeline_run(plan, Shape(name="x"), pipelinerun.RunShape(generate_name="x-"))
+    shape = Shape(name="x", retries=2)
+    tasks = [one for one in render.pipeline(plan, shape)["spec"]["tasks"] if one["name"].startswith("notebook-")]
+    assert all(one["retries"] == 2 and "onError" not in one for one in tasks)
+    thrice = pipelinerun.pipeline_run(plan, shape, pipelinerun.RunShape(generate_name="x-"))
+    extra = sum(
+        duration_seconds(one["timeout"])
+        for one in once["spec"]["taskRunSpecs"]
+        if one["pipelineTaskName"].startswith("notebook-")
+    )
+    longer = duration_seconds(thrice["spec"]["timeouts"]["tasks"]) - duration_seconds(once["spec"]["timeouts"]["tasks"])
+    assert longer == 2 * extra
+
+
 def test_sizes_are_the_plans(plan):
     """GPU memory alone means one GPU; 24 GB accept a card that reports 21744 MiB; 0 GPUs are written out."""
     first, second, _ = plan.notebooks
