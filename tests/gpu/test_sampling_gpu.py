@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import pytest
-from support.realgpu import GIB, measured, needs, require, run
+from support.realgpu import GIB, measured, needs, require, run, smi
 
 pytestmark = [pytest.mark.gpu, pytest.mark.timeout(240)]
 
@@ -87,3 +87,51 @@ def test_the_counters_say_which_units_work(tmp_path, kind):
     others = [one for other, (_, one, _) in WORK.items() if other != kind]
     assert gpu["activity"][name] >= least * busy
     assert all(gpu["activity"][name] > gpu["activity"][one] for one in others)
+
+
+# Work of known size for ten seconds; what it achieved is recorded beside the peak at the clocks that it ran with.
+KNOWN = """\
+import time, cupy, pynvml, runner
+pynvml.nvmlInit()
+handle = pynvml.nvmlDeviceGetHandleByUUID("{uuid}")
+def mega_hertz(kind):
+    return pynvml.nvmlDeviceGetClockInfo(handle, kind)
+def achieved(work, amount, kind):
+    done, clocks, start = 0, [], time.monotonic()
+    while time.monotonic() - start < 10:
+        for _ in range(20):
+            work()
+        cupy.cuda.Device().synchronize()
+        done += 20
+        clocks.append(mega_hertz(kind))
+    return done * amount / (time.monotonic() - start), sum(clocks) / len(clocks) * 1e6
+src, dst = (cupy.ones(2**32, "u1") for _ in range(2))
+a = cupy.random.rand(8192, 8192, dtype="f4").astype("f2")
+cupy.matmul(a, a); cupy.cuda.Device().synchronize()
+"""
+COPY = """\
+rate, hertz = achieved(lambda: cupy.copyto(dst, src), 2 * 2**32, pynvml.NVML_CLOCK_MEM)
+bus_bytes = pynvml.nvmlDeviceGetMemoryBusWidth(handle) / 8
+runner.record("copy_percent", 100 * rate / (2 * hertz * bus_bytes))
+"""
+MATMUL = """\
+rate, hertz = achieved(lambda: cupy.matmul(a, a), 2 * 8192**3, pynvml.NVML_CLOCK_SM)
+sms = cupy.cuda.Device().attributes["MultiProcessorCount"]
+runner.record("matmul_percent", 100 * rate / (4096 * sms * hertz))
+"""
+
+
+def test_the_counters_agree_with_work_of_known_size(tmp_path):
+    """A copy by its bytes and a product by its operations (4096 of half precision per SM and clock on Hopper)."""
+    needs("cupy", "pynvml")
+    if smi("compute_cap") != ["9.0"]:
+        pytest.skip("the operations per clock are known for Hopper")
+    (uuid,) = smi("uuid")
+    record, _ = run(tmp_path, KNOWN.format(uuid=uuid), COPY, MATMUL)
+    assert record["status"] == "succeeded", record["reason"]
+    copy, matmul = (cell["gpu_activity"] for cell in record["cells"][1:])
+    known = record["recorded"]
+    share = record["sampler"]["cpu_seconds"] / record["wall_seconds"]
+    measured("known work", known=known, copy=copy, matmul=matmul, sampler_share_of_a_core=share)
+    assert copy["dram_bandwidth_percent"] == pytest.approx(known["copy_percent"], rel=0.1)
+    assert matmul["tensor_percent"] == pytest.approx(known["matmul_percent"], rel=0.1)
