@@ -21,7 +21,7 @@ from runner.compare.verdict import Outcome, Tolerance, Verdict, verdict
 _BLOCK_BYTES = 24_000_000
 """Of both sides together."""
 _SCANNED_BLOCK_BYTES = 96_000_000
-"""Where one side is read through for each block."""
+"""Where most of one side is read for each block."""
 _LARGEST_BYTES = 256_000_000
 """Of one row, and of one chunk of a file."""
 _GAP = 4
@@ -165,7 +165,8 @@ def compare_matrices(
     width = len(columns.old) if columns else math.prod(shapes[0][1:])
     deviation = Deviation(tolerance)
     sizes = a.row_bytes()[rows.old] + b.row_bytes()[rows.new]
-    budget = _SCANNED_BLOCK_BYTES if "csc" in formats and formats != ["csc", "csc"] else _BLOCK_BYTES
+    scanned = rows.moves or isinstance(a, Scanned) or isinstance(b, Scanned)
+    budget = _SCANNED_BLOCK_BYTES if scanned else _BLOCK_BYTES
     for start, end in _blocks(sizes, budget):
         one, two = gather(a, rows.old[start:end]), gather(b, rows.new[start:end])
         if columns:
