@@ -5,6 +5,10 @@ The notebook downloads as it always did, with Python or with wget, and does afte
 does after a download. Only the declared files are served, below a path nobody can guess, on the
 loopback interface. Offline, the same server is the kernel's proxy and refuses everything else
 by name, so that a forgotten download fails at once and says what it was.
+
+Programs disagree on the variable for hosts without a proxy: some read ``no_proxy`` only, some
+``NO_PROXY``, and most let the lower case win where both are set. So what is added goes to what
+both say, and both say it all.
 """
 
 from __future__ import annotations
@@ -18,7 +22,7 @@ from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from runner.core import log, proxies
+from runner.core import log
 from runner.data.locate import file_name, shown
 
 if TYPE_CHECKING:
@@ -26,6 +30,9 @@ if TYPE_CHECKING:
 
 _RANGE = re.compile(r"bytes=(\d*)-(\d*)")
 _OFFLINE_HINT = "declare it under `datasets` in the plan and fetch it, or run without --offline"
+LOCAL = ("127.0.0.1", "localhost")
+_EXCEPTIONS = ("no_proxy", "NO_PROXY")
+_PROXIES = ("http_proxy", "https_proxy", "all_proxy")
 
 
 class Mirror:
@@ -48,7 +55,7 @@ class Mirror:
         self._offline = offline
         self._environment = os.environ if environment is None else environment
         self._token = secrets.token_urlsafe(16)
-        self._httpd = _Server((proxies.LOCAL[0], 0), _Handler)
+        self._httpd = _Server((LOCAL[0], 0), _Handler)
         self._httpd.files = {self._path(item): item for item in self._staged}
         self._thread = threading.Thread(
             target=self._httpd.serve_forever, args=(0.1,), name="dataset-mirror", daemon=True
@@ -62,7 +69,7 @@ class Mirror:
     @property
     def env(self) -> dict[str, str]:
         """Return what the kernel's environment needs to reach the mirror, and offline nothing else."""
-        variables = proxies.exceptions({} if self._offline else self._environment, proxies.LOCAL)
+        variables = proxy_exceptions({} if self._offline else self._environment)
         if self._offline:
             names = ("http_proxy", "https_proxy", "ftp_proxy", "all_proxy")
             variables |= {name: self._origin for lower in names for name in (lower, lower.upper())}
@@ -92,7 +99,7 @@ class Mirror:
 
     @property
     def _origin(self) -> str:
-        return f"http://{proxies.LOCAL[0]}:{self._httpd.server_address[1]}"
+        return f"http://{LOCAL[0]}:{self._httpd.server_address[1]}"
 
     def _path(self, item: Staged) -> str:
         return f"/{self._token}/{item.name}/{file_name(item.url)}"
@@ -211,3 +218,19 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         for name, value in {**headers, "Content-Length": "0"}.items():
             self.send_header(name, value)
         self.end_headers()
+
+
+def has_proxy(environment: Mapping[str, str]) -> bool:
+    """Return True if an environment names a proxy."""
+    return any(environment.get(spelt) for name in _PROXIES for spelt in (name, name.upper()))
+
+
+def proxy_exceptions(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return both variables with this machine added to what either of them says.
+
+    An asterisk stands for all hosts, and only where it stands alone.
+    """
+    said = (host.strip() for name in _EXCEPTIONS for host in environment.get(name, "").split(","))
+    present = [host for host in said if host]
+    text = "*" if "*" in present else ",".join(dict.fromkeys([*present, *LOCAL]))
+    return dict.fromkeys(_EXCEPTIONS, text)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from runner.core import log, proxies, recorded
+from runner.core import log, recorded
 from runner.core.records import Cause, Failure, Status
 from runner.core.stop import StopKind
 from runner.core.units import format_bytes
@@ -151,6 +151,7 @@ def _end_unswept(run: RunContext, watch: Watch) -> None:
 
 def _environment(run: RunContext, decision: GateDecision, preparation: Preparation) -> dict[str, str]:
     """Return the kernel's environment: ours without our own options, then plan, GPUs and datasets."""
+    from runner.data.mirror import has_proxy, proxy_exceptions
     from runner.stages.execute.diagnose import lacks_cuda
     from runner.stages.execute.kernel import kernel_environment
 
@@ -161,8 +162,8 @@ def _environment(run: RunContext, decision: GateDecision, preparation: Preparati
         environ |= visible
     if preparation.staging is not None:
         environ |= preparation.staging.served.env
-    if proxies.is_set(environ):
-        environ |= proxies.exceptions(environ, proxies.LOCAL)
+    if has_proxy(environ):
+        environ |= proxy_exceptions(environ)
     ucx_tls = environ.get("UCX_TLS")
     if decision.gpus and lacks_cuda(ucx_tls):
         run.metrics.warn(f"UCX_TLS={ucx_tls} has no cuda_copy: UCX cannot send arrays on a GPU")
