@@ -13,7 +13,6 @@ import io
 import json
 import os
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import cast
@@ -64,7 +63,7 @@ class HashCache:
         """
         if not path.is_dir():
             return self._file(path)
-        inside = sorted(_walk(path))
+        inside = sorted(each for each in path.rglob("*") if not each.is_dir())
         with ThreadPoolExecutor(_THREADS) as threads:
             hashes = list(threads.map(self._file, inside))
         whole = hashlib.sha256()
@@ -99,12 +98,6 @@ class HashCache:
 
 def _entry(status: os.stat_result) -> str:
     return f"{status.st_ino}-{status.st_size}-{status.st_mtime_ns}-{status.st_ctime_ns}"
-
-
-def _walk(folder: Path) -> Iterator[Path]:
-    for inside, _folders, names in os.walk(folder):
-        for name in names:
-            yield Path(inside, name)
 
 
 def _read(path: Path) -> dict[str, str]:

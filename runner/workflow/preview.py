@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,13 +56,7 @@ def preview(jobs: Sequence[Job], seconds: Mapping[str, float]) -> list[Preview]:
         if one.decision == "reused" and running:
             one = Preview(name=job.name, decision="depends", depends_on=tuple(running))
         expected = None if one.decision == "reused" else seconds.get(job.name)
-        found[job.name] = Preview(
-            name=one.name,
-            decision=one.decision,
-            because=one.because,
-            depends_on=one.depends_on,
-            expected_seconds=expected,
-        )
+        found[job.name] = dataclasses.replace(one, expected_seconds=expected)
     hashes.save()
     return list(found.values())
 

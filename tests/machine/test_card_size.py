@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runner.core.machine_records import GpuUse
-from runner.machine.allocator_probe.allocation import (
+from runner.machine.allocator_probe.probe import Allocation, Allocations
+from runner.machine.allocator_probe.probing import (
     NO_LIBRARY,
     NOT_REPORTED,
     NOTHING,
@@ -17,7 +18,6 @@ from runner.machine.allocator_probe.allocation import (
     overhead_bytes,
     with_need,
 )
-from runner.machine.allocator_probe.probe import Allocation, Allocations
 from runner.machine.card_size import CARDS_GB, MARGIN_FRACTION, need_bytes, smallest_card_gb
 from runner.machine.usage import Span
 

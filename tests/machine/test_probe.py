@@ -17,7 +17,7 @@ from simdriver import Device
 from support import cli, notebooks
 
 from runner.machine.allocator_probe import probe, probing
-from runner.machine.allocator_probe.allocation import NO_LIBRARY, NOT_REPORTED
+from runner.machine.allocator_probe.probing import NO_LIBRARY, NOT_REPORTED
 
 STANDINS = Path(__file__).parents[1] / "standins"
 GPU = "GPU-00000000-0000-4000-8000-00000000000a"

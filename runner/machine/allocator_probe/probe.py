@@ -103,7 +103,8 @@ def read(folder: Path) -> Allocations:
         try:
             row = json.loads(line)
             if row["event"] in {"start", "end"}:
-                rows += _allocations(row)
+                now = float(row["now"])
+                rows += [_allocation(row["event"], now, int(on), said) for on, said in row["devices"].items()]
                 known |= _extras(row)
             elif row["event"] == "import":
                 libraries[str(row["library"])[:20]] = str(row["version"])[:40]
@@ -125,10 +126,6 @@ def _extras(row: dict[str, Any]) -> dict[str, Any]:
             raise ValueError
         found |= {"hook_calls": _size(cost["calls"]), "hook_seconds": seconds}
     return found
-
-
-def _allocations(row: dict[str, Any]) -> list[Allocation]:
-    return [_allocation(row["event"], float(row["now"]), int(device), said) for device, said in row["devices"].items()]
 
 
 def _allocation(at: Literal["start", "end"], monotonic: float, device: int, said: dict[str, Any]) -> Allocation:

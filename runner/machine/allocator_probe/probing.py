@@ -3,28 +3,44 @@
 
 The probe knows the notebook and no NVML, the watch knows the devices and no notebook; here their
 figures meet and become records.
+
+Rules. A cell's peak is the largest of the rows that were written while it ran; a cell whose end the
+kernel did not live to tell has none. What lies outside the pools is what the device had free before
+the run, less what it has free at the end of the cell with the peak, less what the allocators had
+taken by then; it is unknown where another program took or gave back memory of the GPU meanwhile.
+Pages of managed memory count for an allocator before they are on the device, so there each cell tells
+too little, and the largest is taken. Processes beside the kernel, such as Dask workers, have allocators
+of their own: their memory is in the device's figure only, so the need is unknown.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from runner.core.machine_records import AllocatorProbe, DeviceShortage, GpuUse
+from runner.core.machine_records import Allocated, AllocatorProbe, DeviceShortage, GpuUse
 from runner.core.records import Cause, Cell, Failure
+from runner.core.units import format_bytes
 from runner.machine import device_memory
 from runner.machine.allocator_probe import probe
-from runner.machine.allocator_probe.allocation import Account, Device, account, overhead_bytes, with_need
+from runner.machine.card_size import MARGIN_FRACTION, need_bytes, smallest_card_gb
 
 if TYPE_CHECKING:
+    from runner.machine.allocator_probe.probe import Allocation, Allocations
     from runner.machine.run_monitor import Watch
     from runner.machine.usage import Span
 
 OFF = "the allocator probe was switched off (--allocator-probe off)"
 NOT_STARTED = "the allocator probe runs in IPython kernels only, and this kernel did not start it"
 _WORKERS = "the notebook started a Dask cluster (dask_cuda), whose workers are processes with allocators of their own"
+_CONTEXT_BYTES = 2 * 10**9
+"""More than a CUDA context with the modules of its libraries takes."""
+NOT_REPORTED = "the kernel ended before the cell did, so its allocators reported nothing"
+NO_LIBRARY = "the notebook's kernel imported neither rmm nor cupy"
+NOTHING = "rmm and cupy allocated nothing on this GPU in the kernel's process"
 
 
 class Probing:
@@ -132,3 +148,165 @@ class Probing:
             baseline_bytes=self._watch.baseline.get(uuid),
             managed=row.managed if row is not None else False,
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Device:
+    """What the runner knows of a GPU without the kernel."""
+
+    uuid: str
+    free_before_bytes: int | None = None
+    """Free before the kernel started."""
+    neighbours: str | None = None
+    """Which other programs took or gave back memory of it during the run; None means none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Account:
+    """The figures of one run."""
+
+    cells: Mapping[int, tuple[Allocated, ...]] = field(default_factory=dict)
+    gpus: Mapping[str, Allocated] = field(default_factory=dict)
+
+
+def account(
+    allocations: Allocations,
+    *,
+    spans: Sequence[Span],
+    started_monotonic: float,
+    devices: Sequence[Device],
+    none_reason: str | None = None,
+    others: str | None = None,
+) -> Account:
+    """Return what each cell and the run allocated.
+
+    Parameters
+    ----------
+    allocations
+        What the probe wrote.
+    spans
+        When the cells ran, from the run's start.
+    started_monotonic
+        The run's start.
+    devices
+        The run's GPUs in the order in which the kernel sees them.
+    none_reason
+        Why the probe was not there at all.
+    others
+        Which other processes of the run use the GPUs; None means none.
+    """
+    reason = none_reason or allocations.trouble or (None if allocations.libraries else NO_LIBRARY)
+    by_uuid = _by_uuid(allocations.rows, devices)
+    cells: dict[int, list[Allocated]] = {}
+    gpus = {device.uuid: Allocated(uuid=device.uuid, source="none", reason=reason or NOTHING) for device in devices}
+    for uuid, rows in by_uuid.items():
+        device = next((device for device in devices if device.uuid == uuid), Device(uuid=uuid))
+        before = None if device.neighbours else device.free_before_bytes
+        reported = {span.index: _cell(uuid, _within(rows, span, started_monotonic), before) for span in spans}
+        found = {index: one for index, one in reported.items() if one is not None}
+        for index, one in found.items():
+            cells.setdefault(index, []).append(one)
+        gpus[uuid] = _run(
+            uuid, list(found.values()), rows, others=others or device.neighbours, trouble=allocations.trouble
+        )
+    return Account(cells={index: tuple(each) for index, each in cells.items()}, gpus=gpus)
+
+
+def with_need(use: GpuUse, allocated: Allocated | None) -> GpuUse:
+    """Return a GPU's record with what was allocated, the need, and the smallest card that has it."""
+    import dataclasses
+
+    if allocated is None:
+        return use
+    if allocated.reason == NOTHING and (grown := _grown_bytes(use)) > _CONTEXT_BYTES:
+        reason = f"{NOTHING}, yet {format_bytes(grown)} more were in use there: another library or process took them"
+        allocated = dataclasses.replace(allocated, reason=reason)
+    need = need_bytes(allocated.peak_allocated_bytes, allocated.overhead_bytes)
+    why = {} if need is not None else {"need_bytes": allocated.reason or "what lies outside the pool is not known"}
+    return dataclasses.replace(
+        use,
+        allocated=allocated,
+        need_bytes=need,
+        smallest_card_gb=smallest_card_gb(need),
+        card_margin_fraction=None if need is None else MARGIN_FRACTION,
+        unavailable={**use.unavailable, **why},
+    )
+
+
+def _grown_bytes(use: GpuUse) -> int:
+    return (use.peak_gpu_memory_bytes or 0) - (use.baseline_bytes or 0)
+
+
+def _by_uuid(rows: Iterable[Allocation], devices: Sequence[Device]) -> dict[str, list[Allocation]]:
+    """Sort rows by GPU: by UUID where the kernel reported it, else by number, as the notebook may change the order."""
+    digits = {device.uuid.partition("-")[2].replace("-", "").lower(): device.uuid for device in devices}
+    found: dict[str, list[Allocation]] = {}
+    numbers: dict[int, str] = {}
+    for row in rows:
+        if row.uuid is not None:
+            numbers[row.device] = digits.get(row.uuid) or _uuid_text(row.uuid)
+        elif row.device not in numbers and row.device < len(devices):
+            numbers[row.device] = devices[row.device].uuid
+        if row.device in numbers:
+            found.setdefault(numbers[row.device], []).append(row)
+    return found
+
+
+def _uuid_text(digits: str) -> str:
+    parts = (digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:])
+    return "GPU-" + "-".join(parts)
+
+
+def _within(rows: Sequence[Allocation], span: Span, started_monotonic: float) -> list[Allocation]:
+    start, end = started_monotonic + span.start_seconds, started_monotonic + span.end_seconds
+    return [row for row in rows if start <= row.monotonic <= end]
+
+
+def _cell(uuid: str, rows: Sequence[Allocation], free_before: int | None) -> Allocated | None:
+    if not rows:
+        return None
+    last = rows[-1]
+    if last.at != "end":
+        return Allocated(uuid=uuid, source="none", reason=NOT_REPORTED)
+    return Allocated(
+        uuid=uuid,
+        source=last.source,
+        peak_allocated_bytes=max(row.peak_bytes for row in rows),
+        end_allocated_bytes=last.end_bytes,
+        pool_bytes=last.pool_bytes,
+        overhead_bytes=overhead_bytes(last, free_before),
+        managed=last.managed,
+    )
+
+
+def overhead_bytes(row: Allocation, free_before: int | None) -> int | None:
+    """Return what the device held outside the allocators, None where it cannot be determined."""
+    if row.free_bytes is None or row.held_bytes is None or free_before is None:
+        return None
+    outside = free_before - row.free_bytes - row.held_bytes
+    return outside if outside >= 0 else None  # others gave memory back, or managed pages are elsewhere
+
+
+def _run(
+    uuid: str, cells: Sequence[Allocated], rows: Sequence[Allocation], *, others: str | None, trouble: str | None
+) -> Allocated:
+    """Return the run's figures: those of the cell with the largest peak."""
+    reported = [(one.peak_allocated_bytes, one) for one in cells if one.peak_allocated_bytes is not None]
+    if not reported:
+        return Allocated(uuid=uuid, source="none", reason=trouble or NOT_REPORTED)
+    peak, top = max(reported, key=lambda pair: pair[0])
+    known = [one.overhead_bytes for one in cells if one.overhead_bytes is not None]
+    overhead = max(known, default=None) if top.managed or top.overhead_bytes is None else top.overhead_bytes
+    reason = trouble or (NOT_REPORTED if any(one.source == "none" for one in cells) else None)
+    if others is not None:
+        overhead, reason = None, f"{others}: their memory is in the device's figure only"
+    return Allocated(
+        uuid=uuid,
+        source=top.source,
+        peak_allocated_bytes=peak,
+        end_allocated_bytes=rows[-1].end_bytes,
+        pool_bytes=top.pool_bytes,
+        overhead_bytes=overhead,
+        managed=top.managed,
+        reason=reason,
+    )

@@ -281,7 +281,9 @@ class Session:
         """
         shown = list(error.traceback) or [f"{error.name or 'Error'}: {error.message}"]  # papermill prints nothing else
         content = {"ename": error.name, "evalue": error.message, "traceback": shown}
-        if event.outcome == "error" and not (error.ends_notebook or _has_error(cell)):
+        if event.outcome == "error" and not (
+            error.ends_notebook or any(output.output_type == "error" for output in cell.outputs)
+        ):
             cell.outputs.append(new_output("error", **redacted_output(content, self.redactor)))
         return dataclasses.replace(
             event,
@@ -358,10 +360,6 @@ class Session:
             with contextlib.suppress(Exception):  # a reader of them may just be waiting
                 self.client.kc.stop_channels()
             self.client.kc = None
-
-
-def _has_error(cell: NotebookNode) -> bool:
-    return any(output.output_type == "error" for output in cell.outputs)
 
 
 def _may_raise(cell: NotebookNode) -> bool:

@@ -88,7 +88,7 @@ def _file(checkout: Path, path: str, before: Before, standing: Collection[str]) 
         target = max(written or looks, key=_written_at, default=None)
         if target is None:
             return _missed(path, _nothing(checkout, path), needed)
-        size = _size(target)
+        size = sum(file.stat().st_size for file in _files(target))
     except OSError as error:
         return _missed(path, f"cannot be read: {error.strerror or error}", needed)
     if size == 0:
@@ -158,10 +158,6 @@ def _files(target: Path) -> Iterator[Path]:
             count += 1
             if count >= _WALKED_FILES:
                 return
-
-
-def _size(target: Path) -> int:
-    return sum(file.stat().st_size for file in _files(target))
 
 
 def _written_at(target: Path) -> float:

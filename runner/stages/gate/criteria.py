@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from runner.core.records import Check, GateGpu
 from runner.core.requirements import Requirements, gpus_wanted
-from runner.core.units import format_bytes
+from runner.core.units import format_bytes, format_count
 
 if TYPE_CHECKING:
     from runner.core.machine_records import GpuProcess
@@ -76,7 +76,7 @@ def refusal(asked: Requirements, candidates: Sequence[Candidate], note: str = ""
     wanted, need = gpus_wanted(asked), needed_bytes(asked)
     memory = f" with {format_bytes(need)} free ({_share(asked)})" if need else ""
     good = sum(candidate.gpu.good for candidate in candidates)
-    head = f"asked for {_count(wanted)}{memory}, {good} of {len(candidates)} visible GPUs qualify"
+    head = f"asked for {format_count(wanted, 'GPU')}{memory}, {good} of {len(candidates)} visible GPUs qualify"
     each = [
         f"GPU {gpu.index} {gpu.name} ({gpu.uuid}): {gpu.reason}" for gpu in (candidate.gpu for candidate in candidates)
     ]
@@ -186,10 +186,6 @@ def _held_by(holders: Sequence[GpuProcess]) -> str:
 
 def _share(asked: Requirements) -> str:
     return f"{asked.gpu_free_fraction:.0%} of {asked.gpu_memory_gb:g} GB"
-
-
-def _count(gpus: int) -> str:
-    return "1 GPU" if gpus == 1 else f"{gpus} GPUs"
 
 
 def _memory_check(gigabytes: float, limits: HostLimits) -> Check:

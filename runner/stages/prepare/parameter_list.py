@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -40,24 +41,16 @@ def parameters_of(notebook: NotebookNode) -> list[Parameter]:
         for place in assignments(parsed) if parsed else ():
             if not place.settable or parsed is None:
                 continue
-            earlier = found.get(place.name)
-            cells = (*(earlier.cells if earlier else ()), cell.metadata.runner["index"] + 1)
-            known = earlier or Parameter(
+            known = found.get(place.name) or Parameter(
                 name=place.name,
                 type=_annotation(parsed, place.name, place.line) or _type(place.value),
                 default=place.value,
                 comment=_comment(parsed, place.line),
-                cells=cells,
-                tagged=tagged,
+                cells=(),
+                tagged=False,
             )
-            found[place.name] = Parameter(
-                name=known.name,
-                type=known.type,
-                default=known.default,
-                comment=known.comment,
-                cells=tuple(dict.fromkeys(cells)),
-                tagged=known.tagged or tagged,
-            )
+            cells = dict.fromkeys((*known.cells, cell.metadata.runner["index"] + 1))
+            found[place.name] = dataclasses.replace(known, cells=tuple(cells), tagged=known.tagged or tagged)
     return list(found.values())
 
 

@@ -86,7 +86,7 @@ def prepare(
     prepared = _copy(notebook)
     changes = [
         *_mend_characters(prepared),
-        *_drop_skipped(prepared),
+        *(mark_dropped(cell, cell.metadata.runner.dropped) for cell in mark_skipped(prepared)),
         *plan_rules.apply(prepared, rules, name),
         *drop(prepared),
         *parameter_values.apply(prepared, parameters or {}, name),
@@ -108,12 +108,6 @@ def _mend_characters(notebook: NotebookNode) -> Iterator[Change]:
             cell.source = new
             old = ascii("".join(dict.fromkeys(halves)))[1:-1]
             yield plan_rules.change("replace", "half a character -> '?'", cell, times=len(halves), old=old, new="?")
-
-
-def _drop_skipped(notebook: NotebookNode) -> Iterator[Change]:
-    """Take out what the author tagged to be skipped, before rules and parameters look for what runs."""
-    for cell in mark_skipped(notebook):
-        yield plan_rules.mark_dropped(cell, cell.metadata.runner.dropped)
 
 
 def _copy(notebook: NotebookNode) -> NotebookNode:
