@@ -20,6 +20,11 @@ if TYPE_CHECKING:
 @click.argument("notebooks", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--output-dir", type=options.FOLDER, help="Where the pages go. [default: beside each notebook]")
 @click.option("--trust-html", is_flag=True, help="Keep scripts of outputs.")
+@click.option(
+    "--interactive",
+    is_flag=True,
+    help="Keep interactive figures of plotly, Bokeh, Vega/Altair and matplotlib animations; they need no network.",
+)
 @click.option("--no-input", is_flag=True, help="Leave out the code.")
 @click.option(
     "--remove-tagged",
@@ -32,6 +37,7 @@ def command(
     notebooks: tuple[Path, ...],
     output_dir: Path | None,
     trust_html: bool,
+    interactive: bool,
     no_input: bool,
     remove_tagged: bool,
     as_json: bool,
@@ -55,7 +61,7 @@ def command(
     from runner.core.errors import RunnerError
     from runner.stages.convert.page import Look, convert, find_notebooks
 
-    look = Look(trust=trust_html, no_input=no_input, remove_tagged=remove_tagged)
+    look = Look(trust=trust_html, interactive=interactive, no_input=no_input, remove_tagged=remove_tagged)
     done: dict[Path, dict[str, object]] = {}
     failed: dict[Path, tuple[str, int]] = {}
 

@@ -7,6 +7,7 @@ comes to their cell, so that no more than one cell's images are held twice.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -18,6 +19,7 @@ from markupsafe import Markup
 
 from runner.core.surrogates import without_surrogates
 from runner.core.units import format_seconds
+from runner.stages.convert.frames import Frames
 from runner.stages.convert.html_outputs import Display, Place, displays, text_of
 from runner.stages.convert.markdown import Heading, MarkdownPage
 from runner.stages.convert.widgets import Widgets
@@ -84,6 +86,8 @@ class NotebookView:
         self._cells = [cell for cell in cells if isinstance(cell, dict)] if isinstance(cells, list) else []
         self._removed = {n: self._tags(cell) for n, cell in enumerate(self._cells)} if look.remove_tagged else {}
         self._markdown = MarkdownPage(folder)
+        self.frames = Frames(self._cells, _python(self._metadata)) if look.interactive and not look.trust else None
+        """Interactive outputs; None where they are not kept."""
         self._widgets = Widgets(self._metadata)
         self._rendered = {
             position: self._render_markdown(cell)
@@ -168,6 +172,7 @@ class NotebookView:
             markdown=self._markdown,
             widgets=self._widgets,
             trust=self._look.trust,
+            frames=self.frames,
             warnings=self._warnings,
         )
         outputs = tuple(displays(cell.get("outputs"), place))
@@ -237,6 +242,20 @@ def _lexer(name: str) -> Any:
         return get_lexer_by_name(name, stripnl=False)
     except ClassNotFound:
         return None
+
+
+def _python(metadata: dict[str, Any]) -> str:
+    """Return the program of the notebook's kernel; ours where it is not installed here."""
+    from jupyter_client.kernelspec import NoSuchKernel
+
+    from runner.machine.kernel_specs import Kernels
+
+    try:
+        spec = Kernels().get_kernel_spec(str(_mapping(metadata.get("kernelspec")).get("name")))
+    except (NoSuchKernel, OSError, ValueError):
+        return sys.executable
+    program = str(spec.argv[0]) if spec.argv and spec.language.lower() == "python" else ""
+    return program if Path(program).is_absolute() else sys.executable  # as Jupyter takes a plain `python`
 
 
 def _places(cells: list[dict[str, Any]]) -> dict[int, str]:

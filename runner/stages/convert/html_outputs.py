@@ -24,6 +24,7 @@ from runner.stages.convert.terminal import HEAD_CHARACTERS, terminal_html
 from runner.stages.convert.tex import mixed_to_html
 
 if TYPE_CHECKING:
+    from runner.stages.convert.frames import Frame, Frames
     from runner.stages.convert.markdown import MarkdownPage
     from runner.stages.convert.widgets import Widgets
 
@@ -38,7 +39,7 @@ _THEMED_MAX_CHARACTERS = 5_000_000
 class Display:
     """One output, ready for the page.
 
-    ``kind`` is one of ``stdout, stderr, error, image, html, markdown, latex, text, note``.
+    ``kind`` is one of ``stdout, stderr, error, image, frame, html, markdown, latex, text, note``.
     """
 
     kind: str
@@ -53,6 +54,8 @@ class Display:
     height: int | None = None
     result: bool = False
     title: str = ""
+    frame: Frame | None = None
+    """What a page with interactive figures shows of it."""
     note: str = ""
 
 
@@ -67,6 +70,7 @@ class Place:
     markdown: MarkdownPage
     widgets: Widgets
     trust: bool = False
+    frames: Frames | None = None
     figures: int = 0
     outputs: int = 0
     depth: int = 0
@@ -98,6 +102,8 @@ def displays(outputs: object, place: Place) -> Iterator[Display]:
             yield Display(kind=stream, body=Markup(terminal_html("".join(text_of(o.get("text")) for o in group))))  # noqa: S704
         else:
             for output in group:
+                if place.frames and place.frames.drawn_later(output):
+                    continue
                 yield _guarded(output, place)
                 yield from _captured(output, place)
 
@@ -150,7 +156,9 @@ def _bundle(output: dict[str, Any], place: Place) -> Display:
     data = _mapping(output.get("data"))
     result = output.get("output_type") == "execute_result"
     metadata = _mapping(output.get("metadata"))
-    note = next((note for kind in data if (note := figure_note(str(kind)))), "")
+    if place.frames and (frame := place.frames.of(output)):
+        return Display(kind="frame", frame=frame, title=f"Interactive {place.next_figure()}")
+    note = next((note for kind in data if (note := figure_note(str(kind), quote(place.file)))), "")
     for kind, show in _SHOWN:
         if kind not in data:
             continue

@@ -32,6 +32,11 @@ CSP = (
     "default-src 'none'; script-src 'none'; style-src 'unsafe-inline'; img-src data:; media-src data:; "
     "font-src data:; base-uri 'none'; form-action 'none'"
 )
+CSP_INTERACTIVE = (
+    "default-src 'none'; {scripts}; style-src 'unsafe-inline'; img-src data: blob:; media-src data:; font-src data:; "
+    "worker-src blob:; base-uri 'none'; form-action 'none'"
+)
+"""The frames have the page's policy, so it allows what stands in them."""
 CSP_TRUSTED = (
     "default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval' data: blob: https:; "
     "style-src 'unsafe-inline' data: https:; img-src data: blob: https:; media-src data: blob: https:; "
@@ -51,6 +56,8 @@ class Look:
     """Leave out the code."""
     remove_tagged: bool = False
     """Leave out what the tags ``remove-cell``, ``remove-input`` and ``remove-output`` name, failures excepted."""
+    interactive: bool = False
+    """Keep interactive figures, each in a frame that works without a network; see `runner.stages.convert.frames`."""
     report: str | None = None
     """Address of the report that the page leads back to."""
 
@@ -206,8 +213,12 @@ def _pieces(
     view = NotebookView(
         notebook, name=name, file=file or f"{name}.executed.ipynb", look=look, folder=folder, warnings=warnings
     )
+    csp, script = CSP_TRUSTED if look.trust else CSP, None
+    if view.frames:
+        script = _part("frames.js")
+        csp = CSP_INTERACTIVE.format(scripts=view.frames.policy(script))
     pieces = _template().generate(
-        view=view, title=title or view.title, csp=CSP_TRUSTED if look.trust else CSP, look=look, style=_stylesheet()
+        view=view, title=title or view.title, csp=csp, look=look, style=_part("notebook.css"), script=script
     )
     return map(without_surrogates, pieces)
 
@@ -220,9 +231,9 @@ def _template() -> jinja2.Template:
 
 
 @cache
-def _stylesheet() -> str:
+def _part(name: str) -> str:
     from markupsafe import Markup
 
     from runner.core.templates import templates_folder
 
-    return Markup((templates_folder() / "notebook" / "notebook.css").read_text(encoding="utf-8"))  # noqa: S704
+    return Markup((templates_folder() / "notebook" / name).read_text(encoding="utf-8"))  # noqa: S704

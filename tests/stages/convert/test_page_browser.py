@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 
 import pytest
@@ -168,3 +169,65 @@ CONTRAST = """() => {
   }
   return bad;
 }"""
+
+
+@pytest.fixture
+def kernel(tmp_path, monkeypatch):
+    """Install a kernel whose environment has a plotly that says what it is to draw, and no Bokeh."""
+    program = tmp_path / "python"
+    library = (
+        "window.Plotly = {newPlot: (id, data) => { document.getElementById(id).textContent = `drawn ${data.length}`; }}"
+    )
+    program.write_text(f"#!/bin/sh\ncat <<'END'\n{json.dumps({'plotly': library + '; // </script> <!--'})}\nEND\n")
+    program.chmod(0o755)
+    folder = tmp_path / "kernels" / "drawing"
+    folder.mkdir(parents=True)
+    spec = {"argv": [str(program)], "display_name": "Drawing", "language": "python"}
+    (folder / "kernel.json").write_text(json.dumps(spec))
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path))
+    return {"name": "drawing", "display_name": "Drawing", "language": "python"}
+
+
+def test_interactive_figures_work_each_in_its_frame(browser, kernel, tmp_path):
+    """Without a network, with each library once, and without a way to the page or to another frame."""
+    plotly = {"application/vnd.plotly.v1+json": {"data": [{}, {}], "layout": {"title": "</script><b>"}}}
+    handler = "<button onclick=\"this.textContent = 'played'\">play</button><script>window.player = 1</script>"
+    hostile = f"<script>try {{ parent.document.title = 'pwned' }} catch (error) {{ }} {PROBE}</script><i>hostile</i>"
+    outputs = [shown(plotly), shown(plotly), shown({"text/html": handler}), shown({"text/html": hostile})]
+    bokeh = {
+        "application/javascript": "draw()",
+        "application/vnd.bokehjs_exec.v0+json": "",
+        "text/plain": "plain bokeh",
+    }
+    cell = v4.new_code_cell("1", outputs=[*outputs, shown(bokeh)])
+    path = tmp_path / "page.html"
+    html = convert_notebook(
+        v4.new_notebook(cells=[cell], metadata={"kernelspec": kernel}), look=Look(interactive=True), title="mine"
+    )
+    path.write_text(html)
+    page, sent = visit(browser, path)
+    frames = page.frames[1:]
+    assert [frame.locator("#figure").inner_text() for frame in frames[:2]] == ["drawn 2", "drawn 2"]
+    frames[2].locator("button").click()
+    assert frames[2].locator("button").inner_text() == "played"
+    assert "hostile" in frames[3].locator("body").inner_text()
+    assert (len(frames), page.title(), page.locator("html").get_attribute("data-pwned"), sent) == (4, "mine", None, [])
+    assert {frame.get_attribute("sandbox") for frame in page.locator("iframe").all()} == {"allow-scripts"}
+    assert html.count("window.Plotly") == 1
+    assert "plain bokeh" in page.locator("main").inner_text()
+    assert (
+        "Those of bokeh are not interactive: the kernel's environment lacks bokeh"
+        in page.locator("header").inner_text()
+    )
+
+
+def test_what_only_a_network_has_stays_a_note(browser, tmp_path):
+    """A figure whose scripts are in no package is not made a frame that stays empty."""
+    html = '<script src="https://cdn.example/leaflet.js"></script><script>L.map()</script><p>map</p>'
+    cell = v4.new_code_cell("1", outputs=[shown({"text/html": html})])
+    path = tmp_path / "page.html"
+    path.write_text(convert_notebook(v4.new_notebook(cells=[cell]), look=Look(interactive=True)))
+    page, sent = visit(browser, path)
+    assert page.locator("iframe").count() == 0
+    assert "Scripts of this output were removed" in page.locator("main").inner_text()
+    assert sent == []

@@ -1,0 +1,211 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Interactive outputs, each in a frame of its own that works without a network.
+
+A frame is sandboxed without the page's origin, so that its scripts reach neither the page nor other frames. The page's
+policy allows the scripts that stand in the page, by their hashes, and no address. What libraries draw with (plotly,
+Bokeh, Vega) comes from the packages of the notebook's kernel and stands in the page once; `frames.js` puts it into the
+frames that need it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from html.parser import HTMLParser
+from typing import Any
+
+from runner.core import log
+from runner.core.surrogates import without_surrogates
+from runner.core.templates import policy_hash
+
+_SECONDS = 60
+_ASK = """
+import json, sys
+makers = {
+    "plotly": lambda: __import__("plotly.offline").offline.get_plotlyjs(),
+    "bokeh": lambda: "\\n".join(__import__("bokeh.resources").resources.INLINE.js_raw),
+    "vega": lambda: __import__("vl_convert").javascript_bundle(),
+}
+found = {}
+for name in sys.argv[1:]:
+    try:
+        found[name] = makers[name]()
+    except Exception:
+        pass
+json.dump(found, sys.stdout)
+"""
+_PACKAGES = {"plotly": "plotly", "bokeh": "bokeh", "vega": "vl-convert-python"}
+_PLOTLY = "application/vnd.plotly.v1+json"
+_VEGA = re.compile(r"application/vnd\.vega(?:lite)?\.v\d[\d.]{0,10}\+json")
+_BOKEH = "application/vnd.bokehjs_exec.v0+json"
+_LOADED = re.compile(r"<script\b[^>]{0,2000}\bsrc=[^>]{0,2000}>\s*</script>|<link\b[^>]{0,2000}>", re.IGNORECASE)
+"""What a fragment would load from a network."""
+_SCRIPTS = {"", "text/javascript", "application/javascript", "module"}
+_HEIGHT = (
+    "addEventListener('load', () => setTimeout(() => "
+    "parent.postMessage(document.documentElement.scrollHeight, '*'), 300))"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One interactive output."""
+
+    document: str
+    library: str
+    """Name of what its scripts need; empty for none."""
+
+
+class Frames:
+    """The frames of a page.
+
+    Parameters
+    ----------
+    cells
+        The cells of the notebook.
+    python
+        Program of its kernel.
+    """
+
+    def __init__(self, cells: Sequence[Mapping[str, Any]], python: str = sys.executable) -> None:
+        self._by_output: dict[int, Frame] = {}
+        self._drawn_later: set[int] = set()
+        for before, output in _outputs(cells):
+            if frame := _frame(output.get("data"), before.get("data")):
+                self._by_output[id(output)] = frame
+                if frame.library == "bokeh" and "text/html" not in output["data"]:
+                    self._drawn_later.add(id(before))
+        wanted = sorted({frame.library for frame in self._by_output.values() if frame.library})
+        self.libraries = {name: _in_page(text) for name, text in _libraries(python, wanted).items()}
+        """What is in the page once, by name."""
+        self.missing = {name: _PACKAGES[name] for name in wanted if name not in self.libraries}
+        """Packages that the kernel's environment lacks, by the library that they bring."""
+
+    def of(self, output: Mapping[str, Any]) -> Frame | None:
+        """Return the frame of an output; None if it is not interactive, or its library is unavailable."""
+        frame = self._by_output.get(id(output))
+        return None if frame is None or frame.library in self.missing else frame
+
+    def drawn_later(self, output: Mapping[str, Any]) -> bool:
+        """Return True if an output is but the place where the script of the next one draws."""
+        return id(output) in self._drawn_later and "bokeh" not in self.missing
+
+    def policy(self, script: str) -> str:
+        """Return which scripts the page allows: its own one, the libraries, and those of the frames."""
+        allowed = [script, *self.libraries.values()]
+        for frame in self._by_output.values():
+            allowed += _Scripts(frame.document).inline
+        hashes = " ".join(sorted({f"'{policy_hash(text)}'" for text in allowed}))
+        evaluated = " 'unsafe-eval'" if "vega" in self.libraries else ""  # its expressions become functions
+        return f"script-src 'unsafe-hashes'{evaluated} {hashes}"
+
+
+def _outputs(cells: Sequence[Mapping[str, Any]]) -> Iterator[tuple[Mapping[str, Any], Mapping[str, Any]]]:
+    """Yield each output with the one before it in its cell."""
+    for cell in cells:
+        outputs = cell.get("outputs")
+        known = [output for output in outputs if isinstance(output, dict)] if isinstance(outputs, list) else []
+        yield from zip([{}, *known], known, strict=False)
+
+
+def _frame(data: object, before: object) -> Frame | None:
+    """Return the interactive form of a bundle, if all that it needs can stand in the page.
+
+    Bokeh puts the element that it draws into an output ``before`` that of its script.
+    """
+    if not isinstance(data, dict):
+        return None
+    if isinstance(figure := data.get(_PLOTLY), dict):
+        parts = ", ".join(_json(figure.get(key, default)) for key, default in (("data", []), ("layout", {})))
+        return Frame(_document("", f"Plotly.newPlot('figure', {parts}, {{responsive: true}})"), "plotly")
+    vega = next((value for kind, value in data.items() if _VEGA.fullmatch(str(kind))), None)
+    if isinstance(vega, dict):
+        return Frame(_document("", f"vegaEmbed('#figure', {_json(vega)}, {{actions: false}})"), "vega")
+    html = _text(data.get("text/html"))
+    if _BOKEH in data:
+        html = html or _text(before.get("text/html") if isinstance(before, dict) else "")
+        return Frame(_document(html, _text(data.get("application/javascript")).replace("</", "<\\/")), "bokeh")
+    scripts = _Scripts(html) if "<script" in html[:50_000_000].lower() else None
+    if scripts is None or not scripts.inline or scripts.foreign:
+        return None
+    return Frame(_document(_LOADED.sub("", html), ""), next(iter(scripts.known), ""))
+
+
+def _document(html: str, script: str) -> str:
+    ran = f"<script>{_newlines(script)}</script>" if script else ""
+    return f'<div id="figure"></div>{_newlines(html)}{ran}<script>{_HEIGHT}</script>'
+
+
+def _newlines(text: str) -> str:
+    """Return text as a browser reads it, of which it takes the hash."""
+    return without_surrogates(text).replace("\r\n", "\n").replace("\r", "\n").replace("\0", "\ufffd")
+
+
+def _json(value: object) -> str:
+    return json.dumps(value).replace("<", "\\u003c")
+
+
+def _text(value: object) -> str:
+    return "".join(map(str, value)) if isinstance(value, list) else value if isinstance(value, str) else ""
+
+
+def _in_page(script: str) -> str:
+    return _newlines(re.sub(r"</(?=script)", r"<\\/", script, flags=re.IGNORECASE).replace("<!--", "\\x3c!--"))
+
+
+class _Scripts(HTMLParser):
+    """The scripts of a fragment: what stands in it, handlers too, and what it would load."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.inline: list[str] = []
+        self.known: set[str] = set()
+        self.foreign = False
+        """It loads what is in no package."""
+        self._script: list[str] | None = None
+        self.feed(html)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.inline += [value for name, value in attrs if name.startswith("on") and value]
+        found = dict(attrs)
+        if tag != "script":
+            self.foreign = self.foreign or tag in {"iframe", "object", "embed"}
+        elif (source := found.get("src")) is not None:
+            library = next((name for name in _PACKAGES if name in source.rpartition("/")[2]), None)
+            self.known |= {library} if library else set()
+            self.foreign = self.foreign or library is None
+        elif (found.get("type") or "").lower() in _SCRIPTS:
+            self._script = []
+
+    def handle_data(self, data: str) -> None:
+        if self._script is not None:
+            self._script.append(data)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag == "script" and self._script is not None:
+            self.inline.append("".join(self._script))
+            self._script = None
+
+
+def _libraries(python: str, names: Sequence[str]) -> dict[str, str]:
+    """Return the libraries that an environment has."""
+    if not names:
+        return {}
+    try:
+        done = subprocess.run(
+            [python, "-P", "-c", _ASK, *names],
+            capture_output=True,
+            timeout=_SECONDS,
+            check=True,
+            stdin=subprocess.DEVNULL,
+        )
+        found = json.loads(done.stdout)
+    except (OSError, subprocess.SubprocessError, ValueError) as error:
+        log.warning("interactive", python=python, reason=f"its packages cannot be asked: {error}")
+        return {}
+    return {name: text for name, text in found.items() if isinstance(text, str)}
