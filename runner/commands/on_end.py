@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`--on-end COMMAND`: a command of the user's that is told how a run ended, for mail, chat and webhooks."""
+"""`--on-end COMMAND`: a command that is called with how a run ended, for mail, chat and webhooks."""
 
 from __future__ import annotations
 
@@ -63,13 +63,13 @@ def call(
     if not words:
         return
     path = str(record.resolve()) if record else ""
-    told = {"RUNNER_END_RECORD": path, "RUNNER_END_STATUS": status, "RUNNER_END_EXIT_CODE": str(exit_code)}
+    outcome = {"RUNNER_END_RECORD": path, "RUNNER_END_STATUS": status, "RUNNER_END_EXIT_CODE": str(exit_code)}
     program = Path(words[0]).name  # its arguments may hold the secret of a webhook
     seconds = min(seconds, _MOST_SECONDS)
     try:
         process = subprocess.Popen(
             [*words, path, status],
-            env={**os.environ, **told},
+            env={**os.environ, **outcome},
             stdin=subprocess.DEVNULL,
             stdout=sys.stderr,
             process_group=0,

@@ -79,7 +79,7 @@ def command(
             if "exit_code" in message:
                 answer("\n".join(map(str, message["lines"])))
                 return int(message["exit_code"])
-            answer("\n".join(map(str, message["told"])))
+            answer("\n".join(map(str, message["progress"])))
     except (OSError, ValueError) as error:
         raise RunnerError(f"the connection to the run of {name} broke: {error}", hint=f"see {hello['log']}") from error
     finally:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The lower end of a terminal: a few lines that are drawn anew, below lines that scroll.
+"""The lower end of a terminal: a few lines that are redrawn, below lines that scroll.
 
 One thread draws; all others, and signal handlers in the middle of anything, only put lines into a queue. So a terminal
 that is held (Ctrl-S) or gone holds up nobody. No mode of the terminal is changed and its cursor is never hidden: a

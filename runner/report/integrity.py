@@ -187,7 +187,7 @@ def _record(check: _Check, folder: Path, name: str, record: Metrics) -> None:
         check.differ(notebook, f"{path.name} records another SHA-256: {record.outputs.notebook_sha256}")
     try:
         document = json.loads(files.read(notebook))
-        told = dict(document["metadata"]["runner"])
+        stated = dict(document["metadata"]["runner"])
         cells = {cell["id"]: (cell["metadata"].get("runner") or {}).get("status") for cell in document["cells"]}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         check.differ(notebook, f"it cannot be read: {fault(error)}")
@@ -197,8 +197,8 @@ def _record(check: _Check, folder: Path, name: str, record: Metrics) -> None:
     if not record.reused_from and record.status is not Status.LOST:  # else judged again, or cut off, after its save
         expected |= {"status": record.status.value, "exit_code": record.exit_code}
     for key, value in expected.items():
-        if told.get(key) != value:
-            check.differ(notebook, f"its {key} is {told.get(key)!r}, {path.name} has {value!r}")
+        if stated.get(key) != value:
+            check.differ(notebook, f"its {key} is {stated.get(key)!r}, {path.name} has {value!r}")
     for cell in record.cells:
         if cells.get(cell.id) != cell.status.value:
             check.differ(
@@ -227,8 +227,8 @@ def _report(check: _Check) -> None:
         ):
             continue
         same = _records_of(check, one.name, lambda record, run_id=one.run_id: record.run_id == run_id)
-        told = (one.status, one.exit_code, one.started_at, one.wall_seconds)
-        if same is not None and told not in [
+        stated = (one.status, one.exit_code, one.started_at, one.wall_seconds)
+        if same is not None and stated not in [
             (record.status, record.exit_code, record.started_at, record.wall_seconds) for _, record in same
         ]:
             check.differ(check.root / SUMMARY_FILE, f"it tells the run of {one.name} otherwise than its record")
@@ -279,8 +279,8 @@ def _action(check: _Check, action: Mapping[str, Any], results: Sequence[Mapping[
     for file, expected in hashes.items():
         if sha256(folder / file) != expected:
             check.differ(folder / file, f"{CRATE_FILE} has another SHA-256: {expected}")
-    told = (action["endTime"], action["description"])
-    if not record.provisional and told != (record.ended_at, f"{record.status.value}: {record.reason}"):
+    stated = (action["endTime"], action["description"])
+    if not record.provisional and stated != (record.ended_at, f"{record.status.value}: {record.reason}"):
         check.differ(check.root / CRATE_FILE, f"it tells the run of {name} otherwise than its record")
 
 

@@ -129,7 +129,7 @@ class Hold:
         Recorder(self._run).write_early("held")
 
     def _hello(self, session: Session, position: int, held_until: str) -> dict[str, Any]:
-        """Return what a repair is told first."""
+        """Return the first message to a repair."""
         job, failure = self._run.job, self._run.metrics.record.failure
         assert failure is not None
         text = self._run.redactor.text
@@ -194,14 +194,14 @@ class Hold:
             repair = await self._repair(request, session, position)
         except Exception as error:  # noqa: BLE001  (whatever is wrong with a repair, the hold goes on)
             text = self._run.redactor.text
-            told = (error.message, error.hint) if isinstance(error, RunnerError) else (repr(error), None)
-            await asyncio.to_thread(channel.send, error=text(told[0]), hint=text(told[1] or ""))
+            message, hint = (error.message, error.hint) if isinstance(error, RunnerError) else (repr(error), None)
+            await asyncio.to_thread(channel.send, error=text(message), hint=text(hint or ""))
             return
         self._run.repairs.append(channel)
         if repair is None:
             self._why = "given up by `runner repair --give-up`"
         self._decision.set_result(repair)
-        await asyncio.to_thread(channel.send, told=repair.told if repair else ["given up"])
+        await asyncio.to_thread(channel.send, progress=repair.summary if repair else ["given up"])
 
     async def _repair(self, request: Mapping[str, Any], session: Session, position: int) -> Repair | None:
         """Return the repair that is asked for; None to give up.

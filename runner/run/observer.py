@@ -48,7 +48,7 @@ class Reporter(Observer):
             title=title and log.masked(title),
         )
         log.info("cell-start", nb=self._name, cell=_place(index), of=self._count, title=title)
-        self._run.tell(told=[log.masked(f"cell {_place(index)} of {self._count}: {title or ''}")])
+        self._run.tell(progress=[log.masked(f"cell {_place(index)} of {self._count}: {title or ''}")])
 
     def cell_ended(self, cell: Any, position: int, event: CellEvent) -> None:
         """Show how the cell ended and what the run takes."""

@@ -41,7 +41,7 @@ class Repair:
     changes: tuple[Change, ...]
     changed: tuple[tuple[int | str, NotebookNode], ...]
     """Number and new cell of those that run with another source."""
-    told: tuple[str, ...]
+    summary: tuple[str, ...]
     """What to tell who asked for it."""
 
 
@@ -97,8 +97,8 @@ def plan_repair(
     if not changed and not request.get("retry") and wanted is None:
         raise UsageError("no cell is changed from the failed one on", hint="--retry runs it again as it is")
     numbers = ", ".join(str(number) for number, _ in changed)
-    told = [f"running on from cell {_number(old[start])}" + (f", with cells changed: {numbers}" if changed else "")]
-    told += [f"cell {_number(old[at])} was changed and does not run: what it did stays" for at in early]
+    summary = [f"running on from cell {_number(old[start])}" + (f", with cells changed: {numbers}" if changed else "")]
+    summary += [f"cell {_number(old[at])} was changed and does not run: what it did stays" for at in early]
     ran, position_of = copy.deepcopy(source), {_number(old[at]): at for at in places}
     for number, (kept, cell) in enumerate(zip(code_cells(ran), code_cells(fixed), strict=True), 1):
         if position_of[number] >= start:
@@ -109,7 +109,7 @@ def plan_repair(
         cells={at: new[twin] for at, twin in places.items() if at >= start},
         changes=prepared.changes,
         changed=changed,
-        told=tuple(told),
+        summary=tuple(summary),
     )
 
 
@@ -158,7 +158,7 @@ def _read(given: Any) -> NotebookNode:
 
 
 def _check_order(cells: list[NotebookNode], theirs: list[NotebookNode]) -> None:
-    """Raise where code cells were added, removed or moved: which of them ran could not be told."""
+    """Raise where code cells were added, removed or moved: which of them ran is unknown."""
     names, others = [cell.id for cell in cells], [cell.get("id") for cell in theirs]
     if all(map(_MADE_ID.fullmatch, names)) and len(names) == len(others):
         # The file has no ids of its own, so that cells with other sources may be the same ones.

@@ -67,7 +67,7 @@ def test_an_earlier_change_is_left_out_of_what_ran_when_the_user_says_so(tmp_pat
     assert "--from-cell 2" in (error.value.hint or "")
     planned = repair(tmp_path, {"cells": cells, "from_cell": 3}, rules=rules)
     assert planned.source.cells[2].source == "b = a"
-    assert "cell 2 was changed and does not run: what it did stays" in planned.told
+    assert "cell 2 was changed and does not run: what it did stays" in planned.summary
 
 
 @pytest.mark.parametrize("ids", [True, False], ids=["with ids", "without ids"])
