@@ -86,9 +86,11 @@ def _run(given: dict[str, Any], *, as_json: bool) -> int:
     from runner.core.endings import end_lines
     from runner.core.errors import RunnerError, UsageError
     from runner.core.stop import StoppedError, Stopper, answering
+    from runner.machine.processes import name_run
     from runner.run.lifecycle import run
     from runner.run.progress import watched
 
+    name_run()
     stopper = Stopper()
     stopper.hear()
     record = job.path(".metrics.json")

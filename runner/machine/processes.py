@@ -29,9 +29,13 @@ if TYPE_CHECKING:
 RUN_TAG = "RUNNER_RUN_TAG"
 """Environment variable of the kernel by which its descendants are known, whoever adopted them."""
 
+RUN_NAME = "runner run"
+"""Name of a process that runs a notebook, which `ps -e` and `top` show; those it starts have others."""
+
 TERM_SECONDS, KILL_SECONDS = 3.0, 2.0
 """How long processes that outlive a kernel have after SIGTERM, and to end after SIGKILL."""
 _PR_SET_PDEATHSIG = 1
+_PR_SET_NAME = 15
 _PR_SET_CHILD_SUBREAPER = 36
 _ENVIRON_BYTES = 4 << 20
 _TAG = re.compile(r"[0-9a-f]{32}")
@@ -71,6 +75,11 @@ def adopt_orphans() -> bool:
 def end_with_parent() -> None:
     """Have the system send us SIGTERM when the thread that forked us ends; call it between fork and exec."""
     _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def name_run() -> None:
+    """Give this process the name of a run; call it in the main thread."""
+    _PRCTL(_PR_SET_NAME, RUN_NAME.encode(), 0, 0, 0)
 
 
 _PRCTL = ctypes.CDLL(None, use_errno=True).prctl

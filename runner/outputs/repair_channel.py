@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 from runner.core import files, procfs
 from runner.core.errors import UsageError, did_you_mean
 from runner.core.units import format_moment
-from runner.machine.processes import RUN_TAG
+from runner.machine.processes import RUN_NAME, RUN_TAG
 from runner.outputs import claim
 
 LONGEST_BYTES = 16 << 20
@@ -178,27 +178,14 @@ def _impostor(peer: Peer, holder: int) -> str:
     """Return why the owner of a socket is not the run that holds the claim; empty if it may be."""
     if peer.pid != holder or peer.uid != os.getuid():
         return f"its socket is of pid {peer.pid} (uid {peer.uid}), not of pid {holder} (uid {os.getuid()})"
-    parents = [stat.pid for stat in procfs.ancestors(peer.pid)]
+    parents = list(procfs.ancestors(peer.pid))
     tagged = any(
         f"\0{RUN_TAG}=".encode() in b"\0" + procfs.content_of(f"/proc/{pid}/environ", 4 << 20)
-        for pid in (peer.pid, *parents)
+        for pid in (peer.pid, *(stat.pid for stat in parents))
     )
-    if tagged or any(_is_run(procfs.content_of(f"/proc/{pid}/cmdline", 1 << 16)) for pid in parents):
+    if tagged or any(stat.name == RUN_NAME for stat in parents):
         return f"pid {peer.pid} is a process of a notebook"
     return ""
-
-
-def _is_run(command: bytes) -> bool:
-    """Return True if a process is a ``runner run`` itself, and not a shell or `timeout` around one.
-
-    >>> _is_run(b"python\\0-P\\0-m\\0runner\\0run\\0n.ipynb\\0"), _is_run(b"timeout\\x009\\0runner\\0run\\0n.ipynb\\0")
-    (True, False)
-    """
-    program, *words = command.split(b"\0")
-    while words and words[0].startswith(b"-"):
-        words = words[1:]
-    names = [Path(os.fsdecode(word)).name for word in (program, *words[:2])]
-    return names[0].startswith("python") and names[1:] == ["runner", "run"]
 
 
 def _other(hello: Mapping[str, Any], folder: Path, name: str) -> str:

@@ -20,6 +20,7 @@ from runner.core.units import format_bytes
 from runner.machine.allocator_probe.probing import Probing
 from runner.machine.run_monitor import Watch
 from runner.plan.job import EXECUTED_SUFFIX
+from runner.run import recorder
 from runner.stages.gate.gate import GateDecision, visibility_env
 from runner.stages.record import provenance
 
@@ -101,6 +102,7 @@ def execute(run: RunContext, decision: GateDecision, checked: Checked, preparati
         # The kernel takes most of a second to answer; what is imported meanwhile costs nothing.
         commit = provenance.Commit(job.source, checked.source_bytes)
         manager = _manager(run, preparation.notebook)
+        recorder.preload_page(job)
         from runner.stages.execute import papermill_engine
 
         def settle(facts: Facts) -> Execution:

@@ -19,6 +19,7 @@ from runner.plan.job import EXECUTED_SUFFIX, INDEX_FILE
 
 if TYPE_CHECKING:
     from runner.core.records import Metrics
+    from runner.plan.job import Job
     from runner.run.context import RunContext
     from runner.stages.convert.page import ConvertedHtml
     from runner.stages.execute.executed_notebook import Saver
@@ -135,6 +136,20 @@ class Recorder:
             metrics.note(warnings=(*others, f"{bounded}{runlog.bounds}"))
         if runlog.problem:
             metrics.warn(f"the log is not whole: {runlog.problem}")
+
+
+def preload_page(job: Job) -> None:
+    """Import what the page needs while the cells run, so that nobody waits for it at the end."""
+    if not job.options.html:
+        return
+
+    def work() -> None:
+        from runner.stages.convert.page import preload
+
+        with contextlib.suppress(Exception):  # the conversion meets the same, and notes it
+            preload()
+
+    threading.Thread(target=work, name="preload", daemon=True).start()
 
 
 def convert(run: RunContext, notebook: Any, *, signal_seconds: float | None = None) -> None:

@@ -4,20 +4,23 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import select
 import signal
+import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from types import FrameType
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Self
 
 from runner.core import log
 from runner.core.stop import StopKind, Stopper
-from runner.machine.processes import end_with_parent
 
 if TYPE_CHECKING:
     from runner.plan.job import Job
@@ -27,10 +30,12 @@ _LONGEST_BYTES = 1 << 16
 """Of a line that is shown."""
 _ANSWER_SECONDS = 1.0
 """How long the answer of a process that has ended is waited for."""
-_COMMAND = (sys.executable, "-P", "-m", "runner", "run")
-"""-P: a `runner.py` or `click.py` in the current folder is not ours."""
-
-_LOOK_SECONDS = 0.05
+_STDERR = 2
+_CHUNK_BYTES = 1 << 16
+_LOST = -signal.SIGKILL
+"""Exit code of processes whose server is gone."""
+_PATIENCE_SECONDS = 30.0
+"""How long those are waited for: SIGTERM has reached them."""
 
 
 class Children:
@@ -48,51 +53,45 @@ class Children:
         """Ends waits of this process as a signal ends the children."""
         self._environment = environment
         self._progress = progress
-        self._stdout: Any = subprocess.PIPE if progress else subprocess.DEVNULL if quiet else sys.stderr
+        self._quiet = quiet
         self._answers: dict[str, threading.Thread] = {}
-        self._processes: dict[str, subprocess.Popen[bytes]] = {}
-        self._ends: dict[str, int | None] = {}
-        """By notebook what becomes readable at its end; None where this system has no such thing."""
+        self._names: dict[int, str] = {}
+        """Of the notebooks that run, by pid."""
+        self._server: ForkServer | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._server:
+            self._server.close()
 
     def start(self, job: Job, arguments: Sequence[str]) -> None:
         """Start a notebook."""
         name = job.name
-        process = subprocess.Popen(
-            [*_COMMAND, name, *arguments],
-            env=self._environment,
-            stdin=subprocess.DEVNULL,
-            stdout=self._stdout,
-            stderr=subprocess.PIPE if self._progress else None,
-            process_group=0,  # a Ctrl-C of the terminal would reach it twice otherwise
-            preexec_fn=end_with_parent,  # noqa: PLW1509  (takes no lock that another thread could hold)
-        )
-        self._processes[name] = process
-        if self._progress:
-            self._progress.begin(name, job.path(".running"))
-            self._answers[name] = _reading(process.stdout, self._progress.screen.print)
-            _reading(process.stderr, partial(self._progress.logged, name))
-        try:
-            self._ends[name] = os.pidfd_open(process.pid)
-        except OSError:
-            self._ends[name] = None
+        self._server = self._server or ForkServer(self._environment)
+        with contextlib.ExitStack() as stack:
+            stdout = stderr = _STDERR
+            if self._progress:
+                self._progress.begin(name, job.path(".running"))
+                answers, stdout = _pipe(stack)
+                logged, stderr = _pipe(stack)
+                self._answers[name] = _reading(answers, self._progress.screen.print)
+                _reading(logged, partial(self._progress.logged, name))
+            elif self._quiet:
+                stdout = stack.enter_context(Path(os.devnull).open("wb")).fileno()
+            self._names[self._server.start(["run", name, *arguments], stdout, stderr)] = name
         if self.signalled is not None:
-            process.send_signal(self.signalled)
+            self._signal(self.signalled)
 
     def wait(self, seconds: float) -> dict[str, int]:
         """Wait until a notebook has ended, or so long, and return the exit codes of all that have."""
-        ends, poller = self._ends.values(), select.poll()
-        for end in ends:
-            if end is not None:
-                poller.register(end, select.POLLIN)
-        poller.poll(1000 * (min(seconds, _LOOK_SECONDS) if None in ends else seconds))
-        ended = {name: code for name, process in self._processes.items() if (code := process.poll()) is not None}
-        for name in ended:
-            del self._processes[name]
-            if (end := self._ends.pop(name)) is not None:
-                os.close(end)
+        ended = self._server.ended(seconds) if self._server else {}
+        codes = {self._names.pop(pid): code for pid, code in ended.items()}
+        for name in codes:
             if self._progress:
                 self._answers.pop(name).join(_ANSWER_SECONDS)
-        return ended
+        return codes
 
     def receive(self, number: int, _frame: FrameType | None) -> None:
         """Hand on a signal."""
@@ -101,14 +100,100 @@ class Children:
             name = signal.Signals(number).name
             log.warning("signal", name=name, action="ending the notebooks, then the report")
             self.stopper.request(StopKind(name), f"received {name}")
-            for process in list(self._processes.values()):
-                if process.poll() is None:
-                    process.send_signal(number)
+            self._signal(number)
+
+    def _signal(self, number: int) -> None:
+        for pid in list(self._names):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
 
 
-def _reading(stream: IO[bytes] | None, take: Callable[[str], None]) -> threading.Thread:
+class ForkServer:
+    """The server, and the processes that it forked, as their starter sees them.
+
+    Parameters
+    ----------
+    environment
+        That of all processes.
+    """
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self._socket, theirs = socket.socketpair()
+        with theirs:
+            self._server = subprocess.Popen(
+                [sys.executable, "-P", "-m", "runner.fork_server", str(theirs.fileno())],
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                process_group=0,  # a Ctrl-C of the terminal would reach the notebooks twice otherwise
+                pass_fds=[theirs.fileno()],
+            )
+        self._unread = b""
+        self._ended: dict[int, int] = {}
+        self.running: set[int] = set()
+        """Pids."""
+
+    def start(self, arguments: Sequence[str], stdout: int, stderr: int) -> int:
+        """Start ``runner`` with these arguments and outputs and return its pid.
+
+        Raises
+        ------
+        OSError
+            The server has ended.
+        """
+        request = json.dumps(list(arguments)).encode() + b"\n"
+        sent = socket.send_fds(self._socket, [request], [stdout, stderr])
+        self._socket.sendall(request[sent:])
+        while (message := self._receive()) is not None:
+            if "started" in message:
+                self.running.add(message["started"])
+                return message["started"]
+        raise OSError(f"the process that starts the notebooks ended with exit status {self._server.wait()}")
+
+    def close(self) -> None:
+        """End the server; processes that still run hear SIGTERM."""
+        self._socket.close()
+        self._server.wait()
+
+    def ended(self, seconds: float) -> dict[int, int]:
+        """Return exit codes by pid once processes have ended, or none after so many seconds."""
+        while not self._ended and self.running and select.select([self._socket], [], [], seconds)[0]:
+            if self._receive() is None:
+                _wait_for(self.running)
+                self._ended = dict.fromkeys(self.running, _LOST)
+        ended, self._ended = self._ended, {}
+        self.running -= set(ended)
+        return ended
+
+    def _receive(self) -> dict[str, int] | None:
+        """Take a message, and note an end; None where the server is gone."""
+        while b"\n" not in self._unread:
+            with contextlib.suppress(ConnectionResetError):
+                if data := self._socket.recv(_CHUNK_BYTES):
+                    self._unread += data
+                    continue
+            return None
+        line, self._unread = self._unread.split(b"\n", 1)
+        message: dict[str, int] = json.loads(line)
+        if "ended" in message:
+            self._ended[message["ended"]] = message["code"]
+        return message
+
+
+def _wait_for(pids: Iterable[int]) -> None:
+    deadline = time.monotonic() + _PATIENCE_SECONDS
+    while time.monotonic() < deadline and any(Path(f"/proc/{pid}").exists() for pid in pids):
+        time.sleep(0.05)
+
+
+def _pipe(stack: contextlib.ExitStack) -> tuple[IO[bytes], int]:
+    """Return the reading end as a file, and the writing end, which closes with the stack."""
+    reader, writer = os.pipe()
+    stack.callback(os.close, writer)
+    return os.fdopen(reader, "rb"), writer
+
+
+def _reading(stream: IO[bytes], take: Callable[[str], None]) -> threading.Thread:
     """Give away the lines of a process; what a notebook leaves behind may keep the stream open for ever."""
-    assert stream is not None
 
     def read() -> None:
         with contextlib.suppress(OSError, ValueError), stream:

@@ -107,7 +107,7 @@ def run_all(options: Options, choice: Choice, run_arguments: Sequence[str] = (),
         schedule = _schedule(plan, jobs, choice.jobs)
         log.info("run-all", plan=plan.name, notebooks=len(jobs), run_id=options.run_id, output_dir=output_dir)
         children = Children(_environment(os.environ), progress, quiet=verbosity < 0)
-        with handling(children.receive):
+        with children, handling(children.receive):
             page = LivePage(output_dir, plan, str(options.run_id), [job.name for job in jobs])
             _run(schedule, {job.name: job for job in jobs}, children, common, page, progress)
             # Still heard: a signal does not stop the report, and the exit code tells of it.

@@ -138,26 +138,6 @@ def test_what_is_not_held_is_said_with_what_is(tmp_path: Path, claim: Claim) -> 
     assert "held there: n" in (missing.value.hint or "")
 
 
-@pytest.mark.parametrize(
-    ("command", "is_run"),
-    [
-        (["/venv/bin/python", "-m", "runner", "run", "n.ipynb"], True),
-        (["python3.11", "-P", "-m", "runner", "run", "n"], True),
-        (["/usr/bin/python3", "/venv/bin/runner", "run", "n.ipynb"], True),
-        (["python", "-P", "-m", "runner", "run-all", "plan.yaml"], False),
-        (["timeout", "9", "/venv/bin/runner", "run", "n.ipynb"], False),
-        (["docker-init", "--", "runner", "run", "n.ipynb"], False),
-        (["python", "supervise.py", "runner", "run", "n.ipynb"], False),
-        (["sh", "-c", "runner run n.ipynb"], False),
-        ([], False),
-    ],
-)
-def test_only_a_run_itself_makes_its_descendants_a_notebooks_processes(command: list[str], is_run: bool) -> None:
-    """A run is often started by something that names it on its own command line; that one has no notebook."""
-    words = [word.encode() + b"\0" for word in command]
-    assert repair_channel._is_run(b"".join(words)) is is_run
-
-
 def test_a_run_of_another_machine_is_repaired_there(tmp_path: Path, claim: Claim, monkeypatch) -> None:
     """Pids and sockets of another namespace mean nothing here."""
     monkeypatch.setattr(repair_channel.procfs, "namespace", lambda: "elsewhere")

@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+# ruff: noqa: F401  (imported for those who are forked)
+"""A process that has imported what a notebook's run needs, and forks one process a notebook.
+
+Importing takes a third of the time of a small notebook, the same for each of them. `multiprocessing`'s
+fork server does not fit: it lives as long as any of its children, so that nothing would end the notebooks
+of a ``run-all`` that was killed.
+
+The server imports and forks, and nothing else: no thread, no GPU, no file. It ends with the process that
+started it, and its children hear SIGTERM then.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import json
+import os
+import select
+import signal
+import socket
+import sys
+from collections.abc import Iterator, Sequence
+
+from runner.machine.processes import end_with_parent
+
+_CHUNK_BYTES = 1 << 16
+_NOT_FOR_US: tuple[int, ...] = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class Server:
+    """What runs in the server's process.
+
+    Parameters
+    ----------
+    connection
+        To who asks for processes; its end is ours.
+    """
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._woken, self._waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.set_wakeup_fd(self._waker)
+        self._usual = {number: signal.signal(number, signal.SIG_IGN) for number in _NOT_FOR_US}
+        self._usual[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, lambda *_: None)
+
+    def serve(self) -> list[str] | None:
+        """Fork a process for each request; return its arguments in the process, None at the end of the server."""
+        while True:
+            ready = select.select([self._connection.fileno(), self._woken], [], [])[0]
+            if self._woken in ready:
+                os.read(self._woken, _CHUNK_BYTES)
+                for pid, code in _reaped():
+                    self._tell(ended=pid, code=code)
+            if self._connection.fileno() in ready:
+                request, outputs, _, _ = socket.recv_fds(self._connection, _CHUNK_BYTES, 2)
+                while request and not request.endswith(b"\n"):
+                    request += self._connection.recv(_CHUNK_BYTES)
+                if not request:
+                    return None
+                if self._in_child(outputs):
+                    arguments: list[str] = json.loads(request)
+                    return arguments
+
+    def _in_child(self, outputs: Sequence[int]) -> bool:
+        """Fork; return True in the process, which is then as if it had been started alone."""
+        signal.pthread_sigmask(signal.SIG_BLOCK, _NOT_FOR_US)  # what comes before the process can hear it waits
+        server, pid = os.getpid(), os.fork()
+        if pid == 0:
+            end_with_parent()
+            os.setpgid(0, 0)
+            signal.set_wakeup_fd(-1)
+            for number, handler in self._usual.items():
+                signal.signal(number, handler)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _NOT_FOR_US)
+        if pid:
+            self._tell(started=pid)
+        elif os.getppid() == server:
+            for number, output in enumerate(outputs, start=1):
+                os.dup2(output, number)
+            os.close(self._woken)
+            os.close(self._waker)
+            self._connection.close()
+        else:
+            sys.exit(128 + signal.SIGTERM)
+        for output in outputs:
+            os.close(output)
+        return pid == 0
+
+    def _tell(self, **message: int) -> None:
+        with contextlib.suppress(OSError):  # who asked is gone: the next read says so
+            self._connection.sendall(json.dumps(message).encode() + b"\n")
+
+
+def _reaped() -> Iterator[tuple[int, int]]:
+    """Yield pid and exit code of each process that has ended."""
+    with contextlib.suppress(ChildProcessError):
+        while (found := os.waitpid(-1, os.WNOHANG))[0]:
+            yield found[0], os.waitstatus_to_exitcode(found[1])
+
+
+def _import() -> None:
+    """Import what `runner run` imports when it comes to it."""
+    import papermill.engines  # first: it imports our engine by its entry point
+
+    import runner.commands.run
+    import runner.run.execution
+    import runner.run.observer
+    import runner.run.preparation
+    import runner.run.resume
+    import runner.run.verification
+    import runner.stages.convert.html_cells
+    import runner.stages.convert.page
+    import runner.stages.execute.kernel
+    import runner.stages.execute.session
+    import runner.stages.gate.gate
+    import runner.stages.prepare.prepare
+
+    runner.stages.convert.page.preload()
+    gc.freeze()  # its pages stay shared with the processes
+
+
+def main() -> None:
+    """Serve, or in a process that was forked run the command."""
+    server = Server(socket.socket(fileno=int(sys.argv[1])))
+    _import()
+    arguments = server.serve()
+    if arguments is not None:
+        sys.argv = ["runner", *arguments]
+        from runner.cli import main as run
+
+        run()
+
+
+if __name__ == "__main__":
+    main()
