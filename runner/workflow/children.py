@@ -69,7 +69,8 @@ class Children:
     def start(self, job: Job, arguments: Sequence[str]) -> None:
         """Start a notebook."""
         name = job.name
-        self._server = self._server or ForkServer(self._environment)
+        if self._server is None or not self._server.alive:
+            self._server = ForkServer(self._environment)
         with contextlib.ExitStack() as stack:
             stdout = stderr = _STDERR
             if self._progress:
@@ -148,6 +149,11 @@ class ForkServer:
                 self.running.add(message["started"])
                 return message["started"]
         raise OSError(f"the process that starts the notebooks ended with exit status {self._server.wait()}")
+
+    @property
+    def alive(self) -> bool:
+        """Whether it can still start processes."""
+        return self._server.poll() is None
 
     def close(self) -> None:
         """End the server; processes that still run hear SIGTERM."""

@@ -168,6 +168,26 @@ def test_a_held_notebook_counts_as_failed_until_its_repair_and_is_lost_to_nobody
     assert nb["status"] == "failed"
 
 
+def test_a_run_that_is_killed_after_its_repair_was_accepted_is_lost(tmp_path: Path) -> None:
+    """The failure is no longer what was going on; the report says so, and the next run is as any other."""
+    waits = "import time\nprint('again', flush=True)\ntime.sleep(600)"
+    process = begin(tmp_path, NEEDS_FILE, waits)
+    (tmp_path / "mended").touch()
+    with cli.start("repair", "n", "--output-dir", tmp_path / "out", "--retry") as client:
+        log = tmp_path / "out" / "n.log"
+        cli.until(lambda: "\nagain" in log.read_text(), "the cell after the mended one")
+        process.kill()
+        client.communicate(timeout=cli.PATIENCE)
+    assert client.returncode != 0
+    process.communicate(timeout=cli.PATIENCE)
+
+    assert cli.runner("report", tmp_path / "out", "--fail-on-failure").code == 1
+    (nb,) = json.loads((tmp_path / "out" / "reports" / "summary.json").read_text())["notebooks"]
+    assert (nb["status"], nb["ok"]) == ("lost", False)
+    notebooks.write(tmp_path / "n.ipynb", NEEDS_FILE)
+    assert cli.runner("run", tmp_path / "n.ipynb", "--output-dir", tmp_path / "out").code == 0
+
+
 def test_resume_takes_a_repaired_success_only_when_told_and_only_with_the_cells_that_ran(tmp_path: Path) -> None:
     """The source notebook alone never made it; once it says what the repair said, the user may vouch for it."""
     source = notebooks.write(tmp_path / "n.ipynb", "x = 1", "raise ValueError", "print(x)")

@@ -274,6 +274,30 @@ def test_a_notebook_process_that_is_killed_is_lost_and_the_rest_runs(tmp_path: P
     assert "exit_code=-9" in ended.err
 
 
+def test_what_starts_the_notebooks_may_be_killed(tmp_path: Path) -> None:
+    """Its notebook is told to end and waited for, and another server starts the rest."""
+    kill = (
+        "import os, pathlib, signal, time\n"
+        "stat = pathlib.Path(f'/proc/{os.getppid()}/stat').read_text()\n"
+        "os.kill(int(stat.rpartition(')')[2].split()[1]), signal.SIGKILL)\ntime.sleep(600)"
+    )
+    path = plan(tmp_path, {"name": "a"}, {"name": "b"}, a=(kill,))
+
+    ended = run_all(path)
+
+    assert ended.code == 1, ended.err
+    assert told(path) == {"a": "terminated", "b": "succeeded"}
+
+
+def test_notebooks_have_a_name_and_a_group_of_their_own(tmp_path: Path) -> None:
+    """As if each had been started alone: a signal of the terminal reaches it once, and `ps -e` shows what it is."""
+    shows = "import os\nrun = os.getppid()\nprint(open(f'/proc/{run}/comm').read().strip(), os.getpgid(run) == run)"
+    path = plan(tmp_path, {"name": "a"}, a=(shows,))
+
+    assert run_all(path).code == 0
+    assert "runner run True" in cli.text_of(cli.executed(path.parent / "out", "a"))
+
+
 def test_stopping_counts_a_notebook_that_was_lost(tmp_path: Path) -> None:
     """It left no record, and a run that is to stop after a failure does not go on over it."""
     kill = "import os, signal; os.kill(os.getppid(), signal.SIGKILL)\nimport time; time.sleep(600)"
