@@ -7,8 +7,10 @@ the page. Both run as their users run them, as commands.
 
 from __future__ import annotations
 
+import base64
 import importlib
 import json
+import random
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -115,6 +117,31 @@ class Pipeline:
         return self._theirs(folder)[1]
 
 
+def big_notebook(shared: Path) -> None:
+    """Write an executed notebook of 50 MB: 200 figures that do not compress."""
+    source = random.Random(0)
+    cells = []
+    for number in range(200):
+        data = {"image/png": base64.b64encode(source.randbytes(187_500)).decode(), "text/plain": "<Figure>"}
+        output = {"output_type": "display_data", "metadata": {}, "data": data}
+        code = {"cell_type": "code", "id": f"cell-{number}", "metadata": {}, "execution_count": number}
+        cells.append({**code, "source": f"plot({number})", "outputs": [output]})
+    text = json.dumps({**json.loads(notebook([])), "cells": cells})
+    (shared / "big.ipynb").write_text(text, encoding="utf-8")
+
+
+def our_conversion(folder: Path) -> float:
+    """Return the wall time of `runner convert`."""
+    command = [BIN / "runner", "convert", folder.parent / "big.ipynb", "--output-dir", folder]
+    return run(command, folder).wall_seconds
+
+
+def their_conversion(folder: Path) -> float:
+    """Return the wall time of nbconvert."""
+    command = [BIN / "jupyter", "nbconvert", "--to", "html", "--output", str(folder / "big.html")]
+    return run([*command, folder.parent / "big.ipynb"], folder).wall_seconds
+
+
 def our_help(folder: Path) -> float:
     """Return the wall time of `runner --help`."""
     return run([BIN / "runner", "--help"], folder).wall_seconds
@@ -185,6 +212,16 @@ BENCHMARKS = [
         at_most=0.20,
         ours=_figures.our_seconds,
         theirs=_figures.their_seconds,
+    ),
+    Benchmark(
+        name="convert-big",
+        work="HTML of an executed notebook of 50 MB with 200 figures",
+        against="jupyter nbconvert --to html CLI",
+        unit="s",
+        at_most=0.50,
+        ours=our_conversion,
+        theirs=their_conversion,
+        prepare=big_notebook,
     ),
     Benchmark(
         name="help",
