@@ -74,5 +74,5 @@ def _thumbnail(pixels: np.ndarray) -> bytes:
     image = Image.fromarray(pixels)
     image.thumbnail(_SHOWN)
     buffer = io.BytesIO()
-    image.quantize(128).save(buffer, "PNG", optimize=True)
+    image.quantize(128, Image.Quantize.FASTOCTREE).save(buffer, "PNG")
     return buffer.getvalue()

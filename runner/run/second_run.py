@@ -53,7 +53,7 @@ def judge(run: RunContext, execution: Execution, trial: Options) -> None:
         metrics.end(Status.TERMINATED, f"{stopped.stop.detail} in the second run", stopped.exit_code)
         return
     except RunnerError as error:
-        found = [_unmet("notebook", str(error), "a second run")]
+        found = [_unmet("notebook", str(error), "succeeded")]
     else:
         stopper.over = False
         if record.status is Status.TERMINATED:
@@ -67,7 +67,7 @@ def judge(run: RunContext, execution: Execution, trial: Options) -> None:
     mark(run, execution)
 
 
-def _unmet(target: str, seen: str, needed: str = "the same in a second run") -> Expectation:
+def _unmet(target: str, seen: str, needed: str = "the same") -> Expectation:
     return Expectation(kind="second-run", target=target, met=False, seen=seen, needed=needed)
 
 
@@ -77,7 +77,7 @@ def _differences(run: RunContext, job: Job, record: Metrics) -> Iterator[Expecta
     from runner.compare.verdict import Outcome, Tolerance
 
     if record.status is not Status.SUCCEEDED:
-        yield _unmet("notebook", f"{record.status.value}: {record.reason}", "succeeds in a second run, too")
+        yield _unmet("notebook", f"{record.status.value}: {record.reason}", "succeeded")
         return
     first = read_cells(run.job.path(EXECUTED_SUFFIX))
     second = read_cells(job.path(EXECUTED_SUFFIX), {str(job.checkout): str(run.job.checkout)})
