@@ -52,7 +52,7 @@ def command(
     Examples:
       runner convert outputs/01.executed.ipynb
       runner convert outputs --output-dir pages
-      runner convert 01.executed.ipynb --no-input
+      runner convert outputs/01.executed.ipynb --no-input
     """
     import dataclasses
     import json

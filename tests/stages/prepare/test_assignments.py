@@ -7,7 +7,7 @@ import ast
 import math
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from runner.stages.prepare.cell_source import parse
@@ -208,7 +208,6 @@ def statements(draw, depth: int = 0) -> str:
     return form
 
 
-@settings(max_examples=300)
 @given(st.lists(statements(), min_size=1, max_size=5), NAMES, VALUES, st.sampled_from(["\n", "\r\n"]))
 def test_the_rewritten_source_parses_and_nothing_but_the_named_assignment_changes(lines, name, value, end):
     """Whatever the cell: it still parses, the name has the value, all other statements are the same."""
