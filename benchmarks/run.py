@@ -22,7 +22,7 @@ from pathlib import Path
 
 from benchmarks.harness import PAIRS, Benchmark, Result, measure
 
-MODULES = ("core", "secrets", "fetch", "report", "gpu")
+MODULES = ("core", "workflow", "secrets", "fetch", "report", "gpu")
 
 
 def load(only: list[str]) -> list[Benchmark]:
