@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-EXTRAS = ("demo", "test", "lint", "docs", "jupytext", "s3", "hf")
+EXTRAS = ("demo", "test", "lint", "docs", "jupytext", "s3", "hf", "otel")
 CUDAS = ("gpu-cu12", "gpu-cu13")
 ELSEWHERE = ("sys_platform == 'win32'", "sys_platform == 'darwin'", "sys_platform == 'emscripten'", "'pypy'")
 PYTHON = re.compile(r"python_full_version [<>=]+ '[0-9.*]+'")

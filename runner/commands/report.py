@@ -77,6 +77,7 @@ def command(
     from runner import report
     from runner.core.errors import PlanError
     from runner.core.redact import Redactor, hidden_values
+    from runner.core.trace import tracing
     from runner.plan import load
 
     problems = []
@@ -91,21 +92,23 @@ def command(
         secret_env, secrets_dir, [os.environ, *(n.env for n in loaded.notebooks)] if loaded else [os.environ]
     )
     redactor = Redactor(hidden)
-    result = report.build(
-        output_dir,
-        plan=loaded,
-        plan_source=str(plan) if plan else None,
-        only=only,
-        run_id=run_id,
-        wait_for_running_seconds=wait_for_running,
-        baselines=baseline,
-        regression_threshold=regression_threshold,
-        pushgateway=pushgateway,
-        tasks=dict(task_status),
-        problems=problems,
-        environ=os.environ,
-        redactor=redactor,
-    )
+    with tracing("report", run_id=run_id) as trace:
+        result = report.build(
+            output_dir,
+            plan=loaded,
+            plan_source=str(plan) if plan else None,
+            only=only,
+            run_id=run_id,
+            wait_for_running_seconds=wait_for_running,
+            baselines=baseline,
+            regression_threshold=regression_threshold,
+            pushgateway=pushgateway,
+            tasks=dict(task_status),
+            problems=problems,
+            environ=os.environ,
+            redactor=redactor,
+        )
+        trace.note(verdict=result.verdict)
     objections = result.objections(fail_on_failure=fail_on_failure, fail_on_regression=fail_on_regression)
     for objection in objections:
         click.echo(f"runner: {redactor.text(objection)}", err=True)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from runner.core.redact import Redactor
     from runner.core.stop import Stopper
+    from runner.core.trace import Trace
     from runner.outputs.claim import Claim
     from runner.outputs.repair_channel import Channel
     from runner.outputs.run_log import RunLog
@@ -29,6 +30,7 @@ class RunContext:
     redactor: Redactor
     runlog: RunLog
     claim: Claim
+    trace: Trace
     repairs: list[Channel] = field(default_factory=list)
     """Those who repaired the notebook and wait for how it ends."""
     cleanup: ExitStack = field(default_factory=ExitStack)
@@ -42,7 +44,7 @@ class RunContext:
     def stage(self, name: str) -> Iterator[None]:
         """Time a stage, and say in the claim that the run is in it."""
         self.claim.update(stage=name)
-        with self.metrics.stage(name):
+        with self.trace.span(name), self.metrics.stage(name):
             yield
 
     def tell(self, **message: Any) -> None:

@@ -20,6 +20,7 @@ from runner.core.errors import BrokenInputError, RefusedError
 from runner.core.records import Metrics, Status
 from runner.core.redact import Redactor
 from runner.core.stop import StoppedError, Stopper
+from runner.core.trace import tracing
 from runner.outputs import attempts, sums
 from runner.outputs.attempts import clean_up
 from runner.outputs.claim import Claim
@@ -77,6 +78,7 @@ def run(job: Job, stopper: Stopper) -> Metrics:
         stack.callback(sums.write_notebook, job.output_dir, job.name)  # once the log is closed
         runlog = stack.enter_context(RunLog(job.path(".log"), redactor))
         stack.enter_context(log.of_libraries())
+        trace = stack.enter_context(tracing("run", notebook=job.name, run_id=job.run_id, plan=plan))
         metrics = MetricsBuilder(job)
         metrics.note(ran_because=because)
         left = clean_up(job.output_dir, claim.took_over)
@@ -92,6 +94,7 @@ def run(job: Job, stopper: Stopper) -> Metrics:
             redactor=redactor,
             runlog=runlog,
             claim=claim,
+            trace=trace,
         )
         recorder = Recorder(context)
         try:
@@ -101,6 +104,7 @@ def run(job: Job, stopper: Stopper) -> Metrics:
             recorder.write_fault(error)
             raise
         stopper.over = True
+        trace.note(record.reason if record.exit_code else "", status=record.status.value, exit_code=record.exit_code)
         context.tell(exit_code=record.exit_code, lines=end_lines(record))
         context.let_go()
         log.info("end", nb=job.name, status=record.status, wall=record.wall_seconds, reason=record.reason)

@@ -47,11 +47,13 @@ class Reporter(Observer):
             cell_started_at=log.utc_now(),
             title=title and log.masked(title),
         )
+        self._run.trace.start_cell(f"cell {_place(index)}", title=title, cell_count=self._count)
         log.info("cell-start", nb=self._name, cell=_place(index), of=self._count, title=title)
         self._run.tell(progress=[log.masked(f"cell {_place(index)} of {self._count}: {title or ''}")])
 
     def cell_ended(self, cell: Any, position: int, event: CellEvent) -> None:
         """Show how the cell ended and what the run takes."""
+        self._run.trace.end_cell("" if event.outcome == "ok" else event.error_name or event.outcome)
         self._sampler.sample_now()
         latest = self._sampler.latest
         gpu = latest.gpu_total_bytes if latest else None

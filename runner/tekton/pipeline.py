@@ -155,6 +155,7 @@ def _params(shape: Shape) -> list[Document]:
         ),
         _param("resume", "Whether notebooks reuse an earlier success if nothing it depends on has changed.", "false"),
         _param("pushgateway", "URL of a Prometheus Pushgateway for the metrics; empty for none.", ""),
+        _param("otlp-endpoint", "URL of an OpenTelemetry collector (OTLP over HTTP) for spans; empty for none.", ""),
     ]
 
 
@@ -275,7 +276,7 @@ def _notebooks(plan: Plan, notebooks: list[Notebook], groups: Groups, shape: Sha
             "notebook-name": notebook.name,
             **shape.plan_params,
             **_given("skip-optional-notebooks", "continue-on-failure", "cleanup-between-notebooks"),
-            **_given("gate-wait", "strict-release", "offline", names.ON_FAILURE, "resume"),
+            **_given("gate-wait", "strict-release", "offline", names.ON_FAILURE, "resume", "otlp-endpoint"),
             "run-id": RUN_ID,
             **({"needs-of-any-run": "true"} if missing else {}),
             **({} if notebook.timeout else {"timeout": "2h"}),
@@ -313,7 +314,7 @@ def _report(notebooks: list[Notebook], groups: Groups, shape: Shape) -> Document
         "task-statuses": " ".join(
             f"{key}=$(tasks.{task}.status):$(tasks.{task}.reason)" for key, task in before.items()
         ),
-        **_given("pushgateway"),
+        **_given("pushgateway", "otlp-endpoint"),
         **_only(notebooks, shape),
     }
     return _task("report", names.REPORT_TASK, "Report and verdict", values)
