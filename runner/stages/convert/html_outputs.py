@@ -186,7 +186,7 @@ def _html(_: str, value: object, place: Place, __: object) -> Display:
         url, count = frame
         note = f"The first of {count} pictures of an animation; {place.keep} to play it."
         return Display(kind="image", source=url, alt=place.next_figure(), note=note)
-    cleaned = clean_html(source, scope=f"#{name}")
+    cleaned = clean_html(source, scope=f"#{name}", find=place.markdown.find)
     note = removed_from(source).note(f"{place.keep} to keep them")
     if note:
         place.warnings.append(f"cell {place.cell}: scripts or frames of an output were removed")

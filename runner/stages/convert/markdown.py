@@ -46,7 +46,8 @@ class MarkdownPage:
     def __init__(self, folder: Path | None = None) -> None:
         self._parser, self._renderer = _parser()
         self._files = LocalFiles(folder)
-        self._find = self._files.data_url
+        self.find = self._files.data_url
+        """Looks up pictures beside the notebook, for its outputs too."""
         self._renderer.ids = Counter()
         self._renderer.headings = []
 
@@ -59,7 +60,7 @@ class MarkdownPage:
     def render(self, text: str, attachments: object = None, scope: str | None = None) -> str:
         """Return markdown text as safe HTML; ``attachments`` are those of its cell."""
         self._files.attachments = attachments if isinstance(attachments, dict) else {}
-        return clean_html(self._parser.render(text), scope=scope, find=self._find)
+        return clean_html(self._parser.render(text), scope=scope, find=self.find)
 
 
 def plain_text(html: str) -> str:

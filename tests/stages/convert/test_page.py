@@ -808,3 +808,14 @@ def test_a_page_leads_back_to_the_report_where_there_is_one():
     """Relative to the page, so that both move together."""
     assert '<a class="nb-back" href="index.html">' in page_of(look=Look(report="index.html")).html
     assert "nb-back" not in page_of().html.partition("</style>")[2]
+
+
+def test_an_output_shows_pictures_beside_the_notebook(tmp_path):
+    """As markdown does: by path within the folder, also with blanks, and nothing from outside of it."""
+    (tmp_path / "in").mkdir()
+    for path in (tmp_path / "in" / "a b.png", tmp_path / "out.png"):
+        path.write_bytes(b"\x89PNG")
+    html = '<div><a href="#x"><img src="a%20b.png" width="9"></a><img src="../out.png"></div>'
+    page = page_of(code(outputs=[shows({"text/html": html})]), folder=tmp_path / "in")
+    assert page.one("img").attributes["src"] == "data:image/png;base64,iVBORw=="
+    assert "Image that is not part of the notebook: ../out.png" in page.html
