@@ -4,20 +4,24 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import gzip
 import io
 import json
+from datetime import timedelta
 
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 from support import cli, notebooks
+from support import records as made
 
 from runner.compare.folders import compare
 from runner.compare.images import compare_images
 from runner.compare.texts import compare_svg, compare_texts
 from runner.compare.verdict import Outcome, Tolerance
 from runner.core.errors import UsageError
+from runner.core.records import Status
 
 EQUAL, TOLERATED, UNKNOWN, DIFFERENT = Outcome
 
@@ -299,3 +303,22 @@ def test_a_page_holds_hostile_texts_as_text(tmp_path):
     page = (tmp_path / "page.html").read_text()
     assert "<script" not in page
     assert "&lt;script&gt;" in page
+
+
+def test_of_output_folders_end_results_and_products_are_compared(tmp_path):
+    """The runner's own logs, pages and samples tell of the run, and are left out."""
+    for side, status, day, ari, digest in (("old", "SUCCEEDED", 0, 0.93, "a"), ("new", "FAILED", 1, 0.71, "b")):
+        start = made.START + timedelta(days=day)
+        record = made.metrics("n", status=Status[status], start=start, recorded={"ari": ari, "cells": 2700})
+        outputs = dataclasses.replace(record.outputs, product_sha256={"same.csv": "c", "other.h5ad": digest})
+        made.leave(tmp_path / side, dataclasses.replace(record, outputs=outputs))
+        (tmp_path / side / "reports").mkdir()
+        (tmp_path / side / "reports" / "summary.json").write_text(json.dumps({"side": side}))
+    files = {file.path: file for file in compare(tmp_path / "old", tmp_path / "new", Tolerance()).files}
+    assert set(files) == {"n.executed.ipynb", "n.metrics.json"}
+    found = {one.part: (one.outcome, one.detail) for one in files["n.metrics.json"].verdicts}
+    assert found["status"] == (DIFFERENT, "succeeded → failed")
+    assert found["recorded ari"] == (DIFFERENT, "ari: 0.93 → 0.71")
+    assert found["recorded cells"][0] is EQUAL
+    assert found["product same.csv"][0] is EQUAL
+    assert found["product other.h5ad"][0] is UNKNOWN
