@@ -116,7 +116,7 @@ def _import() -> None:
     import runner.stages.gate.gate
     import runner.stages.prepare.prepare
 
-    runner.stages.convert.page.preload()
+    runner.stages.convert.page.preload([{"cell_type": "markdown"}])
     gc.freeze()  # its pages stay shared with the processes
 
 

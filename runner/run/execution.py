@@ -102,7 +102,7 @@ def execute(run: RunContext, decision: GateDecision, checked: Checked, preparati
         # The kernel takes most of a second to answer; what is imported meanwhile costs nothing.
         commit = provenance.Commit(job.source, checked.source_bytes)
         manager = _manager(run, preparation.notebook)
-        recorder.preload_page(job)
+        recorder.preload_page(job, preparation.notebook)
         from runner.stages.execute import papermill_engine
 
         def settle(facts: Facts) -> Execution:

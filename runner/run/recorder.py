@@ -138,7 +138,7 @@ class Recorder:
             metrics.warn(f"the log is not whole: {runlog.problem}")
 
 
-def preload_page(job: Job) -> None:
+def preload_page(job: Job, notebook: Any) -> None:
     """Import what the page needs while the cells run, so that nobody waits for it at the end."""
     if not job.options.html:
         return
@@ -147,7 +147,7 @@ def preload_page(job: Job) -> None:
         from runner.stages.convert.page import preload
 
         with contextlib.suppress(Exception):  # the conversion meets the same, and notes it
-            preload()
+            preload(notebook.cells)
 
     threading.Thread(target=work, name="preload", daemon=True).start()
 

@@ -44,21 +44,17 @@ class MarkdownPage:
     """
 
     def __init__(self, folder: Path | None = None) -> None:
-        self._parser, self._renderer = _parser()
+        self._parser: Any = None  # nbconvert is imported for those who have markdown
+        self._ids: Counter[str] = Counter()
+        self.headings: list[Heading] = []
+        """Headings rendered so far, in order."""
         self._files = LocalFiles(folder)
         self.find = self._files.data_url
         """Looks up pictures beside the notebook, for its outputs too."""
-        self._renderer.ids = Counter()
-        self._renderer.headings = []
-
-    @property
-    def headings(self) -> list[Heading]:
-        """Headings rendered so far, in order."""
-        headings: list[Heading] = self._renderer.headings
-        return headings
 
     def render(self, text: str, attachments: object = None, scope: str | None = None) -> str:
         """Return markdown text as safe HTML; ``attachments`` are those of its cell."""
+        self._parser = self._parser or _parser(self._ids, self.headings)
         self._files.attachments = attachments if isinstance(attachments, dict) else {}
         return clean_html(self._parser.render(text), scope=scope, find=self.find)
 
@@ -225,12 +221,14 @@ def _renderer_class() -> type[Any]:
     return Renderer
 
 
-def _parser() -> tuple[Any, Any]:
+def _parser(ids: Counter[str], headings: list[Heading]) -> Any:
+    """Return a parser that notes ids and headings there."""
     from nbconvert.filters.markdown_mistune import MarkdownWithMath
 
     renderer = _renderer_class()(escape=False)
+    renderer.ids, renderer.headings = ids, headings
     block, inline = _block_class()(), _inline_class()(hard_wrap=False)
-    return MarkdownWithMath(renderer=renderer, block=block, inline=inline), renderer
+    return MarkdownWithMath(renderer=renderer, block=block, inline=inline)
 
 
 def preload() -> None:

@@ -16,7 +16,7 @@ Markdown is cleaned even then.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -173,12 +173,13 @@ def notebook_name(path: Path) -> str:
     return path.name.removesuffix(".ipynb").removesuffix(".executed")
 
 
-def preload() -> None:
-    """Import and compile what a conversion needs, while the notebook still runs."""
+def preload(cells: Iterable[Mapping[str, Any]]) -> None:
+    """Import and compile what the conversion of a notebook needs, while it still runs."""
     from runner.stages.convert import html_cells, markdown
 
     _template()
-    markdown.preload()
+    if any(cell.get("cell_type") == "markdown" for cell in cells):
+        markdown.preload()
     html_cells.preload()
 
 

@@ -51,6 +51,8 @@ def _coloured(text: str) -> str:
 
     The codes since the last reset are repeated at the start of each piece.
     """
+    if "\x1b" not in text:
+        return escape(text)  # as the filter does, whose import takes a tenth of a second
     from nbconvert.filters.ansi import ansi2html
 
     html: list[str] = []

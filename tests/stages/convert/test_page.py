@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import base64
 import json
+import subprocess
+import sys
 
 import nbformat
 import pytest
@@ -765,9 +767,22 @@ def test_names_leave_out_what_says_that_a_notebook_was_executed(tmp_path):
 
 def test_preloading_is_only_about_time():
     """It can be called from anywhere, any number of times."""
-    preload()
-    preload()
+    preload([v4.new_code_cell()])
+    preload([v4.new_markdown_cell()])
+    preload([v4.new_markdown_cell()])
     assert "<h1" in page_of(v4.new_markdown_cell("# x")).html
+
+
+def test_a_page_without_markdown_or_colours_needs_no_markdown(tmp_path):
+    """Importing nbconvert takes as long as all the rest of a small page."""
+    script = (
+        "import sys\nfrom pathlib import Path\nfrom runner.stages.convert.page import write_page\nimport nbformat\n"
+        "write_page(nbformat.read(sys.argv[1], 4), Path(sys.argv[2]), name='n')\nassert 'nbconvert' not in sys.modules"
+    )
+    source = tmp_path / "n.ipynb"
+    nbformat.write(v4.new_notebook(cells=[code("1", outputs=[v4.new_output("stream", text="<42>")])]), source)
+    subprocess.run([sys.executable, "-c", script, source, tmp_path / "n.html"], check=True)
+    assert "&lt;42&gt;" in (tmp_path / "n.html").read_text()
 
 
 def test_code_can_be_left_out():
