@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# ruff: noqa: F401  (imported for those who are forked)
+
 """A process that has imported what a notebook's run needs, and forks one process a notebook.
 
 Importing takes a third of the time of a small notebook, the same for each of them. `multiprocessing`'s
@@ -22,6 +22,7 @@ import socket
 import sys
 from collections.abc import Iterator, Sequence
 
+from runner.core.papermill_import import import_papermill
 from runner.machine.processes import end_with_parent
 
 _CHUNK_BYTES = 1 << 16
@@ -100,8 +101,8 @@ def _reaped() -> Iterator[tuple[int, int]]:
 
 
 def _import() -> None:
-    """Import what `runner run` imports when it comes to it."""
-    import papermill.engines  # first: it imports our engine by its entry point
+    """Import what `runner run` imports when it comes to it; nothing of it starts a thread."""
+    import_papermill()  # first: it imports our engine by its entry point
 
     import runner.commands.run
     import runner.run.execution

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from runner.core import log, recorded
+from runner.core.papermill_import import import_papermill
 from runner.core.records import Cause, Failure, Status
 from runner.core.stop import StopKind
 from runner.core.units import format_bytes
@@ -187,7 +188,7 @@ def _log_visibility(run: RunContext, decision: GateDecision, visible: Mapping[st
 
 def _manager(run: RunContext, notebook: Any) -> Manager:
     """Return papermill's manager of a notebook that is about to run."""
-    import papermill.engines  # noqa: F401  (first: it imports our engine by its entry point)
+    import_papermill()  # first: it imports our engine by its entry point
 
     from runner.stages.execute.papermill_engine import Manager
 

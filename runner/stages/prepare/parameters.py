@@ -29,6 +29,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from runner.core.errors import BrokenInputError, did_you_mean
+from runner.core.papermill_import import import_papermill
 from runner.stages.prepare.cell_source import CellSource, edited, parse, reads_global
 from runner.stages.prepare.rules import add_cell, change, mark_dropped, running_cells, shown, source_cells
 
@@ -107,6 +108,7 @@ def _drop_earlier(notebook: NotebookNode) -> Iterator[Change]:
 
 def _inject(notebook: NotebookNode, tagged: NotebookNode, parameters: dict[str, Any]) -> Change:
     """Add a cell written by papermill behind the tagged one."""
+    import_papermill()
     from papermill.exceptions import PapermillException
     from papermill.translators import translate_parameters
 
