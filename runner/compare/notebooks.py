@@ -12,14 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from runner.compare.images import compare_images
-from runner.compare.texts import compare_svg, compare_texts, compare_trees
+from runner.compare.texts import compare_svg, compare_texts, compare_trees, without
 from runner.compare.verdict import Outcome, Tolerance, Verdict, verdict, worst
 
 LARGEST_BYTES = 200_000_000
 _IMAGES = ("image/png", "image/jpeg", "image/webp", "image/gif")
 _TREES = ("application/vnd.plotly.v1+json", "application/geo+json", "application/json")
 _WIDGET = "application/vnd.jupyter.widget-view+json"
-_TAG = re.compile(r"<(?:style|script)\b.{0,200000}?</(?:style|script)>|<[^<>]{0,5000}>", re.DOTALL | re.IGNORECASE)
+_TAG = re.compile(r"<[^<>]{0,5000}>")
+_UNSEEN = tuple(re.compile(mark, re.IGNORECASE) for mark in (r"<(?:style|script)\b", r"</(?:style|script)>"))
 
 
 def read_cells(path: Path, renamed: Mapping[str, str] | None = None) -> list[dict[str, Any]]:
@@ -132,7 +133,7 @@ def _displayed(data: Mapping[str, Any]) -> tuple[str, Any]:
     if kind is not None:
         return ("drawing", "".join(data[kind])) if kind == "image/svg+xml" else ("data", data[kind])
     if "text/html" in data and "".join(data.get("text/plain", "<")).startswith("<"):
-        return "text", _TAG.sub(" ", "".join(data["text/html"]))
+        return "text", _TAG.sub(" ", without("".join(data["text/html"]), *_UNSEEN))
     return "text", "".join(data.get("text/plain", data.get("text/markdown", data.get("text/latex", ""))))
 
 

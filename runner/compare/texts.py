@@ -24,7 +24,10 @@ _VOLATILE = re.compile(
 _NUMBER = re.compile(r"(?<![\w.])[-+]?(?:\d{1,40}(?:\.\d{0,40})?|\.\d{1,40})(?:[eE][-+]?\d{1,4})?(?![\w])")
 _SPACE = re.compile(r"[ \t]+|-{3,}")
 _ID = re.compile(r'\bid="([^"]{1,200})"')
-_SVG_NOTES = re.compile(r"<metadata>.*?</metadata>|<!--.*?-->|<\?.*?\?>", re.DOTALL)
+_SVG_NOTES = tuple(
+    (re.compile(opening), re.compile(closing))
+    for opening, closing in (("<metadata>", "</metadata>"), ("<!--", "-->"), (r"<\?", r"\?>"))
+)
 
 
 def compare_texts(part: str, old: str, new: str, tolerance: Tolerance) -> Verdict:
@@ -120,8 +123,15 @@ def _lasting(text: str) -> str:
     return "\n".join(kept).strip("\n")
 
 
+def without(text: str, opening: re.Pattern[str], closing: re.Pattern[str]) -> str:
+    """Return a text without what is between two marks, in linear time even where none closes."""
+    first, *others = opening.split(text)
+    return first + "".join(closing.split(other, maxsplit=1)[-1] for other in others)
+
+
 def _without_ids(text: str) -> str:
-    text = _SVG_NOTES.sub("", text)
+    for opening, closing in _SVG_NOTES:
+        text = without(text, opening, closing)
     numbers = {name: f"id{number}" for number, name in enumerate(dict.fromkeys(_ID.findall(text)))}
     replace: Callable[[re.Match[str]], str] = lambda match: match[1] + numbers.get(match[2], match[2]) + match[3]  # noqa: E731
     return re.sub(r'(id="|#)([^"\s)#]{1,200})(["\s)])', replace, text)

@@ -29,7 +29,7 @@ notebooks:
 """
 AT_STAGE = """
 import os, shutil, signal, sys
-if "run" in sys.orig_argv and os.environ.get("AT"):
+if {"run", "runner.fork_server"} & set(sys.orig_argv) and os.environ.get("AT"):
     from runner.run import recorder, verification
     at, what = os.environ["AT"], os.environ["DO"]
     owner = recorder if at == "convert" else verification

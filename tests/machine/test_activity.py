@@ -80,8 +80,9 @@ def test_without_counters_there_is_a_reason(nvml, mig, reason):
     assert reason in one.reason
 
 
-def test_the_ends_of_cells_part_the_time_and_nothing_else_is_asked_more_often():
-    """A look that is asked for comes at once, others each second; the samples in use stay few."""
+def test_the_ends_of_cells_part_the_time_and_nothing_else_is_asked_more_often(monkeypatch):
+    """A look that is asked for comes at once, others each second where they cost little; the samples in use stay few."""
+    monkeypatch.setattr("runner.machine.activity.time.thread_time", lambda: 0.0)
     nvml, series = Counters(), GpuSeries()
     one = ActivityMeter(SimpleNamespace(nvml=nvml, handle=object(), mig=False), series)
     for seconds, asked in ((1.0, False), (1.5, False), (1.6, True), (1.65, True), (2.0, False), (2.6, False)):

@@ -37,8 +37,7 @@ _ASK = "import json, platform, sys; print(json.dumps([platform.python_version(),
 _SECONDS = 30
 _LONGEST_ARGUMENT = 4_000
 _USER = re.compile(r"(?<=://)[^/?#\s]*@")
-_QUERY = re.compile(r"(://[^?\s]*)\?\S+")
-_SECRET_VALUE = re.compile(r"(\w*(?:token|secret|passw|api_?key|credential)\w*=).+", re.IGNORECASE | re.DOTALL)
+_SECRET_NAME = re.compile(r"token|secret|passw|api_?key|credential", re.IGNORECASE)
 
 
 class Commit:
@@ -154,11 +153,20 @@ def environment(job: Job, kernel: str, transport: str) -> Environment:
 def command_line(argv: Sequence[str]) -> tuple[str, ...]:
     """Return the arguments of a process, without what may be secret: parts of an address, a value named like one."""
     name = Path(argv[0]).name
-    cleaned = (
-        _QUERY.sub(r"\1?…", _USER.sub("", argument)) if len(argument) <= _LONGEST_ARGUMENT else "…"
-        for argument in argv[1:]
-    )
-    return ("runner" if name == "__main__.py" else name, *(_SECRET_VALUE.sub(rf"\1{MASK}", each) for each in cleaned))
+    return ("runner" if name == "__main__.py" else name, *map(_without_secrets, argv[1:]))
+
+
+def _without_secrets(argument: str) -> str:
+    """Return an argument without user and query of a URL, and without what follows the name of a secret."""
+    if len(argument) > _LONGEST_ARGUMENT:
+        return "…"
+    argument = _USER.sub("", argument)
+    scheme, mark, address = argument.partition("://")
+    if mark and "?" in address:
+        argument = f"{scheme}{mark}{address.partition('?')[0]}?…"
+    named = _SECRET_NAME.search(argument)
+    value = argument.find("=", named.end()) + 1 if named else 0
+    return f"{argument[:value]}{MASK}" if value else argument
 
 
 def _recordable(value: Any) -> Any:

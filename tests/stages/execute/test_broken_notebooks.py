@@ -15,7 +15,7 @@ from support import cli, notebooks
 
 from runner.core.errors import BrokenInputError, PlanError
 from runner.core.notebook_document import DEEPEST, read_notebook
-from runner.plan.text import document_of
+from runner.plan.text import read
 from runner.stages.execute.kernel import Kernel, check_kernel, runs_here
 from runner.stages.execute.papermill_engine import RunnerEngine
 
@@ -196,4 +196,4 @@ def test_one_notebook_that_cannot_be_converted_costs_the_others_nothing(tmp_path
 def test_a_plan_that_unfolds_without_end_is_refused(text: str) -> None:
     """An alias of itself, and aliases of aliases."""
     with pytest.raises(PlanError, match="unfolds to more than"):
-        document_of(text, "plan.yaml")
+        read(text, "plan.yaml")
