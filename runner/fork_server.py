@@ -1,5 +1,4 @@
 # SPDX-License-Identifier: Apache-2.0
-
 """A process that has imported what a notebook's run needs, and forks one process a notebook.
 
 Importing takes a third of the time of a small notebook, the same for each of them. `multiprocessing`'s

@@ -69,8 +69,7 @@ class Children:
     def start(self, job: Job, arguments: Sequence[str]) -> None:
         """Start a notebook."""
         name = job.name
-        if self._server is None or not self._server.alive:
-            self._server = ForkServer(self._environment)
+        self._server = self._server or ForkServer(self._environment)
         with contextlib.ExitStack() as stack:
             stdout = stderr = _STDERR
             if self._progress:
@@ -110,7 +109,7 @@ class Children:
 
 
 class ForkServer:
-    """The server, and the processes that it forked, as their starter sees them.
+    """The server, and the processes that it forked, as their starter sees them; one that died has a successor.
 
     Parameters
     ----------
@@ -119,19 +118,23 @@ class ForkServer:
     """
 
     def __init__(self, environment: Mapping[str, str]) -> None:
+        self._environment = environment
+        self._ended: dict[int, int] = {}
+        self.running: set[int] = set()
+        """Pids."""
+        self._serve()
+
+    def _serve(self) -> None:
+        self._unread = b""
         self._socket, theirs = socket.socketpair()
         with theirs:
             self._server = subprocess.Popen(
                 [sys.executable, "-P", "-m", "runner.fork_server", str(theirs.fileno())],
-                env=environment,
+                env=self._environment,
                 stdin=subprocess.DEVNULL,
                 process_group=0,  # a Ctrl-C of the terminal would reach the notebooks twice otherwise
                 pass_fds=[theirs.fileno()],
             )
-        self._unread = b""
-        self._ended: dict[int, int] = {}
-        self.running: set[int] = set()
-        """Pids."""
 
     def start(self, arguments: Sequence[str], stdout: int, stderr: int) -> int:
         """Start ``runner`` with these arguments and outputs and return its pid.
@@ -141,6 +144,10 @@ class ForkServer:
         OSError
             The server has ended.
         """
+        if self._server.poll() is not None:
+            self._lose()
+            self._socket.close()
+            self._serve()
         request = json.dumps(list(arguments)).encode() + b"\n"
         sent = socket.send_fds(self._socket, [request], [stdout, stderr])
         self._socket.sendall(request[sent:])
@@ -149,11 +156,6 @@ class ForkServer:
                 self.running.add(message["started"])
                 return message["started"]
         raise OSError(f"the process that starts the notebooks ended with exit status {self._server.wait()}")
-
-    @property
-    def alive(self) -> bool:
-        """Whether it can still start processes."""
-        return self._server.poll() is None
 
     def close(self) -> None:
         """End the server; processes that still run hear SIGTERM."""
@@ -164,11 +166,18 @@ class ForkServer:
         """Return exit codes by pid once processes have ended, or none after so many seconds."""
         while not self._ended and self.running and select.select([self._socket], [], [], seconds)[0]:
             if self._receive() is None:
-                _wait_for(self.running)
-                self._ended = dict.fromkeys(self.running, _LOST)
+                self._lose()
         ended, self._ended = self._ended, {}
         self.running -= set(ended)
         return ended
+
+    def _lose(self) -> None:
+        """Note the end of all that run, which hear SIGTERM as the server dies; nobody has their exit codes."""
+        while self._receive() is not None:  # what it said last
+            pass
+        lost = self.running - set(self._ended)
+        _wait_for(lost)
+        self._ended |= dict.fromkeys(lost, _LOST)
 
     def _receive(self) -> dict[str, int] | None:
         """Take a message, and note an end; None where the server is gone."""
