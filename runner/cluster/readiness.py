@@ -13,7 +13,7 @@ from runner.core.units import format_seconds
 from runner.tekton.names import GPU_RESOURCE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from runner.cluster.capacity import Policy
     from runner.plan import Notebook, Plan
@@ -36,23 +36,25 @@ def check_cluster(kubectl: Kubectl, namespace: str) -> list[Check]:
     """Return what the cluster has and lacks; only a connection that fails is raised."""
     server = kubectl.json("version").get("serverVersion") or {}
     found = [Check(name="kubernetes", status="pass", seen=str(server.get("gitVersion", "unknown")))]
-    checks: tuple[tuple[str, Callable[[], Check]], ...] = (
-        ("tekton", lambda: check_tekton(kubectl)),
-        ("namespace", lambda: check_namespace(kubectl, namespace)),
-        ("storage class", lambda: _storage(kubectl)),
+    found += seen(
+        ("tekton", lambda: [check_tekton(kubectl)]),
+        ("namespace", lambda: [check_namespace(kubectl, namespace)]),
+        ("storage class", lambda: [_storage(kubectl)]),
     )
-    for name, check in checks:
-        try:
-            found.append(check())
-        except ClusterError as error:
-            found.append(unseen(name, error))
     nodes = read_nodes_of(kubectl)
     return [*found, *([nodes] if isinstance(nodes, Check) else _gpus(kubectl, nodes))]
 
 
-def unseen(name: str, error: ClusterError) -> Check:
-    """Return the check of what may not be looked at."""
-    return Check(name=name, status="warn", seen=error.message, advice="it cannot be checked from here")
+def seen(*checks: tuple[str, Callable[[], Iterable[Check]]]) -> list[Check]:
+    """Return the answers of checks by name; one that may not look warns."""
+    found: list[Check] = []
+    for name, check in checks:
+        try:
+            found += check()
+        except ClusterError as error:
+            advice = "it cannot be checked from here"
+            found.append(Check(name=name, status="warn", seen=error.message, advice=advice))
+    return found
 
 
 def read_nodes_of(kubectl: Kubectl) -> list[Node] | Check:

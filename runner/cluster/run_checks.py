@@ -18,14 +18,14 @@ from runner.cluster.readiness import (
     check_tekton,
     default_class,
     read_nodes_of,
-    unseen,
+    seen,
 )
 from runner.core.units import duration_seconds, format_seconds
 from runner.tekton.names import GPU_RESOURCE
 from runner.tekton.pipelinerun import tolerated
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from runner.cluster.capacity import Node
     from runner.plan import Plan
@@ -63,19 +63,13 @@ def check_run(
         The plan whose notebooks it runs; None where it is not known here.
     """
     nodes = read_nodes_of(kubectl)
-    found: list[Check] = []
-    checks: tuple[tuple[str, Callable[[], Iterator[Check]]], ...] = (
-        ("tekton", lambda: iter([check_tekton(kubectl)])),
-        ("namespace", lambda: iter([check_namespace(kubectl, namespace)])),
+    found = seen(
+        ("tekton", lambda: [check_tekton(kubectl)]),
+        ("namespace", lambda: [check_namespace(kubectl, namespace)]),
         ("named objects", lambda: _named(kubectl, run)),
         ("volume", lambda: _volume(kubectl, run)),
         ("quota", lambda: _quota(kubectl, run)),
     )
-    for name, check in checks:
-        try:
-            found += check()
-        except ClusterError as error:
-            found.append(unseen(name, error))
     found += _timeouts(run, spec)
     found += _image(params_of(run, spec).get("image"), nodes)
     if isinstance(nodes, Check):
