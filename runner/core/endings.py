@@ -12,15 +12,19 @@ then their end is all there is.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import re
 from typing import TYPE_CHECKING
 
-from runner.core.records import Status
+from runner.core import files
+from runner.core.records import Status, read_metrics
 from runner.core.surrogates import printable
 from runner.core.units import format_seconds
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from runner.core.records import Failure, Metrics
 
 _NOT_JUDGED = {
@@ -39,6 +43,15 @@ _ARROW = re.compile(r"-{1,8}> {1,8}\d{1,9} ?")
 _TIMED = re.compile(r"File <timed (?:exec|eval)>:(\d{1,9})")
 _FRAME_LINES = 8
 _LONGEST = 300
+
+
+def final_success(path: Path) -> Metrics | None:
+    """Return the record of a success in which everything was judged; None for any other file."""
+    with contextlib.suppress(OSError, ValueError):
+        record = read_metrics(files.read(path))
+        if record.status is Status.SUCCEEDED and not record.provisional:
+            return record
+    return None
 
 
 def status_of(status: Status, *, provisional: bool) -> Status:

@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from runner.core import log
+from runner.core.endings import final_success
 from runner.core.errors import RefusedError, UsageError
 from runner.core.records import Cause, Metrics, Status
 from runner.core.units import format_bytes, format_seconds
@@ -21,7 +21,7 @@ from runner.run.trial import run_trial, scratch
 
 if TYPE_CHECKING:
     from runner.machine.gpus import Gpu
-    from runner.plan.job import Job, Options
+    from runner.plan.job import Options
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,8 +123,12 @@ def fit(options: Options, *, cards: Sequence[int], runs: int) -> Fit:
                 needed = dataclasses.replace(trial, min_gpus=1, min_gpu_memory_gb=card_gb)
                 return judged(card_gb, _left(card_gb, options), run_trial(needed))
 
+        full = final_success(job.path(".metrics.json"))
         return Fit(
-            notebook=job.name, gpu=gpu.name, attempts=bisect(possible, runs, attempt), full_seconds=_full_seconds(job)
+            notebook=job.name,
+            gpu=gpu.name,
+            attempts=bisect(possible, runs, attempt),
+            full_seconds=full.wall_seconds if full else None,
         )
 
 
@@ -180,12 +184,3 @@ def _alone(gpu: Gpu) -> Iterator[None]:
         os.environ.pop("CUDA_VISIBLE_DEVICES")
         if before is not None:
             os.environ["CUDA_VISIBLE_DEVICES"] = before
-
-
-def _full_seconds(job: Job) -> float | None:
-    """Return how long the last success took that had all memory."""
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        record = json.loads(job.path(".metrics.json").read_text(encoding="utf-8"))
-        if record["status"] == Status.SUCCEEDED and not record.get("provisional"):
-            return float(record["wall_seconds"])
-    return None

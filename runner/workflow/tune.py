@@ -16,13 +16,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runner.core import files
-from runner.core.records import Metrics, Status, read_metrics
+from runner.core.endings import final_success
 from runner.core.units import format_bytes, format_seconds
 from runner.machine.card_size import MARGIN_FRACTION, smallest_card_gb
 from runner.plan.matrix import expanded
 from runner.plan.text import read
 
 if TYPE_CHECKING:
+    from runner.core.records import Metrics
     from runner.plan.model import Plan
 
 MEMORY_MARGIN = 1.25
@@ -68,7 +69,11 @@ def tune(text: str, plan: Plan, outputs: Path) -> tuple[tuple[Tuning, ...], tupl
     found: list[Tuning | Untuned] = []
     for position, entry in enumerate(document["notebooks"]):
         names = [one["name"] for one in expanded([entry])[0]]
-        records = [(outputs, record) for name in names if (record := _success(outputs, name)) is not None]
+        records = [
+            (outputs, record)
+            for name in names
+            if (record := final_success(outputs / f"{name}.metrics.json")) is not None
+        ]
         if len(records) < len(names):
             found.append(Untuned(notebook=entry["name"], reason=f"no success in {outputs}"))
         else:
@@ -86,14 +91,6 @@ def tune(text: str, plan: Plan, outputs: Path) -> tuple[tuple[Tuning, ...], tupl
         tuple(one for one in found if isinstance(one, Tuning)),
         tuple(one for one in found if isinstance(one, Untuned)),
     )
-
-
-def _success(outputs: Path, name: str) -> Metrics | None:
-    with contextlib.suppress(OSError, ValueError):
-        record = read_metrics(files.read(outputs / f"{name}.metrics.json"))
-        if record.status is Status.SUCCEEDED and not record.provisional:
-            return record
-    return None
 
 
 def _values(
