@@ -94,7 +94,7 @@ class World:
             made.mkdir(parents=True)
         self.notebook(*CELLS)
         self.extra: dict[str, str] = {}
-        self._started_at = 0.0
+        self._before: dict[Path, tuple[int, int]] = {}
         if earlier:
             shutil.copytree(earlier, self.out, dirs_exist_ok=True)
         self.earlier = self.hashes()
@@ -130,7 +130,7 @@ class World:
 
     def command(self, *arguments: object, **how: Any) -> subprocess.Popen[bytes]:
         """Start any command."""
-        self._started_at = time.time()
+        self._before = {path: _identity(path) for path in self.out.glob("*") if path.is_file()}
         printed = (self.folder / "printed").open("ab")
         given = {"stdout": printed, "stderr": printed, "stdin": subprocess.DEVNULL, **how}
         with printed:
@@ -175,7 +175,7 @@ class World:
     def _fresh(self, path: Path) -> bool:
         """Return True if a file was made by this run and not copied with the earlier ones."""
         try:
-            return path.lstat().st_ctime >= self._started_at - 0.01
+            return _identity(path) != self._before.get(path)
         except OSError:
             return False
 
@@ -235,7 +235,7 @@ class World:
 
     def wait_runs_gone(self) -> list[str]:
         """Return the runs that still wind down after a generous wait: those of a killed run-all end by themselves."""
-        return self._wait_gone(lambda _, line: " -m runner run " in line)
+        return self._wait_gone(lambda _, line: " -m runner.fork_server " in line)
 
     def _wait_gone(self, which: Callable[[psutil.Process, str], bool]) -> list[str]:
         deadline = time.monotonic() + GONE_SECONDS
@@ -252,3 +252,8 @@ class World:
                 with contextlib.suppress(psutil.Error):
                     process.kill()
             time.sleep(0.05)
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    status = path.lstat()
+    return status.st_ino, status.st_ctime_ns
