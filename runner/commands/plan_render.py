@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`runner plan render`: Pipeline and PipelineRun for any plan."""
+"""`runner plan render`: Pipeline, PipelineRun and ConfigMap for any plan."""
 
 from __future__ import annotations
 
@@ -76,13 +76,13 @@ _COMMENTS = {
 @click.option("--param", "params", type=option_types.Setting(), multiple=True, help="Parameter of the run. Repeatable.")
 @click.option(
     "--what",
-    type=click.Choice(["all", "plan", "pipeline", "run"]),
+    type=click.Choice(["all", "pipeline", "run", "plan"]),
     default="all",
     show_default=True,
     help="Which objects to print.",
 )
-def command(plan: Path, what: Literal["all", "plan", "pipeline", "run"], **given: Any) -> None:
-    """Print ConfigMap, Pipeline and PipelineRun of PLAN as YAML that one can edit; `cluster run FILE` takes it.
+def command(plan: Path, what: Literal["all", "pipeline", "run", "plan"], **given: Any) -> None:
+    """Print Pipeline, PipelineRun and ConfigMap of PLAN as YAML that one can edit; `cluster run FILE` takes it.
 
     \b
     Example:
@@ -107,9 +107,9 @@ def command(plan: Path, what: Literal["all", "plan", "pipeline", "run"], **given
     keys = ("storage", "storage_class", "access_mode", "gpu_resource", "service_accounts", "params")
     run = pipelinerun.RunShape(generate_name=f"{given['run_name'] or label}-", **{key: given[key] for key in keys})
     documents = {
-        "plan": config_map,
         "pipeline": pipeline.pipeline(loaded, shape),
         "run": pipelinerun.pipeline_run(loaded, shape, run),
+        "plan": config_map,
     }
     if what == "all" and held != config_map["metadata"]["name"]:
         del documents["plan"]

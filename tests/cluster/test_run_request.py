@@ -121,11 +121,11 @@ def test_a_plan_of_ones_own_runs_with_the_image_and_the_plan_of_its_start(cluste
 
 
 def test_a_file_of_plan_render_is_a_run(cluster, plan, tmp_path):
-    """ConfigMap, Pipeline and PipelineRun as they are printed start the same run as the plan itself."""
+    """Pipeline, PipelineRun and ConfigMap as they are printed start the same run as the plan itself."""
     path = tmp_path / "rendered.yaml"
     path.write_text(invoke("plan", "render", plan, "--repository-url", "https://git.example/me/nb"))
     kinds = [one["kind"] for one in yaml.safe_load_all(path.read_text())]
-    assert kinds == ["ConfigMap", "Pipeline", "PipelineRun"]
+    assert kinds == ["Pipeline", "PipelineRun", "ConfigMap"]
     run, direct = start(cluster, path), own_plan(cluster, plan)
     assert run["spec"]["pipelineSpec"] == direct["spec"]["pipelineSpec"]
     assert values(run)["plan-configmap"] == values(direct)["plan-configmap"]

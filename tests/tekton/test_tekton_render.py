@@ -72,7 +72,7 @@ def test_names_survive_yaml(tmp_path):
     """A notebook called `on` stays a text and does not become a boolean."""
     path = tmp_path / "plan.yaml"
     path.write_text(PLAN)
-    _, pipeline, _ = rendered(str(path))
+    pipeline, _, _ = rendered(str(path))
     values = [p["value"] for task in pipeline["spec"]["tasks"] for p in task["params"] if p["name"] == "notebook-name"]
     assert values == ["A_b", "a-b", "on"]
 
