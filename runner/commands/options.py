@@ -150,6 +150,9 @@ run_options = (
     help_sections.notebook("--env", type=Variable(), multiple=True, help="Variable for the kernel. Repeatable."),
     *secret_options,
     help_sections.outputs("--trust-html", is_flag=True, help="Keep scripts of outputs in the HTML."),
+    help_sections.outputs(
+        "--interactive", is_flag=True, help="Keep interactive figures in the HTML; they need no network."
+    ),
     help_sections.outputs("--no-html", is_flag=True, help="Write no HTML."),
     help_sections.notebook("--offline", is_flag=True, help="Fail instead of fetching data that is not staged."),
     help_sections.reuse(

@@ -79,6 +79,7 @@ class Options:
     results_dir: Path | None = None
     prepare_only: bool = False
     trust_html: bool = False
+    interactive: bool = False
     html: bool = True
     offline: bool = False
     allocator_probe: Literal["off", "on", "exact"] = "on"

@@ -19,6 +19,7 @@ from runner.plan.job import EXECUTED_SUFFIX, INDEX_FILE
 
 if TYPE_CHECKING:
     from runner.core.records import Metrics
+    from runner.core.redact import Redactor
     from runner.plan.job import Job
     from runner.run.context import RunContext
     from runner.stages.convert.page import ConvertedHtml
@@ -152,6 +153,22 @@ def preload_page(job: Job, notebook: Any) -> None:
     threading.Thread(target=work, name="preload", daemon=True).start()
 
 
+def write_page_of(job: Job, notebook: Any, redactor: Redactor) -> ConvertedHtml:
+    """Write the page of a job's executed notebook, with what the job wants on it and without secrets."""
+    from runner.stages.convert.page import Look, write_page
+    from runner.stages.execute.executed_notebook import redacted
+
+    options = job.options
+    report = None if job.standalone else INDEX_FILE
+    return write_page(
+        redacted(notebook, redactor),
+        job.path(".html"),
+        name=job.name,
+        look=Look(trust=options.trust_html, interactive=options.interactive, report=report),
+        folder=job.source.parent,
+    )
+
+
 def convert(run: RunContext, notebook: Any, *, signal_seconds: float | None = None) -> None:
     """Write the page, unless it is not done so many seconds after a signal."""
     job, metrics = run.job, run.metrics
@@ -162,18 +179,8 @@ def convert(run: RunContext, notebook: Any, *, signal_seconds: float | None = No
     outcome: list[ConvertedHtml | Exception] = []
 
     def work() -> None:
-        from runner.stages.convert.page import Look, write_page
-        from runner.stages.execute.executed_notebook import redacted
-
         try:
-            page = write_page(
-                redacted(notebook, run.redactor),
-                job.path(".html"),
-                name=job.name,
-                look=Look(trust=job.options.trust_html, report=None if job.standalone else INDEX_FILE),
-                folder=job.source.parent,
-            )
-            outcome.append(page)
+            outcome.append(write_page_of(job, notebook, run.redactor))
         except Exception as error:  # noqa: BLE001  (a fault of conversion must not hide the notebook's)
             outcome.append(error)
 

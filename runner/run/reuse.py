@@ -32,7 +32,7 @@ from runner.core.records import (
     to_json,
 )
 from runner.outputs import attempts, sums
-from runner.plan.job import EXECUTED_SUFFIX, INDEX_FILE
+from runner.plan.job import EXECUTED_SUFFIX
 from runner.plan.sharing import shared_with
 from runner.run import ingredients, ran_because
 from runner.stages.expect import expectations
@@ -328,17 +328,10 @@ def _same_file(source: Path, target: Path) -> None:
 
 
 def _convert_again(job: Job, redactor: Redactor) -> None:
-    from runner.stages.convert.page import Look, write_page
-    from runner.stages.execute.executed_notebook import redacted
+    from runner.run.recorder import write_page_of
 
     notebook = read_notebook(job.path(EXECUTED_SUFFIX), to_run=False)
     try:
-        write_page(
-            redacted(notebook, redactor),
-            job.path(".html"),
-            name=job.name,
-            look=Look(trust=job.options.trust_html, report=None if job.standalone else INDEX_FILE),
-            folder=job.source.parent,
-        )
+        write_page_of(job, notebook, redactor)
     except Exception as error:  # noqa: BLE001  (a fault of conversion must not hide the notebook's)
         log.warning("convert", nb=job.name, reason=f"{type(error).__name__}: {error}")

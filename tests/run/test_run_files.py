@@ -190,3 +190,15 @@ def test_a_folder_of_another_user_is_told_with_its_uid(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, env=cli.environment({"HOME": "/tmp"}), check=False)
     assert done.returncode == 74, done.stderr
     assert "fsGroup" in done.stderr
+
+
+def test_interactive_figures_stay_on_the_page_of_a_run(tmp_path: Path) -> None:
+    """With --interactive the page keeps them, and so does the page that a reused run makes again."""
+    figure = '{"text/html": "<script>window.a = 1</script><b>drawn</b>"}'
+    notebooks.write(tmp_path / "n.ipynb", f"from IPython.display import display\ndisplay({figure}, raw=True)")
+    given = ["run", tmp_path / "n.ipynb", "--output-dir", tmp_path / "out"]
+    for more in ([], ["--interactive"], ["--interactive", "--resume"]):
+        page = tmp_path / "out" / "n.html"
+        page.unlink(missing_ok=True)
+        assert cli.runner(*given, *more).code == 0
+        assert ("<iframe" in page.read_text()) is bool(more)
