@@ -254,6 +254,8 @@ class Outputs:
     html: str | None = None
     log: str | None = None
     samples: str | None = None
+    dask: str | None = None
+    """Dask's performance report of the cluster that the notebook opened; made in its kernel, with scripts."""
     bytes: dict[str, int] = field(default_factory=dict)
     figures: int = 0
     attempts: tuple[str, ...] = ()

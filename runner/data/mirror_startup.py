@@ -13,57 +13,21 @@ import copy
 import functools
 import json
 import os
-import sys
 import urllib.parse
 from typing import Any
 
 
 class Hook:
-    """Replaces URLs where a library makes a request; also an import finder that waits for those libraries."""
+    """Replaces URLs where a library makes a request."""
 
     def __init__(self, urls: dict[str, str]) -> None:
         self.urls = {_plain(url): served for url, served in urls.items()}
-        self.waiting = {"urllib.request": _urllib, "requests.sessions": _requests, "httpx": _httpx, "httpx2": _httpx}
 
     def served(self, url: Any) -> str | None:
         """Return where a URL is served, None for one that is not declared."""
         with contextlib.suppress(Exception):
             return self.urls.get(_plain(str(url)))
         return None
-
-    def start(self) -> None:
-        """Patch what is imported already, and wait for the rest."""
-        for name in [name for name in self.waiting if name in sys.modules]:
-            self.imported(name)
-        sys.meta_path.insert(0, self)
-
-    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
-        """Find a library as the other finders do, when it is imported."""
-        if name not in self.waiting:
-            return None
-        for finder in sys.meta_path:
-            spec = None if finder is self or not hasattr(finder, "find_spec") else finder.find_spec(name, path, target)
-            if spec is not None:
-                with contextlib.suppress(Exception):
-                    self._follow(spec.loader, name)
-                return spec
-        return None
-
-    def _follow(self, loader: Any, name: str) -> None:
-        original = loader.exec_module
-
-        def exec_module(module: Any) -> None:
-            with contextlib.suppress(AttributeError):
-                del loader.exec_module
-            original(module)
-            self.imported(name)
-
-        loader.exec_module = exec_module
-
-    def imported(self, name: str) -> None:
-        """Patch a library; one that looks different in another version is left alone."""
-        with contextlib.suppress(Exception):
-            self.waiting.pop(name)(self, sys.modules[name])
 
 
 def _plain(url: str) -> str:
@@ -126,4 +90,6 @@ def _or_same(replaced: Any, request: Any) -> Any:
 
 with contextlib.suppress(Exception):
     if __name__ == "runner_mirror":
-        Hook(json.loads(os.environ.pop("RUNNER_MIRROR_URLS"))).start()
+        _hook = Hook(json.loads(os.environ.pop("RUNNER_MIRROR_URLS")))
+        _kinds = {"urllib.request": _urllib, "requests.sessions": _requests, "httpx": _httpx, "httpx2": _httpx}
+        globals()["ImportWatch"]({name: functools.partial(kind, _hook) for name, kind in _kinds.items()}).start()

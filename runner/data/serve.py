@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from runner.core import files, log
 from runner.core.errors import BrokenInputError, RecordError
+from runner.core.import_watch import kernel_line
 from runner.core.records import Change
 from runner.data.cache import Staged, hashes
 from runner.data.fetch import fetch
@@ -29,9 +30,7 @@ if TYPE_CHECKING:
     from runner.plan import Dataset, Plan
 
 _HOOKED = "RUNNER_MIRROR_URLS"
-_CODE = Path(__file__).with_name("mirror_startup.py")
-# One expression with a namespace of its own, so that nothing is left in the notebook's.
-_HOOK = f"exec(open({str(_CODE)!r}, encoding='utf-8').read(), {{'__name__': 'runner_mirror'}})"
+_HOOK = kernel_line(Path(__file__).with_name("mirror_startup.py"), __name__="runner_mirror")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

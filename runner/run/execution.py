@@ -6,6 +6,7 @@ Brings together what knows the notebook and what knows the machine; neither know
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import signal
@@ -13,7 +14,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from runner.core import log, recorded
+from runner.core import files, log, recorded
+from runner.core.errors import RecordError
 from runner.core.papermill_import import import_papermill
 from runner.core.records import Cause, Failure, Status
 from runner.core.stop import StopKind
@@ -35,6 +37,9 @@ if TYPE_CHECKING:
     from runner.stages.execute.kernel_notes import Opened
     from runner.stages.execute.outcome import Facts, NotebookResult
     from runner.stages.execute.papermill_engine import Manager
+
+
+_LARGEST_DASK_REPORT = 1 << 26
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,6 +116,7 @@ def execute(run: RunContext, decision: GateDecision, checked: Checked, preparati
             result = papermill_engine.conclude(manager, facts)
             crash = _crash_output(run, kernel, result)
             probing.collect(kernel.folder)
+            _keep_dask_report(run, kernel)
             assert manager.saver is not None
             execution = Execution(
                 checked=hold.checked if hold is not None else checked,
@@ -243,6 +249,14 @@ def _crash_output(run: RunContext, kernel: Kernel, result: NotebookResult) -> st
             run.runlog.event(f"--- {title} ---")
             run.runlog.printed(text)
     return f"{fault}\n{stderr}"
+
+
+def _keep_dask_report(run: RunContext, kernel: Kernel) -> None:
+    """Copy the report of the notebook's Dask cluster, if there is one, to the outputs."""
+    with contextlib.suppress(OSError, RecordError):
+        text = files.read(kernel.folder / "dask.html", _LARGEST_DASK_REPORT).decode(errors="replace")
+        files.write(run.job.path(".dask.html"), run.redactor.text(text))
+        run.files["dask"] = ".dask.html"
 
 
 def judge(

@@ -12,6 +12,7 @@ the kernel. Whatever goes wrong is written down once, and the probe leaves.
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import sys
@@ -45,6 +46,7 @@ class Probe:
     def __init__(self, journal: Journal, makers: dict[str, Any]) -> None:
         self.journal = journal
         self.makers = makers
+        self.watch = globals()["ImportWatch"]({name: functools.partial(self.imported, name) for name in makers})
         self.meters: dict[str, Any] = {}
         self.uuids: dict[int, str | None] = {}
         self.since = time.monotonic()
@@ -52,48 +54,20 @@ class Probe:
 
     def start(self) -> None:
         """Listen."""
-        for library in self.makers:
-            if library in sys.modules:
-                self.imported(library)
-        sys.meta_path.insert(0, self)
+        self.watch.start()
         from IPython import get_ipython  # type: ignore[attr-defined, unused-ignore]
 
         shell: Any = get_ipython()
         shell.events.register("pre_run_cell", self.cell_starts)
         shell.events.register("post_run_cell", self.cell_ends)
 
-    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
-        """Find a library as the other finders do, when it is imported."""
-        if name not in self.makers or name in self.meters or self.left:
-            return None
-        for finder in sys.meta_path:
-            spec = None if finder is self or not hasattr(finder, "find_spec") else finder.find_spec(name, path, target)
-            if spec is not None:
-                with contextlib.suppress(AttributeError, TypeError):  # a loader that takes none is not a library loader
-                    self._follow(spec.loader, name)
-                return spec
-        return None
-
-    def _follow(self, loader: Any, name: str) -> None:
-        original = loader.exec_module
-
-        def exec_module(module: Any) -> None:
-            with contextlib.suppress(AttributeError):
-                del loader.exec_module
-            original(module)
-            self.imported(name)
-
-        loader.exec_module = exec_module
-
-    def imported(self, library: str) -> None:
+    def imported(self, library: str, module: Any) -> None:
         """Begin to measure a library; it has just been imported."""
         try:
-            version = str(getattr(sys.modules[library], "__version__", ""))
+            version = str(getattr(module, "__version__", ""))
             self.journal.write(event="import", library=library, version=version)
             self.meters[library] = self.makers[library]()
             self.meters[library].broken = self.trouble
-            if len(self.meters) == len(self.makers):
-                self._stop_listening()
         except Exception as error:  # noqa: BLE001  (other versions may raise anything)
             self.trouble(f"{library} cannot be measured: {error!r}")
 
@@ -147,15 +121,12 @@ class Probe:
                 self.uuids[device] = str(uuid.UUID(bytes=bytes(properties.uuid.bytes)))
         return self.uuids[device]
 
-    def _stop_listening(self) -> None:
-        sys.meta_path[:] = [finder for finder in sys.meta_path if finder is not self]
-
     def trouble(self, text: str) -> None:
         """Report once what went wrong, and leave."""
         with contextlib.suppress(OSError):
             self.journal.write(event="trouble", text=text)
         self.left = True
-        self._stop_listening()
+        self.watch.stop()
         for meter in self.meters.values():
             with contextlib.suppress(Exception):  # that something is wrong was said
                 meter.leave()
@@ -170,9 +141,9 @@ def has_gpu_workers() -> bool:
 def start() -> None:
     """Begin, with what the environment says; nothing of it is left there for child processes."""
     folder = Path(os.environ["RUNNER_FAULT_LOG"]).parent
-    mode, devices, _ = os.environ.pop("RUNNER_ALLOCATOR_PROBE").split(":", 2)
+    mode, devices = os.environ.pop("RUNNER_ALLOCATOR_PROBE").split(":")
     journal = Journal(str(folder / "allocations.jsonl"))
-    meters = globals()  # `probe.STARTUP` ran the text of `allocators` in this namespace first
+    meters = globals()  # `probe.startup` ran the text of `allocators` in this namespace first
     makers = {"rmm": lambda: meters["RmmMeter"](int(devices)), "cupy": lambda: meters["CupyMeter"](mode == "exact")}
     try:
         Probe(journal, makers).start()

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from runner.core.import_watch import kernel_line
 from runner.core.machine_records import AllocatorProbe
 
 Mode = Literal["off", "on", "exact"]
@@ -24,13 +25,6 @@ ROWS = "allocations.jsonl"
 _MAX_BYTES = 64 * 2**20
 _LARGEST = 2**50
 """No device has a pebibyte; a number above it is not a size."""
-
-# One expression without a value and with a namespace of its own, so that nothing is left in the notebook's.
-STARTUP = (
-    "[exec((__import__('pathlib').Path(__import__('os').environ['RUNNER_ALLOCATOR_PROBE'].split(':', 2)[2]) / name)"
-    ".read_text('utf-8'), space) "
-    "for space in ({'__name__': 'allocator_probe'},) for name in ('allocators.py', 'in_kernel.py')] and None"
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,12 +75,13 @@ class Allocations:
 
 def variables(mode: Mode, devices: int) -> dict[str, str]:
     """Return what the kernel's environment needs; the probe takes it away again."""
-    return {} if mode == "off" else {VARIABLE: f"{mode}:{max(1, devices)}:{Path(__file__).parent}"}
+    return {} if mode == "off" else {VARIABLE: f"{mode}:{max(1, devices)}"}
 
 
 def startup(mode: Mode) -> tuple[str, ...]:
     """Return the lines of Python that start the probe."""
-    return () if mode == "off" else (STARTUP,)
+    texts = (Path(__file__).with_name(name) for name in ("allocators.py", "in_kernel.py"))
+    return () if mode == "off" else (kernel_line(*texts, __name__="allocator_probe"),)
 
 
 def read(folder: Path) -> Allocations:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runner.core import files
+from runner.core.import_watch import kernel_line
 
 if TYPE_CHECKING:
     from runner.stages.execute.outcome import CellEvent
@@ -46,12 +47,11 @@ class ShellWarning:
 
 def startup(checkout: Path) -> tuple[str, ...]:
     """Return the lines that make a kernel note this, without leaving anything in the notebook's namespace."""
-    return _line("shell"), _line("opened", CHECKOUT=str(checkout))
+    return _line("shell"), _line("opened", CHECKOUT=str(checkout)), _line("dask")
 
 
 def _line(what: str, **names: str) -> str:
-    path, names = str(Path(__file__).with_name(f"{what}_startup.py")), {"__name__": f"runner_{what}", **names}
-    return f"exec(open({path!r}, encoding='utf-8').read(), {names!r})"
+    return kernel_line(Path(__file__).with_name(f"{what}_startup.py"), __name__=f"runner_{what}", **names)
 
 
 def opened(folder: Path) -> Opened:

@@ -43,6 +43,8 @@ if TYPE_CHECKING:
     from runner.stages.execute.kernel import Kernel
 
 INTERRUPT_GRACE_SECONDS = 2.0
+DASK_REPORT_SECONDS = 20.0
+"""How long a kernel that draws the report of its Dask cluster may take to end."""
 LAST_OUTPUTS_SECONDS = 0.1
 
 
@@ -348,7 +350,10 @@ class Session:
         # ipykernel sometimes hangs while it closes. Workers and GPUs may need their time to end well;
         # without them there is nothing to wait for.
         patient = self.stopper.stop is None and (self.cleanup or self.kernel.has_children)
-        await self.kernel.shut_down(grace_seconds=3.0 if patient else 1.0)
+        seconds = 3.0 if patient else 1.0
+        if self.stopper.stop is None and (self.kernel.folder / "dask.open").exists():
+            seconds = DASK_REPORT_SECONDS
+        await self.kernel.shut_down(grace_seconds=seconds)
 
     def _close(self) -> None:
         if self.client is not None:
