@@ -11,43 +11,25 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html.parser import HTMLParser
 from typing import Any
 
-from runner.core import log
 from runner.core.surrogates import without_surrogates
 from runner.core.templates import policy_hash
+from runner.stages.convert.environment import ask
+from runner.stages.convert.figures import Figure, text_of
 
 _SECONDS = 60
-_ASK = """
-import json, sys
-makers = {
-    "plotly": lambda: __import__("plotly.offline").offline.get_plotlyjs(),
-    "bokeh": lambda: "\\n".join(__import__("bokeh.resources").resources.INLINE.js_raw),
-    "vega": lambda: __import__("vl_convert").javascript_bundle(),
-}
-found = {}
-for name in sys.argv[1:]:
-    try:
-        found[name] = makers[name]()
-    except Exception:
-        pass
-json.dump(found, sys.stdout)
-"""
-_PACKAGES = {"plotly": "plotly", "bokeh": "bokeh", "vega": "vl-convert-python"}
-_PLOTLY = "application/vnd.plotly.v1+json"
-_VEGA = re.compile(r"application/vnd\.vega(?:lite)?\.v\d[\d.]{0,10}\+json")
+_PACKAGES = {"plotly": "plotly", "bokeh": "bokeh", "panel": "panel", "vega": "vl-convert-python"}
 _BOKEH = "application/vnd.bokehjs_exec.v0+json"
+_HOLOVIEWS = "application/vnd.holoviews_exec.v0+json"
 _LOADED = re.compile(r"<script\b[^>]{0,2000}\bsrc=[^>]{0,2000}>\s*</script>|<link\b[^>]{0,2000}>", re.IGNORECASE)
 """What a fragment would load from a network."""
 _SCRIPTS = {"", "text/javascript", "application/javascript", "module"}
 _HEIGHT = (
-    "addEventListener('load', () => setTimeout(() => "
-    "parent.postMessage(document.documentElement.scrollHeight, '*'), 300))"
+    "addEventListener('load', () => setTimeout(() => parent.postMessage(document.body.scrollHeight + 16, '*'), 300))"
 )
 
 
@@ -67,20 +49,22 @@ class Frames:
     ----------
     cells
         The cells of the notebook.
-    python
-        Program of its kernel.
+    figures
+        Their figures by the id of the output.
+    pythons
+        Programs whose packages are asked for libraries.
     """
 
-    def __init__(self, cells: Sequence[Mapping[str, Any]], python: str = sys.executable) -> None:
+    def __init__(
+        self, cells: Sequence[Mapping[str, Any]], figures: Mapping[int, Figure], pythons: Sequence[str]
+    ) -> None:
         self._by_output: dict[int, Frame] = {}
-        self._drawn_later: set[int] = set()
         for before, output in _outputs(cells):
-            if frame := _frame(output.get("data"), before.get("data")):
+            if frame := frame_of(output.get("data"), before.get("data"), figures.get(id(output))):
                 self._by_output[id(output)] = frame
-                if frame.library == "bokeh" and "text/html" not in output["data"]:
-                    self._drawn_later.add(id(before))
         wanted = sorted({frame.library for frame in self._by_output.values() if frame.library})
-        self.libraries = {name: _in_page(text) for name, text in _libraries(python, wanted).items()}
+        found = ask(pythons, [("library", name, None) for name in wanted], seconds=_SECONDS)
+        self.libraries = {wanted[number]: _in_page(text) for number, text in sorted(found.items())}
         """What is in the page once, by name."""
         self.missing = {name: _PACKAGES[name] for name in wanted if name not in self.libraries}
         """Packages that the kernel's environment lacks, by the library that they bring."""
@@ -89,10 +73,6 @@ class Frames:
         """Return the frame of an output; None if it is not interactive, or its library is unavailable."""
         frame = self._by_output.get(id(output))
         return None if frame is None or frame.library in self.missing else frame
-
-    def drawn_later(self, output: Mapping[str, Any]) -> bool:
-        """Return True if an output is but the place where the script of the next one draws."""
-        return id(output) in self._drawn_later and "bokeh" not in self.missing
 
     def policy(self, script: str) -> str:
         """Return which scripts the page allows: its own one, the libraries, and those of the frames."""
@@ -112,27 +92,27 @@ def _outputs(cells: Sequence[Mapping[str, Any]]) -> Iterator[tuple[Mapping[str, 
         yield from zip([{}, *known], known, strict=False)
 
 
-def _frame(data: object, before: object) -> Frame | None:
+def frame_of(data: object, before: object = None, figure: Figure | None = None) -> Frame | None:
     """Return the interactive form of a bundle, if all that it needs can stand in the page.
 
     Bokeh puts the element that it draws into an output ``before`` that of its script.
     """
     if not isinstance(data, dict):
         return None
-    if isinstance(figure := data.get(_PLOTLY), dict):
-        parts = ", ".join(_json(figure.get(key, default)) for key, default in (("data", []), ("layout", {})))
+    if figure and figure.library == "plotly":
+        parts = ", ".join(_json(figure.content[key]) for key in ("data", "layout"))
         return Frame(_document("", f"Plotly.newPlot('figure', {parts}, {{responsive: true}})"), "plotly")
-    vega = next((value for kind, value in data.items() if _VEGA.fullmatch(str(kind))), None)
-    if isinstance(vega, dict):
-        return Frame(_document("", f"vegaEmbed('#figure', {_json(vega)}, {{actions: false}})"), "vega")
-    html = _text(data.get("text/html"))
+    if figure:
+        return Frame(_document("", f"vegaEmbed('#figure', {_json(figure.content)}, {{actions: false}})"), "vega")
+    html = text_of(data.get("text/html"))
     if _BOKEH in data:
-        html = html or _text(before.get("text/html") if isinstance(before, dict) else "")
-        return Frame(_document(html, _text(data.get("application/javascript")).replace("</", "<\\/")), "bokeh")
+        html = html or text_of(before.get("text/html") if isinstance(before, dict) else "")
+        return Frame(_document(html, text_of(data.get("application/javascript")).replace("</", "<\\/")), "bokeh")
     scripts = _Scripts(html) if "<script" in html[:50_000_000].lower() else None
     if scripts is None or not scripts.inline or scripts.foreign:
         return None
-    return Frame(_document(_LOADED.sub("", html), ""), next(iter(scripts.known), ""))
+    library = "panel" if _HOLOVIEWS in data else next(iter(scripts.known), "")
+    return Frame(_document(_LOADED.sub("", html), ""), library)
 
 
 def _document(html: str, script: str) -> str:
@@ -147,10 +127,6 @@ def _newlines(text: str) -> str:
 
 def _json(value: object) -> str:
     return json.dumps(value).replace("<", "\\u003c")
-
-
-def _text(value: object) -> str:
-    return "".join(map(str, value)) if isinstance(value, list) else value if isinstance(value, str) else ""
 
 
 def _in_page(script: str) -> str:
@@ -190,22 +166,3 @@ class _Scripts(HTMLParser):
         if tag == "script" and self._script is not None:
             self.inline.append("".join(self._script))
             self._script = None
-
-
-def _libraries(python: str, names: Sequence[str]) -> dict[str, str]:
-    """Return the libraries that an environment has."""
-    if not names:
-        return {}
-    try:
-        done = subprocess.run(
-            [python, "-P", "-c", _ASK, *names],
-            capture_output=True,
-            timeout=_SECONDS,
-            check=True,
-            stdin=subprocess.DEVNULL,
-        )
-        found = json.loads(done.stdout)
-    except (OSError, subprocess.SubprocessError, ValueError) as error:
-        log.warning("interactive", python=python, reason=f"its packages cannot be asked: {error}")
-        return {}
-    return {name: text for name, text in found.items() if isinstance(text, str)}

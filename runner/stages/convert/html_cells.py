@@ -19,9 +19,11 @@ from markupsafe import Markup
 
 from runner.core.surrogates import without_surrogates
 from runner.core.units import format_seconds
+from runner.stages.convert.figures import Figure, figure_of, text_of
 from runner.stages.convert.frames import Frames
-from runner.stages.convert.html_outputs import Display, Place, displays, text_of
+from runner.stages.convert.html_outputs import Display, Place, displays
 from runner.stages.convert.markdown import Heading, MarkdownPage
+from runner.stages.convert.pictures import Pictures
 from runner.stages.convert.widgets import Widgets
 
 if TYPE_CHECKING:
@@ -86,7 +88,10 @@ class NotebookView:
         self._cells = [cell for cell in cells if isinstance(cell, dict)] if isinstance(cells, list) else []
         self._removed = {n: self._tags(cell) for n, cell in enumerate(self._cells)} if look.remove_tagged else {}
         self._markdown = MarkdownPage(folder)
-        self.frames = Frames(self._cells, _python(self._metadata)) if look.interactive and not look.trust else None
+        figures, saved = _figures(self._cells)
+        pythons = (_python(self._metadata), sys.executable) if figures or look.interactive else ()
+        self._pictures = Pictures({key: figure for key, figure in figures.items() if key not in saved}, pythons)
+        self.frames = Frames(self._cells, figures, pythons) if look.interactive and not look.trust else None
         """Interactive outputs; None where they are not kept."""
         self._widgets = Widgets(self._metadata)
         self._rendered = {
@@ -173,6 +178,7 @@ class NotebookView:
             widgets=self._widgets,
             trust=self._look.trust,
             frames=self.frames,
+            pictures=self._pictures,
             warnings=self._warnings,
         )
         outputs = tuple(displays(cell.get("outputs"), place))
@@ -256,6 +262,19 @@ def _python(metadata: dict[str, Any]) -> str:
         return sys.executable
     program = str(spec.argv[0]) if spec.argv and spec.language.lower() == "python" else ""
     return program if Path(program).is_absolute() else sys.executable  # as Jupyter takes a plain `python`
+
+
+def _figures(cells: list[dict[str, Any]]) -> tuple[dict[int, Figure], set[int]]:
+    """Return the figures by the id of their output, and the ids of those that have a saved picture."""
+    figures, saved = {}, set()
+    for cell in cells:
+        outputs = cell.get("outputs")
+        for output in outputs if isinstance(outputs, list) else ():
+            data = output.get("data") if isinstance(output, dict) else None
+            if figure := figure_of(data):
+                figures[id(output)] = figure
+                saved |= {id(output)} if any(str(kind).startswith("image/") for kind in data or ()) else set()
+    return figures, saved
 
 
 def _places(cells: list[dict[str, Any]]) -> dict[int, str]:

@@ -17,8 +17,11 @@ from typing import TYPE_CHECKING, Any
 from markupsafe import Markup
 
 from runner.core.surrogates import without_surrogates
+from runner.stages.convert.figures import of_another, text_of
+from runner.stages.convert.frames import frame_of
 from runner.stages.convert.images import svg_data_url
 from runner.stages.convert.interactive import figure_note, first_frame, removed_from
+from runner.stages.convert.pictures import png_size
 from runner.stages.convert.sanitize import clean_html, shows_something
 from runner.stages.convert.terminal import HEAD_CHARACTERS, terminal_html
 from runner.stages.convert.tex import mixed_to_html
@@ -26,12 +29,15 @@ from runner.stages.convert.tex import mixed_to_html
 if TYPE_CHECKING:
     from runner.stages.convert.frames import Frame, Frames
     from runner.stages.convert.markdown import MarkdownPage
+    from runner.stages.convert.pictures import Pictures
     from runner.stages.convert.widgets import Widgets
 
 _NOTHING = Markup()
 _RASTER = ("image/png", "image/jpeg", "image/gif", "image/webp", "image/bmp")
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 _DEEPEST = 4
+_ASKS_FOR_TRUST = "Make this Notebook Trusted to load map"
+"""What folium leaves room for its map with."""
 _THEMED_MAX_CHARACTERS = 5_000_000
 
 
@@ -71,16 +77,17 @@ class Place:
     widgets: Widgets
     trust: bool = False
     frames: Frames | None = None
+    pictures: Pictures
     figures: int = 0
     outputs: int = 0
     depth: int = 0
     """How many Output widgets stand around it."""
     warnings: list[str] = field(default_factory=list)
 
-    @property
-    def keep(self) -> str:
-        """What to do to keep scripts."""
-        return f"run `runner convert --trust-html {quote(self.file)}`"
+    def keep(self, data: Mapping[str, Any]) -> str:
+        """Return what to do to keep the scripts of a bundle."""
+        option = "--interactive" if frame_of(data) else "--trust-html"
+        return f"run `runner convert {option} {quote(self.file)}`"
 
     def next_id(self) -> str:
         """Return the id of the next output."""
@@ -97,12 +104,13 @@ class Place:
 def displays(outputs: object, place: Place) -> Iterator[Display]:
     """Return the displays of a cell's outputs; neighbouring texts of one stream become one."""
     listed = [item for item in outputs if isinstance(item, dict)] if isinstance(outputs, list) else []
+    hidden = set() if place.trust else of_another(listed)
     for stream, group in groupby(listed, key=_stream_name):
         if stream:
             yield Display(kind=stream, body=Markup(terminal_html("".join(text_of(o.get("text")) for o in group))))  # noqa: S704
         else:
             for output in group:
-                if place.frames and place.frames.drawn_later(output):
+                if id(output) in hidden:
                     continue
                 yield _guarded(output, place)
                 yield from _captured(output, place)
@@ -117,15 +125,6 @@ def _captured(output: dict[str, Any], place: Place) -> Iterator[Display]:
     place.depth += 1
     yield from displays(place.widgets.captured(view), place)
     place.depth -= 1
-
-
-def text_of(value: object) -> str:
-    """Return a text of a notebook, which may be stored as a list of lines."""
-    if isinstance(value, str):
-        return value
-    if isinstance(value, list):
-        return "".join(part for part in value if isinstance(part, str))
-    return "" if value is None else str(value)
 
 
 def _stream_name(output: dict[str, Any]) -> str:
@@ -158,6 +157,13 @@ def _bundle(output: dict[str, Any], place: Place) -> Display:
     metadata = _mapping(output.get("metadata"))
     if place.frames and (frame := place.frames.of(output)):
         return Display(kind="frame", frame=frame, title=f"Interactive {place.next_figure()}")
+    if not place.trust and (picture := place.pictures.of(output)):
+        width, height = png_size(picture)
+        note = (
+            f"A picture of an interactive figure; run `runner convert --interactive {quote(place.file)}` to keep it so."
+        )
+        source, alt = f"data:image/png;base64,{picture}", place.next_figure()
+        return Display(kind="image", source=source, alt=alt, width=width // 2, height=height // 2, note=note)
     note = next((note for kind in data if (note := figure_note(str(kind), quote(place.file)))), "")
     for kind, show in _SHOWN:
         if kind not in data:
@@ -184,13 +190,14 @@ def _html(_: str, value: object, place: Place, __: object) -> Display:
         return Display(kind="html", id=name, body=Markup(without_surrogates(source)))  # noqa: S704
     if frame := first_frame(source):
         url, count = frame
-        note = f"The first of {count} pictures of an animation; {place.keep} to play it."
+        note = f"The first of {count} pictures of an animation; {place.keep({'text/html': source})} to play it."
         return Display(kind="image", source=url, alt=place.next_figure(), note=note)
     cleaned = clean_html(source, scope=f"#{name}", find=place.markdown.find)
-    note = removed_from(source).note(f"{place.keep} to keep them")
+    removed = removed_from(source)
+    note = removed.note(f"{place.keep({'text/html': source})} to keep them") if removed.anything else ""
     if note:
         place.warnings.append(f"cell {place.cell}: scripts or frames of an output were removed")
-    if not shows_something(cleaned):
+    if not shows_something(cleaned) or _ASKS_FOR_TRUST in cleaned:
         return Display(kind="note", note=note)
     return Display(kind="html", id=name, themed=_is_themed(cleaned), body=Markup(cleaned), note=note)  # noqa: S704
 
@@ -205,7 +212,9 @@ def _is_themed(cleaned: str) -> bool:
 def _script(_: str, value: object, place: Place, __: object) -> Display:
     if not place.trust:
         place.warnings.append(f"cell {place.cell}: a script output was removed")
-        return Display(kind="note", note=f"A script is not run; {place.keep} to keep it.")
+        return Display(
+            kind="note", note=f"A script is not run; run `runner convert --trust-html {quote(place.file)}` to keep it."
+        )
     return Display(kind="html", body=Markup(f"<script>{without_surrogates(text_of(value))}</script>"))  # noqa: S704
 
 

@@ -48,8 +48,13 @@ class Removed:
     frames: list[str] = field(default_factory=list)
     """Address of each frame; empty for one that brings its content with it."""
 
+    @property
+    def anything(self) -> bool:
+        """Return True if something is removed."""
+        return bool(self.scripts or self.embedded or self.form or self.frames)
+
     def note(self, keep: str) -> str:
-        """Return the sentence for the reader; empty where nothing was removed."""
+        """Return the sentence for the reader."""
         said = []
         if self.scripts:
             said.append(f"Scripts of this output were removed; {keep}.")

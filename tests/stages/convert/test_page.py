@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import base64
 import json
+import shutil
 import subprocess
 import sys
 
@@ -378,12 +379,15 @@ def test_an_animation_shows_its_first_picture():
         ({"text/html": "<iframe src='https://maps.example/a?b=1'></iframe>"}, "page of https://maps.example/a?b=1"),
         ({"text/html": "<iframe srcdoc='<p>map</p>'></iframe>"}, "that this output brings with it"),
         ({"application/vnd.jupyter.widget-view+json": {"model_id": "x"}}, "its state was not saved"),
-        ({"text/html": "<script>1</script>", "text/plain": "x"}, "runner convert --trust-html nb.executed.ipynb"),
+        ({"text/html": "<script>1</script>", "text/plain": "x"}, "runner convert --interactive nb.executed.ipynb"),
+        ({"text/html": "<script src='https://a.example/b.js'></script>"}, "convert --trust-html nb.executed.ipynb"),
+        ({"text/html": "<p>Make this Notebook Trusted to load map</p><iframe srcdoc='map'></iframe>"}, "A frame"),
         ({"image/png": "  "}, "damaged"),
     ],
 )
-def test_a_note_says_what_is_not_shown_and_why(data, said):
+def test_a_note_says_what_is_not_shown_and_why(data, said, monkeypatch):
     """Each note names the thing that is missing, and what keeps it; only a broken form is called damaged."""
+    monkeypatch.setattr(sys, "executable", shutil.which("false"))  # no package draws
     page = output_page(data)
     note = page.one(having="nb-note").text
     assert said in note
@@ -420,7 +424,7 @@ def test_html_outputs_keep_their_tables_and_lose_their_scripts():
     )
     page = Page(convert_notebook(notebook))
     assert page.one("td").text == "1"
-    assert "--trust-html" in page.one(having="nb-note").text
+    assert "--interactive" in page.one(having="nb-note").text
     assert dangers(page.html) == []
 
 
@@ -429,7 +433,7 @@ def test_an_output_of_scripts_only_shows_its_other_form():
     data = {"text/html": "<div id=plot></div><script>draw()</script>", "image/png": PIXEL, "text/plain": "Figure()"}
     page = output_page(data)
     assert len(page.all("img")) == 1
-    assert "--trust-html" in page.one(having="nb-note").text
+    assert "--interactive" in page.one(having="nb-note").text
     assert output_page({"application/javascript": "alert(1)"}).one(having="nb-note")
 
 

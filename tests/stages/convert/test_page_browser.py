@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 
 import pytest
 from nbformat import v4
@@ -178,13 +179,15 @@ def kernel(tmp_path, monkeypatch):
     library = (
         "window.Plotly = {newPlot: (id, data) => { document.getElementById(id).textContent = `drawn ${data.length}`; }}"
     )
-    program.write_text(f"#!/bin/sh\ncat <<'END'\n{json.dumps({'plotly': library + '; // </script> <!--'})}\nEND\n")
+    answer = json.dumps({"number": 1, "answer": library + "; // </script> <!--"})
+    program.write_text(f"#!/bin/sh\ncat >/dev/null; cat <<'END'\nloading\n{answer}\nEND\n")
     program.chmod(0o755)
     folder = tmp_path / "kernels" / "drawing"
     folder.mkdir(parents=True)
     spec = {"argv": [str(program)], "display_name": "Drawing", "language": "python"}
     (folder / "kernel.json").write_text(json.dumps(spec))
     monkeypatch.setenv("JUPYTER_PATH", str(tmp_path))
+    monkeypatch.setattr(sys, "executable", str(program))
     return {"name": "drawing", "display_name": "Drawing", "language": "python"}
 
 
