@@ -114,11 +114,13 @@ def command(
         click.echo(f"runner: {redactor.text(objection)}", err=True)
     click.echo(result.summary_path.read_text() if as_json else str(result.html_path), nl=not as_json)
     if results_dir is not None:
-        from runner.outputs.tekton_results import write_values
+        from runner.outputs import sums
+        from runner.outputs.tekton_results import artifacts, source_hints, write_values
 
         counts = ", ".join(f"{count} {what}" for what, count in result.counts.items())
         values = {"verdict": result.verdict, "counts": counts, "report-path": str(result.html_path)}
-        write_values(results_dir, values)
+        made = {"summary": "reports/summary.json", "sums": sums.REPORT.as_posix()}
+        write_values(results_dir, values, artifacts(output_dir, made) | source_hints(result.sources))
     for problem in result.problems:
         click.echo(f"runner: {problem}", err=True)
     return int(bool(objections))

@@ -14,9 +14,17 @@ from runner.core.stop import ending_on_signals
 
 @click.command("verify")
 @click.argument("output_dir", type=options.FOLDER)
+@click.option(
+    "--attestation",
+    "attestations",
+    type=options.FILE,
+    multiple=True,
+    help="In-toto statement or DSSE envelope that Tekton Chains made of a TaskRun: compare its digests too. Its "
+    "signature is for `cosign` to check. Repeatable.",
+)
 @options.as_json
 @ending_on_signals()
-def command(output_dir: Path, as_json: bool) -> int:
+def command(output_dir: Path, attestations: tuple[Path, ...], as_json: bool) -> int:
     """Check that all files of OUTPUT_DIR are as NAME.sha256 and reports/SHA256SUMS say, and that they agree.
 
     Records, executed notebooks, summary and RO-Crate are compared with each other, earlier attempts included.
@@ -26,20 +34,29 @@ def command(output_dir: Path, as_json: bool) -> int:
     Examples:
       runner verify outputs
       (cd outputs && sha256sum -c *.sha256)
+      runner verify outputs --attestation taskrun.json
     """
     import dataclasses
     import json
 
     from runner.core.surrogates import printable
     from runner.core.units import format_count
+    from runner.report.attestation import compare_attested
     from runner.report.integrity import verify
 
     found = verify(output_dir)
+    attested = [compare_attested(output_dir, one) for one in attestations]
+    found = dataclasses.replace(
+        found, differences=(*found.differences, *(note for one in attested for note in one.differences))
+    )
+    count = sum(one.files for one in attested)
     if as_json:
-        answer(json.dumps({"ok": not found.differences, **dataclasses.asdict(found)}, indent=1, ensure_ascii=False))
+        report = {"ok": not found.differences, **dataclasses.asdict(found), "attested": count}
+        answer(json.dumps(report, indent=1, ensure_ascii=False))
     else:
         lines = [*map(str, found.differences), *(f"not judged: {note}" for note in found.not_judged)]
         checked = f"{format_count(found.files, 'file')} of {format_count(found.notebooks, 'notebook')} checked"
+        checked += f", {count} of them attested" if attestations else ""
         verdict = format_count(len(found.differences), "difference") if found.differences else "no difference"
         answer("\n".join([*map(printable, lines), f"{checked}: {verdict}"]))
     return 9 if found.differences else 0

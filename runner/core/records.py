@@ -115,6 +115,8 @@ class Source:
     sha256: str | None = None
     commit: str | None = None
     """The commit that is checked out, if it holds the notebook exactly as it was run."""
+    repository: str | None = None
+    """URL of the repository that the commit came from, without credentials."""
     title: str | None = None
     kernel: str | None = None
     unavailable: dict[str, str] = field(default_factory=dict)

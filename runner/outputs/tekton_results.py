@@ -1,41 +1,94 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tekton results: one short line a file, no newline at its end, all of them under 1 KB."""
+"""Tekton results: one short line a file, no newline at its end, all of them under 1 KB.
+
+Some are type hints of Tekton Chains, which signs what they name: `X_ARTIFACT_OUTPUTS` a file that was made, by URI and
+digest, `CHAINS-GIT_URL` and `CHAINS-GIT_COMMIT` what it was made from.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
-from runner.core import files
+from runner.core import files, log
+from runner.core.hash_cache import sha256_of
 
 if TYPE_CHECKING:
-    from runner.core.records import Metrics
+    from runner.core.records import Metrics, Source
 
+ARTIFACT = "pkg:generic/"
+"""How the URI of a signed file begins; its path in the output folder follows. No image of a registry can have such a
+name, and Chains would sign it as one."""
 _REASON_BYTES = 200
+_PATH_BYTES = 200
+_MOST_BYTES = 1000
+"""Of all results of a task."""
 
 
 def write(folder: Path, metrics: Metrics, metrics_path: Path) -> None:
-    """Write the results of one notebook.
+    """Write the results of one notebook; once its record is final, with what is to be signed.
 
     Raises
     ------
     RecordError
         The folder cannot be written.
     """
-    write_values(folder, values(metrics, metrics_path))
+    hints: dict[str, str] = {}
+    if not metrics.provisional:
+        made = {"record": metrics_path.name, "notebook": metrics.outputs.notebook}
+        hints = artifacts(metrics_path.parent, made) | source_hints([metrics.source])
+    write_values(folder, values(metrics, metrics_path), hints)
 
 
-def write_values(folder: Path, results: Mapping[str, str]) -> None:
+def write_values(folder: Path, results: Mapping[str, str], hints: Mapping[str, str] | None = None) -> None:
     """Write one file a result, each value on one line.
 
+    Parameters
+    ----------
+    hints
+        Further results, as far as all of them fit.
+
     Raises
     ------
     RecordError
         The folder cannot be written.
     """
-    for name, value in results.items():
-        files.write(folder / name, line(value, _REASON_BYTES))
+    found = {name: line(value, _REASON_BYTES) for name, value in results.items()}
+    for name, value in (hints or {}).items():
+        if sum(len(text.encode()) for text in (*found.values(), value)) > _MOST_BYTES:
+            log.warning("not-signed", result=name, reason=f"with it the results would exceed {_MOST_BYTES} bytes")
+        else:
+            found[name] = value
+    for name, text in found.items():
+        files.write(folder / name, text)
+
+
+def artifacts(folder: Path, made: Mapping[str, str | None]) -> dict[str, str]:
+    """Return the type hint of each file of an output folder that exists."""
+    found = {}
+    for what, path in made.items():
+        try:
+            digest = sha256_of(folder / path) if path else None
+        except OSError as error:
+            log.warning("not-signed", file=path, reason=error.strerror or str(error))
+            continue
+        if path and digest:
+            hint = {"uri": ARTIFACT + quote(path), "digest": f"sha256:{digest}", "isBuildArtifact": "true"}
+            found[f"{what}_ARTIFACT_OUTPUTS"] = json.dumps(hint, separators=(",", ":"))
+    return found
+
+
+def source_hints(sources: Iterable[Source]) -> dict[str, str]:
+    """Return the type hints of the commit that holds all notebooks as they were run, if there is one.
+
+    Those that were never read, because they were skipped before, do not count. Chains takes every commit for a SHA-1.
+    """
+    found = {(one.commit or "", one.repository or "") for one in sources if one.sha256}
+    commit, url = found.pop() if len(found) == 1 else ("", "")
+    return {"CHAINS-GIT_COMMIT": commit, "CHAINS-GIT_URL": "".join(url.split())} if url and len(commit) == 40 else {}
 
 
 def values(metrics: Metrics, metrics_path: Path) -> dict[str, str]:
@@ -49,7 +102,7 @@ def values(metrics: Metrics, metrics_path: Path) -> dict[str, str]:
         "wall-seconds": f"{metrics.wall_seconds:.1f}",
         "peak-gpu-memory-gb": f"{max(peaks) / 1e9:.2f}" if peaks else "",
         "failed-cell": "" if cell is None else str(cell + 1),
-        "metrics-path": line(str(metrics_path), 300, keep_end=True),
+        "metrics-path": line(str(metrics_path), _PATH_BYTES, keep_end=True),
     }
 
 

@@ -34,6 +34,7 @@ from runner.report.summary import Regression, Summary, summarize
 from runner.report.validation import fault
 
 if TYPE_CHECKING:
+    from runner.core.records import Source
     from runner.plan import Plan
     from runner.report.assemble import Entry
     from runner.report.found import Found
@@ -59,6 +60,8 @@ class ReportResult:
     """The same in lines for a terminal: where each failed, with what error, and what to do."""
     compared: bool = False
     """Whether a baseline could be read."""
+    sources: tuple[Source, ...] = ()
+    """Of the notebooks that have a record."""
 
     def ok(self, *, fail_on_failure: bool = False, fail_on_regression: bool = False) -> bool:
         """Return True if the command should end with 0."""
@@ -195,6 +198,7 @@ def build(
         failed=tuple(f"{entry.name} {entry.status.value}: {entry.reason}" for entry in report.entries if not entry.ok),
         explained=tuple(line for entry in report.entries if not entry.ok for line in _explained(entry)),
         compared=made.compared,
+        sources=tuple(entry.metrics.source for entry in report.entries if entry.metrics),
     )
 
 

@@ -4,15 +4,18 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from runner.core.machine_records import GpuUse
-from runner.core.records import Failure, Metrics, Source, Status
-from runner.outputs.tekton_results import line, values, write, write_values
+from runner.core.records import Failure, Metrics, Outputs, Source, Status
+from runner.outputs.tekton_results import ARTIFACT, line, source_hints, values, write, write_values
 
 METRICS = Metrics(
     notebook="01",
@@ -108,3 +111,68 @@ def test_other_commands_write_their_results_the_same_way(tmp_path: Path) -> None
     write_values(tmp_path / "new", {"verdict": "failed\n", "report-path": "x" * 900})
     assert (tmp_path / "new" / "verdict").read_bytes() == b"failed"
     assert len((tmp_path / "new" / "report-path").read_bytes()) <= 500
+
+
+def sealed(folder: Path, name: str, source: Source) -> dict[str, str]:
+    """Return the results of a run whose record and notebook are there."""
+    for ending in (".metrics.json", ".executed.ipynb"):
+        (folder / f"{name}{ending}").write_text(f"{name}{ending}")
+    record = dataclasses.replace(
+        METRICS, reason="x" * 900, source=source, outputs=Outputs(notebook=f"{name}.executed.ipynb")
+    )
+    write(folder / "results", record, folder / f"{name}.metrics.json")
+    return {path.name: path.read_text() for path in (folder / "results").iterdir()}
+
+
+COMMIT = "7f2f46e1b97df36b2b82d1b1d87c81b8b3d21601"
+SOURCE = Source(path="01.ipynb", sha256="0" * 64, commit=COMMIT, repository="https://git.example/lab/notebooks")
+
+
+@pytest.mark.parametrize("name", ["01_scRNA_analysis_preprocessing", "with blank", "größe@1?#%", "n" * 60])
+def test_record_and_notebook_are_named_for_chains(tmp_path: Path, name: str) -> None:
+    """By URI and digest, with the commit they were made from, and still within 1 KB."""
+    found = sealed(tmp_path, name, SOURCE)
+    for what, file in (("record", f"{name}.metrics.json"), ("notebook", f"{name}.executed.ipynb")):
+        hint = json.loads(found[f"{what}_ARTIFACT_OUTPUTS"])
+        assert hint == {
+            "uri": hint["uri"],
+            "digest": f"sha256:{hashlib.sha256(file.encode()).hexdigest()}",
+            "isBuildArtifact": "true",
+        }
+        assert unquote(hint["uri"].removeprefix(ARTIFACT)) == file
+        assert hint["uri"].isascii()
+    assert (found["CHAINS-GIT_COMMIT"], found["CHAINS-GIT_URL"]) == (COMMIT, SOURCE.repository)
+    assert sum(len(text.encode()) for text in found.values()) <= 1000
+
+
+def test_what_does_not_fit_is_left_out_whole(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Half a URI would be signed as another one; the log names what is missing."""
+    found = sealed(tmp_path, "ä" * 60, dataclasses.replace(SOURCE, repository="https://git.example/" + "x" * 900))
+    assert "CHAINS-GIT_URL" not in found
+    assert json.loads(found["record_ARTIFACT_OUTPUTS"])["digest"].startswith("sha256:")
+    assert sum(len(text.encode()) for text in found.values()) <= 1000
+    assert "CHAINS-GIT_URL" in capfd.readouterr().err
+
+
+def test_a_provisional_record_is_not_signed(tmp_path: Path) -> None:
+    """It will be written again."""
+    (tmp_path / "01.metrics.json").write_text("{}")
+    write(tmp_path / "results", dataclasses.replace(METRICS, provisional=True), tmp_path / "01.metrics.json")
+    assert not list((tmp_path / "results").glob("*ARTIFACT*"))
+
+
+@pytest.mark.parametrize(
+    "sources",
+    [
+        (),
+        (dataclasses.replace(SOURCE, commit=None),),
+        (dataclasses.replace(SOURCE, repository=None),),
+        (dataclasses.replace(SOURCE, commit="a" * 64),),
+        (SOURCE, dataclasses.replace(SOURCE, commit="b" * 40)),
+        (SOURCE, dataclasses.replace(SOURCE, commit=None)),
+    ],
+)
+def test_one_commit_that_holds_everything_or_none(sources: tuple[Source, ...]) -> None:
+    """What was edited, or came from elsewhere, was not made from that commit; Chains knows SHA-1 alone."""
+    assert source_hints([SOURCE, SOURCE, Source(path="skipped.ipynb")])["CHAINS-GIT_COMMIT"] == COMMIT
+    assert source_hints(sources) == {}

@@ -123,5 +123,5 @@ def _read(results: Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for path in results.iterdir():
         text = path.read_text()
-        found[path.name] = json.loads(text) if text.startswith("[") else text
+        found[path.name] = json.loads(text) if text.startswith(("[", "{")) else text
     return found

@@ -68,6 +68,14 @@ def test_a_green_run(repository, tmp_path):
     assert notebook.results["status"] == "succeeded"
     assert notebook.results["metrics-path"].endswith("outputs/first.metrics.json")
     assert run.ended["report"].results["verdict"] == "succeeded"
+    commit = subprocess.run(
+        ["git", "-C", str(repository[0]), "rev-parse", "HEAD"], check=True, capture_output=True, text=True
+    ).stdout.strip()
+    for task, signed in (("notebook-first", {"record", "notebook"}), ("report", {"summary", "sums"})):
+        results = run.ended[task].results
+        assert {name for name in results if "ARTIFACT" in name} == {f"{name}_ARTIFACT_OUTPUTS" for name in signed}
+        assert results["CHAINS-GIT_COMMIT"] == commit
+        assert results["CHAINS-GIT_URL"] == f"file://{repository[0]}"
     for ended in run.ended.values():
         assert sum(len(str(value).encode()) for value in ended.results.values()) < 1024
     # A run that is repeated on the same volume keeps what the earlier one left.

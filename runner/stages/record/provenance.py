@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from runner.plan.job import Job
 
 _GIT_SECONDS = 5
+_LONGEST_URL = 2_000
 _FOLDER = re.compile(r"(?P<name>[^-]{1,200})-(?P<version>[^-]{1,200})(?:-[^.]{1,50})?\.(?:dist|egg)-info")
 _ASK = "import json, platform, sys; print(json.dumps([platform.python_version(), sys.path]))"
 _SECONDS = 30
@@ -53,17 +54,22 @@ class Commit:
 
     def __init__(self, source: Path, data: bytes) -> None:
         self._found: tuple[str | None, str | None] = None, "git did not answer in time"
+        self._repository: str | None = None
         self._thread = threading.Thread(target=self._find, args=(source, data), name="commit", daemon=True)
         self._thread.start()
 
     def _find(self, source: Path, data: bytes) -> None:
-        self._found = commit_of(source, data)
+        found = commit_of(source, data)
+        if found[0] is not None:
+            self._repository = repository_of(source)
+        self._found = found
 
     def complete(self, source: Source) -> Source:
         """Return the record of the source with its commit, or the reason why it has none."""
         self._thread.join(timeout=10)
         commit, reason = self._found
-        return dataclasses.replace(source, commit=commit, unavailable={"commit": reason} if reason else {})
+        unavailable = {"commit": reason} if reason else {}
+        return dataclasses.replace(source, commit=commit, repository=self._repository, unavailable=unavailable)
 
 
 def commit_of(source: Path, data: bytes) -> tuple[str | None, str | None]:
@@ -91,6 +97,12 @@ def commit_of(source: Path, data: bytes) -> tuple[str | None, str | None]:
     if name not in {"", "unspecified", "unset"}:
         return None, f"cannot be compared: git passes this file through the filter {name!r}"
     return None, f"edited since commit {head}"
+
+
+def repository_of(source: Path) -> str | None:
+    """Return the URL that the repository of a notebook was cloned from, without credentials; None without one."""
+    url, _ = _git(source.resolve().parent, "config", "--get", "remote.origin.url")
+    return url and _USER.sub("", url)[:_LONGEST_URL]
 
 
 def _git(folder: Path, *arguments: str) -> tuple[str | None, str | None]:

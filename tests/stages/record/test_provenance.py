@@ -17,7 +17,7 @@ from runner.report.exports.ro_crate import crate_json
 from runner.report.facts import gather
 from runner.report.folder import read_folder
 from runner.report.summary import summarize
-from runner.stages.record.provenance import command_line, commit_of
+from runner.stages.record.provenance import command_line, commit_of, repository_of
 
 pytestmark = pytest.mark.skipif(not shutil.which("git"), reason="git is not installed")
 
@@ -53,6 +53,24 @@ def test_a_committed_notebook_has_its_commit(tmp_path: Path, options: tuple[str,
     assert asked(notebook) == (commit, None)
     (tmp_path / "link.ipynb").symlink_to(notebook)
     assert asked(tmp_path / "link.ipynb") == (commit, None)
+
+
+@pytest.mark.parametrize(
+    ("url", "recorded"),
+    [
+        ("https://me:token@git.example/lab/nb.git", "https://git.example/lab/nb.git"),
+        ("git@git.example:lab/nb.git", "git@git.example:lab/nb.git"),
+        (None, None),
+    ],
+)
+def test_a_record_names_the_repository_without_credentials(
+    tmp_path: Path, url: str | None, recorded: str | None
+) -> None:
+    """Whoever reads the record finds the commit, and no token."""
+    notebook, _ = repository(tmp_path / "repo")
+    if url:
+        git(tmp_path / "repo", "remote", "add", "origin", url)
+    assert repository_of(notebook) == recorded
 
 
 @pytest.mark.parametrize("name", ["-n.ipynb", "a b.ipynb", "*.ipynb", "n\u00e4.ipynb", ":x.ipynb"])
