@@ -69,7 +69,7 @@ def patterns() -> dict[str, re.Pattern[Any]]:
         importlib.import_module("papermill.engines")  # first: it imports our engine by its entry point
         for module in pkgutil.walk_packages(runner.__path__, "runner."):
             if (
-                not module.name.endswith(("__main__", ".in_kernel", ".kernel_startup"))
+                not module.name.endswith(("__main__", ".in_kernel", ".kernel_startup", ".dask_startup"))
                 and "standalone" not in module.name
             ):
                 importlib.import_module(module.name)

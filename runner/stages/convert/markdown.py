@@ -17,12 +17,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from runner.stages.convert.images import LocalFiles
-from runner.stages.convert.sanitize import clean_html
+from runner.stages.convert.sanitize import Find, clean_html
 from runner.stages.convert.tex import Ahead, to_mathml
 
 _TAGS = re.compile(r"<[^<>]*+>")
 _LOOKS_LIKE_TEX = re.compile(r"\\[a-zA-Z]|[=^_<>+]")
 _ENVIRONMENT = r"\\begin\{(?P<math_env_name>[a-z]*\*?)\}"
+_LONGEST_IMAGE = 1000
+_LONGEST_FRONT_MATTER = 100
 _MULTILINE = re.compile(rf"(?<!\\)\$\$|\\\\\[|{_ENVIRONMENT}")
 
 
@@ -54,7 +56,9 @@ class MarkdownPage:
 
     def render(self, text: str, attachments: object = None, scope: str | None = None) -> str:
         """Return markdown text as safe HTML; ``attachments`` are those of its cell."""
-        self._parser = self._parser or _parser(self._ids, self.headings)
+        if self._parser is None:
+            text = _front_matter_as_code(text)
+        self._parser = self._parser or _parser(self._ids, self.headings, self.find)
         self._files.attachments = attachments if isinstance(attachments, dict) else {}
         return clean_html(self._parser.render(text), scope=scope, find=self.find)
 
@@ -62,6 +66,15 @@ class MarkdownPage:
 def plain_text(html: str) -> str:
     """Return the text of rendered inline markdown."""
     return " ".join(unescape(_TAGS.sub("", html)).split())
+
+
+def _front_matter_as_code(text: str) -> str:
+    """Keep the settings that a notebook of jupytext or Quarto begins with from becoming a rule and a heading."""
+    first, *lines = text.split("\n", _LONGEST_FRONT_MATTER)
+    end = next((number for number, line in enumerate(lines) if line.rstrip() == "---"), 0)
+    if first.rstrip() != "---" or not end or not lines[0].partition(":")[0].isidentifier() or ":" not in lines[0]:
+        return text
+    return "\n".join(["~~~yaml", *lines[:end], "~~~", *lines[end + 1 :]])
 
 
 def _slug(text: str) -> str:
@@ -106,6 +119,24 @@ def _block_class() -> type[Any]:
     return Block
 
 
+def _image_with_blanks(match: re.Match[str], state: Any, find: Find) -> int | None:
+    """Take a picture whose name has blanks for one, where it is there: Jupyter's own menu writes such names."""
+    line = state.src[match.end() : match.end() + _LONGEST_IMAGE].partition("\n")[0]
+    alt, _, rest = line.partition("](")
+    url, closed, _ = rest.partition(")")
+    if match[0] != "![" or not closed or " " not in url.strip() or not find(url.strip()):
+        return None
+    children = [{"type": "text", "raw": alt}]
+    state.append_token({"type": "image", "children": children, "attrs": {"url": url.strip()}})
+    return match.end() + len(alt) + len("](") + len(url) + len(")")
+
+
+def _reference(_: Any, match: re.Match[str], state: Any) -> int:
+    r"""Show the label that `\ref` in a text names, as no formula has a number."""
+    state.append_token({"type": "text", "raw": f"({match['label']})"})
+    return match.end()
+
+
 @cache
 def _inline_class() -> type[Any]:
     """Build the inline rules when markdown is first rendered: importing nbconvert takes a tenth of a second."""
@@ -126,6 +157,7 @@ def _inline_class() -> type[Any]:
             "inline_math_loose": f"(?s:{loose})",
             "single_backslash_math": r"(?<!\\)\\[\[(]",
             "latex_environment": _ENVIRONMENT,
+            "reference": r"\\(?:eq)?ref\{(?P<label>[^{}\n]{1,200})\}",
         }
         DEFAULT_RULES = (
             "block_math_tex",
@@ -134,8 +166,17 @@ def _inline_class() -> type[Any]:
             "inline_math_loose",
             "inline_math_latex",
             "single_backslash_math",
+            "reference",
             *[rule for rule in MathInlineParser.DEFAULT_RULES if "math" not in rule],
         )
+
+        find: Find
+
+        def parse_link(self, match: re.Match[str], state: Any) -> int | None:
+            end: int | None = _image_with_blanks(match, state, self.find) or super().parse_link(match, state)
+            return end
+
+        parse_reference = _reference
 
         def parse_inline_math_loose(self, match: re.Match[str], state: Any) -> int:
             state.append_token({"type": "inline_math", "raw": match["math_inline_loose"]})
@@ -221,13 +262,14 @@ def _renderer_class() -> type[Any]:
     return Renderer
 
 
-def _parser(ids: Counter[str], headings: list[Heading]) -> Any:
-    """Return a parser that notes ids and headings there."""
+def _parser(ids: Counter[str], headings: list[Heading], find: Find) -> Any:
+    """Return a parser that notes ids and headings there, and looks up pictures."""
     from nbconvert.filters.markdown_mistune import MarkdownWithMath
 
     renderer = _renderer_class()(escape=False)
     renderer.ids, renderer.headings = ids, headings
     block, inline = _block_class()(), _inline_class()(hard_wrap=False)
+    inline.find = find
     return MarkdownWithMath(renderer=renderer, block=block, inline=inline)
 
 

@@ -60,14 +60,19 @@ _OF_TAG = {
     "col": "align span width",
     "colgroup": "align span width",
     "details": "open",
+    "div": "align",
     "font": "color face size",
-    "img": "alt height src width",
+    "h1": "align",
+    "h2": "align",
+    "h3": "align",
+    "img": "align alt height src width",
     "input": "checked disabled type",
     "label": "for",
     "li": "value",
     "math": "alttext display",
     "meter": "high low max min optimum value",
     "ol": "reversed start type",
+    "p": "align",
     "progress": "max value",
     "source": "src type",
     "table": "align border cellpadding cellspacing width",
@@ -88,7 +93,7 @@ _MISSING = "runner-missing"
 
 _LINK = re.compile(r"(?:https?://|mailto:|#|\?|\.{0,2}/(?![/\\])|[^/\\:?#]+(?:[/?#]|$))", re.IGNORECASE)
 _FRAGMENT = re.compile(r"\s*url\(\s*['\"]?#[\w:.-]+['\"]?\s*\)\s*", re.IGNORECASE)
-_IMG = re.compile(r'<(img|input)((?: [a-zA-Z:-]+="[^"]*")*)>')
+_IMG = re.compile(r'<(img|input|a)((?: [a-zA-Z:-]+="[^"]*")*)>|</a>')
 _EMPTY_HEAD = re.compile(r"<th((?: (?!scope)[a-zA-Z:-]+=\"[^\"]*\")*)(?: scope=\"[^\"]*\")?>(?:\s|&nbsp;)*</th>")
 """A corner of a table, as of a DataFrame: a screen reader takes an empty `th` for a heading of nothing."""
 _BLOCK_MATH = re.compile(r'<math(?=(?: [a-zA-Z:-]+="[^"]*")* display="block")')
@@ -122,7 +127,7 @@ def clean_html(html: str, *, scope: str | None = None, find: Find | None = None)
     html = without_surrogates(html)
     if _is_too_deep(html):
         return f'<p class="nb-note">This HTML is nested too deeply to be shown; its source:</p>{_source(html)}'
-    cleaned = _IMG.sub(_stand_in, _cleaner(find).clean(html))
+    cleaned = _IMG.sub(_StandIns(), _cleaner(find).clean(html))
     cleaned = _BLOCK_MATH.sub('<math tabindex="0"', _EMPTY_HEAD.sub(r"<td\1></td>", cleaned))
     css = safe_stylesheet(_styles_of(html), scope) if scope and "<style" in html.lower() else ""
     return f"<style>{css}</style>{cleaned}" if css else cleaned
@@ -133,12 +138,15 @@ def shows_something(cleaned: str) -> bool:
     return _SHOWS.search(re.sub(r"<style>[^<]*</style>", "", cleaned)) is not None
 
 
-def missing_image(url: str, alt: str = "") -> str:
-    """Return the visible stand-in for an image that is not in the page; its URL is shown, never loaded."""
+def missing_image(url: str, alt: str = "", *, in_link: bool = False) -> str:
+    """Return the visible stand-in for an image that is not in the page; its URL is shown, never loaded.
+
+    A badge ``in_link`` leaves the link to what stands around it.
+    """
     remote = url.startswith(("http://", "https://", "//"))
     what = "Remote image, not loaded" if remote else "Image that is not part of the notebook"
     text = escape(alt or url)
-    if remote:
+    if remote and not in_link:
         address = f"https:{url}" if url.startswith("//") else url
         text = f'<a href="{escape(address)}" rel="noopener noreferrer">{text}</a>'
     return f'<span class="nb-missing">{what}: {text}</span>'
@@ -189,21 +197,30 @@ def _filtered_url(tag: str, url: str) -> str | None:
     return url if MEDIA_URL.match(url) else None
 
 
-def _stand_in(match: re.Match[str]) -> str:
-    """Name a picture that is not in the page, and drop controls that nobody hears.
+class _StandIns:
+    """Names pictures that are not in the page, and drops controls that nobody hears.
 
     Check boxes stay: xarray folds its sections with them; every other kind of input asks for something.
     """
-    attributes = {name: unescape(value) for name, value in _ATTRIBUTE.findall(match[2])}
-    if match[1] == "input":
-        return match[0] if attributes.get("type", "").lower() == "checkbox" else ""
-    source = attributes.get("src")
-    if source is None:
-        alt = escape(attributes.get("alt", ""))
-        return f'<span class="nb-missing">Image without an address: {alt}</span>' if alt else ""
-    if source.startswith(f"{_MISSING}:"):
-        return missing_image(unquote(source.removeprefix(f"{_MISSING}:")), attributes.get("alt", ""))
-    return match[0]
+
+    def __init__(self) -> None:
+        self._in_link = False
+
+    def __call__(self, match: re.Match[str]) -> str:
+        attributes = {name: unescape(value) for name, value in _ATTRIBUTE.findall(match[2] or "")}
+        if match[1] == "input":
+            return match[0] if attributes.get("type", "").lower() == "checkbox" else ""
+        if match[1] != "img":
+            self._in_link = match[1] == "a"
+            return match[0]
+        source = attributes.get("src")
+        if source is None:
+            alt = escape(attributes.get("alt", ""))
+            return f'<span class="nb-missing">Image without an address: {alt}</span>' if alt else ""
+        if source.startswith(f"{_MISSING}:"):
+            url = unquote(source.removeprefix(f"{_MISSING}:"))
+            return missing_image(url, attributes.get("alt", ""), in_link=self._in_link)
+        return match[0]
 
 
 class _StyleReader(HTMLParser):

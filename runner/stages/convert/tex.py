@@ -37,8 +37,15 @@ _ENVIRONMENTS = {
     "multline": "matrix",
     "multline*": "matrix",
 }
-_ENVIRONMENT = re.compile(r"\\(begin|end)\{([a-zA-Z]+\*?)\}")
-_NOT_SHOWN = re.compile(r"\\label\s*\{[^{}]*\}|\\(?:nonumber|notag)(?![a-zA-Z])")
+_INSIDE = r"(?:[^{}]|\{(?:[^{}]|\{[^{}]*+\})*+\})*+"
+_REWRITTEN = re.compile(
+    r"\\(?:(?P<edge>begin|end)\{(?P<name>[a-zA-Z]+\*?)\}"
+    rf"|(?P<command>label|ref|eqref|ce|pu)\s*+\{{(?P<inside>{_INSIDE})\}}"
+    r"|(?P<word>nonumber|notag|arg)(?![a-zA-Z])"
+    r"|(?P<newline>\\)\*?(?:\[\s*+-?[\d.]+\s*+[a-z]{2}\s*+\])?(?=(?P<bracket>\s*+\[)?))"
+)
+"""What latex2mathml does not know, or takes for something else."""
+_BRACES = str.maketrans("", "", "{}")
 _LESS_THAN = "\ue000"
 """Stands in for `<` inside latex2mathml, which does not escape it in text."""
 
@@ -134,7 +141,7 @@ def _translate(tex: str, display: str) -> str | None:
         return None
     from latex2mathml.converter import convert
 
-    prepared = _NOT_SHOWN.sub("", _ENVIRONMENT.sub(_known_environment, tex)).replace("<", _LESS_THAN)
+    prepared = _REWRITTEN.sub(_rewritten, tex).replace("<", _LESS_THAN)
     try:
         mathml = str(convert(prepared, display=display))
     except Exception:  # noqa: BLE001  (its errors share no root, and deep nesting is a RecursionError)
@@ -145,5 +152,17 @@ def _translate(tex: str, display: str) -> str | None:
     return mathml.replace("<math ", f'<math alttext="{escape(tex)}" ', 1)
 
 
-def _known_environment(match: re.Match[str]) -> str:
-    return f"\\{match[1]}{{{_ENVIRONMENTS.get(match[2], match[2])}}}"
+def _rewritten(match: re.Match[str]) -> str:
+    if name := match["name"]:
+        known = _ENVIRONMENTS.get(name)
+        # A row may begin with a bracket, which is no option there.
+        return f"\\{match['edge']}{{{known or name}}}" + (
+            "{}" if known == "align*" and match["edge"] == "begin" else ""
+        )
+    if match["newline"]:
+        return "\\\\" + ("{}" if match["bracket"] else "")
+    if match["command"] in {"ce", "pu"}:
+        return "\\text{" + match["inside"].translate(_BRACES) + "}"  # latex2mathml ends a text at the first brace
+    if match["command"] in {"ref", "eqref"}:
+        return f"\\text{{({match['inside']})}}"
+    return r"\operatorname{arg}" if match["word"] == "arg" else ""

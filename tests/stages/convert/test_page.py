@@ -325,6 +325,7 @@ def test_svg_outputs_are_images_in_which_nothing_runs():
     ("markdown", "count"),
     [
         ('<img src="attachment:a b.png" width="33">', 1),
+        ("so ![a [1]](attachment:a b.png) and\n![b](pics/b c.png)", 2),
         ("<div><a href='https://x.example'><img src='attachment:a%20b.png'></a></div>", 1),
         ("![x](<attachment:a b.png>) and <img src='pics/b%20c.png'>", 2),
         ("[![badge](pics/b%20c.png)](https://x.example)", 1),
@@ -345,6 +346,41 @@ def test_what_markdown_names_by_tag_or_by_sign_is_in_the_page(tmp_path, markdown
     assert ("width" in markdown) == any("width" in image.attributes for image in images)
     if "video" in markdown:
         assert page.one("video").attributes["src"] == "data:video/mp4;base64,ZmlsbQ=="
+
+
+def test_blanks_alone_make_no_picture(tmp_path):
+    """An address with blanks that names nothing stays the text that it is, however often one is opened."""
+    text = "![x](no such.png) " + "![a](b " * 2000
+    page = page_of(v4.new_markdown_cell(text), folder=tmp_path)
+    assert page.all("img") == []
+    assert "![x](no such.png)" in page.one("p").text
+
+
+def test_a_badge_leaves_the_link_to_what_stands_around_it():
+    """A picture of the network inside a link is its text there: links hold no links."""
+    badges = "[![Colab](https://img.example/c.svg)](https://colab.example) ![other](https://img.example/o.svg)"
+    links = page_of(v4.new_markdown_cell(badges)).all("a")
+    shown = [(link.attributes["href"], link.text) for link in links if "href" in link.attributes]
+    assert ("https://colab.example", "Remote image, not loaded: Colab") in shown
+    assert ("https://img.example/o.svg", "other") in shown
+    assert "https://img.example/c.svg" not in [href for href, _ in shown]
+
+
+@pytest.mark.parametrize(
+    "text", ["---\ntitle: A\njupytext:\n  formats: ipynb\n---\n# Real", "---\r\ntitle: A\r\n---\r\n# Real"]
+)
+def test_front_matter_is_no_heading(text):
+    """Settings of jupytext or Quarto at the top stay as they are written."""
+    page = page_of(v4.new_markdown_cell(text))
+    assert page.one("title").text == "Real"
+    assert [heading.text for level in ("h1", "h2") for heading in page.all(level)] == ["Real#"]
+    assert "title: A" in page.one("pre").text
+
+
+def test_rules_and_headings_are_no_front_matter():
+    """Three dashes elsewhere draw a rule, or underline a heading."""
+    page = page_of(v4.new_markdown_cell("---\n\nSome text: here\n---\n"), v4.new_markdown_cell("---\nb: c\n---\n"))
+    assert len(page.all("h2")) == 2
 
 
 def test_an_address_of_another_cell_or_folder_is_not_followed(tmp_path):

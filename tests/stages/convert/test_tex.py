@@ -62,6 +62,31 @@ def test_money_and_code_are_no_formulas(text):
     assert rendered(text).all("math") == []
 
 
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("a $x =\n y$ b", ["x=y"]),
+        ("a \\\\(x =\n y\\\\) b", ["x=y"]),
+        (r"$\arg\max_x f$ and $\arg x$", ["argmaxxf", "argx"]),
+        (r"$\underset{x}{\arg\min}$", ["argminx"]),
+        (r"$\ref{eq:a} = \eqref{b}$", ["(eq:a)=(b)"]),
+        ("\\begin{align}\n[a] &= b \\\\\n[c] &= d\n\\end{align}", ["[a]=b[c]=d"]),
+        (r"$$\begin{aligned} a \\[2ex] [b] \\* c \end{aligned}$$", ["a[b]c"]),
+        (r"$\ce{2H2 + O2 -> 2H2O} x$ and $\ce{Fe^{2+}_{(aq)}}$", ["2H2+O2->2H2Ox", "Fe^2+_(aq)"]),
+    ],
+)
+def test_what_people_write_is_a_formula(text, shown):
+    """Over line breaks, with operators, references, rows that begin with a bracket, and chemistry as text."""
+    page = rendered(text)
+    assert ["".join(formula.text.split()) for formula in page.all("math")] == shown
+    assert page.all("code") == []
+
+
+def test_a_reference_in_a_text_names_its_label():
+    """No formula has a number, so the label stands for it."""
+    assert rendered(r"see \ref{eq:a}, \eqref{b} and `\ref{c}`").one("p").text == r"see (eq:a), (b) and \ref{c}"
+
+
 def test_money_reads_as_written():
     """The sentence is unchanged."""
     assert rendered("It costs $5 and $10.").one("p").text == "It costs $5 and $10."
