@@ -41,7 +41,7 @@ def arguments(name: str) -> list[str]:
 def lock(name: str, more: list[str]) -> None:
     """Resolve one lock file, starting from what it pins now."""
     target = IMAGES / f"requirements-{name}.lock"
-    sources = [f"requirements-{name}.in", *([] if name == "build" else ["../pyproject.toml"])]
+    sources = [f"requirements-{name}.in", *([] if name == "build" else ["../pyproject.toml", "--extra", "otel"])]
     quiet = ["--quiet", "--no-header", "--no-annotate", "--generate-hashes", "--no-emit-index-url"]
     python = os.environ.get("LOCK_PYTHON_" + name.upper())
     interpreter = ["--python", python] if python else []

@@ -47,7 +47,7 @@ def lock(request) -> str:
 def test_every_dependency_of_the_package_is_locked_in_a_version_that_fits(lock):
     """A new dependency that nobody locked would fail the build of the image, an hour later."""
     pins = dict(re.findall(r"^([\w.-]+)==([^ ;]+)", lock, re.MULTILINE))
-    for text in PROJECT["dependencies"]:
+    for text in (*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["otel"]):
         requirement = Requirement(text)
         pin = pins.get(canonicalize_name(requirement.name))
         assert pin is not None, f"{text} is not locked: run `python images/lock.py`"
