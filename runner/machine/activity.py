@@ -15,6 +15,7 @@ from array import array
 from typing import TYPE_CHECKING, Any
 
 from runner.machine.nvml import DriverProblem, Unavailable, ask
+from runner.machine.samples import ACTIVITY
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,21 +23,8 @@ if TYPE_CHECKING:
     from runner.machine.device import Gpu
     from runner.machine.samples import GpuSeries
 
-_MIB = 2**20
-# Number in nvml.h, and what a unit of it is.
-_METRICS = {
-    "sm_utilization_percent": (2, 1),
-    "sm_occupancy_percent": (3, 1),
-    "tensor_percent": (5, 1),
-    "dram_bandwidth_percent": (10, 1),
-    "fp64_percent": (11, 1),
-    "fp32_percent": (12, 1),
-    "fp16_percent": (13, 1),
-    "pcie_sent_bytes_per_second": (20, _MIB),
-    "pcie_received_bytes_per_second": (21, _MIB),
-    "nvlink_received_bytes_per_second": (60, _MIB),
-    "nvlink_sent_bytes_per_second": (61, _MIB),
-}
+# Numbers in nvml.h, in the order of `ACTIVITY`; rates are in MiB/s.
+_METRICS = dict(zip(ACTIVITY, (2, 3, 5, 10, 11, 12, 13, 20, 21, 60, 61), strict=True))
 SHORTEST_SECONDS = 0.1
 """Two samples that are closer say nothing."""
 LOOK_SECONDS = 1.0
@@ -63,16 +51,24 @@ class ActivityMeter:
         self._off = False
         self.reason = "the kernel did not start"
 
-    def look(self, seconds: float, *, asked: bool = False) -> None:
-        """Take a sample at this time of the run, if it is time for one; asked for, sooner."""
+    def look(self, seconds: float, *, asked: bool = False) -> dict[str, float]:
+        """Take a sample at this time of the run, if it is time for one, and return the means since the one before.
+
+        Parameters
+        ----------
+        asked
+            It is time for one sooner.
+        """
+        found: dict[str, float] = {}
         if self._off:
-            return
+            return found
         if self._first is None:
             self._start(seconds)
-            return
-        pause = seconds - self._series.activity_seconds[-1]
+            return found
+        ends = self._series.activity_seconds
+        pause = seconds - ends[-1]
         if pause < (max(SHORTEST_SECONDS, self._every / 10) if asked else self._every):
-            return
+            return found
         started = time.thread_time()
         with self._explained():
             sample = self._sample(self._spare)
@@ -81,14 +77,11 @@ class ActivityMeter:
             if before is not self._first:
                 self._spare = before
             for name in _METRICS:
-                values = self._series.activity.setdefault(name, array("d", [math.nan] * self._count))
+                values = self._series.activity.setdefault(name, array("d", [math.nan] * len(ends)))
                 values.append(found.get(name, math.nan))
-            self._series.activity_seconds.append(seconds)
+            ends.append(seconds)
         self._every = max(LOOK_SECONDS, (time.thread_time() - started) / LOOK_SHARE)
-
-    @property
-    def _count(self) -> int:
-        return len(self._series.activity_seconds)
+        return found
 
     def _start(self, seconds: float) -> None:
         """Take the first sample, if this GPU has the counters."""
@@ -126,12 +119,12 @@ class ActivityMeter:
         request = nvml.c_nvmlGpmMetricsGet_t()
         request.version, request.numMetrics = nvml.NVML_GPM_METRICS_GET_VERSION, len(_METRICS)
         request.sample1, request.sample2 = before, after
-        for metric, (number, _unit) in zip(request.metrics, _METRICS.values(), strict=False):
+        for metric, number in zip(request.metrics, _METRICS.values(), strict=False):
             metric.metricId = number
         ask(nvml, nvml.nvmlGpmMetricsGet, request)
         return {
-            name: metric.value * unit
-            for metric, (name, (_number, unit)) in zip(request.metrics, _METRICS.items(), strict=False)
+            name: metric.value * (2**20 if name.endswith("_bytes_per_second") else 1)
+            for metric, name in zip(request.metrics, _METRICS, strict=False)
             if metric.nvmlReturn == 0 and math.isfinite(metric.value)
         }
 

@@ -19,7 +19,7 @@ from runner.machine.device import read_baseline
 from runner.machine.guard import MemoryGuard
 from runner.machine.host import Container, read_limits
 from runner.machine.processes import Family
-from runner.machine.sampler import Latest, Sampled, Sampler
+from runner.machine.sampler import Sampled, Sampler
 from runner.machine.usage import CellUse, GpuFigures, Span, per_cell, per_run
 
 INTERVAL_SECONDS = 0.5
@@ -101,11 +101,7 @@ class Watch:
     def follow(self, pid: int) -> None:
         """Take a kernel into view."""
         self.sampler.watch(pid)
-        self.sampler.on_tick.append(self._look_at_activity)
-
-    def _look_at_activity(self, latest: Latest) -> None:
-        for meter in self._meters.values():
-            meter.look(latest.seconds, asked=latest.asked)
+        self.sampler.meters = self._meters
 
     def oom_kills(self) -> int:
         """Return how many OOM kills this container has had since the run began."""

@@ -13,7 +13,7 @@ import contextlib
 import math
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -21,6 +21,7 @@ from runner.core import log, machine_records
 from runner.machine.samples import Gpu, GpuSeries, Reading, Sampled, SamplesFile, row
 
 if TYPE_CHECKING:
+    from runner.machine.activity import ActivityMeter
     from runner.machine.processes import Family, Use
 
 __all__ = ["CLOSEST_SECONDS", "Latest", "Sampled", "Sampler"]
@@ -86,6 +87,8 @@ class Sampler:
     ) -> None:
         self.on_tick: list[Callable[[Latest], None]] = []
         """Called in this thread after each tick."""
+        self.meters: Mapping[str, ActivityMeter] = {}
+        """What is asked at each tick what a GPU's units did, by UUID."""
         self.latest: Latest | None = None
         self._started = started_monotonic
         self._interval = interval_seconds
@@ -218,8 +221,10 @@ class Sampler:
         self._keep(seconds, readings, host, percent)
         if use is not None:
             self._sampled.host_cpu_seconds, self._sampled.disk = use.cpu_seconds, use.disk
+        activity = {uuid: meter.look(seconds, asked=asked) for uuid, meter in self.meters.items()}
         self._file.tick(
-            row(seconds, uuid, reading, host, percent) for uuid, reading in (readings or {"": None}).items()
+            row(seconds, uuid, reading, host, percent, activity.get(uuid, {}))
+            for uuid, reading in (readings or {"": None}).items()
         )
         self._seen_bytes = {uuid: r.used_bytes if r else None for uuid, r in readings.items()}
         self.latest = Latest(seconds, self._seen_bytes.copy(), host, asked)

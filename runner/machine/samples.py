@@ -6,9 +6,10 @@ from __future__ import annotations
 import contextlib
 import os
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol
 
 from runner.core import log
@@ -16,6 +17,20 @@ from runner.core import log
 if TYPE_CHECKING:
     from runner.core.procfs import Disk
 
+ACTIVITY = (
+    "sm_utilization_percent",
+    "sm_occupancy_percent",
+    "tensor_percent",
+    "dram_bandwidth_percent",
+    "fp64_percent",
+    "fp32_percent",
+    "fp16_percent",
+    "pcie_sent_bytes_per_second",
+    "pcie_received_bytes_per_second",
+    "nvlink_received_bytes_per_second",
+    "nvlink_sent_bytes_per_second",
+)
+"""What a GPU's units did since the activity was read before; empty in ticks at which it was not read."""
 COLUMNS = (
     "time_seconds",
     "gpu_uuid",
@@ -25,6 +40,7 @@ COLUMNS = (
     "temperature_celsius",
     "host_memory_bytes",
     "host_cpu_percent",
+    *(f"gpu_{name}" for name in ACTIVITY),
 )
 
 
@@ -174,7 +190,14 @@ class SamplesFile:
         log.warning("sampler", problem=self.problem)
 
 
-def row(seconds: float, uuid: str, reading: Reading | None, host: int | None, percent: float | None) -> str:
+def row(
+    seconds: float,
+    uuid: str,
+    reading: Reading | None,
+    host: int | None,
+    percent: float | None,
+    activity: Mapping[str, float] = MappingProxyType({}),
+) -> str:
     """Return one line without its end; fields that were not measured are empty."""
     gpu = (
         (reading.used_bytes, reading.utilization_percent, reading.power_watts, reading.temperature_celsius)
@@ -182,4 +205,5 @@ def row(seconds: float, uuid: str, reading: Reading | None, host: int | None, pe
         else (None,) * 4
     )
     numbers = ("" if value is None else f"{value:.12g}" for value in (*gpu, host, percent))
-    return f"{seconds:.3f},{uuid},{','.join(numbers)}"
+    units = (f"{activity[name]:.5g}" if name in activity else "" for name in ACTIVITY)
+    return f"{seconds:.3f},{uuid},{','.join(numbers)},{','.join(units)}"

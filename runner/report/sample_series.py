@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
 
+UNITS = {"sm_occupancy_percent": "SM occupancy", "tensor_percent": "tensor", "dram_bandwidth_percent": "DRAM bandwidth"}
+"""What is drawn of what a GPU's units did."""
 LARGEST_BYTES = 1 << 29
 """A samples file beyond this is not read: 8 GPUs for a week stay below it."""
 
@@ -38,6 +40,8 @@ class GpuSamples:
     memory_bytes: Floats
     utilization_percent: Floats
     power_watts: Floats
+    activity: Mapping[str, Floats] = field(default_factory=dict)
+    """What its units did, by the names in `GpuUse.activity`; nothing of what was never measured."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,6 +123,11 @@ def read_samples(path: Path) -> Samples | None:
                 memory_bytes=numbers["gpu_memory_used_bytes"][uuids == uuid],
                 utilization_percent=numbers.get("gpu_utilization_percent", nothing)[uuids == uuid],
                 power_watts=numbers.get("power_watts", nothing)[uuids == uuid],
+                activity={
+                    name.removeprefix("gpu_"): values
+                    for name in (f"gpu_{one}" for one in UNITS)
+                    if name in numbers and np.isfinite(values := numbers[name][uuids == uuid]).any()
+                },
             )
             for uuid in dict.fromkeys(uuids.tolist())
             if uuid

@@ -25,7 +25,10 @@ from runner.machine.usage import per_run
 
 COLUMNS = (
     "time_seconds,gpu_uuid,gpu_memory_used_bytes,gpu_utilization_percent,power_watts,"
-    "temperature_celsius,host_memory_bytes,host_cpu_percent"
+    "temperature_celsius,host_memory_bytes,host_cpu_percent,gpu_sm_utilization_percent,gpu_sm_occupancy_percent,"
+    "gpu_tensor_percent,gpu_dram_bandwidth_percent,gpu_fp64_percent,gpu_fp32_percent,gpu_fp16_percent,"
+    "gpu_pcie_sent_bytes_per_second,gpu_pcie_received_bytes_per_second,gpu_nvlink_received_bytes_per_second,"
+    "gpu_nvlink_sent_bytes_per_second"
 )
 
 
@@ -187,7 +190,7 @@ import resource, sys
 from pathlib import Path
 from types import SimpleNamespace
 from runner.machine.samples import SamplesFile
-resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+resource.setrlimit(resource.RLIMIT_FSIZE, (1400, 1400))
 samples = SamplesFile(Path(sys.argv[1]))
 for _ in range(100):
     samples.append(["x" * 99] * 2)

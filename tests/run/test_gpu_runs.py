@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from simdriver import Device, Slice, hold_source
@@ -345,6 +346,36 @@ def test_what_cannot_be_attributed_is_no_failure_where_others_were_seen(run, sim
     assert (code, record["status"], record["release"]["released"]) == (0, "succeeded", None)
     assert record["release"]["reason"].startswith("cannot be told apart")
     assert any("whether GPU memory was released is unknown" in warning for warning in record["warnings"])
+
+
+def test_what_the_units_of_a_gpu_did_is_told_per_run_cell_and_over_time(run, simulated_driver):
+    """By the counters of GPM: in the record, the samples, the table of cells and the chart."""
+    simulated_driver.write(Device(uuid=FIRST, utilization_percent=80, activity={3: 42.5, 5: 7, 10: 61, 20: 2}))
+    code, record, out = run("import time\ntime.sleep(3)", "print('done')")
+    assert code == 0, record["reason"]
+    told = {"sm_occupancy_percent": 42.5, "tensor_percent": 7, "dram_bandwidth_percent": 61}
+    told["pcie_sent_bytes_per_second"] = 2 * 2**20
+    assert record["gpus"][0]["activity"] == told
+    assert record["cells"][0]["gpu_activity"] == told
+    rows = list(csv.DictReader((out / "n.samples.csv").open()))
+    read = [row for row in rows if row["gpu_sm_occupancy_percent"]]
+    assert 1 <= len(read) < len(rows)
+    assert {(row["gpu_tensor_percent"], row["gpu_pcie_sent_bytes_per_second"]) for row in read} == {("7", "2.0972e+06")}
+    assert {row["gpu_fp64_percent"] for row in rows} == {""}
+    page = Path(cli.runner("report", out).out.strip()).read_text()
+    assert "42 % · 7.0 % · 61 %" in page
+    assert 'data-series="GPU units, mean, SM occupancy"' in page
+
+
+def test_a_gpu_without_such_counters_is_shown_as_before(run, simulated_driver):
+    """Its utilisation alone, and the record says why."""
+    simulated_driver.write(Device(uuid=FIRST, utilization_percent=80))
+    _, record, out = run("1")
+    assert record["gpus"][0]["activity"] == {}
+    assert "before Hopper" in record["gpus"][0]["unavailable"]["activity"]
+    page = Path(cli.runner("report", out).out.strip()).read_text()
+    assert "SM, tensor, DRAM" not in page
+    assert "GPU units" not in page
 
 
 @pytest.mark.slow  # waits for the whole deadline of the release

@@ -70,6 +70,8 @@ class Device(Part):
     utilization_percent: Steps = 0
     power_watts: Steps = 60
     temperature_celsius: Steps = 35
+    activity: Mapping[int, float] = field(default_factory=dict)
+    """What GPM says, by the numbers in nvml.h; without any this GPU has no GPM."""
     slices: Sequence[Slice] | None = None
     """Not None: MIG mode is on."""
     health: Mapping[str, float] = field(default_factory=dict)
@@ -205,6 +207,7 @@ def _device_lines(device: Device) -> list[str]:
     lines += _step_lines("utilization", device.utilization_percent)
     lines += _step_lines("power", device.power_watts, 1000)
     lines += _step_lines("temperature", device.temperature_celsius)
+    lines += [f"activity {metric} {value:g}" for metric, value in device.activity.items()]
     lines += [f"health {name} {value:g}" for name, value in device.health.items()]
     lines += _error_lines(device.errors)
     if device.slices is not None:

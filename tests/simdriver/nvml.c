@@ -22,6 +22,8 @@
  *     utilization SECONDS PERCENT     likewise
  *     power SECONDS MILLIWATTS        likewise; the energy counter is its integral
  *     temperature SECONDS CELSIUS     likewise
+ *     activity METRIC VALUE           what GPM says of it, by its number in nvml.h, whenever two samples are compared;
+ *                                     a GPU without such a line has no GPM
  *     health NAME NUMBER              ecc, uncorrected, retired, remapped, pending, failed, throttle
  *                                     (a bit mask), persistence, slowdown; not supported when not given
  *     compute-mode NUMBER             0 default, 1 exclusive thread, 2 prohibited, 3 exclusive process
@@ -39,6 +41,7 @@
  */
 #define _GNU_SOURCE
 #include <fnmatch.h>
+#include <math.h>
 #include <pthread.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -47,7 +50,7 @@
 #include <sys/stat.h>
 #include <time.h>
 
-enum { DEVICES = 64, STEPS = 64, PROCESSES = 64, FAULTS = 32, WORD = 128 };
+enum { DEVICES = 64, STEPS = 64, METRICS = 128, PROCESSES = 64, FAULTS = 32, WORD = 128 };
 enum { SUCCESS = 0, UNINITIALIZED = 1, INVALID_ARGUMENT = 2, NOT_SUPPORTED = 3, NO_PERMISSION = 4,
        NOT_FOUND = 6, INSUFFICIENT_SIZE = 7, UNKNOWN = 999 };
 
@@ -70,6 +73,8 @@ typedef struct {
     Holder holders[PROCESSES];
     int holder_count;
     Fault faults[FAULTS];
+    double activity[METRICS]; /* NaN: not given */
+    int has_activity;
     double health[9]; /* in the order of HEALTH; negative: not given */
     int fault_count, mig, compute_mode, capability, parent; /* parent: -1 for a GPU, else the position of a slice's GPU */
 } Device;
@@ -123,6 +128,14 @@ static void add_health(const char *line, Device *device) {
     bad(line);
 }
 
+static void add_activity(const char *line, Device *device) {
+    int metric;
+    double value;
+    if (sscanf(line, "%d %lf", &metric, &value) != 2 || metric < 0 || metric >= METRICS) bad(line);
+    device->activity[metric] = value;
+    device->has_activity = 1;
+}
+
 static void add_step(const char *line, Steps *steps) {
     Step step;
     if (steps->count == STEPS || sscanf(line, "%lf %lf", &step.seconds, &step.value) != 2) bad(line);
@@ -162,6 +175,7 @@ static void read_line(char *line) {
         Device *next = &devices[device_count];
         memset(next, 0, sizeof *next);
         for (int i = 0; i < HEALTHS; i++) next->health[i] = -1;
+        for (int i = 0; i < METRICS; i++) next->activity[i] = NAN;
         next->parent = *key == 'd' ? -1 : device->parent < 0 ? device_count - 1 : device->parent;
         copy(next->uuid, rest);
         device_count++;
@@ -175,6 +189,7 @@ static void read_line(char *line) {
     else if (!strcmp(key, "power")) add_step(rest, &device->power);
     else if (!strcmp(key, "temperature")) add_step(rest, &device->temperature);
     else if (!strcmp(key, "health")) add_health(rest, device);
+    else if (!strcmp(key, "activity")) add_activity(rest, device);
     else if (!strcmp(key, "mig")) device->mig = 1;
     else if (!strcmp(key, "compute-mode")) device->compute_mode = atoi(rest);
     else if (!strcmp(key, "capability")) device->capability = atoi(rest);
@@ -530,5 +545,27 @@ int nvmlDeviceGetDeviceHandleFromMigDeviceHandle(char *handle, char **parent) {
     BEGIN_DEVICE;
     if (device->parent < 0) return INVALID_ARGUMENT;
     *parent = &handles[device->parent];
+    return SUCCESS;
+}
+
+/* ---- GPM: a sample holds where it was taken, and the counters say at any time what the file says ---- */
+
+struct gpm_support { unsigned version, supported; };
+struct gpm_metric { unsigned id; int code; double value; const char *names[3]; };
+struct gpm_request { unsigned version, count; Device **before, **after; struct gpm_metric metrics[]; };
+
+int nvmlGpmQueryDeviceSupport(char *handle, struct gpm_support *support) { BEGIN_DEVICE; WHOLE_GPU_ONLY; support->supported = (unsigned)device->has_activity; return SUCCESS; }
+int nvmlGpmSampleAlloc(Device ***sample) { BEGIN; return (*sample = calloc(1, sizeof **sample)) ? SUCCESS : UNKNOWN; }
+int nvmlGpmSampleFree(Device **sample) { BEGIN; free(sample); return SUCCESS; }
+int nvmlGpmSampleGet(char *handle, Device **sample) { BEGIN_DEVICE; WHOLE_GPU_ONLY; if (!device->has_activity) return NOT_SUPPORTED; *sample = device; return SUCCESS; }
+
+int nvmlGpmMetricsGet(struct gpm_request *request) {
+    BEGIN;
+    if (!*request->before || *request->before != *request->after) return INVALID_ARGUMENT;
+    for (unsigned i = 0; i < request->count; i++) {
+        struct gpm_metric *metric = &request->metrics[i];
+        metric->value = metric->id < METRICS ? (*request->after)->activity[metric->id] : NAN;
+        metric->code = isnan(metric->value) ? NOT_SUPPORTED : SUCCESS;
+    }
     return SUCCESS;
 }

@@ -138,6 +138,11 @@ def _scale(canvas: Canvas, frame: Frame, panel: Panel, *, lift: float) -> None:
         canvas.line([at, at + _SWATCH], [above + 5, above + 5], Look(classes="limit"), dashes=dashes)
         canvas.text(at + _SWATCH + 5, above, text, "soft", va="bottom", size=10)
         at += _SWATCH + 24 + 5.6 * len(text)
+    for line in panel.lines if panel.named else ():
+        look = Look(classes=line.classes, colour=line.colour)
+        canvas.line([at, at + _SWATCH], [above + 5, above + 5], look, width=1.8, dashes=line.dashes)
+        canvas.text(at + _SWATCH + 5, above, line.label, "soft", va="bottom", size=10)
+        at += _SWATCH + 24 + 5.6 * len(line.label)
     step = _nice(panel.top / 3)
     for count in range(int(panel.top / step) + 1):
         y = frame.y(count * step)

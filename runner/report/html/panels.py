@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from runner.core.units import format_bytes
-from runner.report.sample_series import envelope, means
+from runner.report.sample_series import UNITS, envelope, means
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -94,6 +94,8 @@ class Panel:
     top: float
     lines: tuple[Line, ...]
     limits: tuple[tuple[float, str], ...] = ()
+    named: bool = False
+    """The lines are no GPUs, which the legend tells, and have their names behind the title."""
 
 
 def panels_of(scene: Scene, samples: Samples, buckets: int) -> Iterator[Panel]:
@@ -127,6 +129,9 @@ def panels_of(scene: Scene, samples: Samples, buckets: int) -> Iterator[Panel]:
     if busy:
         lines = tuple(busy) if len(busy) > 1 else (dataclasses.replace(busy[0], area=True),)
         yield Panel(title="GPU utilisation", unit="%", height=56, top=100, lines=lines)
+    if units := list(_units(samples, buckets)):
+        top = min(100.0, max(1.0, 1.15 * max(float(line.values.max()) for line in units)))
+        yield Panel(title="GPU units, mean", unit="%", height=56, top=top, lines=tuple(units), named=True)
     time, values = envelope(samples.time_seconds, samples.host_memory_bytes, buckets)
     if len(values):
         limit = scene.host_limit_bytes or 0
@@ -138,6 +143,28 @@ def panels_of(scene: Scene, samples: Samples, buckets: int) -> Iterator[Panel]:
         top = max(100.0, float(values.max()) * 1.1)
         cpu = Line(label="host", time=time, values=values, classes="line host", colour="#6b3fa0", area=True)
         yield Panel(title="Host CPU", unit="%", height=56, top=top, lines=(cpu,))
+
+
+def _units(samples: Samples, buckets: int) -> Iterator[Line]:
+    """Yield what the units of the GPUs did, means over those that tell it."""
+    import numpy as np
+
+    for number, (name, label) in enumerate(UNITS.items()):
+        told = [(gpu.time_seconds, gpu.activity[name]) for gpu in samples.gpus.values() if name in gpu.activity]
+        if not told:
+            continue
+        at, values = (np.concatenate(column) for column in zip(*told, strict=True))
+        known = np.isfinite(values)
+        moments, which = np.unique(at[known], return_inverse=True)
+        time, values = means(moments, np.bincount(which, values[known]) / np.bincount(which), buckets)
+        yield Line(
+            label=label,
+            time=time,
+            values=values,
+            classes=f"line s{number + 1}",
+            colour=_COLOURS[number + 1],
+            dashes=DASHES[number],
+        )
 
 
 def _memory_panel(title: str, lines: Sequence[Line], limits: Sequence[tuple[float, str]], height: float) -> Panel:
