@@ -3,8 +3,8 @@
 # Finds `runner` and hands the work to `runner cluster VERB`, which drives kubectl. All logic is there.
 set -euo pipefail
 
-here="$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)"
-tekton="$(dirname -- "$here")"
+# Through links: the folder may be the .tekton of another repository.
+tekton="$(dirname -- "$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")")"
 repository="$(dirname -- "$tekton")"
 
 usage() {

@@ -39,14 +39,14 @@ def installed(cluster):
     return cluster
 
 
-def launch(cluster, *arguments, cwd=None, check=None):
+def launch(cluster, *arguments, script=SCRIPT, cwd=None, check=None):
     """Run the launcher with our runner and the recording kubectl on the PATH."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith("RUNNER_")}
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{cluster.path}"
     bin_folder = cluster.folder / "bin"
     environment["PATH"] = f"{bin_folder}{os.pathsep}{environment['PATH']}"
     done = subprocess.run(
-        ["bash", str(SCRIPT), *arguments], env=environment, cwd=cwd, capture_output=True, text=True, check=False
+        ["bash", str(script), *arguments], env=environment, cwd=cwd, capture_output=True, text=True, check=False
     )
     if check is not None:
         assert done.returncode == check, done.stdout + done.stderr
@@ -134,6 +134,41 @@ def test_without_runner_it_says_how_to_get_one(tmp_path):
     )
     assert done.returncode == 3
     assert "pip install" in done.stderr
+
+
+@pytest.mark.parametrize("link", [".tekton", "launch.sh"])
+def test_through_a_link_it_finds_its_own_repository(tmp_path, link):
+    """Another repository links the folder as its .tekton, or the script alone, and has no runner of its own."""
+    script = tmp_path / "ours" / "tekton" / "scripts" / SCRIPT.name
+    script.parent.mkdir(parents=True)
+    script.write_text(SCRIPT.read_text())
+    runner = tmp_path / "ours" / ".venv" / "bin" / "runner"
+    runner.parent.mkdir(parents=True)
+    runner.write_text('#!/bin/sh\necho "$@" "$RUNNER_CLUSTER_INSTALL_MANIFESTS"\n')
+    runner.chmod(0o755)
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    (theirs / link).symlink_to(script.parents[1] if link == ".tekton" else script)
+    called = f".tekton/scripts/{SCRIPT.name}" if link == ".tekton" else link
+    done = subprocess.run(
+        ["/bin/bash", called, "install"],
+        env={"PATH": "/usr/bin:/bin"}, cwd=theirs, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.stdout == f"cluster install {tmp_path}/ours/tekton\n", done.stderr
+
+
+def test_a_linked_folder_is_used_with_plain_commands(cluster, tmp_path):
+    """A repository of notebooks has all of this as its .tekton: script, kustomization and files by that name."""
+    (tmp_path / ".tekton").symlink_to(TEKTON)
+    script = f".tekton/scripts/{SCRIPT.name}"
+    launch(cluster, "install", "--manifests", ".tekton", script=script, cwd=tmp_path, check=0)
+    assert {one["metadata"]["name"] for one in cluster.objects("Task")} == {
+        doc["metadata"]["name"] for _, doc in of_kind("Task")
+    }
+    run = ".tekton/pipelineruns/preprocessing-pipelinerun.yaml"
+    launch(cluster, "run", run, "--no-wait", script=script, cwd=tmp_path, check=0)
+    launch(cluster, "run", "complete", "--no-wait", script=script, cwd=tmp_path, check=0)
+    assert len(cluster.objects("PipelineRun")) == 2
 
 
 def test_install_puts_everything_but_runs_onto_the_cluster(cluster, tmp_path):
