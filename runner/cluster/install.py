@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 CLUSTER_WIDE = {"ClusterRole", "ClusterRoleBinding"}
 """What needs rights beyond the namespace; without it the capacity check says that it may not look at nodes."""
-_KEPT_KINDS = {"Namespace", "PersistentVolumeClaim"}
-"""Deleting one of them would delete results."""
+_KEPT_KINDS = {"Namespace", "PersistentVolumeClaim", "DeviceClass", "ClusterQueue", "ResourceFlavor"}
+"""Deleting one of them would delete results, or take from other namespaces what they use as well."""
 
 
 @dataclass(frozen=True, slots=True)

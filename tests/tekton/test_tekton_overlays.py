@@ -10,9 +10,17 @@ from functools import cache
 import pytest
 import yaml
 from support.cli import PATIENCE
+from support.kubectl import FakeKubectl, tekton_cluster
 from support.tekton import TEKTON
 
+from runner.cluster import devices
+from runner.cluster.capacity import Node
+from runner.cluster.install import uninstall
+from runner.cluster.kubectl import Kubectl
+from runner.tekton import names
+
 pytestmark = pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is not installed")
+SHARED = {"ClusterQueue", "DeviceClass", "ResourceFlavor"}
 OVERLAYS = sorted(path.parent.name for path in (TEKTON / "overlays").glob("*/kustomization.yaml"))
 
 
@@ -89,8 +97,8 @@ def test_an_overlay_builds_and_keeps_all_objects(overlay):
 
 
 def test_there_is_an_overlay_for_each_promise():
-    """Namespace and storage class, one small GPU, many GPUs, air-gapped, MIG."""
-    assert OVERLAYS == ["air-gapped", "many-gpus", "mig", "namespace", "one-small-gpu"]
+    """Namespace and storage class, one small GPU, many GPUs, air-gapped, MIG, DRA, Kueue."""
+    assert OVERLAYS == ["air-gapped", "dra", "kueue", "many-gpus", "mig", "namespace", "one-small-gpu"]
 
 
 def test_namespace_overlay():
@@ -128,6 +136,51 @@ def test_air_gapped_overlay():
         if kind == "Pipeline" and "-scrna-" in name:
             assert default_of(document, "offline") == "true"
             assert "internal" in default_of(document, "repository-url")
+
+
+def test_kueue_overlay():
+    """Pods of notebooks alone wait in the queue, whose quota covers every resource that they ask for."""
+    objects = built("overlays/kueue")
+    label = "kueue.x-k8s.io/queue-name"
+    queued = {name: doc["metadata"]["labels"].get(label) for (kind, name), doc in objects.items() if kind == "Task"}
+    (queue,) = {name for name in queued.values() if name}
+    assert [task for task, name in queued.items() if name] == ["gpu-notebook-executor-task"]
+    team = objects["ClusterQueue", objects["LocalQueue", queue]["spec"]["clusterQueue"]]["spec"]
+    (group,) = team["resourceGroups"]
+    (flavor,) = group["flavors"]
+    assert ("ResourceFlavor", flavor["name"]) in objects
+    assert {one["name"] for one in flavor["resources"]} == set(group["coveredResources"])
+    (step,) = objects["Task", "gpu-notebook-executor-task"]["spec"]["steps"]
+    assert set(step["computeResources"]["requests"]) <= set(group["coveredResources"])
+    assert set(team["preemption"].values()) == {"Never"}
+
+
+def test_dra_overlay():
+    """The name that Pods ask for leads to whole GPUs of the driver whose slices the check of the nodes reads."""
+    spec = built("overlays/dra")["DeviceClass", "notebook-gpu"]["spec"]
+    (step,) = built("overlays/dra")["Task", "gpu-notebook-executor-task"]["spec"]["steps"]
+    assert step["computeResources"]["limits"][spec["extendedResourceName"]] == "1"
+    (selector,) = spec["selectors"]
+    assert devices.GPU_DRIVER in selector["cel"]["expression"]
+    device = {"attributes": {"type": {"string": "gpu"}}, "capacity": {"memory": {"value": "80Gi"}}}
+    slices = [{"spec": {"driver": devices.GPU_DRIVER, "nodeName": "n", "devices": [device]}}]
+    node = Node(name="n")
+    (found,), unknown = devices.with_devices([node], slices, [{"spec": spec}], names.GPU_RESOURCE)
+    assert (found.allocatable, unknown) == ({names.GPU_RESOURCE: 1.0}, "")
+
+
+@pytest.mark.parametrize("overlay", ["dra", "kueue"])
+def test_what_other_namespaces_share_outlives_an_uninstall(overlay, tmp_path):
+    """A quota and a class of devices are the cluster's."""
+    shared = {(kind, name) for kind, name in built(f"overlays/{overlay}") if kind in SHARED}
+    assert shared
+    kubectl = FakeKubectl(tmp_path)
+    kubectl.add(*tekton_cluster("scrna"))
+    left = uninstall(
+        Kubectl(executable=str(kubectl.folder / "bin" / "kubectl"), namespace="scrna"),
+        list(built(f"overlays/{overlay}").values()), volumes=False, dry_run=True,
+    )  # fmt: skip
+    assert {tuple(one.split("/")) for one in left.kept} == shared
 
 
 def test_mig_overlay():
