@@ -11,7 +11,7 @@ OUTPUT ?= outputs
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test test-fast lint format bench conformance soak docs recording schemas pythons constraints clean
+.PHONY: help setup demo test test-fast lint format bench conformance soak docs recording schemas step-action pythons constraints clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -99,6 +99,9 @@ recording: $(VENV)/.installed-demo,test ## Record a run for the documentation: d
 
 schemas: $(VENV)/.installed-demo ## Write the published JSON schemas from the models
 	$(BIN)/python .ci/schemas.py
+
+step-action: $(VENV)/.installed-demo ## Write the StepAction from the executor's Task
+	$(BIN)/python .ci/step_action.py
 
 constraints: ## Pin anew from pyproject.toml (needs uv on the PATH)
 	$(PYTHON) .ci/constraints.py

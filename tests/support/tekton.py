@@ -34,7 +34,7 @@ def documents(folder: str) -> dict[str, Document]:
 
 def of_kind(*kinds: str) -> list[tuple[str, Document]]:
     """Return file and document of every object of these kinds."""
-    folders = ("tasks", "pipelines", "pipelineruns", "configs")
+    folders = ("tasks", "stepactions", "pipelines", "pipelineruns", "configs", "examples")
     return [(name, doc) for folder in folders for name, doc in documents(folder).items() if doc["kind"] in kinds]
 
 
@@ -120,7 +120,7 @@ def rendering(path: Path) -> list[str]:
 
 
 def crd_schemas() -> tuple[dict[str, Document], str]:
-    """Return the closed v1 schemas by kind, or an empty dict and why there are none."""
+    """Return the closed schemas by kind, or an empty dict and why there are none."""
     folder = os.environ.get("TEKTON_CRD_DIR")
     if folder:
         found = [yaml.safe_load(path.read_text()) for path in sorted(Path(folder).glob("*.yaml"))]
@@ -145,12 +145,13 @@ def crd_schemas() -> tuple[dict[str, Document], str]:
     schemas = {}
     for crd in found:
         for version in crd["spec"]["versions"]:
-            if version["name"] == "v1":
-                schemas[crd["spec"]["names"]["kind"]] = closed(version["schema"]["openAPIV3Schema"])
+            if version["name"] == _VERSIONS.get(kind := crd["spec"]["names"]["kind"], "v1"):
+                schemas[kind] = closed(version["schema"]["openAPIV3Schema"])
     return schemas, ""
 
 
-_KINDS = ("task", "taskrun", "pipeline", "pipelinerun")
+_KINDS = ("task", "taskrun", "pipeline", "pipelinerun", "stepaction")
+_VERSIONS = {"StepAction": "v1beta1"}
 
 
 def closed(schema: Any) -> Any:

@@ -10,7 +10,7 @@ import jsonschema
 import pytest
 from support import tekton
 
-MANIFESTS = tekton.of_kind("Task", "Pipeline", "PipelineRun", "TaskRun")
+MANIFESTS = tekton.of_kind("Task", "StepAction", "Pipeline", "PipelineRun", "TaskRun")
 
 
 @cache
