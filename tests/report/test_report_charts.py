@@ -101,7 +101,7 @@ def test_lines_that_are_no_samples_are_counted_and_left_out(tmp_path):
     path = tmp_path / "a.samples.csv"
     made.samples(path, seconds=10)
     lines = path.read_text().splitlines()
-    lines[3:3] = ["garbage", "", "x,y,z,,,,,", f"nan,{made.UUIDS[0]},1,2,3,4,5,6"]
+    lines[3:3] = ["garbage", "", "x,y,z,,,,,", f"nan,{made.UUIDS[0]},1,2,3,4,5,6{made.NO_UNITS}"]
     path.write_text("\n".join(lines) + "\n5.0,GPU-half,12")
     samples = read_samples(path)
     assert len(samples.time_seconds) == 20
@@ -113,7 +113,7 @@ def test_lines_that_are_no_samples_are_counted_and_left_out(tmp_path):
     ("lines", "said"),
     [
         (["garbage", "x,y,z,,,,,"], "a.samples.csv: nothing is drawn of it, as none of its 2 lines is a sample"),
-        (["nan,,,,,,1,2"], "a.samples.csv: nothing is drawn of it, as none of its 1 line is a sample"),
+        ([f"nan,,,,,,1,2{made.NO_UNITS}"], "a.samples.csv: nothing is drawn of it, as none of its 1 line is a sample"),
     ],
 )
 def test_file_of_bad_lines_only_is_told_in_a_sentence(tmp_path, lines, said):
@@ -126,7 +126,8 @@ def test_file_of_bad_lines_only_is_told_in_a_sentence(tmp_path, lines, said):
 def test_samples_without_figures_draw_nothing(tmp_path):
     """Times alone make no chart, and no empty axes."""
     made.leave(tmp_path, made.metrics("a"))
-    (tmp_path / "a.samples.csv").write_text(f"{made.HEADER}\n0.5,,,,,,,\n1.0,,,,,,,\n")
+    lines = (f"{at},,,,,,,{made.NO_UNITS}" for at in (0.5, 1.0))
+    (tmp_path / "a.samples.csv").write_text("\n".join([made.HEADER, *lines, ""]))
     result = build(tmp_path, watch=all_dead)
     assert result.problems == ("a.samples.csv: nothing is drawn of it, as its samples hold no figures",)
     assert "notebook-1-chart" not in result.html_path.read_text()
@@ -164,7 +165,7 @@ def test_nothing_that_samples_hold_fails_the_report(tmp_path):
         f"1,{uuid},,,,,,",
         f"-7,{uuid},inf,nan,1,1,1e30,1",
     ]
-    (tmp_path / "a.samples.csv").write_text("\n".join([made.HEADER, *rows]) + "\n")
+    (tmp_path / "a.samples.csv").write_text("\n".join([made.HEADER, *(row + made.NO_UNITS for row in rows)]) + "\n")
     assert build(tmp_path, watch=all_dead).verdict == "succeeded"
 
 

@@ -213,7 +213,7 @@ def test_lost_run_with_an_endless_last_sample_is_reported(tmp_path, value):
     made.running(tmp_path, "gone")
     made.samples(tmp_path / "gone.samples.csv", seconds=5)
     with (tmp_path / "gone.samples.csv").open("a") as stream:
-        stream.write(f"{value},{made.UUIDS[0]},1e400,inf,1,1,1e400,1\n")
+        stream.write(f"{value},{made.UUIDS[0]},1e400,inf,1,1,1e400,1{made.NO_UNITS}\n")
     result = build(tmp_path, watch=dead)
     [nb] = summary_of(result)["notebooks"]
     assert nb["status"] == "lost"

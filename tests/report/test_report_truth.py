@@ -323,7 +323,7 @@ def test_half_a_last_line_of_samples_is_not_read(tmp_path):
     made.running(tmp_path, "gone")
     made.samples(tmp_path / "gone.samples.csv", seconds=10, gpus=0, host_end=2_000_000_000)
     with (tmp_path / "gone.samples.csv").open("a") as stream:
-        stream.write("9999.0,,,,,,77000000000,1")
+        stream.write(f"9999.0,,,,,,77000000000,1{made.NO_UNITS}")
     sample = entry(report_on(tmp_path), "gone").flight.last_sample
     assert sample.time_seconds == 9.5
     assert sample.host_memory_bytes < 3_000_000_000

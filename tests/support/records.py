@@ -49,7 +49,7 @@ from runner.core.records import (
 )
 from runner.core.requirements import Requirements
 from runner.machine.device import Reading
-from runner.machine.samples import COLUMNS, SamplesFile, row
+from runner.machine.samples import ACTIVITY, COLUMNS, SamplesFile, row
 from runner.outputs.claim import Running
 from runner.plan.job import Job, Options, resolve
 from runner.stages.execute.executed_notebook import mark, notebook_bytes
@@ -61,6 +61,8 @@ START = datetime(2026, 11, 20, 9, 0, 0, tzinfo=UTC)
 TOTAL = 24_152_899_584
 UUIDS = tuple(f"GPU-{i}f3c5a7e-1b2d-4c6f-8a9b-0c1d2e3f4a5b" for i in range(8))
 HEADER = ",".join(COLUMNS)
+NO_UNITS = "," * len(ACTIVITY)
+"""The end of a line of a GPU that does not tell what its units did."""
 TITLES = (
     "import scanpy as sc",
     "rmm.reinitialize(managed_memory=False, pool_allocator=True)",
