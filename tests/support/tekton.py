@@ -53,6 +53,13 @@ def pipeline_tasks(pipeline: Document) -> list[Document]:
     return [*pipeline["spec"]["tasks"], *pipeline["spec"].get("finally", [])]
 
 
+def pipeline_of(run: Document) -> str:
+    """Return the name of a run's pipeline, also where a resolver is to find it."""
+    reference = run["spec"]["pipelineRef"]
+    found: str = reference.get("name") or next(one["value"] for one in reference["params"] if one["name"] == "name")
+    return found
+
+
 def texts(value: Any) -> Iterator[str]:
     """Yield every text in a document."""
     if isinstance(value, dict):

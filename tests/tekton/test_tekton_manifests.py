@@ -302,7 +302,7 @@ def test_a_run_fits_what_it_runs(run):
         steps = {step["name"] for step in target["spec"]["steps"]}
         assert {spec["name"] for spec in run["spec"].get("stepSpecs", [])} <= steps
     else:
-        target = PIPELINES[run["spec"]["pipelineRef"]["name"]]
+        target = PIPELINES[tekton.pipeline_of(run)]
         by_name = {task["name"]: TASKS[task["taskRef"]["name"]] for task in tekton.pipeline_tasks(target)}
         specs = run["spec"]["taskRunSpecs"]
         assert {spec["pipelineTaskName"] for spec in specs} == set(by_name), "each task has its timeout"
@@ -422,3 +422,21 @@ def test_a_build_needs_no_secret():
     (secret,) = [one for one in build["steps"][0]["args"] if one.startswith("--secret=")]
     assert secret.endswith("src=$(params.pip-conf)")
     assert {one["name"]: one.get("default") for one in build["params"]}["pip-conf"] == "/dev/null"
+
+
+def test_the_example_for_pipelines_as_code_is_the_run_of_the_preprocessing():
+    """Its sizes and timeouts are the plan's, its repository and commit those of the event."""
+    example = tekton.documents("examples")["pipelines-as-code.yaml"]
+    run = tekton.documents("pipelineruns")["preprocessing-pipelinerun.yaml"]
+    assert tekton.pipeline_of(example) == tekton.pipeline_of(run)
+    for key in ("timeouts", "taskRunTemplate", "taskRunSpecs"):
+        assert example["spec"][key] == run["spec"][key]
+    *volumes, secret = example["spec"]["workspaces"]
+    assert volumes == run["spec"]["workspaces"]
+    assert secret["secret"] == {"secretName": "{{ git_auth_secret }}"}
+    assert {one["name"]: one["value"] for one in example["spec"]["params"]} == {
+        "repository-url": "{{ source_url }}", "revision": "{{ revision }}",
+    }  # fmt: skip
+    annotations = example["metadata"]["annotations"]
+    for key in ("on-event", "on-target-branch", "on-path-change"):  # lists, as Pipelines as Code reads them
+        assert yaml.safe_load(annotations[f"pipelinesascode.tekton.dev/{key}"])
