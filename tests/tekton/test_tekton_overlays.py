@@ -63,7 +63,7 @@ def test_what_a_folder_names_is_in_it():
         assert named | {("ServiceAccount", pod["serviceAccountName"])} <= there
 
 
-@pytest.mark.parametrize("overlay", [".", *(f"overlays/{overlay}" for overlay in OVERLAYS)])
+@pytest.mark.parametrize("overlay", [".", "bundle", *(f"overlays/{overlay}" for overlay in OVERLAYS)])
 def test_one_line_sets_the_image_of_everything(overlay, tmp_path):
     """As the guide says it, whatever is installed: Tasks, Pipelines and CronJobs, and nothing of it is an object."""
     guide = (TEKTON / "docs" / "README.md").read_text()
@@ -87,6 +87,12 @@ def test_one_line_sets_the_image_of_everything(overlay, tmp_path):
             images.add(container["image"])
     assert images == {image}
     assert ("ConfigMap", "runner-image") not in objects
+
+
+def test_a_bundle_holds_every_task_and_pipeline():
+    """And nothing else, which `tkn bundle push` would refuse; Tekton takes 20 objects a bundle."""
+    assert set(built("bundle")) == {key for key in built(".") if key[0] in {"Task", "Pipeline"}}
+    assert len(built("bundle")) <= 20
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
