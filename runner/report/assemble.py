@@ -173,8 +173,9 @@ def _listed(found: Found, plan: Plan | None, only: Sequence[str], run_id: str | 
 
 def _others(found: Found, records: Sequence[Metrics], only: Sequence[str]) -> tuple[Metrics, ...]:
     """Return the records that are not of this run."""
+    ours = set(map(id, records))
     candidates = (m for m in found.metrics.values() if m.notebook not in found.set_aside)
-    return tuple(m for m in candidates if m not in records and (not only or m.notebook in only))
+    return tuple(m for m in candidates if id(m) not in ours and (not only or m.notebook in only))
 
 
 def _counts(entries: Sequence[Entry]) -> dict[str, int]:

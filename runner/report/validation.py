@@ -8,8 +8,8 @@ scales and our own JSON cannot: such a file is as broken as one that cannot be p
 from __future__ import annotations
 
 import dataclasses
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
 LARGEST = 2.0**63
@@ -27,29 +27,36 @@ def check_figures(record: Any) -> None:
     ValueError
         One is not finite or beyond any measure; the message names its field.
     """
-    for field, value in _figures(record, ""):
-        if not math.isfinite(value):
-            raise ValueError(f"{field} is {value}, which is not a figure")
-        if abs(value) >= LARGEST:
-            raise ValueError(f"{field} is larger than any figure of a run")
+    waiting: list[tuple[Any, Any]] = [(record, None)]
+    for value, place in waiting:  # grows while it is read
+        kind: Any = type(value)
+        if kind is str or value is None:
+            continue
+        if isinstance(value, int | float):
+            if not -LARGEST < value < LARGEST:
+                what = "larger than any figure of a run" if abs(value) >= LARGEST else f"{value}, which is not a figure"
+                raise ValueError(f"{_spelled(place)} is {what}")
+        elif names := _fields(kind):
+            waiting += [(getattr(value, name), (place, name)) for name in names]
+        elif isinstance(value, Mapping):
+            waiting += [(item, (place, name)) for name, item in value.items()]
+        elif isinstance(value, Sequence) and not isinstance(value, str):
+            waiting += [(item, (place, number)) for number, item in enumerate(value)]
 
 
-def _figures(value: Any, at: str) -> Iterator[tuple[str, float]]:
-    if isinstance(value, int):
-        # A float of its own would overflow where the number is long.
-        yield at, value if abs(value) < LARGEST else LARGEST
-    elif isinstance(value, float):
-        yield at, value
-    elif dataclasses.is_dataclass(value):
-        for field in dataclasses.fields(value):
-            if field.name not in _FREE:
-                yield from _figures(getattr(value, field.name), f"{at}.{field.name}" if at else field.name)
-    elif isinstance(value, Mapping):
-        for name, item in value.items():
-            yield from _figures(item, f"{at}.{name}")
-    elif isinstance(value, Sequence) and not isinstance(value, str):
-        for place, item in enumerate(value):
-            yield from _figures(item, f"{at}.{place}")
+@cache
+def _fields(kind: Any) -> tuple[str, ...]:
+    fields = dataclasses.fields(kind) if dataclasses.is_dataclass(kind) else ()
+    return tuple(field.name for field in fields if field.name not in _FREE)
+
+
+def _spelled(place: Any) -> str:
+    """Return the path of a figure, which is told only where it is wrong: there are hundreds in a record."""
+    names: list[str] = []
+    while place:
+        place, name = place
+        names.append(str(name))
+    return ".".join(reversed(names))
 
 
 def fault(error: Exception) -> str:

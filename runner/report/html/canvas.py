@@ -8,14 +8,15 @@ writing of the elements, for which matplotlib took 40 times as long (see docs/ad
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from html import escape
 from typing import TYPE_CHECKING, Literal
-from xml.etree import ElementTree as ET
 
 from runner.report.html.formatting import plain
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping
 
     from runner.report.sample_series import Floats
 
@@ -50,17 +51,17 @@ class Canvas:
 
     def __init__(self, key: str, width: float, height: float) -> None:
         self.key, self.width, self.height = key, width, height
-        self._marks: list[tuple[float, ET.Element]] = []
+        self._marks: list[tuple[float, str]] = []
 
     def _add(self, look: Look, tag: str, attributes: Mapping[str, str], text: str | None = None) -> None:
-        mark = ET.Element("g", {"class": look.classes, **{f"data-{name}": value for name, value in look.data.items()}})
-        if look.title:
-            ET.SubElement(mark, "title").text = plain(look.title)
-        ET.SubElement(mark, tag, dict(attributes)).text = text
+        data = {f"data-{name}": value for name, value in look.data.items()}
+        title = _element("title", {}, look.title) if look.title else ""
+        mark = _element("g", {"class": look.classes, **data}, inside=title + _element(tag, attributes, text or ""))
         self._marks.append((look.order, mark))
 
     def _path(self, points: Iterable[tuple[float, float]]) -> str:
-        return "M" + "L".join(f"{_short(x)} {_short(self.height - y)}" for x, y in points)
+        height = self.height
+        return "M" + "L".join([f"{x:.1f} {height - y:.1f}" for x, y in points])
 
     def line(
         self, xs: Numbers, ys: Numbers, look: Look, *, width: float = 1.0, dashes: Sequence[float] | None = None
@@ -69,7 +70,7 @@ class Canvas:
         attributes = {"fill": "none", "stroke": look.colour, "stroke-width": f"{width:g}"}
         if dashes:
             attributes["stroke-dasharray"] = " ".join(f"{dash * width:g}" for dash in dashes)
-        self._add(look, "path", {"d": self._path(zip(xs, ys, strict=True)), **attributes})
+        self._add(look, "path", {"d": self._path(zip(_numbers(xs), _numbers(ys), strict=True)), **attributes})
 
     def box(self, x: float, y: float, width: float, height: float, look: Look) -> None:
         """Fill a box, given by its lower left corner."""
@@ -78,7 +79,7 @@ class Canvas:
 
     def area(self, xs: Numbers, ys: Numbers, floor: float, look: Look) -> None:
         """Fill what lies between points and a floor, so that what is behind shines through."""
-        corners = [(xs[0], floor), *zip(xs, ys, strict=True), (xs[-1], floor)]
+        corners = [(xs[0], floor), *zip(_numbers(xs), _numbers(ys), strict=True), (xs[-1], floor)]
         self._add(look, "path", {"d": f"{self._path(corners)}z", "fill": look.colour, "fill-opacity": ".25"})
 
     def dot(self, x: float, y: float, radius: float, look: Look) -> None:
@@ -103,29 +104,37 @@ class Canvas:
         place = {"x": _short(x), "y": _short(self.height - y + _BASELINE[va] * size), "font-size": str(size)}
         weight = {"font-weight": "bold"} if bold else {}
         anchor = {"text-anchor": _ANCHOR[ha]}
-        self._add(Look(classes=classes, order=4, title=title), "text", {**place, **anchor, **weight}, plain(text))
+        self._add(Look(classes=classes, order=4, title=title), "text", {**place, **anchor, **weight}, text)
 
     def svg(self, *, title: str, description: str, data: Mapping[str, str] | None = None) -> str:
         """Return the picture as one `svg` element with a name and a description."""
-        root = ET.Element(
-            "svg",
-            {
-                "viewBox": f"0 0 {self.width:g} {self.height:g}",
-                "role": "img",
-                "class": "chart",
-                "aria-labelledby": f"{self.key}-title",
-                "aria-describedby": f"{self.key}-about",
-                "stroke-linejoin": "round",
-                "font-family": "sans-serif",
-                **{f"data-{name}": value for name, value in (data or {}).items()},
-            },
-        )
-        ET.SubElement(root, "title", {"id": f"{self.key}-title"}).text = plain(title)
-        ET.SubElement(root, "desc", {"id": f"{self.key}-about"}).text = plain(description)
-        root.extend(mark for _, mark in sorted(self._marks, key=lambda pair: pair[0]))
-        return ET.tostring(root, encoding="unicode")
+        marks = "".join(mark for _, mark in sorted(self._marks, key=lambda pair: pair[0]))
+        name = _element("title", {"id": f"{self.key}-title"}, title)
+        about = _element("desc", {"id": f"{self.key}-about"}, description)
+        attributes = {
+            "viewBox": f"0 0 {self.width:g} {self.height:g}",
+            "role": "img",
+            "class": "chart",
+            "aria-labelledby": f"{self.key}-title",
+            "aria-describedby": f"{self.key}-about",
+            "stroke-linejoin": "round",
+            "font-family": "sans-serif",
+            **{f"data-{name}": value for name, value in (data or {}).items()},
+        }
+        return _element("svg", attributes, inside=name + about + marks)
+
+
+def _element(tag: str, attributes: Mapping[str, str], text: str = "", *, inside: str = "") -> str:
+    """Return an element that holds a text, or elements."""
+    said = "".join([f' {name}="{escape(value)}"' for name, value in attributes.items()])
+    return f"<{tag}{said}>{escape(plain(text))}{inside}</{tag}>"
+
+
+def _numbers(values: Numbers) -> Sequence[float]:
+    """Return plain numbers: those of numpy take five times as long to round and to write."""
+    return values if isinstance(values, Sequence) else values.tolist()
 
 
 def _short(value: float) -> str:
-    """Return a coordinate in hundredths of a pixel, which is below what a screen shows."""
-    return f"{value:.2f}".rstrip("0").rstrip(".")
+    """Return a coordinate in tenths of a pixel, which is below what a screen shows."""
+    return f"{value:.1f}"
