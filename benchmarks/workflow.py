@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import os
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from benchmarks.harness import BIN, Benchmark, Side, run
 
 PRODUCTS, PRODUCT_BYTES = 7, 2_000_000_000 // 7
 RESUME_SECONDS = 2.0
+DECISIONS, DECISION_SECONDS = 500, 5.0
 
 
 def _write(folder: Path, count: int, cells: Sequence[str] = TRIVIAL_CELLS, products: bool = False) -> list[Path]:
@@ -75,22 +76,34 @@ def theirs(count: int, shells: int) -> Side:
     return side
 
 
-def resumed(folder: Path) -> float:
+def _resumed(folder: Path) -> float:
     """Return the wall time of a resume that reuses everything, with 2 GB of products."""
-    shared = folder.parent / "done"
-    if not shared.exists():
-        shared.mkdir()
-        write = f"import pathlib\npathlib.Path('NAME.bin').write_bytes(b'NAME' * ({PRODUCT_BYTES} // 4))"
-        _write(shared, PRODUCTS, (write,), products=True)
-        _run_all(shared)
-        subprocess.run([sys.executable, "-c", "import time; time.sleep(3)"], check=True)  # hashes of now are not kept
-        _run_all(shared, "--resume")
-    return _run_all(shared, "--resume")
+    write = f"import pathlib\npathlib.Path('NAME.bin').write_bytes(b'NAME' * ({PRODUCT_BYTES} // 4))"
+    return _run_all(_done(folder, PRODUCTS, (write,), products=True), "--resume")
 
 
-def allowed(_folder: Path) -> float:
-    """Return what a resume may take."""
-    return RESUME_SECONDS
+def _decided(folder: Path) -> float:
+    """Return the wall time of the decisions for a plan of which everything is reused."""
+    return _run_all(_done(folder, DECISIONS, jobs=len(os.sched_getaffinity(0))), "--resume", "--dry-run")
+
+
+def _done(
+    folder: Path, count: int, cells: Sequence[str] = TRIVIAL_CELLS, products: bool = False, jobs: int = 1
+) -> Path:
+    """Return the folder of a plan that ran in the first pair and was resumed once."""
+    done = folder.parent / f"done-{count}"
+    if not done.exists():
+        done.mkdir()
+        _write(done, count, cells, products)
+        _run_all(done, "--jobs", str(jobs))
+        time.sleep(3)  # the hash of a file that has just changed is not kept
+        _run_all(done, "--resume")
+    return done
+
+
+def _goal(seconds: float) -> Side:
+    """Return the side that is no peer but what ours may take."""
+    return lambda _folder: seconds
 
 
 _loop = "a loop of papermill and jupyter nbconvert"
@@ -132,8 +145,18 @@ BENCHMARKS = [
         against=f"the {RESUME_SECONDS:.0f} s that it may take",
         unit="s",
         at_most=1.0,
-        ours=resumed,
-        theirs=allowed,
+        ours=_resumed,
+        theirs=_goal(RESUME_SECONDS),
+        pairs=3,
+    ),
+    Benchmark(
+        name="decisions",
+        work=f"--resume --dry-run of {DECISIONS} finished notebooks",
+        against=f"the {DECISION_SECONDS:.0f} s that it may take",
+        unit="s",
+        at_most=1.0,
+        ours=_decided,
+        theirs=_goal(DECISION_SECONDS),
         pairs=3,
     ),
 ]
