@@ -131,6 +131,24 @@ def test_sigterm_saves_what_there_is(engine, workspace, start, cpu_image):
     assert "before" in json.dumps(saved)
 
 
+def test_a_held_notebook_is_repaired_from_outside(engine, workspace, start, cpu_image):
+    """`docker exec`, as `kubectl exec` on a cluster, reaches the kernel that waits; the run goes on and succeeds."""
+    count = "runs = pathlib.Path('/workspace/runs')\nwith runs.open('a') as file: file.write('x')"
+    notebooks.write(workspace / "held.ipynb", f"import pathlib\n{count}", "print(pathlib.Path('there').read_text())")
+    name = start(cpu_image, "run", "held.ipynb", "--on-failure", "hold=10m")
+    wait_for(lambda: " held " in log_of(engine, name))
+    refused = engine.call("exec", name, "runner", "repair", "held", "--retry", check=False)
+    assert refused.returncode == 1, refused.stderr  # held again: the cause is still there
+    assert "No such file" in refused.stdout + refused.stderr
+
+    (workspace / "there").write_text("repaired")
+    engine.call("exec", name, "runner", "repair", "held", "--retry")
+    assert engine.call("wait", name, seconds=60).stdout.strip() == "0", log_of(engine, name)[-3000:]
+    record = metrics(workspace, "held")
+    assert (record["status"], record["repaired"]) == ("succeeded", True)
+    assert (workspace / "runs").read_text() == "x"
+
+
 def test_a_memory_limit_ends_as_kernel_died_with_a_record(engine, workspace, start, cpu_image):
     """The guard acts before the container's limit does, and names the cause."""
     notebooks.write(workspace / "eats.ipynb", "print('before')", EAT)
