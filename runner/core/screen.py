@@ -62,7 +62,7 @@ class Screen:
         self._lines.append(plain(text.rstrip("\n")))
 
     def __enter__(self) -> Self:
-        self._fd = sys.stderr.fileno()
+        self._fd = os.dup(sys.stderr.fileno())  # the thread's own: it may outlive what stderr is now
         self._draw(80, 24)  # imports what drawing needs: processes are forked beside the thread
         if signal.getsignal(signal.SIGTSTP) is signal.SIG_DFL:
             signal.signal(signal.SIGTSTP, self._stop)
@@ -85,7 +85,7 @@ class Screen:
         self._drawn, self._stopped = [], False
 
     def _run(self) -> None:
-        with contextlib.suppress(OSError):  # the terminal is gone
+        with os.fdopen(self._fd, "wb"), contextlib.suppress(OSError):  # the terminal is gone
             while not self._over.wait(_EVERY_SECONDS):
                 if not self._stopped:
                     self._write(wanted=True)

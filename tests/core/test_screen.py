@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pty
+import select
 import sys
 import time
 from collections.abc import Iterator
@@ -44,6 +45,15 @@ def test_a_terminal_that_takes_nothing_holds_nobody_up() -> None:
     with terminal(), Screen(lambda width, height: ["x" * 70] * 20) as screen:
         for _ in range(5000):
             screen.print("y" * 70)
+
+
+def test_what_a_terminal_did_not_take_goes_nowhere_else() -> None:
+    """The number of a descriptor that was closed is another file's by then."""
+    with terminal(), Screen(lambda width, height: ["x" * 70] * 20) as screen:
+        for _ in range(5000):
+            screen.print("y" * 70)
+    with terminal() as theirs:
+        assert not select.select([theirs], [], [], 1)[0]
 
 
 def test_a_terminal_that_is_gone_holds_nobody_up() -> None:
