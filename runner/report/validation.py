@@ -8,6 +8,7 @@ scales and our own JSON cannot: such a file is as broken as one that cannot be p
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
@@ -34,7 +35,8 @@ def check_figures(record: Any) -> None:
             continue
         if isinstance(value, int | float):
             if not -LARGEST < value < LARGEST:
-                what = "larger than any figure of a run" if abs(value) >= LARGEST else f"{value}, which is not a figure"
+                odd = isinstance(value, float) and not math.isfinite(value)
+                what = f"{value}, which is not a figure" if odd else "larger than any figure of a run"
                 raise ValueError(f"{_spelled(place)} is {what}")
         elif names := _fields(kind):
             waiting += [(getattr(value, name), (place, name)) for name in names]
