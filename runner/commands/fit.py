@@ -39,7 +39,8 @@ def command(cards: tuple[int, ...], runs: int, as_json: bool, **given: Any) -> i
     """Run NOTEBOOK with the memory of smaller cards and say which is enough.
 
     Beside each run another process holds the rest of the GPU's memory. Everything happens in a scratch folder with a
-    copy of the checkout; outputs of earlier runs stay as they are. The sizes are searched by bisection.
+    copy of the checkout; outputs of earlier runs stay as they are. The sizes are searched by bisection. What was
+    proved is kept as NAME.fit.json in the output folder, for the report and `runner plan tune`.
 
     Exit code: 0 a card was proved, 3 none was, or there is no GPU to prove it on, 2 the notebook fails for another
     reason.

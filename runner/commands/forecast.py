@@ -50,7 +50,8 @@ def command(parameter: str, fractions: tuple[Fraction, ...], as_json: bool, **gi
 
     The full size is the parameter's value: given with -p, else that of the plan or the notebook. It runs at fractions
     of it, the smallest twice because the first run only warms caches, each time in a scratch folder with a copy of the
-    checkout; outputs of earlier runs stay as they are. How each cell grows is fitted, with an interval.
+    checkout; outputs of earlier runs stay as they are. How each cell grows is fitted, with an interval. The forecast
+    is kept as NAME.forecast.json in the output folder, for the report.
 
     Exit code: 0, or 2 a run did not succeed or the parameter is not a number.
 
@@ -67,11 +68,8 @@ def command(parameter: str, fractions: tuple[Fraction, ...], as_json: bool, **gi
     found = forecast(make_options(given), parameter=parameter, fractions=fractions)
     if as_json:
         import json
-        import math
 
-        tree = asdict(found)
-        tree["largest"] = {card: None if math.isinf(size) else size for card, size in found.largest.items()}
-        answer(json.dumps(tree, indent=1))
+        answer(json.dumps(asdict(found), indent=1))
     else:
         for line in found.lines():
             answer(line)

@@ -26,9 +26,10 @@ from runner.commands.answer import answer
 def command(plan: Path, outputs: Path, write: bool, as_json: bool) -> None:
     """Show which gates, CPUs, memory and timeouts of PLAN fit what its notebooks used, and write them.
 
-    Values come from notebooks that succeeded, with margins: a gate is the smallest card with 10 % to spare beyond
-    the need, cpus the 95 % quantile of the samples, memory 1.25 times the peak, a timeout 3 times the longest run and
-    at least 10 minutes. With --write the margins stand in a comment above the notebooks.
+    Values come from notebooks that succeeded, with margins: a gate is the smallest card that `runner fit` proved for
+    the same source and parameters, else that with 10 % to spare beyond the need; cpus the 95 % quantile of the samples,
+    memory 1.25 times the peak, a timeout 3 times the longest run and at least 10 minutes. With --write the margins
+    stand in a comment above the notebooks.
 
     \b
     Examples:

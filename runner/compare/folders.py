@@ -21,7 +21,17 @@ from runner.core.errors import UsageError, did_you_mean_path
 from runner.core.records import read_metrics
 
 _METRICS = ".metrics.json"
-_OWN_FILES = (_METRICS, ".samples.csv", ".log", ".html", ".sha256", ".running", ".prepared.ipynb")
+_OWN_FILES = (
+    _METRICS,
+    ".samples.csv",
+    ".log",
+    ".html",
+    ".sha256",
+    ".running",
+    ".prepared.ipynb",
+    ".fit.json",
+    ".forecast.json",
+)
 """Endings of what a run tells of itself; it differs each time. Of a record, end and results are compared."""
 _OWN_NAMES = {"attempts", "reports", "index.html", "ro-crate-metadata.json"}
 _MOST_FILES = 20_000

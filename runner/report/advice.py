@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from runner.core.machine_records import GpuUse
+    from runner.core.trials import Attempt, Forecast
     from runner.report.assemble import Entry, Report
     from runner.report.html.timeline import Row
     from runner.report.pool import Pool
@@ -54,7 +55,11 @@ def advise(
 def _notebook(entry: Entry, nb: NotebookSummary, pools: Sequence[Pool]) -> Iterator[tuple[str, str, str]]:
     yield from _pool(entry, nb, pools)
     if not any(gpu.neighbours for gpu in (entry.metrics.gpus if entry.metrics else ())) or nb.need_bytes is not None:
-        yield from _gate(nb, pools)  # else the peak is not this notebook's alone
+        yield from _gate(
+            nb, pools, entry.fit.smallest if entry.fit else None
+        )  # else the peak is not this notebook's alone
+    if entry.metrics and entry.forecast:
+        yield from _larger(nb, entry.metrics.environment.parameters, entry.forecast)
     held, busy = nb.gpu_held_seconds, nb.gpu_busy_seconds
     if held and busy is not None and held >= IDLE_SECONDS and busy < IDLE_SHARE * held:
         yield (
@@ -102,8 +107,41 @@ def _pool_figures(pool: Pool, use: GpuUse | None, *, several: bool) -> str:
     )
 
 
-def _gate(nb: NotebookSummary, pools: Sequence[Pool]) -> Iterator[tuple[str, str, str]]:
-    """Compare the gate with the need; NVML's peak stands for it unless that peak is a pool."""
+def _larger(
+    nb: NotebookSummary, parameters: Mapping[str, object], forecast: Forecast
+) -> Iterator[tuple[str, str, str]]:
+    """Say which card a larger input needs, where it was forecast and the gate is too low for it."""
+    peak, ran = forecast.gpu_bytes, parameters.get(forecast.parameter)
+    if peak is None or (isinstance(ran, int | float) and ran >= forecast.size):
+        return
+    card = smallest_card_gb(int(peak.high))
+    if card and card > (nb.asked_gpu_memory_gb or 0):
+        yield (
+            "larger input",
+            f"with {forecast.parameter} = {forecast.size:,.10g} it needs a card of {card} GB: raise the gate with it",
+            f"forecast {format_bytes(peak.value)} ({format_bytes(peak.low)} to {format_bytes(peak.high)}) from runs at "
+            + ", ".join(f"{size:,.10g}" for size in forecast.measured),
+        )
+
+
+def _gate(nb: NotebookSummary, pools: Sequence[Pool], proved: Attempt | None) -> Iterator[tuple[str, str, str]]:
+    """Compare the gate with the card that was proved, else with the need.
+
+    NVML's peak stands for the need unless that peak is a pool.
+    """
+    if proved and nb.status is Status.SUCCEEDED:
+        asked = nb.asked_gpu_memory_gb
+        figures = (
+            f"asked {f'{asked:g} GB' if asked else 'nothing'}, proved on {proved.card_gb} GB by fit: "
+            f"{format_seconds(proved.wall_seconds)}"
+        )
+        if asked and proved.card_gb > asked:
+            yield "gate too low", f"the gate lets it onto cards that were not proved: ask {proved.card_gb} GB", figures
+        elif asked and asked > proved.card_gb and asked * 1e9 - proved.card_gb * 1e9 > SPARE_BYTES:
+            yield "gate too high", f"the gate keeps it off cards that do: ask {proved.card_gb} GB", figures
+        elif not asked and proved.card_gb * 1e9 > SPARE_BYTES:
+            yield "no gate", f"it asks for no GPU memory: ask {proved.card_gb} GB", figures
+        return
     need, word = (nb.need_bytes, "need") if nb.need_bytes is not None else (nb.peak_gpu_memory_bytes, "peak")
     if need is None or nb.status is not Status.SUCCEEDED or (word == "peak" and pools):
         return

@@ -18,6 +18,7 @@ from runner.report.found import began_at
 
 if TYPE_CHECKING:
     from runner.core.records import Metrics
+    from runner.core.trials import Fit, Forecast
     from runner.plan import Plan
     from runner.report.found import Flight, Found
 
@@ -50,6 +51,9 @@ class Entry:
     attempts: tuple[Metrics, ...] = ()
     """Earlier runs, oldest first."""
     files: Mapping[str, str] = field(default_factory=dict)
+    fit: Fit | None = None
+    """Which cards were proved for a run like this one."""
+    forecast: Forecast | None = None
 
     @property
     def history(self) -> tuple[Metrics, ...]:
@@ -207,6 +211,8 @@ def _entry(
         flight=flight,
         attempts=tuple(one.metrics for one in attempts),
         files=files,
+        fit=found.fits.get(name) if metrics else None,
+        forecast=found.forecasts.get(name) if metrics else None,
     )
 
 

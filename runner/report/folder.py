@@ -20,6 +20,7 @@ from runner.core.endings import settled
 from runner.core.errors import UsageError
 from runner.core.files import check_name
 from runner.core.records import SCHEMA_VERSION, Metrics, Status, read_metrics
+from runner.core.trials import kept_fit, kept_forecast
 from runner.outputs import attempts, saved_notebook
 from runner.report import missing
 from runner.report.found import Attempt, Flight, Found, LastSample
@@ -91,6 +92,8 @@ def read_folder(
         metrics=metrics,
         attempts={name: _attempts(folder, name) for name in names},
         flights=flights,
+        fits={name: fit for name, record in metrics.items() if (fit := kept_fit(folder, record))},
+        forecasts={name: made for name, record in metrics.items() if (made := kept_forecast(folder, record))},
         files={name: _files(folder, name) for name in names},
         broken=broken,
         problems=tuple(problems),

@@ -12,6 +12,7 @@ from runner.core.records import Status
 
 if TYPE_CHECKING:
     from runner.core.records import Cell, Metrics
+    from runner.core.trials import Fit, Forecast
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +66,9 @@ class Found:
     attempts: Mapping[str, tuple[Attempt, ...]] = field(default_factory=dict)
     """Earlier runs by notebook, oldest first."""
     flights: Mapping[str, Flight] = field(default_factory=dict)
+    fits: Mapping[str, Fit] = field(default_factory=dict)
+    """What `fit` proved of these runs, by notebook."""
+    forecasts: Mapping[str, Forecast] = field(default_factory=dict)
     files: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """By notebook: kind of file (`notebook, html, log, samples, metrics, attempts`) to its name."""
     broken: Mapping[str, str] = field(default_factory=dict)

@@ -7,14 +7,14 @@ import contextlib
 import dataclasses
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from runner.core import log
 from runner.core.endings import final_success
 from runner.core.errors import RefusedError, UsageError
 from runner.core.records import Cause, Metrics, Status
-from runner.core.units import format_bytes, format_seconds
+from runner.core.trials import FIT, Attempt, Fit, keep
+from runner.core.units import format_bytes
 from runner.machine.ballast import TOLERANCE_BYTES, Ballast
 from runner.machine.card_size import CARDS_GB
 from runner.run.trial import run_trial, scratch
@@ -22,54 +22,6 @@ from runner.run.trial import run_trial, scratch
 if TYPE_CHECKING:
     from runner.machine.gpus import Gpu
     from runner.plan.job import Options
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Attempt:
-    """One run with the memory of one card."""
-
-    card_gb: int
-    left_bytes: int
-    """What the notebook could use."""
-    status: str
-    wall_seconds: float
-    need_bytes: int | None = None
-    cell: int | None = None
-    """The cell that failed, counted from 1."""
-    asked_bytes: int | None = None
-    reason: str | None = None
-
-    @property
-    def fits(self) -> bool:
-        """Whether the notebook succeeded."""
-        return self.status == Status.SUCCEEDED
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Fit:
-    """What the attempts proved."""
-
-    notebook: str
-    gpu: str
-    attempts: tuple[Attempt, ...]
-    full_seconds: float | None = None
-    """How long the notebook took with all memory, if it is known."""
-
-    @property
-    def smallest(self) -> Attempt | None:
-        """The smallest card that was proved."""
-        return min((one for one in self.attempts if one.fits), key=lambda one: one.card_gb, default=None)
-
-    def lines(self) -> Iterator[str]:
-        """Yield one line for each attempt, smallest card first."""
-        for one in sorted(self.attempts, key=lambda each: each.card_gb):
-            if one.fits:
-                times = f" ({one.wall_seconds / self.full_seconds:.1f}x)" if self.full_seconds else ""
-                yield f"proved on {one.card_gb} GB: {format_seconds(one.wall_seconds)}{times}"
-            else:
-                where = f"fails in cell {one.cell}" if one.cell else "fails"
-                asked = f" asking {format_bytes(one.asked_bytes)}" if one.asked_bytes else f": {one.reason}"
-                yield f"{one.card_gb} GB: {where}{asked}"
 
 
 def bisect(cards: Sequence[int], runs: int, attempt: Callable[[int], Attempt]) -> tuple[Attempt, ...]:
@@ -84,7 +36,7 @@ def bisect(cards: Sequence[int], runs: int, attempt: Callable[[int], Attempt]) -
 
 
 def fit(options: Options, *, cards: Sequence[int], runs: int) -> Fit:
-    """Run a notebook with the memory of smaller cards and return what was proved.
+    """Run a notebook with the memory of smaller cards, and return and keep what was proved.
 
     Parameters
     ----------
@@ -117,19 +69,26 @@ def fit(options: Options, *, cards: Sequence[int], runs: int) -> Fit:
         for card in sorted(set(cards) - set(possible)):
             log.warning("fit", card_gb=card, reason=f"left out: GPU {gpu.index} has {format_bytes(free)} free")
 
+        records: list[Metrics] = []
+
         def attempt(card_gb: int) -> Attempt:
             with Ballast(gpu, _left(card_gb, options)), _alone(gpu), scratch(job) as trial:
                 log.info("fit", nb=job.name, card_gb=card_gb, left=format_bytes(_left(card_gb, options)))
                 needed = dataclasses.replace(trial, min_gpus=1, min_gpu_memory_gb=card_gb)
-                return judged(card_gb, _left(card_gb, options), run_trial(needed))
+                records.append(run_trial(needed))
+                return judged(card_gb, _left(card_gb, options), records[-1])
 
         full = final_success(job.path(".metrics.json"))
-        return Fit(
+        found = Fit(
             notebook=job.name,
             gpu=gpu.name,
             attempts=bisect(possible, runs, attempt),
             full_seconds=full.wall_seconds if full else None,
+            source_sha256=records[0].source.sha256,
+            parameters=records[0].environment.parameters,
         )
+        keep(job.path(FIT), found)
+        return found
 
 
 def _left(card_gb: int, options: Options) -> int:

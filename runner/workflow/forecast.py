@@ -6,18 +6,17 @@ from __future__ import annotations
 import ast
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
 from runner.core import log
 from runner.core.errors import UsageError, did_you_mean
 from runner.core.records import Cell, Metrics, Status
-from runner.core.units import format_bytes, format_seconds
+from runner.core.trials import FARTHEST, FORECAST, CellForecast, Estimate, Forecast, keep
 from runner.machine.card_size import CARDS_GB, MARGIN_FRACTION
 from runner.run.trial import run_trial, scratch
-from runner.workflow.growth import Estimate, Growth, growth
+from runner.workflow.growth import Growth, growth
 
 if TYPE_CHECKING:
     from runner.plan.job import Job, Options
@@ -26,61 +25,6 @@ _TIME_NOISE, _GPU_NOISE, _HOST_NOISE = 0.01, 0.002, 0.01
 _BESIDE_NOISE = 0.1
 """Starting, saving and releasing take about as long whatever the size."""
 _TIME_FLOOR, _MEMORY_FLOOR = 0.1, 16e6
-_FARTHEST = 1000
-"""Times the full size; a card that has room for more is said to have it."""
-_SHOWN_CELLS = 10
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CellForecast:
-    """One cell at full size."""
-
-    index: int
-    title: str | None
-    seconds: Estimate
-    time_law: str
-    gpu_bytes: Estimate | None = None
-    host_bytes: Estimate | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Forecast:
-    """A notebook at full size; the peaks are those of its largest cell."""
-
-    notebook: str
-    parameter: str
-    size: float
-    measured: tuple[float, ...]
-    seconds: Estimate
-    cells: tuple[CellForecast, ...]
-    gpu_bytes: Estimate | None = None
-    gpu_source: str = "need"
-    """``need``, or why it is the memory in use on the device, which may be a pool."""
-    host_bytes: Estimate | None = None
-    largest: dict[int, float] = dataclasses.field(default_factory=dict)
-    """Largest size for each common card in decimal GB."""
-
-    def lines(self) -> Iterator[str]:
-        """Yield what a terminal shows: the longest cells and that with the peak, then the whole."""
-        measured = ", ".join(f"{size:,.10g}" for size in self.measured)
-        yield f"{self.notebook} at {self.parameter} = {self.size:,.10g}, measured at {measured}"
-        longest = sorted(self.cells, key=lambda cell: -cell.seconds.value)[:_SHOWN_CELLS]
-        top = max(self.cells, key=lambda cell: cell.gpu_bytes.value if cell.gpu_bytes else 0.0, default=None)
-        for cell in self.cells:
-            if cell in longest or cell is top:
-                memory = f", GPU {_memory(cell.gpu_bytes)}" if cell.gpu_bytes else ""
-                title = f"  {cell.title[:50]}" if cell.title else ""
-                yield f"cell {cell.index + 1}: {_time(cell.seconds)}, grows as {cell.time_law}{memory}{title}"
-        parts = [_time(self.seconds)]
-        if self.gpu_bytes:
-            source = "" if self.gpu_source == "need" else f" (in use, which may be a pool: {self.gpu_source})"
-            parts.append(f"GPU peak {_memory(self.gpu_bytes)}{source}")
-        if self.host_bytes:
-            parts.append(f"host peak {_memory(self.host_bytes)}")
-        yield f"whole notebook: {', '.join(parts)}"
-        for card, size in self.largest.items():
-            most = f"any size up to {_FARTHEST} times that" if math.isinf(size) else f"up to {size:,.0f}"
-            yield f"{card} GB: {most}"
 
 
 def full_size(job: Job, parameter: str) -> float:
@@ -113,7 +57,7 @@ def full_size(job: Job, parameter: str) -> float:
 
 
 def forecast(options: Options, *, parameter: str, fractions: Sequence[Fraction]) -> Forecast:
-    """Run a notebook at fractions of its size, in scratch folders, and predict the whole.
+    """Run a notebook at fractions of its size, in scratch folders, and predict and keep the whole.
 
     The smallest runs twice: the first run fills caches and compiles kernels, and is not counted.
 
@@ -143,7 +87,9 @@ def forecast(options: Options, *, parameter: str, fractions: Sequence[Fraction])
                 hint="let it succeed with `runner run` first, or forecast from smaller fractions",
             )
         records.append(record)
-    return predicted(records[1:], parameter=parameter, sizes=sizes, size=size)
+    found = predicted(records[1:], parameter=parameter, sizes=sizes, size=size)
+    keep(job.path(FORECAST), found)
+    return found
 
 
 def predicted(records: Sequence[Metrics], *, parameter: str, sizes: Sequence[float], size: float) -> Forecast:
@@ -183,6 +129,8 @@ def predicted(records: Sequence[Metrics], *, parameter: str, sizes: Sequence[flo
         gpu_source="need" if needed else why or "the allocator reported nothing",
         host_bytes=_peak([cell.host_bytes for cell in cells]),
         largest={card: _largest(gpu_growth, card, size) for card in CARDS_GB} if gpu_growth else {},
+        source_sha256=records[0].source.sha256,
+        parameters={key: value for key, value in records[0].environment.parameters.items() if key != parameter},
     )
 
 
@@ -225,21 +173,13 @@ def _sum(estimates: Sequence[Estimate]) -> Estimate:
     return Estimate(value=value, low=max(0.0, value - below), high=value + above)
 
 
-def _largest(curves: Sequence[Growth], card_gb: int, size: float) -> float:
-    """Return the largest size whose peak leaves the margin of a card free; infinite far beyond the full size."""
+def _largest(curves: Sequence[Growth], card_gb: int, size: float) -> float | None:
+    """Return the largest size whose peak leaves the margin of a card free; None far beyond the full size."""
     room = card_gb * 1e9 * (1 - MARGIN_FRACTION)
-    low, high = 0.0, size * _FARTHEST
+    low, high = 0.0, size * FARTHEST
     if max(curve.at(high).value for curve in curves) <= room:
-        return math.inf
+        return None
     while high - low > 1e-4 * high and high > 1e-9:
         middle = (low + high) / 2
         low, high = (middle, high) if max(curve.at(middle).value for curve in curves) <= room else (low, middle)
     return low
-
-
-def _time(seconds: Estimate) -> str:
-    return f"{format_seconds(seconds.value)} ({format_seconds(seconds.low)} to {format_seconds(seconds.high)})"
-
-
-def _memory(size: Estimate) -> str:
-    return f"{format_bytes(size.value)} ({format_bytes(size.low)} to {format_bytes(size.high)})"

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from runner.core.trials import Estimate
+
 TERMS: dict[str, Callable[[float], float]] = {
     "1": lambda _: 1.0,
     "n": lambda n: n,
@@ -25,15 +27,6 @@ TERMS: dict[str, Callable[[float], float]] = {
 """From slow to fast growth."""
 _MODELS: list[tuple[str, ...]] = [("1",), *((term,) for term in list(TERMS)[1:])]
 _MODELS += [("1", term) for term in list(TERMS)[1:]] + [("n", term) for term in list(TERMS)[2:]] + [("1", "n", "n^2")]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Estimate:
-    """A prediction with its interval."""
-
-    value: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from runner.core import files
 from runner.core.endings import final_success
+from runner.core.trials import kept_fit
 from runner.core.units import format_bytes, format_seconds
 from runner.machine.card_size import MARGIN_FRACTION, smallest_card_gb
 from runner.plan.matrix import expanded
@@ -100,7 +101,12 @@ def _values(
     gpus = [gpu for _, record in records for gpu in record.gpus]
     needs = [gpu.need_bytes for gpu in gpus if gpu.need_bytes is not None]
     card = smallest_card_gb(max(needs, default=None))
-    if needs and len(needs) == len(gpus) and card is not None:
+    proved = [fit.smallest for folder, record in records if (fit := kept_fit(folder, record)) and fit.smallest]
+    if len(proved) == len(records):
+        largest = max(proved, key=lambda one: one.card_gb)
+        took = format_seconds(largest.wall_seconds)
+        yield ("requires", "gpu_memory_gb"), largest.card_gb, str(largest.card_gb), f"proved by fit: {took}"
+    elif needs and len(needs) == len(gpus) and card is not None:
         yield ("requires", "gpu_memory_gb"), card, str(card), f"need {format_bytes(max(needs))}"
     elif gpus:
         why = next(iter(gpu.unavailable.get("need_bytes") for gpu in gpus if gpu.need_bytes is None), None)

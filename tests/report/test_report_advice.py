@@ -11,6 +11,7 @@ import pytest
 from support import records as made
 
 from runner.core.records import Failure, Status
+from runner.core.trials import Attempt, Estimate, Fit, Forecast, keep
 from runner.report.advice import advise
 from runner.report.assemble import assemble
 from runner.report.folder import read_folder
@@ -63,6 +64,63 @@ def test_gate_is_compared_with_the_need(tmp_path, asked, need, kind, card):
     line = advice_on(tmp_path)[kind]
     assert card in line.text
     assert f"need {need / GB:.1f} GB" in line.figures
+
+
+@pytest.mark.parametrize(
+    ("asked", "kind", "word"),
+    [
+        (80.0, "gate too high", "off cards that do"),
+        (15.0, "gate too low", "not proved"),
+        (None, "no gate", "ask 24 GB"),
+        (24.0, None, ""),
+    ],
+)
+def test_gate_is_compared_with_the_card_that_was_proved(tmp_path, asked, kind, word):
+    """Whatever the need makes likely; a proof of other parameters, or half a file, is none."""
+    plain = record(asked_gb=asked, need=8 * GB)
+    work = {"source_sha256": plain.source.sha256, "parameters": plain.environment.parameters}
+    attempts = tuple(
+        Attempt(card_gb=card, left_bytes=0, status=status, wall_seconds=1204)
+        for card, status in ((16, "failed"), (24, "succeeded"))
+    )
+    fit = Fit(notebook="a", gpu="H100", attempts=attempts, **work)
+    made.leave(tmp_path, plain)
+    estimated = advice_on(tmp_path)
+    keep(tmp_path / "a.fit.json", fit)
+    found = advice_on(tmp_path)
+    assert set(found) == ({kind} if kind else set())
+    for line in found.values():
+        assert word in line.text
+        assert "proved on 24 GB by fit: 20m04s" in line.figures
+    keep(tmp_path / "a.fit.json", dataclasses.replace(fit, parameters={"n_top_genes": 3000}))
+    assert advice_on(tmp_path) == estimated
+    (tmp_path / "a.fit.json").write_text('{"notebook": "a"')
+    assert advice_on(tmp_path) == estimated
+
+
+@pytest.mark.parametrize(("size", "asked", "said"), [(4000, 15.0, True), (4000, 48.0, False), (1000, 15.0, False)])
+def test_a_larger_input_that_was_forecast_needs_a_larger_gate(tmp_path, size, asked, said):
+    """Unless the gate is high enough, or the run was of that size."""
+    plain = record(asked_gb=asked)
+    peak = Estimate(value=30 * GB, low=28 * GB, high=33 * GB)
+    forecast = Forecast(
+        notebook="a",
+        parameter="n_top_genes",
+        size=size,
+        measured=(250.0, 500.0, 1000.0),
+        seconds=peak,
+        cells=(),
+        gpu_bytes=peak,
+        largest={24: 3000.0, 80: None},
+        source_sha256=plain.source.sha256,
+    )
+    made.leave(tmp_path, plain)
+    keep(tmp_path / "a.forecast.json", forecast)
+    line = advice_on(tmp_path).get("larger input")
+    assert (line is not None) == said
+    if line:
+        assert "n_top_genes = 4,000 it needs a card of 40 GB" in line.text
+        assert line.figures == "forecast 30.0 GB (28.0 GB to 33.0 GB) from runs at 250, 500, 1,000"
 
 
 def test_failed_run_says_nothing_about_the_gate(tmp_path):

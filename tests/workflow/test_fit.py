@@ -150,8 +150,18 @@ def test_the_command_says_which_card_is_proved_and_where_the_others_fail(tmp_pat
     assert smaller == "16 GB: fails in cell 2 asking 3.2 GB"
     assert proved.startswith("proved on 24 GB: ")
     assert "card_gb=300" in ended.err
-    assert sorted(path.name for path in checkout.iterdir()) == before
+    assert sorted(path.name for path in checkout.iterdir()) == sorted([*before, "outputs"])
+    assert [path.name for path in (checkout / "outputs").iterdir()] == ["n.fit.json"]
 
+    left.write_text(str(80 * 10**9))
+    run = ("run", checkout / "n.ipynb", "--output-dir", checkout / "outputs", "--min-gpus", 1, "--no-html")
+    assert cli.runner(*run, env=driver.environ()).code == 0
+    page = Path(cli.runner("report", checkout / "outputs").out.strip())
+    assert "<br>proved on 24 GB: " in page.read_text()
+    notebooks.write(checkout / "n.ipynb", "print('another one')")
+    assert cli.runner(*run, env=driver.environ()).code == 0
+    assert "proved on" not in Path(cli.runner("report", checkout / "outputs").out.strip()).read_text()
+    notebooks.write(checkout / "n.ipynb", "1", textwrap.dedent(NEEDS_20_GB.format(left=str(left))))
     ended = fit("--cards", "16", "--json")
     assert ended.code == 3
     answer = json.loads(ended.out)

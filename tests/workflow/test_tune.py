@@ -9,6 +9,7 @@ import json
 from support import cli, records
 
 from runner.core.records import Status
+from runner.core.trials import Attempt, Fit, keep
 from runner.plan import load
 
 PLAN = """\
@@ -63,3 +64,17 @@ def test_a_plan_is_tuned_and_its_comments_stay(tmp_path):
     assert 1 <= tuned["a"].requires.cpus <= 4  # the samples are of 0.6 to 3.6 cores
     again = cli.runner("plan", "tune", plan, "--from", outputs, "--json")
     assert json.loads(again.out)["changes"] == []
+
+
+def test_a_card_that_fit_proved_goes_before_an_estimate(tmp_path):
+    """Of this source and these parameters; of others it says nothing."""
+    plan, outputs = planned(tmp_path)
+    record = records.metrics("pooled")
+    attempt = Attempt(card_gb=24, left_bytes=0, status="succeeded", wall_seconds=1204)
+    work = {"source_sha256": record.source.sha256, "parameters": record.environment.parameters}
+    fit = Fit(notebook="pooled", gpu="H100", attempts=(attempt,), **work)
+    keep(outputs / "pooled.fit.json", fit)
+    keep(outputs / "a.fit.json", dataclasses.replace(fit, notebook="a", source_sha256="0" * 64))
+    shown = cli.runner("plan", "tune", plan, "--from", outputs)
+    assert "pooled: gpu_memory_gb 48 -> 24 (proved by fit: 20m04s)" in shown.out
+    assert "a: gpu_memory_gb 80 -> 16 (need 8.6 GB)" in shown.out
