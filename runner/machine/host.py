@@ -10,12 +10,16 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from runner.machine import cgroups
 
 ROOT = Path("/")
+Place = Literal["machine", "container", "cluster"]
+"""Where we run; what can be done about a limit depends on it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +36,14 @@ class HostLimits:
     memory_source: str
     memory_used_bytes: int | None
     hostname: str
+
+
+def place(environ: Mapping[str, str] = os.environ, root: Path = ROOT) -> Place:
+    """Return where we run: in a Pod, in another container, or on the machine itself."""
+    if "KUBERNETES_SERVICE_HOST" in environ:
+        return "cluster"
+    marks = (root / ".dockerenv", root / "run" / ".containerenv")
+    return "container" if "container" in environ or any(mark.exists() for mark in marks) else "machine"
 
 
 def read_limits(root: Path = ROOT) -> HostLimits:

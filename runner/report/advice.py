@@ -71,7 +71,9 @@ def _notebook(entry: Entry, nb: NotebookSummary, pools: Sequence[Pool]) -> Itera
     if peak and limit and peak >= NEAR_LIMIT * limit:
         yield (
             "host memory",
-            "the host memory limit is close to the peak: raise it before a slightly larger input ends the container",
+            "the peak is close to the memory of the machine: a slightly larger input does not fit"
+            if entry.metrics and entry.metrics.host and entry.metrics.host.memory_limit_source == "host"
+            else "the memory limit is close to the peak: raise it before a slightly larger input ends the container",
             f"peak {format_bytes(peak)} of {format_bytes(limit)} ({peak / limit:.0%})",
         )
     cells = _failed_cells(entry)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from runner.machine.host import Container, disk_free_bytes, read_limits, shm_free_bytes
+from runner.machine.host import Container, disk_free_bytes, place, read_limits, shm_free_bytes
 
 GIB = 1 << 30
 V2_MOUNT = "30 23 0:26 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw,nsdelegate\n"
@@ -247,3 +247,19 @@ def test_free_space_of_a_folder_that_is_not_there_yet(tmp_path):
     """Free space is that of the nearest folder that exists; no /dev/shm is None."""
     assert disk_free_bytes(tmp_path / "not" / "yet") == disk_free_bytes(tmp_path)
     assert shm_free_bytes(tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    ("environ", "file", "where"),
+    [
+        ({}, "etc/hostname", "machine"),
+        ({}, ".dockerenv", "container"),
+        ({}, "run/.containerenv", "container"),
+        ({"container": "podman"}, "etc/hostname", "container"),
+        ({"KUBERNETES_SERVICE_HOST": "10.0.0.1"}, ".dockerenv", "cluster"),
+    ],
+)
+def test_where_we_run_is_told_by_its_marks(tmp_path, environ, file, where):
+    """A Pod has the address of its cluster, docker and podman leave a file."""
+    put(tmp_path, {file: ""})
+    assert place(environ, tmp_path) == where

@@ -387,3 +387,20 @@ def test_times_name_the_zone_of_the_machine(monkeypatch):
     finally:
         monkeypatch.undo()
         time.tzset()
+
+
+@pytest.mark.parametrize("confined", [True, False])
+def test_a_plain_machine_is_not_called_a_container(tmp_path, confined):
+    """Where no container limits the memory, the page and its advice speak of none."""
+    record = made.metrics("a")
+    host = dataclasses.replace(
+        record.host,
+        memory_limit_source="cgroup-v2:/pod" if confined else "host",
+        memory_limit_bytes=12_100_000_000,
+        unavailable={"limit_bytes": "no cgroup limits the memory to less than the machine has"},
+    )
+    made.leave(tmp_path, dataclasses.replace(record, host=host))
+    page = page_of(tmp_path)
+    for words in ("whole container", "limit_bytes: no cgroup", "ends the container"):
+        assert (words in page) is confined
+    assert ("close to the memory of the machine" in page) is not confined

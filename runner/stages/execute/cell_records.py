@@ -19,6 +19,7 @@ from runner.core import endings
 from runner.core.records import Cell, CellStatus, Failure, Status
 from runner.core.stop import StopKind
 from runner.core.surrogates import without_colours
+from runner.machine.host import place
 from runner.machine.usage import CellUse, Span
 from runner.stages.execute.diagnose import Evidence, bounded, diagnose, is_unreadable
 from runner.stages.execute.output_limits import is_figure, output_bytes
@@ -105,6 +106,7 @@ def failure(
             gpu_peak_fraction=gpu_fraction,
             lfs_pointers=_pointers(cell, message, cwd) if raised else (),
             ucx_tls=ucx_tls,
+            place=place(),
         )
     )
     return Failure(

@@ -12,8 +12,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from runner.core.records import Cause, Status
+
+if TYPE_CHECKING:
+    from runner.machine.host import Place
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +41,8 @@ class Evidence:
     """Files that the cell reads and that are git-lfs pointers instead of data."""
     ucx_tls: str | None = None
     """The kernel's ``UCX_TLS``."""
+    place: Place | None = None
+    """Where it ran, for hints that can be followed there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +82,12 @@ _DEVICE = (
     "fewer cells, or a larger card"
 )
 _UCX = "set UCX_TLS=tcp,cuda_copy,cuda_ipc and UCX_MEMTYPE_CACHE=n for this notebook (plan: env)"
-_SHM = "/dev/shm is full: give the container more (docker --shm-size=1g, Tekton: emptyDir with medium Memory)"
+_SHM_SIZE = "give the container at least 1 GiB (docker --shm-size=1g, Tekton: emptyDir with medium Memory)"
+_SHM = f"/dev/shm is full: {_SHM_SIZE}"
+_NO_DRIVER = (
+    "the NVIDIA driver is not in the container: start it with GPUs (docker --gpus all; Kubernetes: "
+    "a limit on nvidia.com/gpu) on a node that has the driver"
+)
 _CRASH = (
     _row(r"cuCtxGetDevice_v2|numba[./]cuda[./]cudadrv", Cause.SEGFAULT, _NUMBA),
     _row(
@@ -97,7 +108,7 @@ _RAISED = (
     _row(
         r"unable to (mmap|allocate shared memory)|shm_open|out of shared memory",
         Cause.SHM,
-        "/dev/shm is too small: give the container at least 1 GiB",
+        f"/dev/shm is too small: {_SHM_SIZE}",
     ),
     _row((r"bus error", r"shared memory"), Cause.SHM, _SHM),
     _row(
@@ -139,8 +150,7 @@ _RAISED = (
         r"libcuda\.so[.\d]*: cannot open|CUDA driver library cannot be found|Found no NVIDIA driver|"
         r"cudaErrorStubLibrary|CUDA driver is a stub library|libnvidia-ml\.so[.\d]*: cannot open",
         Cause.DRIVER,
-        "the NVIDIA driver is not in the container: start it with GPUs (docker --gpus all; Kubernetes: "
-        "a limit on nvidia.com/gpu) on a node that has the driver",
+        _NO_DRIVER,
     ),
     _row(
         (r"\bucx(x|py)?\b", r"error|unreachable|timed? ?out|reset|bad address|truncated"),
@@ -195,6 +205,30 @@ _EXTENSIONS = re.compile(r"^Extension modules:.*$", re.MULTILINE)
 _MAX_CHARACTERS = 100_000
 _NO_TRACEBACK = "the kernel sent no traceback: look at the cell's own outputs and at the log"
 _HOST_MEMORY = "give the container more memory (plan: requires.memory_gb), or load less at once"
+_PLACED: dict[Place, dict[str, str]] = {
+    "machine": {
+        _HOST_MEMORY: "load less at once, end other programs, or use a machine with more memory",
+        _SHM_SIZE: "remove what earlier programs left in it, or make it larger (mount -o remount,size=8g /dev/shm)",
+        _NO_DRIVER: "the NVIDIA driver of this machine is missing or does not load: see `nvidia-smi`",
+        "no OOM kill was counted in this container, so look at the node's log": "see `journalctl -k` for who killed it",
+        "of the image": "of the environment",
+        "from the image": "from the environment",
+        "the image's CUDA version": "the driver's CUDA version",
+        "a node with a newer driver, or an image for": "a newer driver, or packages for",
+        "or an image built for this one": "or packages built for this one",
+    },
+    "container": {
+        _HOST_MEMORY: "give the container more memory (docker --memory), or load less at once",
+        _SHM_SIZE: "give the container at least 1 GiB (docker --shm-size=1g)",
+        _NO_DRIVER: "the NVIDIA driver is not in the container: start it with GPUs (docker --gpus all)",
+    },
+    "cluster": {
+        _HOST_MEMORY: "give the Pod more memory (plan: requires.memory_gb), or load less at once",
+        _SHM_SIZE: "give the Pod at least 1 GiB (an emptyDir with medium Memory, mounted there)",
+        _NO_DRIVER: "the NVIDIA driver is not in the Pod: set a limit on nvidia.com/gpu, on a node that has the driver",
+    },
+}
+"""What hints say instead where it is known what can be done."""
 
 
 def diagnose(evidence: Evidence) -> Diagnosis | None:
@@ -205,11 +239,13 @@ def diagnose(evidence: Evidence) -> Diagnosis | None:
         traceback=bounded(evidence.traceback),
         crash_output=bounded(evidence.crash_output),
     )
-    if evidence.status is Status.KERNEL_DIED:
-        return _death(evidence)
-    if evidence.status is Status.FAILED:
-        return _raised(evidence)
-    return None
+    if evidence.status not in {Status.KERNEL_DIED, Status.FAILED}:
+        return None
+    found = _death(evidence) if evidence.status is Status.KERNEL_DIED else _raised(evidence)
+    hint = found.hint
+    for said, instead in _PLACED[evidence.place].items() if evidence.place else ():
+        hint = hint.replace(said, instead)
+    return replace(found, hint=hint)
 
 
 def bounded(text: str, characters: int = _MAX_CHARACTERS) -> str:
@@ -263,7 +299,7 @@ def _crash(evidence: Evidence, text: str) -> Diagnosis:
     if "std::bad_alloc" in text:
         return Diagnosis(Cause.HOST_MEMORY, f"native code could not get memory: {_HOST_MEMORY}")
     if evidence.signal == "SIGBUS":
-        return Diagnosis(Cause.SHM, "a bus error is most often a full /dev/shm: give the container at least 1 GiB")
+        return Diagnosis(Cause.SHM, f"a bus error is most often a full /dev/shm: {_SHM_SIZE}")
     if evidence.signal == "SIGSEGV":
         return Diagnosis(
             Cause.SEGFAULT,

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from runner.core.records import Cause, Status
@@ -447,3 +449,27 @@ def test_a_death_has_its_cause(name: str) -> None:
 def test_an_end_that_explains_itself_needs_no_cause(status: Status) -> None:
     """A deadline or a refusal is its own explanation."""
     assert diagnose(Evidence(status=status, message=CUPY, error_name="OutOfMemoryError")) is None
+
+
+@pytest.mark.parametrize(
+    ("place", "says", "never"),
+    [
+        ("machine", ["end other programs", "mount -o remount", "see `nvidia-smi`"], ["container", "Tekton", "image"]),
+        ("container", ["docker --memory", "docker --shm-size", "docker --gpus"], ["Tekton", "Kubernetes", "plan:"]),
+        ("cluster", ["requires.memory_gb", "emptyDir", "nvidia.com/gpu"], ["docker"]),
+    ],
+)
+def test_a_hint_can_be_followed_where_it_is_read(place: Any, says: list[str], never: list[str]) -> None:
+    """It speaks of docker, of Pods or of neither, as far as these are there."""
+    errors = [
+        ("MemoryError", "Unable to allocate 2 GiB"),
+        ("OSError", "[Errno 28] No space left on device: '/dev/shm/x'"),
+        ("RuntimeError", "Found no NVIDIA driver on your system"),
+        ("RuntimeError", "no kernel image is available for execution on the device"),
+        ("ImportError", "libcudart.so.12: cannot open shared object file"),
+    ]
+    given = [Evidence(status=Status.FAILED, error_name=n, message=m, place=place) for n, m in errors]
+    hints = [found.hint for evidence in given if (found := diagnose(evidence))]
+    assert len(hints) == len(errors)
+    assert all(word in hint for word, hint in zip(says, hints, strict=False))
+    assert not [word for word in never for hint in hints if word in hint]
