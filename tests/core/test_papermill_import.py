@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-CLIENTS = ("boto3", "gcsfs", "pyarrow")
+CLIENTS = ("boto3", "gcsfs", "pyarrow", "requests")
 
 
 def run(folder: Path, script: str) -> str:
@@ -30,6 +30,21 @@ def test_clients_of_stores_are_not_imported_and_can_be_later(tmp_path: Path) -> 
         "from runner.core.papermill_import import import_papermill\nimport_papermill()\nprint('then')\nimport boto3"
     )
     assert run(tmp_path, script).splitlines() == ["then", "imported boto3"]
+
+
+def test_papermill_finds_requests_when_it_wants_it(tmp_path: Path) -> None:
+    """It imports this one whatever it reads; only a notebook from an address needs it."""
+    script = (
+        "from runner.core.papermill_import import import_papermill\nimport_papermill()\nprint('then')\n"
+        "from papermill import iorw\niorw.requests.get = len\nprint(iorw.requests.__doc__)\nimport requests"
+    )
+    assert run(tmp_path, script).splitlines()[0] == "then"
+    script = (
+        "from runner.core.papermill_import import import_papermill\nimport_papermill()\n"
+        "from papermill import iorw\nassert iorw.requests.adapters\nimport requests\n"
+        "assert iorw.requests.Session is requests.Session"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)
 
 
 def test_a_client_that_is_there_already_stays(tmp_path: Path) -> None:

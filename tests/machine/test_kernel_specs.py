@@ -10,7 +10,7 @@ import venv
 from pathlib import Path
 
 import pytest
-from jupyter_client.kernelspec import NoSuchKernel
+from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
 from support import cli, notebooks
 
 from runner.core.errors import BrokenInputError
@@ -116,3 +116,18 @@ def test_a_notebook_runs_in_another_environment(tmp_path, monkeypatch):
     folder = tmp_path / "other" / "outputs"
     assert f"in {tmp_path}/other/.venv" in cli.text_of(cli.executed(folder, "n"))
     assert "exit status 3" in json.dumps(cli.metrics(folder, "n")["warnings"])
+
+
+@pytest.mark.parametrize("given", [None, "~/mine"])
+def test_kernels_are_looked_for_where_jupyter_does_without_its_import_of_ipython(home, monkeypatch, given):
+    """The same folders in the same order; IPython takes longer to import than all of `runner --help`."""
+    if given:
+        monkeypatch.setenv("IPYTHONDIR", given)
+    else:
+        monkeypatch.delenv("IPYTHONDIR", raising=False)
+    assert Kernels().kernel_dirs == KernelSpecManager().kernel_dirs
+    asked = (
+        "import sys\nfrom runner.machine.kernel_specs import Kernels\n"
+        "Kernels().find_kernel_specs()\nassert 'IPython' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", asked], check=True)
