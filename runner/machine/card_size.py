@@ -29,3 +29,8 @@ def smallest_card_gb(need: int | None, margin_fraction: float = MARGIN_FRACTION)
     if need is None:
         return None
     return next((card for card in CARDS_GB if need <= card * 1e9 * (1 - margin_fraction)), None)
+
+
+def next_card_gb(total_bytes: int) -> int | None:
+    """Return the next larger common card than one that reports so many bytes, None if there is none."""
+    return next((card for card in CARDS_GB if card * 1e9 * (1 - MARGIN_FRACTION) > total_bytes), None)

@@ -11,7 +11,7 @@ import re
 from typing import TYPE_CHECKING
 
 from runner.core.units import format_bytes
-from runner.machine.card_size import smallest_card_gb
+from runner.machine.card_size import next_card_gb, smallest_card_gb
 
 if TYPE_CHECKING:
     from runner.core.machine_records import DeviceShortage
@@ -80,8 +80,8 @@ def _advice(message: str, seen: DeviceShortage) -> str:
     asked, total = seen.asked_bytes, seen.total_bytes
     if asked is None:
         return (
-            "try managed memory (rmm.reinitialize(managed_memory=True)) or a smaller pool, fewer rows at once, "
-            "or a larger card"
+            "try managed memory (rmm.reinitialize(managed_memory=True)) or a smaller pool, fewer rows at once"
+            f"{_next_card(total)}"
         )
     if total is not None and asked > total:
         return (
@@ -103,7 +103,7 @@ def _by_total(asked: int, seen: DeviceShortage) -> str:
     """Compare everything that was wanted at once with what the card has."""
     total, others = seen.total_bytes, seen.baseline_bytes or 0
     if total is None or seen.allocated_bytes is None:
-        return "fewer rows at once, managed memory (rmm.reinitialize(managed_memory=True)), or a larger card"
+        return f"fewer rows at once, managed memory (rmm.reinitialize(managed_memory=True)){_next_card(total)}"
     wanted = asked + seen.allocated_bytes + (seen.outside_bytes or 0)
     if wanted <= total - others:
         return (
@@ -132,6 +132,12 @@ def _pool_hoards(message: str, seen: DeviceShortage, asked: int) -> bool:
 def _card(wanted: int) -> str:
     card = smallest_card_gb(wanted)
     return f", or a card of {card} GB" if card else "; no common card has that much"
+
+
+def _next_card(total: int | None) -> str:
+    """Name the next larger card, where what is needed is not known."""
+    card = next_card_gb(total) if total is not None else None
+    return f", or a card of {card} GB" if card else ", or a larger card"
 
 
 def _size(found: re.Match[str] | None) -> int | None:

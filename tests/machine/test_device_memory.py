@@ -124,3 +124,13 @@ def test_a_card_that_is_too_small_names_the_one_that_is_not():
 def test_a_message_without_figures_gets_the_general_advice():
     """There is no size in what numba says."""
     assert "managed memory" in advice(NUMBA)
+
+
+@pytest.mark.parametrize(
+    ("total", "card"), [(16 * GB, "24 GB"), (24_146_608_128, "32 GB"), (85_520_809_984, "96 GB"), (400 * GB, None)]
+)
+def test_where_the_need_is_not_known_the_next_larger_card_is_named(total, card):
+    """The message has no figure, or nobody counted what was allocated; cards report a little more or less than their name."""
+    named = f"or a card of {card}" if card else "or a larger card"
+    assert advice("CUDA error: out of memory", total_bytes=total).endswith(named)
+    assert advice(f"Out of memory allocating {GB:,} bytes", total_bytes=total).endswith(named)
