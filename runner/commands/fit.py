@@ -9,7 +9,6 @@ import click
 
 from runner.commands import help_sections, option_types, options
 from runner.commands.answer import answer
-from runner.commands.parameter_values import parameter_options
 from runner.core.units import gigabytes
 
 
@@ -24,16 +23,13 @@ def _cards(_context: click.Context, _option: click.Parameter, text: str | None) 
 
 
 @click.command("fit", cls=help_sections.Sectioned)
-@click.argument("notebook")
-@help_sections.plan("--plan", type=options.FILE, help="Plan in which NOTEBOOK is a name.")
 @help_sections.gpus(
     "--cards", callback=_cards, metavar="GB,GB", help="Cards to try. [default: all that this GPU can stand for]"
 )
 @help_sections.gpus(
     "--runs", type=option_types.Number(1, 20, whole=True), default=4, show_default=True, help="Runs at most."
 )
-@options.add(options.run_options)
-@options.add(parameter_options)
+@options.add(options.one_notebook)
 @options.as_json
 def command(cards: tuple[int, ...], runs: int, as_json: bool, **given: Any) -> int:
     """Run NOTEBOOK with the memory of smaller cards and say which is enough.

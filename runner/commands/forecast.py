@@ -10,7 +10,6 @@ import click
 
 from runner.commands import help_sections, options
 from runner.commands.answer import answer
-from runner.commands.parameter_values import parameter_options
 
 
 def _fractions(_context: click.Context, _option: click.Parameter, text: str) -> tuple[Fraction, ...]:
@@ -24,8 +23,6 @@ def _fractions(_context: click.Context, _option: click.Parameter, text: str) -> 
 
 
 @click.command("forecast", cls=help_sections.Sectioned)
-@click.argument("notebook")
-@help_sections.plan("--plan", type=options.FILE, help="Plan in which NOTEBOOK is a name.")
 @help_sections.parameters(
     "--rows",
     "parameter",
@@ -42,8 +39,7 @@ def _fractions(_context: click.Context, _option: click.Parameter, text: str) -> 
     metavar="F,F,F",
     help="Fractions of the full size to run at.",
 )
-@options.add(options.run_options)
-@options.add(parameter_options)
+@options.add(options.one_notebook)
 @options.as_json
 def command(parameter: str, fractions: tuple[Fraction, ...], as_json: bool, **given: Any) -> None:
     """Predict time and memory of NOTEBOOK at full size, and the largest size for each card.

@@ -12,6 +12,7 @@ from click.core import ParameterSource
 
 from runner.commands import help_sections
 from runner.commands.option_types import Duration, Gigabytes, Number, OnFailure, Variable
+from runner.commands.parameter_values import parameter_options
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
@@ -166,6 +167,15 @@ run_options = (
         help="With --resume, reuse a repaired success too, if the notebook is now as it was repaired.",
     ),
 )
+
+
+one_notebook = (
+    click.argument("notebook"),
+    help_sections.plan("--plan", type=FILE, help="Plan in which NOTEBOOK is a name."),
+    *run_options,
+    *parameter_options,
+)
+"""What a command takes that runs one notebook."""
 
 
 def add(options: Iterable[Callable[[Any], Any]]) -> Callable[[Decorated], Decorated]:

@@ -9,24 +9,21 @@ import click
 
 from runner.commands import help_sections, on_end, option_types, options
 from runner.commands.answer import answer
-from runner.commands.parameter_values import parameter_options, take
+from runner.commands.parameter_values import take
 
 _SIGNAL_SECONDS = 25.0
 """After a signal, `--on-end` may take what is left of this: an orchestrator kills us 30 s after it."""
 
 
 @click.command("run", cls=help_sections.Sectioned)
-@click.argument("notebook")
-@help_sections.plan("--plan", type=options.FILE, help="Plan in which NOTEBOOK is a name.")
+@options.add(options.one_notebook)
 @help_sections.notebook("--name", help="Base name of the output files. [default: the notebook's]")
-@options.add(options.run_options)
 @help_sections.plan(
     "--optional/--no-optional", default=None, help="Whether the notebook may be skipped if the gate refuses it."
 )
 @help_sections.notebook(
     "--cwd", type=options.FOLDER, help="Working directory. [default: the plan's, else the notebook's folder]"
 )
-@options.add(parameter_options)
 @options.add(options.watching_options)
 @help_sections.plan("--run-id", help="Run of a plan that this belongs to. [default: one of its own]")
 @help_sections.plan("--any-run", is_flag=True, hidden=True, help="Needs may be met by a success of any run.")
