@@ -874,3 +874,10 @@ def test_an_output_shows_pictures_beside_the_notebook(tmp_path):
     page = page_of(code(outputs=[shows({"text/html": html})]), folder=tmp_path / "in")
     assert page.one("img").attributes["src"] == "data:image/png;base64,iVBORw=="
     assert "Image that is not part of the notebook: ../out.png" in page.html
+
+
+@pytest.mark.parametrize(("status", "mark"), [("succeeded", "nb-good"), ("failed", "nb-bad"), ("timed-out", "nb-bad")])
+def test_the_head_tells_the_status_in_word_and_colour(status, mark):
+    """Only a success looks like one."""
+    page = page_of(code(), metadata={"runner": {"status": status}})
+    assert page.one("dd", having=mark).text == status
