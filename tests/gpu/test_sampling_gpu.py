@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import pytest
-from support.realgpu import GIB, measured, needs, require, run, smi
+from support.realgpu import GIB, measured, needs, require, run, samples, smi
 
 pytestmark = [pytest.mark.gpu, pytest.mark.timeout(240)]
 
@@ -135,3 +135,5 @@ def test_the_counters_agree_with_work_of_known_size(tmp_path):
     measured("known work", known=known, copy=copy, matmul=matmul, sampler_share_of_a_core=share)
     assert copy["dram_bandwidth_percent"] == pytest.approx(known["copy_percent"], rel=0.1)
     assert matmul["tensor_percent"] == pytest.approx(known["matmul_percent"], rel=0.1)
+    over_time = [row["gpu_tensor_percent"] for row in samples(tmp_path) if "gpu_tensor_percent" in row]
+    assert max(over_time) >= matmul["tensor_percent"] > min(over_time)

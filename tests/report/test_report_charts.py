@@ -20,8 +20,8 @@ from runner.report.assemble import assemble
 from runner.report.folder import read_folder
 from runner.report.html import timeline
 from runner.report.html.charts import clock, notebook_chart, time_step
-from runner.report.html.panels import scene_of
-from runner.report.sample_series import envelope, means, read_samples
+from runner.report.html.panels import Scene, panels_of, scene_of
+from runner.report.sample_series import GpuSamples, Samples, envelope, means, read_samples
 
 
 def all_dead(paths, seconds):
@@ -167,6 +167,28 @@ def test_nothing_that_samples_hold_fails_the_report(tmp_path):
     ]
     (tmp_path / "a.samples.csv").write_text("\n".join([made.HEADER, *(row + made.NO_UNITS for row in rows)]) + "\n")
     assert build(tmp_path, watch=all_dead).verdict == "succeeded"
+
+
+def test_what_the_units_of_several_gpus_did_is_their_mean(tmp_path):
+    """Over those that tell it at that moment; what nothing tells is not drawn."""
+    nothing = np.full(3, np.nan)
+    time = np.array([0.0, 1.0, 2.0])
+    told = ([np.nan, 10.0, 30.0], [np.nan, 20.0, np.nan])
+    gpus = {
+        f"GPU-{number}": GpuSamples(
+            time_seconds=time,
+            memory_bytes=nothing,
+            utilization_percent=nothing,
+            power_watts=nothing,
+            activity={"tensor_percent": np.array(values)},
+        )
+        for number, values in enumerate(told)
+    }
+    samples = Samples(time_seconds=time, host_memory_bytes=nothing, host_cpu_percent=nothing, gpus=gpus)
+    (panel,) = panels_of(Scene(name="a"), samples, 300)
+    (line,) = panel.lines
+    assert (line.label, list(line.time), list(line.values)) == ("tensor", [1.0, 2.0], [15.0, 30.0])
+    assert panel.top == pytest.approx(34.5)
 
 
 def test_chart_without_a_gpu_shows_the_host(tmp_path):
