@@ -34,7 +34,6 @@ def command(output_dir: Path, attestations: tuple[Path, ...], as_json: bool) -> 
     Examples:
       runner verify outputs
       (cd outputs && sha256sum -c *.sha256)
-      runner verify outputs --attestation taskrun.json
     """
     import dataclasses
     import json
