@@ -31,6 +31,7 @@ _KINDS = {
     *(f"image/{kind}" for kind in ("png", "jpeg", "gif", "webp", "bmp", "svg+xml")),
     *(f"application/{kind}" for kind in ("json", "javascript", "pdf", "vnd.jupyter.widget-view+json")),
 }
+_FIGURES = ("image/", "application/vnd.plotly.v", "application/vnd.vega")
 
 
 class Bound:
@@ -205,5 +206,5 @@ def output_bytes(output: Any) -> int:
 
 
 def is_figure(output: Any) -> bool:
-    """Return True if an output shows an image."""
-    return any(kind.startswith("image/") for kind in output.get("data", {}))
+    """Return True if an output shows an image, or a figure that the page draws as one."""
+    return any(kind.startswith(_FIGURES) for kind in output.get("data", {}))

@@ -485,3 +485,15 @@ def test_a_secret_from_a_file_is_in_no_file_without_its_newline(tmp_path: Path) 
     for name in files:
         assert "hunter2" not in (tmp_path / "out" / name).read_text(), name
     assert (tmp_path / "out" / "n.log").read_text().count(MASK) >= 3
+
+
+def test_a_figure_that_the_page_draws_counts_as_one(tmp_path: Path) -> None:
+    """Plotly and Vega save no image beside their own data."""
+    shown = "display({{'{0}': {{'data': []}}, 'text/plain': 'figure'}}, raw=True)"
+    kinds = ("application/vnd.plotly.v1+json", "application/vnd.vegalite.v5+json", "application/json")
+    notebooks.write(tmp_path / "n.ipynb", *map(shown.format, kinds))
+
+    ended = cli.runner("run", tmp_path / "n.ipynb", "--output-dir", tmp_path, "--no-html")
+
+    assert ended.code == 0, ended.err
+    assert [cell["figures"] for cell in cli.metrics(tmp_path, "n")["cells"]] == [1, 1, 0]
