@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 _PLOTLY = "application/vnd.plotly.v1+json"
 _VEGA = re.compile(r"application/vnd\.vega(?:lite)?\.v\d[\d.]{0,10}\+json")
 _LOADERS = {"application/vnd.bokehjs_load.v0+json", "application/vnd.holoviews_load.v0+json"}
+_BOKEH_PLACE = re.compile("data-root-id|bk-plotdiv")  # the second before Bokeh 1.0
 _CALLS = 20
 _DECODER = json.JSONDecoder()
 
@@ -61,7 +62,7 @@ def of_another(outputs: Sequence[Mapping[str, Any]]) -> set[int]:
             found.add(id(output))
         elif html.startswith("<script") and ("plotly.js v" in html or "cdn.plot.ly/plotly" in html):
             found |= {id(output)} if html.endswith("</script>") and figure_of(data) is None else set()
-        elif "application/vnd.bokehjs_exec.v0+json" in data and not html and "data-root-id" in place:
+        elif "application/vnd.bokehjs_exec.v0+json" in data and not html and _BOKEH_PLACE.search(place):
             found.add(id(before))
     return found
 

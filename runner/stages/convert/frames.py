@@ -28,9 +28,33 @@ _HOLOVIEWS = "application/vnd.holoviews_exec.v0+json"
 _LOADED = re.compile(r"<script\b[^>]{0,2000}\bsrc=[^>]{0,2000}>\s*</script>|<link\b[^>]{0,2000}>", re.IGNORECASE)
 """What a fragment would load from a network."""
 _SCRIPTS = {"", "text/javascript", "application/javascript", "module"}
-_HEIGHT = (
-    "addEventListener('load', () => setTimeout(() => parent.postMessage(document.body.scrollHeight + 16, '*'), 300))"
-)
+_ONLINE = "$3Dmolpromise"
+"""What py3Dmol loads its library from a network with."""
+_WATCH = """{
+const lost = [], said = new Set();
+addEventListener('error', (event) => lost.push(event.message || 'a script failed'));
+addEventListener('unhandledrejection', (event) => lost.push(`${event.reason}`));
+addEventListener('securitypolicyviolation', ({ blockedURI }) => {
+  if (blockedURI.startsWith('http')) lost.push(`Not loaded, as a figure has no network: ${blockedURI}`);
+});
+const drawn = () => document.body.innerText.trim() || [...document.body.querySelectorAll('*')].some(
+  (one) => (one.shadowRoot && one.offsetHeight) || one.matches('svg, canvas, img, video, audio, input, button'));
+const tell = () => {
+  const empty = said.size === 0 && !drawn();
+  for (const text of lost.filter((one) => one.startsWith('Not loaded') || empty)) {
+    if (said.has(text) || said.size >= 3) continue;
+    said.add(text);
+    const line = document.createElement('p');
+    line.style.font = '14px sans-serif';
+    line.style.overflowWrap = 'anywhere';
+    line.textContent = text.startsWith('Not loaded') ? text.slice(0, 300) : `Nothing was drawn: ${text.slice(0, 300)}`;
+    document.body.append(line);
+  }
+  parent.postMessage(document.body.scrollHeight + 16, '*');
+};
+addEventListener('load', () => [300, 3000].forEach((wait) => setTimeout(tell, wait)));
+}"""
+"""Says in the frame what its scripts could not load, or why they drew nothing, and tells the page its height."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +98,11 @@ class Frames:
         frame = self._by_output.get(id(output))
         return None if frame is None or frame.library in self.missing else frame
 
+    def lacking(self, output: Mapping[str, Any]) -> str:
+        """Return the package that an interactive output needs and the kernel's environment lacks; empty for none."""
+        frame = self._by_output.get(id(output))
+        return self.missing.get(frame.library, "") if frame else ""
+
     def policy(self, script: str) -> str:
         """Return which scripts the page allows: its own one, the libraries, and those of the frames."""
         allowed = [script, *self.libraries.values()]
@@ -109,7 +138,7 @@ def frame_of(data: object, before: object = None, figure: Figure | None = None) 
         html = html or text_of(before.get("text/html") if isinstance(before, dict) else "")
         return Frame(_document(html, text_of(data.get("application/javascript")).replace("</", "<\\/")), "bokeh")
     scripts = _Scripts(html) if "<script" in html[:50_000_000].lower() else None
-    if scripts is None or not scripts.inline or scripts.foreign:
+    if scripts is None or not scripts.inline or scripts.foreign or _ONLINE in html:
         return None
     library = "panel" if _HOLOVIEWS in data else next(iter(scripts.known), "")
     return Frame(_document(_LOADED.sub("", html), ""), library)
@@ -117,7 +146,7 @@ def frame_of(data: object, before: object = None, figure: Figure | None = None) 
 
 def _document(html: str, script: str) -> str:
     ran = f"<script>{_newlines(script)}</script>" if script else ""
-    return f'<div id="figure"></div>{_newlines(html)}{ran}<script>{_HEIGHT}</script>'
+    return f'<script>{_WATCH}</script><div id="figure"></div>{_newlines(html)}{ran}'
 
 
 def _newlines(text: str) -> str:

@@ -80,14 +80,23 @@ class Place:
     pictures: Pictures
     figures: int = 0
     outputs: int = 0
+    lacking: str = ""
+    """Package that would make the output at hand interactive."""
     depth: int = 0
     """How many Output widgets stand around it."""
     warnings: list[str] = field(default_factory=list)
 
     def keep(self, data: Mapping[str, Any]) -> str:
         """Return what to do to keep the scripts of a bundle."""
-        option = "--interactive" if frame_of(data) else "--trust-html"
-        return f"run `runner convert {option} {quote(self.file)}`"
+        if self.lacking or frame_of(data):
+            return self.keep_figure()
+        return f"run `runner convert --trust-html {quote(self.file)}`"
+
+    def keep_figure(self) -> str:
+        """Return what to do to keep an output that can be interactive."""
+        if self.lacking:
+            return f"install {self.lacking} in the kernel's environment"
+        return f"run `runner convert --interactive {quote(self.file)}`"
 
     def next_id(self) -> str:
         """Return the id of the next output."""
@@ -164,7 +173,8 @@ def _bundle(output: dict[str, Any], place: Place) -> Display:
         )
         source, alt = f"data:image/png;base64,{picture}", place.next_figure()
         return Display(kind="image", source=source, alt=alt, width=width // 2, height=height // 2, note=note)
-    note = next((note for kind in data if (note := figure_note(str(kind), quote(place.file)))), "")
+    place.lacking = place.frames.lacking(output) if place.frames else ""
+    note = next((note for kind in data if (note := figure_note(str(kind), place.keep_figure()))), "")
     for kind, show in _SHOWN:
         if kind not in data:
             continue

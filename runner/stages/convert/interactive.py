@@ -23,14 +23,13 @@ _FIGURES = {
 _VENDOR = re.compile(r"application/vnd\.([a-z_]{1,40})\.v\d[\d.]*\+json")
 
 
-def figure_note(kind: str, file: str) -> str:
-    """Return what to say of a form of an output of a ``file`` that a library of scripts draws; empty for any other."""
+def figure_note(kind: str, keep: str) -> str:
+    """Return what to say of a form of an output that a library of scripts draws; empty for any other."""
     match = _VENDOR.fullmatch(kind)
     known = _FIGURES.get(match[1]) if match else None
     if known is None:
         return ""
-    keep = f"run `runner convert --interactive {file}` to keep it; " if match and match[1] != "holoviews_exec" else ""
-    return f"An interactive {known[0]} ({kind}) is not shown, as it needs scripts; {keep}{known[1]}."
+    return f"An interactive {known[0]} ({kind}) is not shown, as it needs scripts; {keep} to keep it; {known[1]}."
 
 
 def is_active(html: str) -> bool:

@@ -145,9 +145,11 @@ def _inline_class() -> type[Any]:
     class Inline(MathInlineParser):  # type: ignore[misc]
         """Jupyter's inline rules, less those that take money for formulas."""
 
-        # As pandoc: no blank inside the delimiters unless at both ends, no digit after the last.
+        # As pandoc, no blank inside the delimiters, no digit after the last; or blanks at both ends, or with a command.
         tight = r"(?<![$\\])\$(?=[^\s$])(?P<math_inline_tex>(?:[^$\\`]|\\.)+?)(?<=\S)\$(?![\d$])"
-        loose = r"(?<![$\\])\$(?=\s)(?P<math_inline_loose>(?:[^$\\`]|\\.)+?)(?<=\s)\$(?![\d$]|\s*\d)"
+        blank = r"(?=\s)(?:[^$\\`]|\\.)+?(?<=\s)"
+        command = r"(?:[^$\\`\n]|\\[^a-zA-Z])*\\[a-zA-Z](?:[^$\\`\n]|\\.)*"
+        loose = rf"(?<![$\\])\$(?P<math_inline_loose>{blank}|{command})\$(?![\d$]|\s*\d)"
         SPECIFICATION = {  # noqa: RUF012  (the base class has it so)
             **MathInlineParser.SPECIFICATION,
             "block_math_tex": r"(?<!\\)\$\$",

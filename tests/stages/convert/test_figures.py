@@ -14,7 +14,7 @@ from support.pages import Page
 
 from runner.stages.convert.environment import ask
 from runner.stages.convert.figures import figure_of, of_another
-from runner.stages.convert.page import convert_notebook
+from runner.stages.convert.page import Look, convert_notebook
 
 DATA, LAYOUT = [{"type": "scatter", "y": [1, 2], "name": "a, (b) })("}], {"title": {"text": "</script>"}}
 PLOTLY = {"application/vnd.plotly.v1+json": {"data": DATA, "layout": LAYOUT}}
@@ -68,11 +68,12 @@ def test_what_is_no_figure_or_broken_is_none(data):
     assert figure_of(data) is None
 
 
-def test_outputs_that_only_load_a_library_are_not_shown():
+@pytest.mark.parametrize("place", ['<div id="p" data-root-id="p1"></div>', '<div class="bk-plotdiv" id="p"></div>'])
+def test_outputs_that_only_load_a_library_are_not_shown(place):
     """Neither they, nor the place where the script of the next output draws, leave a note behind."""
     logo = {"text/html": '<a class="bk-notebook-logo"></a><span>Loading BokehJS ...</span>'}
     loader = {"application/javascript": "load()", "application/vnd.bokehjs_load.v0+json": "load()"}
-    place = {"text/html": '<div id="p" data-root-id="p1"></div>'}
+    place = {"text/html": place}
     drawing = {"application/javascript": "draw()", "application/vnd.bokehjs_exec.v0+json": ""}
     plotly = {"text/html": "<script>/** plotly.js v3.0 */</script>"}
     own = {"text/html": "<p>read me</p>"}
@@ -81,6 +82,17 @@ def test_outputs_that_only_load_a_library_are_not_shown():
     assert [id(output) in hidden for output in outputs] == [True, True, False, True, False, True]
     page = Page(convert_notebook(v4.new_notebook(cells=[v4.new_code_cell("1", outputs=outputs)])))
     assert "Bokeh figure" in page.one(having="nb-note").text
+
+
+def test_a_page_with_interactive_figures_names_the_package_that_one_lacks(monkeypatch):
+    """It does not advise the option that it was made with."""
+    monkeypatch.setattr(sys, "executable", "/bin/true")
+    outputs = [v4.new_output("display_data", data=data) for data in ({"text/html": ALTAIR}, PLOTLY)]
+    cell = v4.new_code_cell("1", outputs=outputs)
+    page = Page(convert_notebook(v4.new_notebook(cells=[cell]), look=Look(interactive=True)))
+    notes = [note.text for note in page.all(having="nb-note")]
+    assert ["install vl-convert-python" in notes[0], "install plotly" in notes[1]] == [True, True]
+    assert not any("--interactive" in note for note in notes)
 
 
 @pytest.fixture

@@ -224,13 +224,42 @@ def test_interactive_figures_work_each_in_its_frame(browser, kernel, tmp_path):
     )
 
 
-def test_what_only_a_network_has_stays_a_note(browser, tmp_path):
+@pytest.mark.parametrize(
+    ("script", "text"),
+    [
+        ("throw new Error('no such glyph')", "Nothing was drawn: Uncaught Error: no such glyph"),
+        ("Promise.reject(new Error('no such glyph'))", "Nothing was drawn: Error: no such glyph"),
+        ("document.body.append('figure'); throw new Error('after it')", "figure"),
+        (
+            "const lost = document.createElement('script'); lost.src = 'https://cdn.example/a.js'; document.body.append(lost)",
+            "Not loaded, as a figure has no network: https://cdn.example/a.js",
+        ),
+    ],
+)
+def test_a_frame_says_why_it_stays_empty(browser, tmp_path, script, text):
+    """An error of its scripts, or what they would load; names of its own are left to them."""
+    cell = v4.new_code_cell("1", outputs=[shown({"text/html": f"<script>{script}</script>"})])
+    path = tmp_path / "page.html"
+    path.write_text(convert_notebook(v4.new_notebook(cells=[cell]), look=Look(interactive=True)))
+    page, sent = visit(browser, path)
+    page.frames[1].wait_for_function("document.body.innerText.trim()")
+    page.wait_for_timeout(500)
+    assert (page.frames[1].locator("body").inner_text().strip(), sent) == (text, [])
+
+
+@pytest.mark.parametrize(
+    "html",
+    [
+        '<script src="https://cdn.example/leaflet.js"></script><script>L.map()</script><p>map</p>',
+        "<p>molecule</p><script>$3Dmolpromise = load('https://cdn.example/3Dmol.js')</script>",
+    ],
+)
+def test_what_only_a_network_has_stays_a_note(browser, tmp_path, html):
     """A figure whose scripts are in no package is not made a frame that stays empty."""
-    html = '<script src="https://cdn.example/leaflet.js"></script><script>L.map()</script><p>map</p>'
     cell = v4.new_code_cell("1", outputs=[shown({"text/html": html})])
     path = tmp_path / "page.html"
     path.write_text(convert_notebook(v4.new_notebook(cells=[cell]), look=Look(interactive=True)))
     page, sent = visit(browser, path)
     assert page.locator("iframe").count() == 0
-    assert "Scripts of this output were removed" in page.locator("main").inner_text()
+    assert "Scripts of this output were removed; run `runner convert --trust-html" in page.locator("main").inner_text()
     assert sent == []

@@ -20,6 +20,8 @@ def rendered(text: str) -> Page:
     [
         ("so $x^2$ is", "inline"),
         ("so $ x^2 $ is", "inline"),
+        (r"so $ \alpha$ is", "inline"),
+        (r"so $f'(x) = \dfrac{1}{x} $ is", "inline"),
         ("the $n$th of $k$NN", "inline"),
         ("$$\nx = 1\n$$", "block"),
         ("text $$x = 1$$ more", "block"),
@@ -48,6 +50,8 @@ def test_formulas_of_markdown_become_mathml(text, display):
         "US$5/US$10",
         "a $ b",
         "from 5$ to 10$ each",
+        r"from $5 to \alpha and $ 10",
+        r"a $ \alpha$5",
         "set $HOME and `$PATH`",
         "`$x$`",
         "    $x$ in code",
