@@ -148,6 +148,7 @@ def _translate(tex: str, display: str) -> str | None:
         return None
     if "<mi>\\" in mathml or "<mi>&</mi>" in mathml:
         return None  # a command or an alignment it does not know: the TeX reads better
+    mathml = mathml.replace("<mi>&#x000", '<mi mathvariant="normal">&#x000')  # so it writes one letter of \mathrm
     mathml = mathml.replace(f"<mi>{_LESS_THAN}</mi>", "<mo>&lt;</mo>").replace(_LESS_THAN, "&lt;")
     return mathml.replace("<math ", f'<math alttext="{escape(tex)}" ', 1)
 

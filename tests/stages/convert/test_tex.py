@@ -86,6 +86,12 @@ def test_what_people_write_is_a_formula(text, shown):
     assert page.all("code") == []
 
 
+def test_one_upright_letter_stays_upright():
+    """A browser slants a single letter otherwise."""
+    letters = rendered(r"$\int f\,\mathrm{d}x$ and $\alpha$").all("mi")
+    assert [letter.text for letter in letters if letter.attributes.get("mathvariant") == "normal"] == ["d"]
+
+
 def test_a_reference_in_a_text_names_its_label():
     """No formula has a number, so the label stands for it."""
     assert rendered(r"see \ref{eq:a}, \eqref{b} and `\ref{c}`").one("p").text == r"see (eq:a), (b) and \ref{c}"
