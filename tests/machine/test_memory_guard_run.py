@@ -74,7 +74,7 @@ def test_a_kernel_that_fills_the_container_is_ended_first(tmp_path: Path, limite
     assert record["status"] == "kernel-died"
     assert "the memory guard ended the kernel in cell 2" in record["reason"]
     assert (record["failure"]["cause"], record["failure"]["signal"]) == ("host-memory", "SIGKILL")
-    assert "requires.memory_gb" in record["failure"]["hint"]
+    assert "load less at once" in record["failure"]["hint"]
     assert [cell["status"] for cell in record["cells"]] == ["succeeded", "interrupted", "not-run"]
     guard = record["host"]["guard"]
     assert guard["limit_bytes"] == LIMIT
