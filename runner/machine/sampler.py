@@ -49,8 +49,6 @@ class Latest(NamedTuple):
     seconds: float
     gpu_used_bytes: dict[str, int | None]
     host_bytes: int | None
-    asked: bool = False
-    """Taken because somebody asked, as at the end of a cell."""
 
     @property
     def gpu_total_bytes(self) -> int | None:
@@ -227,7 +225,7 @@ class Sampler:
             for uuid, reading in (readings or {"": None}).items()
         )
         self._seen_bytes = {uuid: r.used_bytes if r else None for uuid, r in readings.items()}
-        self.latest = Latest(seconds, self._seen_bytes.copy(), host, asked)
+        self.latest = Latest(seconds, self._seen_bytes.copy(), host)
         for callback in self.on_tick:
             callback(self.latest)
         self._cpu_seconds = time.thread_time()

@@ -139,7 +139,7 @@ def _gate(nb: NotebookSummary, pools: Sequence[Pool], proved: Attempt | None) ->
         )
         if asked and proved.card_gb > asked:
             yield "gate too low", f"the gate lets it onto cards that were not proved: ask {proved.card_gb} GB", figures
-        elif asked and asked > proved.card_gb and asked * 1e9 - proved.card_gb * 1e9 > SPARE_BYTES:
+        elif asked and asked * 1e9 - proved.card_gb * 1e9 > SPARE_BYTES:
             yield "gate too high", f"the gate keeps it off cards that do: ask {proved.card_gb} GB", figures
         elif not asked and proved.card_gb * 1e9 > SPARE_BYTES:
             yield "no gate", f"it asks for no GPU memory: ask {proved.card_gb} GB", figures
