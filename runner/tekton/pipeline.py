@@ -154,6 +154,7 @@ def _params(shape: Shape) -> list[Document]:
             "",
         ),
         _param("resume", "Whether notebooks reuse an earlier success if nothing it depends on has changed.", "false"),
+        _param("interactive", "Whether interactive figures stay so in the HTML; they need no network.", "false"),
         _param("pushgateway", "URL of a Prometheus Pushgateway for the metrics; empty for none.", ""),
         _param("otlp-endpoint", "URL of an OpenTelemetry collector (OTLP over HTTP) for spans; empty for none.", ""),
     ]
@@ -276,7 +277,9 @@ def _notebooks(plan: Plan, notebooks: list[Notebook], groups: Groups, shape: Sha
             "notebook-name": notebook.name,
             **shape.plan_params,
             **_given("skip-optional-notebooks", "continue-on-failure", "cleanup-between-notebooks"),
-            **_given("gate-wait", "strict-release", "offline", names.ON_FAILURE, "resume", "otlp-endpoint"),
+            **_given(
+                "gate-wait", "strict-release", "offline", names.ON_FAILURE, "resume", "interactive", "otlp-endpoint"
+            ),
             "run-id": RUN_ID,
             **({"needs-of-any-run": "true"} if missing else {}),
             **({} if notebook.timeout else {"timeout": "2h"}),
