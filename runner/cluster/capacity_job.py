@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import json
 import uuid
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runner.cluster.api import Api, ApiError, ForbiddenError, NotInClusterError
 from runner.cluster.capacity import Policy, Verdict, judge, read_nodes
 from runner.cluster.devices import with_devices
+from runner.cluster.second_try import why_not
 from runner.core import files, log
 from runner.core.errors import NetworkError
 from runner.core.log import utc_now
@@ -20,8 +21,11 @@ from runner.outputs import attempts
 from runner.outputs.claim import Claim
 from runner.outputs.tekton_results import write_values
 from runner.tekton.names import GPU_RESOURCE
+from runner.tekton.sizes import on_larger_card
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from runner.plan import Notebook, Plan
 
 
@@ -39,6 +43,8 @@ class Request:
     output_dir: Path = Path("outputs")
     run_id: str | None = None
     results_dir: Path | None = None
+    larger_card: str | None = None
+    """The one notebook whose second try on a larger card is judged."""
 
     def notebooks(self) -> list[Notebook]:
         """Return the notebooks to judge, in the plan's order."""
@@ -86,12 +92,15 @@ def take(request: Request) -> Answer:
     RecordError, AlreadyRunningError
         A record cannot be written.
     """
-    answer = _judged(request)
-    run_id = request.run_id or str(uuid.uuid4())
-    by_name = {notebook.name: notebook for notebook in request.plan.notebooks}
-    for verdict in answer.verdicts:
-        if verdict.outcome in {"skipped", "refused"}:
-            write_record(request.output_dir, request.plan, by_name[verdict.notebook], verdict, run_id)
+    if request.larger_card is not None:
+        answer = _second_try(request, request.plan.notebook(request.larger_card))
+    else:
+        answer = _judged(request, request.notebooks())
+        run_id = request.run_id or str(uuid.uuid4())
+        for verdict in answer.verdicts:
+            if verdict.outcome in {"skipped", "refused"}:
+                notebook = request.plan.notebook(verdict.notebook)
+                write_record(request.output_dir, request.plan, notebook, verdict, run_id)
     log.info("capacity", summary=answer.summary())
     if request.results_dir is not None:
         # Never an empty array: what consumes it compares names, and no notebook has an empty one.
@@ -100,7 +109,17 @@ def take(request: Request) -> Answer:
     return answer
 
 
-def _judged(request: Request) -> Answer:
+def _second_try(request: Request, notebook: Notebook) -> Answer:
+    """Judge a second try on a larger card; the record of the first one stands where there is none."""
+    larger = on_larger_card(notebook)
+    reason = why_not(request.output_dir, larger, request.run_id) if larger else "the plan has no retry_larger for it"
+    if larger is not None and not reason:
+        return _judged(replace(request, skip_unhostable_notebooks=True), [larger])
+    verdict = Verdict(notebook=notebook.name, outcome="skipped", hosts=(), reason=reason)
+    return Answer(verdicts=(verdict,), skipped=(notebook.name,))
+
+
+def _judged(request: Request, notebooks: Sequence[Notebook]) -> Answer:
     if not request.check:
         return Answer(unchecked="it was switched off")
     try:
@@ -116,7 +135,7 @@ def _judged(request: Request) -> Answer:
         gpu_resource=request.gpu_resource,
         tolerated=request.tolerate or (GPU_RESOURCE,),
     )
-    verdicts = tuple(judge(request.notebooks(), nodes, policy, unknown))
+    verdicts = tuple(judge(notebooks, nodes, policy, unknown))
     return Answer(
         verdicts=verdicts,
         skipped=tuple(one.notebook for one in verdicts if one.outcome == "skipped"),

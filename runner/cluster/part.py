@@ -22,9 +22,9 @@ _STATUS = re.compile(r"\$\(tasks\.([\w-]+)\.status\)")
 
 
 def notebook_of(task: Mapping[str, Any]) -> str | None:
-    """Return the notebook that a pipeline task runs."""
+    """Return the notebook that a pipeline task runs, or whose second try it asks for."""
     values = {one.get("name"): one.get("value") for one in task.get("params") or ()}
-    name = values.get("notebook-name")
+    name = values.get("notebook-name", values.get("larger-card"))
     return name if isinstance(name, str) else None
 
 
@@ -36,7 +36,7 @@ def notebooks_from(spec: Mapping[str, Any], only: Sequence[str], from_: str | No
     UsageError
         The pipeline has no such notebook.
     """
-    known = [name for task in spec["tasks"] if (name := notebook_of(task))]
+    known = list(dict.fromkeys(name for task in spec["tasks"] if (name := notebook_of(task))))
     asked = [*only, *([from_] if from_ else [])]
     for name in asked:
         if name not in known:
@@ -79,7 +79,7 @@ def part(
         after = _nearest(tasks, task.pop("runAfter", None) or (), kept)
         if after:
             task["runAfter"] = after
-        if notebook_of(task) is not None and run_id is None:
+        if task["taskRef"].get("name") == names.EXECUTOR_TASK and run_id is None:
             set_param(task, "needs-of-any-run", "true")
     only = [f"--only={name}" for name in notebooks]
     for task in [*found["tasks"], *(found.get("finally") or ())]:

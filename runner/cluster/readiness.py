@@ -122,7 +122,9 @@ def longest_run(plan: Plan, params: tuple[tuple[str, str], ...]) -> Check:
     from runner.tekton.pipelinerun import RunShape, pipeline_run
     from runner.tekton.sizes import held
 
-    run = pipeline_run(plan, Shape(name="any"), RunShape(generate_name="any-", params=params))
+    run = pipeline_run(
+        plan, Shape(name="any"), RunShape(generate_name="any-", access_mode="ReadWriteMany", params=params)
+    )
     waits = sum(held(notebook, dict(params).get(ON_FAILURE, "")) for notebook in plan.notebooks)
     seen = f"a run may take {run['spec']['timeouts']['pipeline']}"
     return Check(

@@ -166,9 +166,8 @@ def rerun(kubectl: Kubectl, run: Mapping[str, Any], now: RunView, notebooks: Seq
     if not spec:
         raise UsageError(f"{now.name} never started: {now.message or now.reason}", hint="start a new one with `run`")
     states = {task.notebook or task.task: task.state for task in now.tasks}
-    chosen = notebooks_from(spec, notebooks, None) or [
-        task.notebook for task in now.tasks if task.notebook and task.state not in {"done", "skipped"}
-    ]
+    last = {task.notebook: task.state for task in now.tasks if task.notebook and task.state != "skipped"}
+    chosen = notebooks_from(spec, notebooks, None) or [name for name, state in last.items() if state != "done"]
     if not chosen:
         raise UsageError(f"no notebook of {now.name} failed", hint="name those to repeat")
     claim, folder = claim_of(run, task_runs(kubectl, now.name))
@@ -299,7 +298,9 @@ def _from_plan(wanted: Wanted, path: Path) -> list[Document]:
         repository_url=wanted.repository_url,
         revision=wanted.revision,
     )
-    run = pipelinerun.pipeline_run(plan, shape, pipelinerun.RunShape(generate_name=f"{label}-", params=wanted.params))
+    mode = wanted.fit.access_mode or "ReadWriteOnce"
+    run_shape = pipelinerun.RunShape(generate_name=f"{label}-", access_mode=mode, params=wanted.params)
+    run = pipelinerun.pipeline_run(plan, shape, run_shape)
     return [config_map, pipeline.pipeline(plan, shape), run]
 
 

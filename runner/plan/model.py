@@ -249,6 +249,13 @@ class Notebook(_Strict):
     kernel: str | None = None
     cwd: RelativePath | None = None
     resume: Literal["auto", "never"] = "auto"
+    retry_larger: bool = False
+    """On a cluster: once more on the next larger card if the GPU's memory was full."""
+
+    def model_post_init(self, _context: Any) -> None:
+        """Check that there is a card to be larger than."""
+        if self.retry_larger and self.requires.gpu_memory_gb is None:
+            raise ValueError("retry_larger needs requires.gpu_memory_gb, the card of the first try")
 
 
 class Plan(_Strict):

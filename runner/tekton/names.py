@@ -66,6 +66,15 @@ def task_names(prefix: str, names: Sequence[str]) -> dict[str, str]:
     }
 
 
+def larger_tasks(notebook_task: str) -> tuple[str, str]:
+    """Return the tasks that ask for, and are, the second try of a notebook's task on a larger card.
+
+    >>> larger_tasks("notebook-one")
+    ('ask-larger-notebook-one', 'larger-notebook-one')
+    """
+    return f"ask-larger-{notebook_task}", f"larger-{notebook_task}"
+
+
 def plan_label(plan_name: str) -> str:
     """Return a plan's name as the value of a label and as the start of names.
 

@@ -16,6 +16,7 @@ from urllib.parse import quote
 from runner import __version__
 from runner.core import safe_yaml
 from runner.tekton import names
+from runner.tekton.sizes import on_larger_card
 from runner.tekton.task_order import Groups, downloads, earlier_with_shared_files, stages
 
 if TYPE_CHECKING:
@@ -262,14 +263,15 @@ def _downloads(groups: Groups, shape: Shape) -> list[Document]:
 
 def _notebooks(plan: Plan, notebooks: list[Notebook], groups: Groups, shape: Shape) -> list[Document]:
     tasks = names.task_names("notebook", [notebook.name for notebook in notebooks])
+    last = dict(tasks)  # the task after which a notebook is tried no more
     stage_of = stages(notebooks)
     shared = earlier_with_shared_files(plan, notebooks)
     found: list[Document] = []
     for position, notebook in enumerate(notebooks):
         if shape.order == "serial":
-            before = [tasks[notebooks[position - 1].name]] if position else []
+            before = [last[notebooks[position - 1].name]] if position else []
         else:
-            before = [tasks[name] for name in dict.fromkeys([*notebook.needs, *shared[notebook.name]]) if name in tasks]
+            before = [last[name] for name in dict.fromkeys([*notebook.needs, *shared[notebook.name]]) if name in tasks]
         after = [*before, *groups.tasks_of(notebook)]
         missing = [need for need in notebook.needs if need not in tasks]
         values = {
@@ -284,24 +286,51 @@ def _notebooks(plan: Plan, notebooks: list[Notebook], groups: Groups, shape: Sha
             **({"needs-of-any-run": "true"} if missing else {}),
             **({} if notebook.timeout else {"timeout": "2h"}),
         }
+        title = f"Stage {stage_of[notebook.name]}: {notebook.name}"
+        larger = on_larger_card(notebook)
+        end = {"retries": shape.retries} if shape.retries else {"onError": "continue"}
         found.append(
             _task(
                 tasks[notebook.name],
                 names.EXECUTOR_TASK,
-                f"Stage {stage_of[notebook.name]}: {notebook.name}",
+                title,
                 values,
                 after=after or ["validate"],
-                when=[
-                    {
-                        "input": notebook.name,
-                        "operator": "notin",
-                        "values": ["$(tasks.validate.results.skipped-notebooks[*])"],
-                    }
-                ],
-                **({"retries": shape.retries} if shape.retries else {"onError": "continue"}),
+                when=_unless_skipped(notebook, "validate"),
+                **({"onError": "continue"} if larger else end),  # else its failure ends the run before the second try
             )
         )
+        if larger:
+            ask, again = names.larger_tasks(tasks[notebook.name])
+            checked = {
+                **_given("image"),
+                **shape.plan_params,
+                **_given("check-capacity"),
+                "run-id": RUN_ID,
+                "larger-card": notebook.name,
+            }
+            card = f"{larger.requires.gpu_memory_gb:g}"
+            found += [
+                _task(
+                    ask, names.VALIDATION_TASK, f"{title}: larger GPU?", checked, after=[tasks[notebook.name]], **end
+                ),
+                _task(
+                    again,
+                    names.EXECUTOR_TASK,
+                    f"{title} on a GPU of {card} GB",
+                    {**values, "min-gpu-memory-gb": card},
+                    after=[ask],
+                    when=_unless_skipped(notebook, ask),
+                    **end,
+                ),
+            ]
+            last[notebook.name] = again
     return found
+
+
+def _unless_skipped(notebook: Notebook, validation: str) -> list[Document]:
+    skipped = f"$(tasks.{validation}.results.skipped-notebooks[*])"
+    return [{"input": notebook.name, "operator": "notin", "values": [skipped]}]
 
 
 def _report(notebooks: list[Notebook], groups: Groups, shape: Shape) -> Document:

@@ -12,9 +12,10 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from runner.core.errors import PlanError
 from runner.core.units import duration_seconds, hold_seconds
 from runner.tekton import names
-from runner.tekton.sizes import Needs, Times, go_duration, longest, needs
+from runner.tekton.sizes import Needs, Times, go_duration, longest, needs, on_larger_card
 from runner.tekton.task_order import downloads
 
 if TYPE_CHECKING:
@@ -48,8 +49,7 @@ def pipeline_run(plan: Plan, shape: Shape, run: RunShape) -> Document:
     notebooks = shape.select(plan)
     specs = _task_specs(notebooks, shape, run)
     report = run.times.small(run.times.report)
-    tries = dict.fromkeys(names.task_names("notebook", [nb.name for nb in notebooks]).values(), 1 + shape.retries)
-    tasks = sum(seconds * tries.get(spec["pipelineTaskName"], 1) for spec, seconds in specs)
+    tasks = sum(seconds * (1 + shape.retries if "stepSpecs" in spec else 1) for spec, seconds in specs)
     return {
         "apiVersion": "tekton.dev/v1",
         "kind": "PipelineRun",
@@ -135,7 +135,8 @@ def _task_specs(notebooks: Sequence[Notebook], shape: Shape, run: RunShape) -> l
     tasks = names.task_names("notebook", [notebook.name for notebook in notebooks])
     shared = _least_affinity(notebooks, run)
     seconds = {notebook.name: longest(notebook, dict(run.params).get(names.ON_FAILURE, "")) for notebook in notebooks}
-    for notebook in notebooks:
+
+    def add_notebook(task: str, notebook: Notebook) -> None:
         asked = needs(notebook)
         # In the parallel order all the others may be served first, where there is one GPU for all.
         own = seconds[notebook.name]
@@ -143,14 +144,22 @@ def _task_specs(notebooks: Sequence[Notebook], shape: Shape, run: RunShape) -> l
         resources = asked.resources(run.gpu_resource)
         placed = _affinity_of(asked, run)
         template = {"podTemplate": {"affinity": placed}} if placed and placed != shared else {}
-        add(
-            tasks[notebook.name],
-            times.notebook(own, others),
-            stepSpecs=[
-                {"name": names.GPU_STEP, "computeResources": {"requests": resources, "limits": dict(resources)}}
-            ],
-            **template,
-        )
+        sizes = {"requests": resources, "limits": dict(resources)}
+        steps = [{"name": names.GPU_STEP, "computeResources": sizes}]
+        add(task, times.notebook(own, others), stepSpecs=steps, **template)
+
+    for notebook in notebooks:
+        add_notebook(tasks[notebook.name], notebook)
+        if larger := on_larger_card(notebook):
+            if run.access_mode == "ReadWriteOnce":
+                raise PlanError(
+                    f"{notebook.name}: retry_larger needs a volume of access mode ReadWriteMany",
+                    hint="one of ReadWriteOnce ties all Pods to a node and its GPUs: give --access-mode ReadWriteMany, "
+                    "or remove retry_larger",
+                )
+            ask, again = names.larger_tasks(tasks[notebook.name])
+            add(ask, times.small(times.validate), **account)
+            add_notebook(again, larger)
     return found
 
 

@@ -11,7 +11,9 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from runner.core.errors import PlanError
 from runner.core.units import hold_seconds
+from runner.machine.card_size import next_card_gb
 from runner.plan import requirements
 from runner.tekton.names import GPU_RESOURCE
 
@@ -64,6 +66,26 @@ def needs(notebook: Notebook) -> Needs:
         cpus=asked.cpus or cpus,
         memory_gib=math.ceil(asked.memory_gb or memory_gb),
     )
+
+
+def on_larger_card(notebook: Notebook) -> Notebook | None:
+    """Return a notebook as its second try asks for a GPU, None without ``retry_larger``.
+
+    Raises
+    ------
+    PlanError
+        There is no larger card.
+    """
+    asked = notebook.requires.gpu_memory_gb
+    if not notebook.retry_larger or asked is None:
+        return None
+    card = next_card_gb(int(asked * 1e9))
+    if card is None:
+        raise PlanError(
+            f"{notebook.name}: no common card has more than {asked:g} GB", hint="remove its retry_larger from the plan"
+        )
+    requires = notebook.requires.model_copy(update={"gpu_memory_gb": float(card)})
+    return notebook.model_copy(update={"requires": requires})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,7 +19,18 @@ import pytest
 from runner.cluster.api import Api
 from runner.cluster.capacity import Node, Policy, Taint, judge, quantity, read_nodes
 from runner.core.errors import NetworkError
-from runner.core.records import Status, read_metrics
+from runner.core.records import (
+    Cause,
+    Failure,
+    Gate,
+    GateGpu,
+    Metrics,
+    Source,
+    Status,
+    read_metrics,
+    to_json,
+)
+from runner.core.requirements import Requirements
 from runner.plan import parse
 
 PLAN = """
@@ -28,7 +39,7 @@ name: test
 defaults: {timeout: 10m}
 notebooks:
 - {name: small, path: a.ipynb, requires: {gpus: 0, cpus: 1, memory_gb: 2}}
-- {name: gpu, path: b.ipynb, requires: {gpus: 1, gpu_memory_gb: 24, cpus: 8, memory_gb: 32}}
+- {name: gpu, path: b.ipynb, retry_larger: true, requires: {gpus: 1, gpu_memory_gb: 24, cpus: 8, memory_gb: 32}}
 - {name: big, path: c.ipynb, optional: true, requires: {gpus: 8, gpu_memory_gb: 80, cpus: 8, memory_gb: 32}}
 """
 
@@ -323,6 +334,42 @@ def test_the_check_can_be_switched_off(api, tmp_path):
     done, skipped, summary = capacity(api, tmp_path, "--no-check")
     assert (done.returncode, skipped, summary) == (0, [""], "not checked: it was switched off")
     assert api.requests == []
+
+
+def first_try(tmp_path, *, cause=Cause.DEVICE_MEMORY, run_id="run-1", card=25.4e9):
+    """Leave the record of a notebook that failed on a card of so many bytes."""
+    gpu = GateGpu(uuid="GPU-1", index=0, name="L4", total_bytes=int(card), free_bytes=int(card), good=True, reason="")
+    gate = Gate(passed=True, reason="", asked=Requirements(gpus=1, gpu_memory_gb=24), gpus=(gpu,), chosen=("GPU-1",))
+    record = Metrics(
+        notebook="gpu", source=Source(path="b.ipynb"), run_id=run_id, status=Status.FAILED, reason="it raised",
+        exit_code=1, started_at="2026-11-01T00:00:00Z", ended_at="2026-11-01T00:01:00Z", wall_seconds=60.0, gate=gate,
+        failure=Failure(message="it raised", cause=cause),
+    )  # fmt: skip
+    path = tmp_path / "outputs" / "gpu.metrics.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(to_json(record))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("made", "mib", "skipped", "summary"),
+    [
+        ({}, 32607, [""], "1 hosted, 0 skipped, 0 without a node"),
+        ({}, 24564, ["gpu"], "0 hosted, 1 skipped, 0 without a node"),  # no node has a larger card
+        ({"cause": Cause.HOST_MEMORY}, 32607, ["gpu"], "0 hosted, 1 skipped, 0 without a node"),
+        ({"run_id": "run-0"}, 32607, ["gpu"], "0 hosted, 1 skipped, 0 without a node"),
+        ({"card": 34.2e9}, 32607, ["gpu"], "0 hosted, 1 skipped, 0 without a node"),  # it had the larger one already
+    ],
+)
+def test_a_second_try_is_worth_it_where_memory_was_full_and_a_node_has_more(api, tmp_path, made, mib, skipped, summary):
+    """All else ends the same way on any card; the first try's record stands in each case."""
+    api.items = [api_node("gpu-1", 1, mib)]
+    path = first_try(tmp_path, **made)
+    before = path.read_bytes()
+    done, found, said = capacity(api, tmp_path, "--larger-card=gpu")
+    assert (done.returncode, found, said) == (0, skipped, summary), done.stderr
+    assert path.read_bytes() == before
+    assert not (tmp_path / "outputs" / "attempts").exists()
 
 
 def test_a_cron_job_starts_a_run(api, tmp_path):

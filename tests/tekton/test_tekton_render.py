@@ -9,6 +9,7 @@ from click.testing import CliRunner
 from support import tekton
 
 from runner.cli import cli
+from runner.core.errors import PlanError
 from runner.core.units import duration_seconds
 from runner.plan import parse
 from runner.tekton import names, pipelinerun
@@ -164,6 +165,62 @@ def test_retries_are_literals_without_on_error(plan):
     )
     longer = duration_seconds(thrice["spec"]["timeouts"]["tasks"]) - duration_seconds(once["spec"]["timeouts"]["tasks"])
     assert longer == 2 * extra
+
+
+def larger(order="serial", **more):
+    """Render a plan whose first notebook may be tried again on a larger card."""
+    plan = parse(PLAN.replace("datasets: [d1], requires", "datasets: [d1], retry_larger: true, requires", 1), "test")
+    shape = Shape(name="x", order=order, **more)
+    run_shape = pipelinerun.RunShape(generate_name="x-", access_mode="ReadWriteMany")
+    tasks = {one["name"]: one for one in render.pipeline(plan, shape)["spec"]["tasks"]}
+    specs = {
+        one["pipelineTaskName"]: one for one in pipelinerun.pipeline_run(plan, shape, run_shape)["spec"]["taskRunSpecs"]
+    }
+    return plan, tasks, specs
+
+
+@pytest.mark.parametrize("order", ["serial", "parallel"])
+def test_a_second_try_on_a_larger_card_is_a_task_of_its_own(order):
+    """It asks for the next card, only if a task says that it is worth it, and what needs the notebook waits for it."""
+    _, tasks, specs = larger(order)
+    first = next(name for name in tasks if name.startswith("notebook-a-b"))
+    ask, again = names.larger_tasks(first)
+    assert tasks[ask]["runAfter"] == [first]
+    assert tasks[again]["runAfter"] == [ask]
+    assert tasks[again]["when"] == [
+        {"input": "A_b", "operator": "notin", "values": [f"$(tasks.{ask}.results.skipped-notebooks[*])"]}
+    ]
+    assert {"name": "min-gpu-memory-gb", "value": "32"} in tasks[again]["params"]
+    second = next(name for name in tasks if name.startswith("notebook-a-b") and name != first)
+    assert again in tasks[second]["runAfter"]
+    assert first not in tasks[second]["runAfter"]
+    terms = specs[again]["podTemplate"]["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
+    assert terms["nodeSelectorTerms"][0]["matchExpressions"][0]["values"] == [str(int(32e9 * 0.95 / 2**20))]
+    assert specs[again]["stepSpecs"] == specs[first]["stepSpecs"]
+    assert specs[ask]["serviceAccountName"] == names.VALIDATION_ACCOUNT
+    assert set(specs) <= {*tasks, "report"}
+
+
+def test_a_first_try_never_ends_the_run_before_its_second():
+    """Tekton's retries and `onError: continue` exclude each other: a larger card takes the place of retries."""
+    _, tasks, _ = larger(retries=2)
+    ended = {name: ("retries" in one, one.get("onError")) for name, one in tasks.items() if "a-b" in name}
+    first = next(name for name in ended if names.larger_tasks(name)[0] in tasks)
+    assert ended[first] == (False, "continue")
+    assert ended[names.larger_tasks(first)[1]] == (True, None)
+
+
+def test_a_second_try_needs_a_volume_of_many_nodes_and_a_larger_card():
+    """A ReadWriteOnce volume ties all Pods to one node; nothing is larger than the largest card."""
+    plan, *_ = larger()
+    with pytest.raises(PlanError, match="A_b: retry_larger needs a volume of access mode ReadWriteMany"):
+        pipelinerun.pipeline_run(plan, Shape(name="x"), pipelinerun.RunShape(generate_name="x-"))
+    text = "version: 1\nname: x\nnotebooks: [{name: a, path: a.ipynb, retry_larger: true%s}]"
+    largest = parse(text % ", requires: {gpu_memory_gb: 288}", "test")
+    with pytest.raises(PlanError, match="no common card has more than 288 GB"):
+        render.pipeline(largest, Shape(name="x"))
+    with pytest.raises(PlanError, match=r"needs requires\.gpu_memory_gb"):
+        parse(text % "", "test")
 
 
 def test_sizes_are_the_plans(plan):

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 @click.option("--skip-unhostable-notebooks/--no-skip-unhostable-notebooks", default=False, show_default=True)
 @click.option("--gpu-resource", default="nvidia.com/gpu", show_default=True, help="Resource that stands for a GPU.")
 @click.option("--tolerate", multiple=True, metavar="KEY", help="Taint that the notebooks tolerate. Repeatable.")
+@click.option(
+    "--larger-card", metavar="NAME", help="Ask instead whether this notebook's second try is worth a larger GPU."
+)
 @options.output_dir
 @click.option("--run-id", help="Run that the records of skipped notebooks belong to. [default: one of its own]")
 @click.option("--results-dir", type=options.FOLDER, help="Folder for Tekton's results.")
@@ -79,7 +82,11 @@ def start(
     config_map = plan_config_map(loaded, plan.read_text(encoding="utf-8"))
     held = config_map["metadata"]["name"]
     name = f"{names.plan_label(loaded.name)[:40]}-"
-    run = pipeline_run(loaded, Shape(name=pipeline, order=order), RunShape(generate_name=name, params=params))
+    run = pipeline_run(
+        loaded,
+        Shape(name=pipeline, order=order),
+        RunShape(generate_name=name, access_mode=given["access_mode"] or "ReadWriteOnce", params=params),
+    )
     run = fitted(prepared(run, [*params, ("plan-configmap", held)]), Fit(**given))
     config_maps = f"/api/v1/namespaces/{api.namespace}/configmaps"
     try:

@@ -105,7 +105,14 @@ def validate(
     shape = Shape(name="any")
     spec = pipeline(loaded, shape)["spec"]
     check_params(spec, params)
-    run = fitted(pipeline_run(loaded, shape, RunShape(generate_name="any-", params=params)), Fit(**given))
+    run = fitted(
+        pipeline_run(
+            loaded,
+            shape,
+            RunShape(generate_name="any-", access_mode=given["access_mode"] or "ReadWriteOnce", params=params),
+        ),
+        Fit(**given),
+    )
     checks = [*readiness.check_cluster(client, target), readiness.longest_run(loaded, params)]
     known = {check.name for check in checks}
     # What `install` brings, the image among it, is not missing before it.
