@@ -35,6 +35,15 @@ $(VENV)/.installed-%: pyproject.toml constraints.txt | $(BIN)/python
 
 setup: $(VENV)/.installed-demo,lint,test ## Install everything for development into .venv
 
+# Programs of others that check the exports of a report, with what they would fetch.
+VALIDATORS := .build/validators
+$(VALIDATORS)/.installed: .ci/validators.txt .ci/validators.py | $(BIN)/python
+	@echo "installing validators into $(VALIDATORS)"
+	@$(BIN)/python -m venv --clear $(VALIDATORS)
+	@$(VALIDATORS)/bin/python -m pip --disable-pip-version-check --quiet install --requirement $<
+	@$(VALIDATORS)/bin/python .ci/validators.py $(VALIDATORS)
+	@touch $@
+
 # --- The four commands ------------------------------------------------------------------------------------------------
 
 demo: $(VENV)/.installed-demo ## Run three notebooks on real single-cell data, without a download or a GPU
@@ -42,7 +51,7 @@ demo: $(VENV)/.installed-demo ## Run three notebooks on real single-cell data, w
 
 # What a machine lacks (a C compiler, Chromium, a GPU) skips its tests; pytest says which and why.
 TESTS ?= tests
-test: $(VENV)/.installed-demo,test,s3,hf ## Run the tests that need no GPU, no container engine and no cluster
+test: $(VENV)/.installed-demo,test,s3,hf $(VALIDATORS)/.installed ## Run the tests that need no GPU, no container engine and no cluster
 	$(BIN)/python -m pytest -n 2 -m 'not gpu and not image and not cluster' $(TESTS)
 
 test-fast: $(VENV)/.installed-demo,test,s3,hf ## Run the tests that start no process, for the inner loop

@@ -12,7 +12,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from runner import __version__
-from runner.core.records import Status
+from runner.core.records import Source, Status
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -69,17 +69,24 @@ def crate_json(report: Report, folder: Path, reports: list[str], plan: Plan | No
         name="Not stated",
         description="Whoever ran the notebooks has not stated one.",
     )
-    crate.root_dataset["conformsTo"] = [_profile(crate, name) for name in (_PROFILES if plan else ("process",))]
+    crate.root_dataset["conformsTo"] = _single([_profile(crate, name) for name in (_PROFILES if plan else ["process"])])
     engine = _engine(crate)
-    workflow = _workflow(crate, plan, folder, engine) if plan else None
+    planned = {notebook.name: notebook.path for notebook in plan.notebooks} if plan else {}
+    sources = {
+        entry.name: _source(crate, entry.anchor, m.source if (m := entry.metrics) else Source(path=planned[entry.name]))
+        for entry in report.entries
+        if entry.metrics or entry.name in planned
+    }
+    parts = [source for name, source in sources.items() if name in planned]
+    workflow = _workflow(crate, plan, folder, engine, parts) if plan else None
     ended = [(entry, entry.metrics) for entry in report.entries if entry.metrics and not entry.flight]  # held: not yet
-    actions = [_action(crate, entry, record, folder, engine) for entry, record in ended]
+    actions = [_action(crate, entry, m, folder, engine, sources[entry.name]) for entry, m in ended]
     results = [_file(crate, folder, path, _media(path)) for path in reports]
     if workflow is not None:
         crate.mainEntity = workflow
         crate.metadata["conformsTo"] = [{"@id": f"https://w3id.org/ro/crate/{VERSION}"}, {"@id": _PROFILES["crate"][0]}]
         actions.append(_whole_run(crate, report, engine, actions, results))
-    crate.root_dataset["mentions"] = actions
+    crate.root_dataset["mentions"] = _single(actions)
     return crate_text(crate.metadata.generate())
 
 
@@ -91,9 +98,13 @@ def crate_text(document: Any) -> str:
 def _entity(crate: ROCrate, key: str, kind: str | list[str], **properties: Any) -> Entity:
     from rocrate.model.contextentity import ContextEntity
 
-    single = {k: v[0] if isinstance(v, list) and len(v) == 1 else v for k, v in properties.items()}  # as RO-Crate asks
-    known = {name: value for name, value in single.items() if value not in (None, "", [])}
+    known = {name: _single(value) for name, value in properties.items() if value not in (None, "", [])}
     return crate.add(ContextEntity(crate, key, properties={"@type": kind, **known}))
+
+
+def _single(value: Any) -> Any:
+    """Return a list of one as the one, as RO-Crate asks."""
+    return value[0] if isinstance(value, list) and len(value) == 1 else value
 
 
 def _profile(crate: ROCrate, name: str) -> Entity:
@@ -111,32 +122,34 @@ def _engine(crate: ROCrate) -> Entity:
     )
 
 
-def _workflow(crate: ROCrate, plan: Plan, folder: Path, engine: Entity) -> Entity:
+def _source(crate: ROCrate, anchor: str, source: Source) -> Entity:
+    return _entity(
+        crate,
+        f"#{anchor}-source",
+        ["SoftwareSourceCode", "SoftwareApplication"],
+        name=source.path,
+        sha256=source.sha256,
+        url=source.repository,
+        version=source.commit or (source.sha256 and f"sha256:{source.sha256}"),
+        description=f"No commit: {reason}" if (reason := source.unavailable.get("commit")) else None,
+        encodingFormat=_MEDIA["notebook"],
+    )
+
+
+def _workflow(crate: ROCrate, plan: Plan, folder: Path, engine: Entity, notebooks: list[Entity]) -> Entity:
     language = _entity(crate, "#plan-language", "ComputerLanguage", name="Notebook plan", version=str(plan.version))
     kinds = {"@type": ["File", "SoftwareSourceCode", "ComputationalWorkflow"]}
     workflow = _file(crate, folder, PLAN_FILE, "application/json", **kinds)
     workflow["name"] = plan.name
     workflow["programmingLanguage"] = language
-    workflow["hasPart"] = [
-        _entity(crate, f"#source-{position}", "SoftwareSourceCode", name=notebook.path)
-        for position, notebook in enumerate(plan.notebooks, 1)
-    ]
+    workflow["version"] = f"sha256:{workflow['sha256']}"
+    workflow["hasPart"] = _single(notebooks)
     workflow["softwareRequirements"] = engine
     return workflow
 
 
-def _action(crate: ROCrate, entry: Entry, m: Metrics, folder: Path, engine: Entity) -> Entity:
+def _action(crate: ROCrate, entry: Entry, m: Metrics, folder: Path, engine: Entity, source: Entity) -> Entity:
     """Describe one run of one notebook: what, with what, by what, and what came out."""
-    source = _entity(
-        crate,
-        f"#{entry.anchor}-source",
-        ["SoftwareSourceCode", "SoftwareApplication"],
-        name=m.source.path,
-        sha256=m.source.sha256,
-        version=m.source.commit,
-        description=f"No commit: {reason}" if (reason := m.source.unavailable.get("commit")) else None,
-        encodingFormat=_MEDIA["notebook"],
-    )
     results = [_file(crate, folder, path, _MEDIA[kind]) for kind, path in entry.files.items() if kind in _MEDIA]
     products = [
         _entity(crate, f"#{entry.anchor}-product-{n}", "CreativeWork", name=path)
@@ -152,8 +165,8 @@ def _action(crate: ROCrate, entry: Entry, m: Metrics, folder: Path, engine: Enti
         object=_inputs(crate, entry, m),
         result=[*results, *products],
         agent=engine,
-        startTime=m.started_at,
-        endTime=m.ended_at,
+        startTime=_time(m.started_at),
+        endTime=_time(m.ended_at),
         actionStatus="http://schema.org/FailedActionStatus" if failed else "http://schema.org/CompletedActionStatus",
         error=m.reason if failed else None,
         description=f"{m.status.value}: {m.reason}",
@@ -202,12 +215,17 @@ def _whole_run(crate: ROCrate, report: Report, engine: Entity, actions: list[Ent
         identifier=report.run_id,
         instrument=crate.mainEntity,
         agent=engine,
-        startTime=report.started_at,
-        endTime=report.ended_at,
+        startTime=_time(report.started_at),
+        endTime=_time(report.ended_at),
         object=[source for action in actions for source in _several(action.get("object"))],
         result=[*results, *(file for action in actions for file in _several(action.get("result")))],
         actionStatus=f"http://schema.org/{'Failed' if failed else 'Completed'}ActionStatus",
     )
+
+
+def _time(text: str | None) -> str | None:
+    """Write the offset from UTC as the run profiles have it."""
+    return text and text.replace("Z", "+00:00")
 
 
 def _several(value: Any) -> list[Any]:
