@@ -12,6 +12,7 @@ import pytest
 from support import records as made
 from test_report_page import hostile_folder
 
+from runner.core.records import Status
 from runner.report import build, overview
 from runner.report.html.index_page import live_page
 
@@ -33,9 +34,9 @@ def chromium():
 
 @pytest.fixture(scope="module")
 def reports(tmp_path_factory):
-    """Give the reports: every status, forty notebooks, hostile ones, and three without a GPU."""
+    """Give the reports: every status, forty notebooks, forty that failed, hostile ones, and three without a GPU."""
     pages = {}
-    for kind in (*KINDS, "long"):
+    for kind in (*KINDS, "long", "failed"):
         folder = tmp_path_factory.mktemp(kind)
         plan = None
         baselines = []
@@ -43,6 +44,10 @@ def reports(tmp_path_factory):
             plan = made.every_status(folder)
         elif kind == "many":
             plan = made.many(folder, 40)
+        elif kind == "failed":
+            for number in range(40):
+                record = made.metrics(f"nb_{number:03d}", status=Status.FAILED, failed_cell=8, seed=number)
+                made.leave(folder, record, with_samples=number < 5)
         elif kind == "hostile":
             hostile_folder(folder)
         elif kind == "long":
@@ -344,16 +349,17 @@ def test_print_is_light_and_unfolds_what_is_open(visit):
     assert page.evaluate("getComputedStyle(document.body).getPropertyValue('--page').trim()") == "#ffffff"
     assert page.locator("#notebook-13 h4").first.is_visible()
     assert not page.locator("#notebook-3 h4").first.is_visible()
-    assert len(re.findall(rb"/Type\s*/Page\b", page.pdf(format="A4"))) <= 30
     few = visit("demo")
     few.emulate_media(media="print")
     assert few.locator("#notebook-3 h4").first.is_visible()
 
 
-def test_forty_notebooks_print_on_at_most_thirty_pages(visit):
-    """Details of those that are fine stay folded, and package versions are left out."""
-    pages = re.findall(rb"/Type\s*/Page\b", visit("many").pdf(format="A4"))
-    assert 3 < len(pages) <= 30
+@pytest.mark.parametrize("kind", ["many", "failed"])
+def test_forty_notebooks_print_on_at_most_thirty_pages(visit, kind):
+    """Details of those that are fine stay folded, those of failures after the fifth too; package versions are left out."""
+    page = visit(kind)
+    assert 3 < len(re.findall(rb"/Type\s*/Page\b", page.pdf(format="A4"))) <= 30
+    assert page.locator(".notebook[open]").count() == {"many": 3, "failed": 5}[kind]
 
 
 def test_rows_of_the_table_are_one_line_and_nothing_of_them_is_cut(visit):
