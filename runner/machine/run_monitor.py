@@ -134,7 +134,6 @@ class Watch:
         uses = []
         for gpu in self.gpus:
             figures = use.gpus.get(gpu.uuid, GpuFigures())
-            watts = self._readings[gpu.uuid].power_watts
             uses.append(
                 GpuUse(
                     uuid=gpu.uuid,
@@ -149,7 +148,7 @@ class Watch:
                     utilization_max_percent=figures.utilization_max_percent,
                     energy_joules=figures.energy_joules,
                     energy_seconds=figures.energy_seconds,
-                    energy_idle_joules=_idle(watts, figures),
+                    energy_idle_joules=figures.idle_joules(self._readings[gpu.uuid].power_watts),
                     held_seconds=round(held_seconds, 3),
                     busy_seconds=figures.busy_seconds,
                     temperature_max_celsius=figures.temperature_max_celsius,
@@ -190,13 +189,6 @@ class Watch:
     def sampling(self) -> Sampling:
         """Return how the samples were taken."""
         return self.sampler.record()
-
-
-def _idle(watts: float | None, figures: GpuFigures) -> float | None:
-    """Return the share of the energy that the GPU draws for being there."""
-    if watts is None or figures.energy_joules is None or figures.energy_seconds is None:
-        return None
-    return min(figures.energy_joules, watts * figures.energy_seconds)
 
 
 # A reading is one moment, a record the whole run: what each of its figures is made from.

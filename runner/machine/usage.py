@@ -64,7 +64,18 @@ class GpuFigures:
     """The time of that energy."""
     busy_seconds: float | None = None
     """Time in which something ran on the device: its utilisation, added up."""
+    lowest_watts: float | None = None
     temperature_max_celsius: float | None = None
+
+    def idle_joules(self, watts_before: float | None) -> float | None:
+        """Return the share of the energy that the GPU draws for being there, at its lowest power.
+
+        Just after another run that is not yet the power before the kernel.
+        """
+        watts = min((one for one in (watts_before, self.lowest_watts) if one is not None), default=None)
+        if watts is None or self.energy_joules is None or self.energy_seconds is None:
+            return None
+        return min(self.energy_joules, watts * self.energy_seconds)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,6 +165,7 @@ def _gpu(seconds: Sequence[float], series: GpuSeries, low: int, high: int, kerne
         energy_joules=used,
         energy_seconds=None if used is None else end - start,
         busy_seconds=mean / 100 if measured else None,
+        lowest_watts=min((watts for watts in series.power_watts[low:high] if not math.isnan(watts)), default=None),
         temperature_max_celsius=_largest(series.temperature_celsius[low:high]),
     )
 

@@ -166,6 +166,15 @@ def test_energy_of_a_run_begins_with_its_kernel():
     assert per_run(samples).gpus["GPU-a"].energy_joules is None
 
 
+def test_the_idle_share_is_drawn_at_the_lowest_power():
+    """Just after another run a GPU draws more than at rest; as if at rest all the time, a busy one would do nothing."""
+    samples = sampled(seconds=[0, 1, 2, 3], joules=[0, 120, 180, 480], watts=[120, 120, 60, 300])
+    figures = per_run(samples).gpus["GPU-a"]
+    assert figures.idle_joules(120) == figures.idle_joules(None) == 180
+    assert figures.idle_joules(50) == 150
+    assert per_run(sampled(seconds=[0, 1], joules=[0, 9])).gpus["GPU-a"].idle_joules(None) is None
+
+
 def test_a_look_between_two_samples_belongs_to_the_cell_of_its_time():
     """The peak of a cell holds it, that of its neighbours does not."""
     samples = sampled(seconds=[0, 1, 2, 3], used=[1, 1, 1, 1])
