@@ -21,8 +21,8 @@ def device(request):
 CELLS = (
     "n = 1_000",
     "import cupy\ncupy.arange(10).sum()",
-    "rows = cupy.random.rand(n, 500, dtype='f4')\nfor _ in range(200):\n    rows * 2 + 1\ncupy.cuda.Device().synchronize()",
-    "picked = rows[: n // 8]\nfor _ in range(20):\n    distances = picked @ picked.T\ncupy.cuda.Device().synchronize()",
+    "rows = cupy.random.rand(n, 500, dtype='f4')\nfor _ in range(2000):\n    rows * 2 + 1\ncupy.cuda.Device().synchronize()",
+    "picked = rows[: n // 8]\nfor _ in range(60):\n    distances = picked @ picked.T\ncupy.cuda.Device().synchronize()",
 )
 
 
