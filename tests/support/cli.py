@@ -15,6 +15,8 @@ from typing import Any
 
 import nbformat
 
+from support import warm
+
 RUNNER = [sys.executable, "-m", "runner"]
 PATIENCE = 600.0
 """Seconds after which something that should happen is called missing; generous, for slow machines."""
@@ -40,23 +42,21 @@ def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
 
 def runner(*arguments: object, env: Mapping[str, str] | None = None, cwd: Path | None = None) -> Ended:
     """Run a command to its end."""
-    done = subprocess.run(
-        [*RUNNER, *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        env=environment(env),
-        cwd=cwd,
-        timeout=PATIENCE,
-        check=False,
-        errors="replace",
-    )
-    return Ended(done.returncode, done.stdout, done.stderr)
+    return _ended(start(*arguments, env=env, cwd=cwd))
 
 
 def python(script: str, *arguments: object, env: Mapping[str, str] | None = None, cwd: Path | None = None) -> Ended:
     """Run a script that puts a stand-in somewhere and then runs the command line, to its end."""
-    with start(*arguments, env=env, cwd=cwd, script=script) as process:
-        out, err = process.communicate(timeout=PATIENCE)
+    return _ended(start(*arguments, env=env, cwd=cwd, script=script))
+
+
+def _ended(started: subprocess.Popen[str]) -> Ended:
+    with started as process:
+        try:
+            out, err = process.communicate(timeout=PATIENCE)
+        except BaseException:
+            process.kill()
+            raise
     return Ended(process.returncode, out, err)
 
 
@@ -64,12 +64,17 @@ def start(
     *arguments: object, env: Mapping[str, str] | None = None, cwd: Path | None = None, script: str | None = None
 ) -> subprocess.Popen[str]:
     """Start a command, or a script that runs it with a stand-in in place, and return its process."""
-    return subprocess.Popen(
-        [*(RUNNER if script is None else [sys.executable, "-c", script]), *map(str, arguments)],
+    command, variables = list(map(str, arguments)), environment(env)
+    starter: Any = warm.Process
+    if script is not None or not warm.fits(variables):
+        starter, command = subprocess.Popen, [*(RUNNER if script is None else [sys.executable, "-c", script]), *command]
+    return starter(
+        command,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=environment(env),
+        errors="replace",
+        env=variables,
         cwd=cwd,
     )
 
