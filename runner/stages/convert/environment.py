@@ -57,8 +57,12 @@ for number, (what, name, content) in enumerate(json.load(sys.stdin)):
 for server in servers:
     server.stop_sync_server(silence_warnings=True)
 """
-_NOWHERE = dict.fromkeys(("http_proxy", "https_proxy", "all_proxy"), "http://127.0.0.1:9")
-"""A figure that names an address gets nothing from there: what draws it runs a browser."""
+_NOWHERE = {
+    **dict.fromkeys(("http_proxy", "https_proxy", "all_proxy"), "http://127.0.0.1:9"),
+    "no_proxy": "<-loopback>",
+}
+"""A figure that names an address gets nothing from there: what draws it runs a browser, which otherwise goes to this
+machine and to link-local addresses by itself."""
 
 
 def ask(pythons: Iterable[str], questions: Sequence[tuple[str, str, Any]], *, seconds: float) -> dict[int, str]:
@@ -101,7 +105,11 @@ def _said(python: str, question: str, seconds: float) -> bytes:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             cwd="/",  # where no module of the notebook's folder hides a package
-            env={**os.environ, **_NOWHERE, "PYTHONSAFEPATH": "1"},
+            env={
+                **{name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")},
+                **_NOWHERE,
+                "PYTHONSAFEPATH": "1",
+            },
             start_new_session=True,
         )
     except OSError as error:

@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html.parser import HTMLParser
+from itertools import pairwise
 from typing import Any
 
 from runner.core.surrogates import without_surrogates
@@ -71,8 +72,8 @@ class Frames:
 
     Parameters
     ----------
-    cells
-        The cells of the notebook.
+    outputs
+        The outputs of each cell, those in widgets too.
     figures
         Their figures by the id of the output.
     pythons
@@ -80,10 +81,13 @@ class Frames:
     """
 
     def __init__(
-        self, cells: Sequence[Mapping[str, Any]], figures: Mapping[int, Figure], pythons: Sequence[str]
+        self,
+        outputs: Sequence[Sequence[Mapping[str, Any]]],
+        figures: Mapping[int, Figure],
+        pythons: Sequence[str],
     ) -> None:
         self._by_output: dict[int, Frame] = {}
-        for before, output in _outputs(cells):
+        for before, output in (pair for cell in outputs for pair in pairwise([{}, *cell])):
             if frame := frame_of(output.get("data"), before.get("data"), figures.get(id(output))):
                 self._by_output[id(output)] = frame
         wanted = sorted({frame.library for frame in self._by_output.values() if frame.library})
@@ -111,14 +115,6 @@ class Frames:
         hashes = " ".join(sorted({f"'{policy_hash(text)}'" for text in allowed}))
         evaluated = " 'unsafe-eval'" if "vega" in self.libraries else ""  # its expressions become functions
         return f"script-src 'unsafe-hashes'{evaluated} {hashes}"
-
-
-def _outputs(cells: Sequence[Mapping[str, Any]]) -> Iterator[tuple[Mapping[str, Any], Mapping[str, Any]]]:
-    """Yield each output with the one before it in its cell."""
-    for cell in cells:
-        outputs = cell.get("outputs")
-        known = [output for output in outputs if isinstance(output, dict)] if isinstance(outputs, list) else []
-        yield from zip([{}, *known], known, strict=False)
 
 
 def frame_of(data: object, before: object = None, figure: Figure | None = None) -> Frame | None:

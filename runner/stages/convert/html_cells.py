@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from html import escape
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -88,12 +89,13 @@ class NotebookView:
         self._cells = [cell for cell in cells if isinstance(cell, dict)] if isinstance(cells, list) else []
         self._removed = {n: self._tags(cell) for n, cell in enumerate(self._cells)} if look.remove_tagged else {}
         self._markdown = MarkdownPage(folder)
-        figures, saved = _figures(self._cells)
+        self._widgets = Widgets(self._metadata)
+        outputs = [list(self._widgets.every(cell.get("outputs"))) for cell in self._cells]
+        figures, saved = _figures(outputs)
         pythons = (_python(self._metadata), sys.executable) if figures or look.interactive else ()
         self._pictures = Pictures({key: figure for key, figure in figures.items() if key not in saved}, pythons)
-        self.frames = Frames(self._cells, figures, pythons) if look.interactive and not look.trust else None
+        self.frames = Frames(outputs, figures, pythons) if look.interactive and not look.trust else None
         """Interactive outputs; None where they are not kept."""
-        self._widgets = Widgets(self._metadata)
         self._rendered = {
             position: self._render_markdown(cell)
             for position, cell in enumerate(self._cells)
@@ -264,16 +266,14 @@ def _python(metadata: dict[str, Any]) -> str:
     return program if Path(program).is_absolute() else sys.executable  # as Jupyter takes a plain `python`
 
 
-def _figures(cells: list[dict[str, Any]]) -> tuple[dict[int, Figure], set[int]]:
+def _figures(outputs: list[list[dict[str, Any]]]) -> tuple[dict[int, Figure], set[int]]:
     """Return the figures by the id of their output, and the ids of those that have a saved picture."""
     figures, saved = {}, set()
-    for cell in cells:
-        outputs = cell.get("outputs")
-        for output in outputs if isinstance(outputs, list) else ():
-            data = output.get("data") if isinstance(output, dict) else None
-            if figure := figure_of(data):
-                figures[id(output)] = figure
-                saved |= {id(output)} if any(str(kind).startswith("image/") for kind in data or ()) else set()
+    for output in chain.from_iterable(outputs):
+        data = output.get("data")
+        if figure := figure_of(data):
+            figures[id(output)] = figure
+            saved |= {id(output)} if any(str(kind).startswith("image/") for kind in data or ()) else set()
     return figures, saved
 
 

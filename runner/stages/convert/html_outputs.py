@@ -25,6 +25,7 @@ from runner.stages.convert.pictures import png_size
 from runner.stages.convert.sanitize import clean_html, shows_something
 from runner.stages.convert.terminal import HEAD_CHARACTERS, terminal_html
 from runner.stages.convert.tex import mixed_to_html
+from runner.stages.convert.widgets import DEEPEST, WIDGET_VIEW
 
 if TYPE_CHECKING:
     from runner.stages.convert.frames import Frame, Frames
@@ -34,8 +35,6 @@ if TYPE_CHECKING:
 
 _NOTHING = Markup()
 _RASTER = ("image/png", "image/jpeg", "image/gif", "image/webp", "image/bmp")
-WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
-_DEEPEST = 4
 _ASKS_FOR_TRUST = "Make this Notebook Trusted to load map"
 """What folium leaves room for its map with."""
 _THEMED_MAX_CHARACTERS = 5_000_000
@@ -83,7 +82,8 @@ class Place:
     lacking: str = ""
     """Package that would make the output at hand interactive."""
     depth: int = 0
-    """How many Output widgets stand around it."""
+    """How many widgets stand around it, and which were opened."""
+    opened: set[object] = field(default_factory=set)
     warnings: list[str] = field(default_factory=list)
 
     def keep(self, data: Mapping[str, Any]) -> str:
@@ -121,18 +121,19 @@ def displays(outputs: object, place: Place) -> Iterator[Display]:
             for output in group:
                 if id(output) in hidden:
                     continue
-                yield _guarded(output, place)
-                yield from _captured(output, place)
+                held = list(_held(output, place))
+                if not held or place.widgets.text(_mapping(output.get("data")).get(WIDGET_VIEW)):
+                    yield _guarded(output, place)
+                yield from held
 
 
-def _captured(output: dict[str, Any], place: Place) -> Iterator[Display]:
-    """Show what an Output widget captured below the widget; one may hold another, or itself."""
-    data = output.get("data")
-    view = data.get(WIDGET_VIEW) if isinstance(data, dict) else None
-    if view is None or place.depth >= _DEEPEST:
+def _held(output: dict[str, Any], place: Place) -> Iterator[Display]:
+    """Show what the widgets of an output hold."""
+    if place.depth >= DEEPEST:
         return
+    place.opened = place.opened if place.depth else set()
     place.depth += 1
-    yield from displays(place.widgets.captured(view), place)
+    yield from displays(place.widgets.held(output, place.opened), place)
     place.depth -= 1
 
 
@@ -200,11 +201,12 @@ def _html(_: str, value: object, place: Place, __: object) -> Display:
         return Display(kind="html", id=name, body=Markup(without_surrogates(source)))  # noqa: S704
     if frame := first_frame(source):
         url, count = frame
-        note = f"The first of {count} pictures of an animation; {place.keep({'text/html': source})} to play it."
+        which = f"The first of {count} pictures" if count > 1 else "The only picture"
+        note = f"{which} of an animation; {place.keep({'text/html': source})} to play it."
         return Display(kind="image", source=url, alt=place.next_figure(), note=note)
     cleaned = clean_html(source, scope=f"#{name}", find=place.markdown.find)
     removed = removed_from(source)
-    note = removed.note(f"{place.keep({'text/html': source})} to keep them") if removed.anything else ""
+    note = removed.note(place.keep({"text/html": source})) if removed.anything else ""
     if note:
         place.warnings.append(f"cell {place.cell}: scripts or frames of an output were removed")
     if not shows_something(cleaned) or _ASKS_FOR_TRUST in cleaned:

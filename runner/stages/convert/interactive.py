@@ -56,12 +56,12 @@ class Removed:
         """Return the sentence for the reader."""
         said = []
         if self.scripts:
-            said.append(f"Scripts of this output were removed; {keep}.")
+            said.append(f"Scripts of this output were removed; {keep} to keep them.")
         for address in self.frames[:3]:
-            where = f"of {address[:_LONGEST_ADDRESS]}" if address else "that this output brings with it"
-            said.append(f"A frame with the page {where} is not shown; {keep}.")
+            what = f"the page of {address[:_LONGEST_ADDRESS]}" if address else "a page of its own"
+            said.append(f"A frame with {what} is not shown; {keep} to keep it.")
         if self.embedded:
-            said.append(f"An embedded object is not shown; {keep}.")
+            said.append(f"An embedded object is not shown; {keep} to keep it.")
         if self.form:
             said.append("A form is shown without its function.")
         return " ".join(said)

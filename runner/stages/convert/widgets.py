@@ -2,19 +2,27 @@
 """Widgets as text: a page without scripts cannot draw them, but a progress bar has a last state.
 
 Jupyter stores the state of all widgets in the notebook's metadata. Boxes, labels and bars are
-read from there (a tqdm bar is a box of label, bar, label), and so is what Output widgets captured;
-for any other widget the plain text that its output carries is shown instead.
+read from there (a tqdm bar is a box of label, bar, label), and so are what Output widgets captured and plotly's
+FigureWidgets; for any other widget the plain text that its output carries is shown instead.
 """
 
 from __future__ import annotations
 
+import base64
+import contextlib
+from collections.abc import Iterator
+from copy import deepcopy
 from typing import Any
 
+WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 _STATE = "application/vnd.jupyter.widget-state+json"
 _BOXES = ("HBoxModel", "VBoxModel", "BoxModel", "GridBoxModel", "AccordionModel", "TabModel", "StackModel")
 _MAX_DEPTH = 8
+DEEPEST = 4
+"""So many widgets are opened that outputs in widgets show."""
 _MAX_PARTS = 200
 _BAR_CHARACTERS = 20
+_NUMBERS = {f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)} | {"float32", "float64"}
 
 
 class Widgets:
@@ -29,6 +37,7 @@ class Widgets:
     def __init__(self, metadata: object) -> None:
         stored = _mapping(_mapping(metadata).get("widgets")).get(_STATE)
         self._models = _mapping(_mapping(stored).get("state"))
+        self._figures = {key: figure for key, model in self._models.items() if (figure := _figure(_mapping(model)))}
 
     def text(self, view: object) -> str:
         """Return the last state of a view as one line of text; empty where that is not known."""
@@ -40,15 +49,34 @@ class Widgets:
         name, _ = self._model(_mapping(view).get("model_id"))
         return str(name)[:80].removesuffix("Model") if name else None
 
-    def captured(self, view: object) -> list[Any]:
-        """Return the outputs that the Output widgets of a view captured."""
-        models = [(_mapping(view).get("model_id"), 0)]
+    def every(self, outputs: object) -> Iterator[dict[str, Any]]:
+        """Yield outputs, each followed by those that its widgets hold."""
+        for output in outputs if isinstance(outputs, list) else ():
+            if isinstance(output, dict):
+                opened: set[object] = set()
+                yield output
+                yield from self._inside(output, opened, 0)
+
+    def _inside(self, output: dict[str, Any], opened: set[object], depth: int) -> Iterator[dict[str, Any]]:
+        for held in self.held(output, opened) if depth < DEEPEST else ():
+            if isinstance(held, dict):
+                yield held
+                yield from self._inside(held, opened, depth + 1)
+
+    def held(self, output: dict[str, Any], opened: set[object]) -> list[Any]:
+        """Return the outputs that the widgets of an output hold, captured or figures, without those opened already."""
+        models = [(_mapping(_mapping(output.get("data")).get(WIDGET_VIEW)).get("model_id"), 0)]
         found: list[Any] = []
         for model, depth in models:  # grows while it is read
+            if not isinstance(model, str) or model in opened:
+                continue
+            opened.add(model)
             name, state = self._model(model)
             outputs = state.get("outputs")
             if name == "OutputModel" and isinstance(outputs, list):
                 found += outputs
+            if model in self._figures:
+                found.append(self._figures[model])
             if depth < _MAX_DEPTH and len(models) < _MAX_PARTS:
                 models += [(child, depth + 1) for child in _children(name, state)]
         return found
@@ -66,6 +94,30 @@ class Widgets:
         if name in {"FloatProgressModel", "IntProgressModel"}:
             return [_bar(state)]
         return [_setting(state)]
+
+
+def _figure(model: dict[str, Any]) -> dict[str, Any] | None:
+    """Return a FigureWidget of plotly as the output of a figure: its state is what it showed when it was displayed."""
+    state = _mapping(model.get("state"))
+    parts = {part: state.get(f"_widget_{part}", state.get(f"_{part}")) for part in ("data", "layout")}
+    if not isinstance(parts["data"], list) or not isinstance(parts["layout"], dict):
+        return None
+    parts, buffers = deepcopy(parts), model.get("buffers")
+    for buffer in buffers if isinstance(buffers, list) else ():
+        with contextlib.suppress(LookupError, TypeError, ValueError, AttributeError):
+            part, *path, name, _ = buffer["path"]
+            _fill(parts[str(part).rpartition("_")[2]], path, name, buffer["data"])
+    return {"output_type": "display_data", "data": {"application/vnd.plotly.v1+json": parts}}
+
+
+def _fill(place: Any, path: list[Any], name: Any, encoded: str) -> None:
+    """Put numbers where a widget's state leaves their place empty."""
+    import numpy as np
+
+    for key in path:
+        place = place[key]
+    if place[name]["dtype"] in _NUMBERS:
+        place[name] = np.frombuffer(base64.b64decode(encoded), place[name]["dtype"]).tolist()
 
 
 def _children(name: object, state: dict[str, Any]) -> list[Any]:

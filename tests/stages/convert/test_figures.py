@@ -104,6 +104,7 @@ def drawing(tmp_path, monkeypatch):
         "import json, kaleido, os\n"
         "def to_image(figure, *, format, scale, validate):\n"
         "    assert kaleido.started == 1 and os.environ['https_proxy'].endswith(':9')\n"
+        "    assert {os.environ.get(n) for n in ('no_proxy', 'NO_PROXY', 'HTTPS_PROXY')} == {'<-loopback>', None}\n"
         "    print('a package says something')\n"
         "    if figure['layout'].get('width') == -1: raise ValueError('no such width')\n"
         "    return b'\\x89PNG\\r\\n\\x1a\\n\\0\\0\\0\\rIHDR' + (640).to_bytes(4) + (480).to_bytes(4) + json.dumps(figure).encode()\n"
@@ -114,11 +115,15 @@ def drawing(tmp_path, monkeypatch):
         "def stop_sync_server(silence_warnings): pass\n"
     )
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    for name in ("no_proxy", "NO_PROXY", "HTTPS_PROXY"):
+        monkeypatch.setenv(name, "127.0.0.1")
 
 
-def shown(*bundles):
+def shown(*bundles, widgets=None):
     outputs = [v4.new_output("display_data", data=data) for data in bundles]
-    return Page(convert_notebook(v4.new_notebook(cells=[v4.new_code_cell("1", outputs=outputs)]), name="nb"))
+    notebook = v4.new_notebook(cells=[v4.new_code_cell("1", outputs=outputs)])
+    notebook.metadata["widgets"] = {"application/vnd.jupyter.widget-state+json": {"state": widgets or {}}}
+    return Page(convert_notebook(notebook, name="nb"))
 
 
 @pytest.mark.usefixtures("drawing")
@@ -149,6 +154,67 @@ def test_a_picture_that_was_saved_is_taken_as_it_is():
     """A figure with a picture beside it is not drawn again."""
     page = shown({**PLOTLY, "image/png": "c2F2ZWQ="})
     assert page.one("img").attributes["src"] == "data:image/png;base64,c2F2ZWQ="
+
+
+def figure_widget(trace, prefix="_widget_", **more):
+    state = {f"{prefix}data": [trace], f"{prefix}layout": LAYOUT}
+    return {"model_name": "AnyModel", "model_module": "anywidget", "state": state, **more}
+
+
+def view(model, text="FigureWidget({})"):
+    return {"application/vnd.jupyter.widget-view+json": {"model_id": model}, "text/plain": text}
+
+
+@pytest.mark.usefixtures("drawing")
+@pytest.mark.parametrize("prefix", ["_widget_", "_"])
+def test_a_figure_widget_is_drawn_from_its_state(prefix):
+    """As it was displayed, with the numbers that the state keeps apart; in a box below what controls are set to."""
+    place = {"dtype": "int32", "shape": [2]}
+    numbers = base64.b64encode(b"\7\0\0\0\x08\0\0\0").decode()
+    buffers = [{"encoding": "base64", "path": [f"{prefix}data", 0, "y", "buffer"], "data": numbers}]
+    widgets = {
+        "f": figure_widget({"type": "bar", "y": dict(place)}, prefix, buffers=buffers),
+        "k": {"model_name": "IntSliderModel", "state": {"value": 3, "description": "k"}},
+        "box": {"model_name": "HBoxModel", "state": {"children": ["IPY_MODEL_k", "IPY_MODEL_f"]}},
+    }
+    page = shown(view("f"), view("box", "HBox()"), widgets=widgets)
+    drawn = [base64.b64decode(image.attributes["src"].partition(",")[2])[24:] for image in page.all("img")]
+    assert [json.loads(one) for one in drawn] == [{"data": [{"type": "bar", "y": [7, 8]}], "layout": LAYOUT}] * 2
+    assert "k: 3" in page.text
+    assert "FigureWidget" not in page.text
+    assert widgets["f"]["state"][f"{prefix}data"][0]["y"] == place
+
+
+@pytest.mark.usefixtures("drawing")
+@pytest.mark.parametrize(
+    "buffers",
+    [
+        7,
+        [7],
+        [{"path": [], "data": "AA=="}],
+        [{"path": ["_widget_data", 9, "y", "buffer"], "data": "AA=="}],
+        [{"path": ["_widget_data", 0, "y", "buffer"], "data": 7}],
+        [{"path": ["_widget_data", 0, "y", "buffer"], "data": "AA=="}],
+        [{"path": ["_models", 0, "y", "buffer"], "data": "AA=="}],
+    ],
+)
+def test_a_damaged_state_of_a_figure_widget_costs_no_page(buffers):
+    """Numbers that cannot be read stay away."""
+    widgets = {"f": figure_widget({"y": {"dtype": "float64"}}, buffers=buffers)}
+    assert len(shown(view("f"), widgets=widgets).all("img")) == 1
+
+
+def test_widgets_that_hold_each_other_are_opened_once():
+    """Each of these is in the other two hundred times."""
+    other = {"a": "b", "b": "a"}
+    widgets = {
+        name: {
+            "model_name": "OutputModel",
+            "state": {"outputs": [v4.new_output("display_data", data=view(other[name], name))] * 200},
+        }
+        for name in other
+    }
+    assert len(shown(view("a", "top"), widgets=widgets).all(having="nb-note")) < 500
 
 
 def test_altair_draws_its_own_charts():
