@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.core.records import metrics_schema
-from runner.plan import Plan
+from runner.plan.model import Plan
 from runner.plan.text import DEFAULTABLE
 from runner.report import summary_schema
 from runner.tekton.names import PART_OF

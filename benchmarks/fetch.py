@@ -76,7 +76,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from runner.data.fetch import fetch
-from runner.plan import load
+from runner.plan.model import load
 
 fetch(load(Path(sys.argv[1])), cache=Path(sys.argv[2]), connections=int(sys.argv[3]))
 """
@@ -155,7 +155,7 @@ import nbformat
 from runner.core import files
 from runner.core.notebook_document import read_notebook
 from runner.stages.prepare.prepare import prepare
-from runner.plan import Rule
+from runner.plan.model import Rule
 
 started = time.perf_counter()
 rule = Rule(replace={"find": "print(n_7)", "with": "print(n_7 + 1)"})

@@ -18,7 +18,7 @@ from runner.tekton.sizes import Needs, needs
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from runner.plan import Notebook
+    from runner.plan.model import Notebook
 
 _QUANTITY = re.compile(r"(?P<number>[0-9.]+(?:[eE][+-]?[0-9]+)?)(?P<unit>[KMGTPE]i|[kMGTPEmnu])?")
 _UNITS: dict[str | None, float] = {

@@ -26,7 +26,7 @@ from runner.tekton.sizes import on_larger_card
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from runner.plan import Notebook, Plan
+    from runner.plan.model import Notebook, Plan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from runner.cluster.capacity import Policy
-    from runner.plan import Notebook, Plan
+    from runner.plan.model import Notebook, Plan
 
 MIN_TEKTON = (1, 0, 0)
 """First release with a stable v1 API of all that the manifests use; they are tested with 1.15."""

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from runner.cluster.capacity import Node
-    from runner.plan import Plan
+    from runner.plan.model import Plan
 
 _ONE_NODE_PROVISIONERS = (
     "disk.csi.azure.com",

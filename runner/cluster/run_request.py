@@ -26,7 +26,7 @@ from runner.cluster.runs import prepared, task_runs
 from runner.core import safe_yaml
 from runner.core.errors import UsageError, did_you_mean
 from runner.core.units import hold_seconds
-from runner.plan import Plan, load, parse
+from runner.plan.model import Plan, load, parse
 from runner.tekton import names
 from runner.tekton.pipeline import IMAGE, plan_config_map
 from runner.tekton.pipelinerun import held_longer
@@ -284,7 +284,7 @@ def run_documents(path: Path) -> list[Document]:
 
 
 def _from_plan(wanted: Wanted, path: Path) -> list[Document]:
-    from runner.plan import load
+    from runner.plan.model import load
     from runner.tekton import pipeline, pipelinerun
 
     plan = load(path)

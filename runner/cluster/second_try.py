@@ -14,7 +14,7 @@ from runner.tekton.sizes import GPU_FREE_FRACTION
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from runner.plan import Notebook
+    from runner.plan.model import Notebook
 
 
 def why_not(output_dir: Path, larger: Notebook, run_id: str | None) -> str:

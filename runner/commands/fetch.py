@@ -40,7 +40,7 @@ def command(plan: Path, dataset: tuple[str, ...], cache: Path, offline: bool, co
     from runner.data.download.progress_bar import suited_watcher
     from runner.data.fetch import fetch
     from runner.data.locate import shown
-    from runner.plan import load
+    from runner.plan.model import load
 
     staged = fetch(
         load(plan),

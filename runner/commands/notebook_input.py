@@ -68,7 +68,7 @@ def _download(url: str, path: Path) -> str:
         path.write_bytes(_from_google(url))
         return url
     from runner.data.fetch import fetch
-    from runner.plan import Dataset, Notebook, Plan
+    from runner.plan.model import Dataset, Notebook, Plan
 
     data = Dataset(url=url, path=path.name)
     wanted = Plan(version=1, name="input", notebooks=[Notebook(name="input", path="-")], datasets={"notebook": data})

@@ -12,7 +12,7 @@ from runner.commands import options, plan_render, plan_tune
 from runner.commands.help import Commands
 
 if TYPE_CHECKING:
-    from runner.plan import Plan
+    from runner.plan.model import Plan
 
 
 @click.group("plan", cls=Commands)
@@ -44,7 +44,7 @@ def init(folder: Path, to: Path | None) -> int:
     """
     from runner.core import files
     from runner.core.errors import UsageError
-    from runner.plan import parse
+    from runner.plan.model import parse
     from runner.stages.prepare.plan_check import check_plan
     from runner.stages.prepare.plan_starter import SCHEMA_FILE, starter
 
@@ -84,8 +84,8 @@ def check(plan: Path, checkout: Path | None, as_json: bool) -> int:
     import dataclasses
     import json
 
-    from runner.plan import load
     from runner.plan.job import checkout_of
+    from runner.plan.model import load
     from runner.stages.prepare.plan_check import check_plan
 
     loaded = load(plan)
@@ -117,7 +117,7 @@ def show(plan: Path, as_json: bool) -> None:
     Example:
       runner plan show plan.yaml --json
     """
-    from runner.plan import load
+    from runner.plan.model import load
 
     loaded = load(plan)
     if as_json:

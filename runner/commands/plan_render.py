@@ -88,7 +88,7 @@ def command(plan: Path, what: Literal["all", "pipeline", "run", "plan"], **given
     Example:
       runner plan render plan.yaml --repository-url https://git.example/me/notebooks > mine.yaml
     """
-    from runner.plan import load
+    from runner.plan.model import load
     from runner.tekton import manifest, names, pipeline, pipelinerun
 
     loaded = load(plan)

@@ -41,8 +41,8 @@ def command(plan: Path, outputs: Path, write: bool, as_json: bool) -> None:
     from datetime import UTC, datetime
 
     from runner.core import files
-    from runner.plan import load, parse
     from runner.plan.edit import with_values
+    from runner.plan.model import load, parse
     from runner.workflow.tune import MARGINS, tune
 
     loaded = load(plan)

@@ -78,7 +78,7 @@ def command(
     from runner.core.errors import PlanError
     from runner.core.redact import Redactor, hidden_values
     from runner.core.trace import tracing
-    from runner.plan import load
+    from runner.plan.model import load
 
     problems = []
     try:

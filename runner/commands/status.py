@@ -40,7 +40,7 @@ def command(output_dir: Path, plan: Path | None, watch: bool, as_json: bool) -> 
       runner status outputs --watch
     """
     from runner.core.errors import UsageError
-    from runner.plan import load
+    from runner.plan.model import load
     from runner.report import overview
 
     loaded = load(plan) if plan else None

@@ -61,8 +61,8 @@ def command(as_json: bool, **given: Any) -> int:
 def _asked(given: dict[str, Any]) -> Any:
     """Return the question that these options ask."""
     from runner.core.requirements import requirements_of
-    from runner.plan import load
     from runner.plan.job import checkout_of
+    from runner.plan.model import load
     from runner.validate.result import Asked
 
     plan = load(given["plan"]) if given["plan"] else None

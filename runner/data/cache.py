@@ -29,7 +29,7 @@ from runner.data.content import not_data
 from runner.data.locate import fingerprint, shown
 
 if TYPE_CHECKING:
-    from runner.plan import Dataset
+    from runner.plan.model import Dataset
 
 _CHUNK_BYTES = 4 << 20
 

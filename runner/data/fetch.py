@@ -32,7 +32,7 @@ from runner.data.locate import local_path, locate, shown
 from runner.data.locks import locked
 
 if TYPE_CHECKING:
-    from runner.plan import Dataset, Plan
+    from runner.plan.model import Dataset, Plan
 
 CONNECTIONS = 8
 _BLOCK_BYTES = 4 << 20

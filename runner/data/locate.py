@@ -16,7 +16,6 @@ from typing import NoReturn
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 from runner.core.errors import BrokenInputError, UsageError
-from runner.plan import SCHEMES
 
 _SIGNED_SECONDS = 12 * 3600
 _HF_ENDPOINT = "https://huggingface.co"
@@ -52,6 +51,8 @@ def locate(url: str) -> Location:
         return _s3(url)
     if parts.scheme == "hf":
         return _hf(url)
+    from runner.plan.model import SCHEMES  # which brings pydantic; the mirror of each run needs this module
+
     return _refuse(url, f"has the scheme {parts.scheme!r}; known are {', '.join(SCHEMES)}")
 
 

@@ -27,7 +27,7 @@ from runner.data.mirror import Mirror
 
 if TYPE_CHECKING:
     from runner.data.cache import Staged
-    from runner.plan import Dataset, Plan
+    from runner.plan.model import Dataset, Plan
 
 _HOOKED = "RUNNER_MIRROR_URLS"
 _HOOK = kernel_line(Path(__file__).with_name("mirror_startup.py"), __name__="runner_mirror")

@@ -13,7 +13,7 @@ from runner.plan.faults import Fault
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from runner.plan import Plan
+    from runner.plan.model import Plan
 
 
 def graph_faults(plan: Plan) -> list[Fault]:

@@ -24,7 +24,7 @@ from runner.plan.matrix import PLACEHOLDER
 
 if TYPE_CHECKING:
     from runner.core.requirements import Requirements
-    from runner.plan import Dataset, Expect, Notebook, Plan, Rule
+    from runner.plan.model import Dataset, Expect, Notebook, Plan, Rule
 
 EXECUTED_SUFFIX = ".executed.ipynb"
 INDEX_FILE = "index.html"
@@ -246,7 +246,7 @@ def checkout_of(plan: Path | None, checkout: Path | None) -> Path:
         return checkout.absolute()
     if plan is None:
         return Path.cwd()
-    from runner.plan import is_config_map
+    from runner.plan.model import is_config_map
 
     return Path.cwd() if is_config_map(plan) else plan.absolute().parent
 
@@ -254,7 +254,7 @@ def checkout_of(plan: Path | None, checkout: Path | None) -> Path:
 @functools.lru_cache(maxsize=1)
 def _loaded(path: Path, _modified_ns: int, _size: int) -> Plan:
     """Load a plan once for all of its notebooks."""
-    from runner import plan as plans
+    from runner.plan import model as plans
 
     return plans.load(path)
 
@@ -262,7 +262,7 @@ def _loaded(path: Path, _modified_ns: int, _size: int) -> Plan:
 def _from_plan(options: Options) -> tuple[Plan | None, Notebook | None]:
     if options.plan is None:
         return None, None
-    from runner import plan as plans
+    from runner.plan import model as plans
 
     try:
         status = options.plan.stat()

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from runner.core import files
 
 if TYPE_CHECKING:
-    from runner.plan import Plan
+    from runner.plan.model import Plan
 
 _TOKEN = re.compile(r"\*+|\?|\[!?+\]?+[^\]]{0,500}+\]|.", re.DOTALL)
 """What `fnmatch` reads one by one: any text, any character, one of a set, itself."""

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from runner.core import log
 
 if TYPE_CHECKING:
-    from runner.plan import Plan
+    from runner.plan.model import Plan
 
 
 class Sources:

@@ -19,7 +19,7 @@ from runner.report.found import began_at
 if TYPE_CHECKING:
     from runner.core.records import Metrics
     from runner.core.trials import Fit, Forecast
-    from runner.plan import Plan
+    from runner.plan.model import Plan
     from runner.report.found import Flight, Found
 
 Verdict = Literal["succeeded", "failed"]

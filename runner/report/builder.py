@@ -35,7 +35,7 @@ from runner.report.validation import fault
 
 if TYPE_CHECKING:
     from runner.core.records import Source
-    from runner.plan import Plan
+    from runner.plan.model import Plan
     from runner.report.assemble import Entry
     from runner.report.found import Found
 

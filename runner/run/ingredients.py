@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
     from runner.core.hash_cache import HashCache
     from runner.core.records import Metrics
-    from runner.plan import Notebook, Plan
     from runner.plan.job import Job
+    from runner.plan.model import Notebook, Plan
     from runner.run.preflight import Checked
 
 KEY_VERSION = "1"

@@ -20,7 +20,7 @@ from runner.tekton.sizes import on_larger_card
 from runner.tekton.task_order import Groups, downloads, earlier_with_shared_files, stages
 
 if TYPE_CHECKING:
-    from runner.plan import Notebook, Plan
+    from runner.plan.model import Notebook, Plan
     from runner.tekton.task_order import Order
 
 IMAGE = f"{names.PART_OF}:{__version__}"

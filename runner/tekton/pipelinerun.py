@@ -21,7 +21,7 @@ from runner.tekton.task_order import downloads
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from runner.plan import Notebook, Plan
+    from runner.plan.model import Notebook, Plan
     from runner.tekton.pipeline import Document, Shape
 
 USER = 1001

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING
 from runner.core.errors import PlanError
 from runner.core.units import hold_seconds
 from runner.machine.card_size import next_card_gb
-from runner.plan import requirements
+from runner.plan.model import requirements
 from runner.tekton.names import GPU_RESOURCE
 
 if TYPE_CHECKING:
-    from runner.plan import Notebook
+    from runner.plan.model import Notebook
 
 DEFAULTS = {False: (1.0, 4.0), True: (4.0, 16.0)}
 """Cores and GB of memory of a notebook without and with a GPU, where the plan says nothing."""

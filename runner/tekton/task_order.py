@@ -11,7 +11,7 @@ from runner.tekton.names import task_names
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from runner.plan import Notebook, Plan
+    from runner.plan.model import Notebook, Plan
 
 Order = Literal["serial", "parallel"]
 

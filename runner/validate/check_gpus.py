@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from runner.core.records import Check
 from runner.core.requirements import Requirements, gpus_wanted
 from runner.core.units import format_bytes
-from runner.plan import requirements
+from runner.plan.model import requirements
 from runner.stages.gate.criteria import Candidate, Seen, best, hopeless, judge, refusal
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from runner.core.records import Check
 from runner.core.requirements import Requirements
 from runner.core.units import format_bytes
 from runner.machine.host import Container, disk_free_bytes, read_limits, shm_free_bytes
-from runner.plan import Plan, Requires, requirements
+from runner.plan.model import Plan, Requires, requirements
 from runner.stages.gate.criteria import host_checks
 
 _STACK_BYTES = 67_108_864

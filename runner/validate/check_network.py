@@ -22,7 +22,7 @@ from runner.core.records import Check
 from runner.core.units import format_bytes
 
 if TYPE_CHECKING:
-    from runner.plan import Dataset, Plan
+    from runner.plan.model import Dataset, Plan
     from runner.validate.result import Level
 
 _SECONDS = 6.0

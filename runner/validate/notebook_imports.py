@@ -14,7 +14,7 @@ from runner.core.errors import RunnerError
 from runner.core.records import Check
 
 if TYPE_CHECKING:
-    from runner.plan import Notebook, Plan
+    from runner.plan.model import Notebook, Plan
 
 _MAGICS = ("%", "!", "?")
 

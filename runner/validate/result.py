@@ -12,7 +12,7 @@ from runner.core.requirements import Requirements
 
 if TYPE_CHECKING:
     from runner.core.records import Check
-    from runner.plan import Plan
+    from runner.plan.model import Plan
 
 Level = Literal["pass", "warn", "fail"]
 LEVELS: tuple[Level, ...] = ("pass", "warn", "fail")

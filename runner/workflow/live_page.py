@@ -14,7 +14,7 @@ from runner.outputs import claim, sums
 from runner.report import overview
 
 if TYPE_CHECKING:
-    from runner.plan import Plan
+    from runner.plan.model import Plan
 
 _LEAST_SECONDS, _MOST_SECONDS = 2.0, 15.0
 _SHARE = 0.02

@@ -25,8 +25,8 @@ from runner.core.stop import exit_code, handling
 from runner.machine.processes import RUN_TAG
 from runner.outputs.attempts import clean_up_all
 from runner.outputs.claim import Claim
-from runner.plan import Plan, load
 from runner.plan.job import Options, checkout_of, resolve
+from runner.plan.model import Plan, load
 from runner.run import needs, preflight
 from runner.run.progress import watched
 from runner.workflow.children import Children

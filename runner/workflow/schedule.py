@@ -15,8 +15,8 @@ from runner.core.requirements import gpus_wanted
 from runner.plan.sharing import shared_products
 
 if TYPE_CHECKING:
-    from runner.plan import Plan
     from runner.plan.job import Job
+    from runner.plan.model import Plan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -31,7 +31,7 @@ from runner.core.records import (
     to_json,
 )
 from runner.core.requirements import Requirements
-from runner.plan import parse
+from runner.plan.model import parse
 
 PLAN = """
 version: 1

@@ -40,7 +40,7 @@ from runner.data.download.progress_bar import Lines
 from runner.data.download.request import Limits
 from runner.data.download.transfer import Patience
 from runner.data.locate import locate, shown
-from runner.plan import Plan, parse
+from runner.plan.model import Plan, parse
 
 MB = 1 << 20
 CONTENT = random.Random(7).randbytes(12 * MB + 4321)
@@ -474,7 +474,7 @@ CHILD = """
 import sys
 from pathlib import Path
 from runner.data.fetch import fetch
-from runner.plan import load
+from runner.plan.model import load
 fetch(load(Path(sys.argv[1])), cache=Path(sys.argv[2]), connections=int(sys.argv[3]))
 """
 

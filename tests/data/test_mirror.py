@@ -21,7 +21,7 @@ from runner.core.notebook_document import read_notebook
 from runner.data.cache import Staged
 from runner.data.mirror import Mirror
 from runner.data.serve import place, serving
-from runner.plan import parse
+from runner.plan.model import parse
 from runner.stages.prepare.prepare import prepare
 
 URL = "https://data.example.org/raw/dli_census.txt"

@@ -18,7 +18,7 @@ import nbformat
 import pytest
 
 import runner.demo
-from runner.plan import load
+from runner.plan.model import load
 
 FOLDER = Path(runner.demo.__file__).parent
 PLAN = load(FOLDER / "plan.yaml")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from support import cli
 
-from runner.plan import load
+from runner.plan.model import load
 
 NAMES = ["01_quality_and_pca", "02_clusters_and_markers", "03_pearson_residuals"]
 

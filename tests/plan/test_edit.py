@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from runner.core.errors import PlanError
-from runner.plan import load, parse
 from runner.plan.edit import with_values
+from runner.plan.model import load, parse
 
 ROOT = Path(__file__).resolve().parents[2]
 SHIPPED = [

@@ -8,7 +8,7 @@ import yaml
 from support import cli, notebooks
 
 from runner.core.errors import PlanError
-from runner.plan import parse
+from runner.plan.model import parse
 
 
 def plan_of(*entries):

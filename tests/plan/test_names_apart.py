@@ -10,9 +10,9 @@ import pytest
 import yaml
 from support import cli, notebooks
 
-from runner import plan
 from runner.core import files
 from runner.core.errors import BrokenInputError, UsageError
+from runner.plan import model as plan
 from runner.plan.job import Options, resolve
 from runner.run import preflight
 from runner.stages.prepare.plan_check import check_plan

@@ -16,8 +16,7 @@ from support import notebooks
 
 from runner.commands.parameter_values import take
 from runner.core.errors import PlanError, UsageError
-from runner.plan import load, parse
-from runner.plan.model import is_config_map
+from runner.plan.model import is_config_map, load, parse
 from runner.plan.sharing import overlap, shared_datasets, shared_products, shared_with
 from runner.stages.prepare.plan_check import check_plan
 

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from runner.core.errors import PlanError
-from runner.plan import parse
+from runner.plan.model import parse
 
 PLAN = """\
 version: 1

@@ -18,7 +18,7 @@ import yaml
 from support import cli, notebooks
 
 from runner.core.notebook_document import read_notebook
-from runner.plan import Notebook, Plan, load
+from runner.plan.model import Notebook, Plan, load
 from runner.plan.sharing import shared_products
 from runner.stages.execute.diagnose import lacks_cuda
 from runner.stages.prepare.plan_check import check_plan

@@ -17,7 +17,6 @@ from pathlib import Path
 
 from nbformat import from_dict
 
-from runner import plan as plans
 from runner.core import files
 from runner.core.machine_records import (
     Allocated,
@@ -51,6 +50,7 @@ from runner.core.requirements import Requirements
 from runner.machine.device import Reading
 from runner.machine.samples import ACTIVITY, COLUMNS, SamplesFile, row
 from runner.outputs.claim import Running
+from runner.plan import model as plans
 from runner.plan.job import Job, Options, resolve
 from runner.stages.execute.executed_notebook import mark, notebook_bytes
 from runner.stages.execute.outcome import Facts, NotebookResult

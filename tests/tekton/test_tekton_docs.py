@@ -69,7 +69,7 @@ def test_parameters_of_the_guide_are_those_of_the_pipelines():
 
 def test_sizes_of_the_guide_are_those_of_the_plan():
     """The sizing table says what the plan says."""
-    from runner.plan import load
+    from runner.plan.model import load
     from runner.tekton.sizes import needs
 
     text = (tekton.TEKTON / "docs" / "EXECUTION_GUIDE.md").read_text()

@@ -347,7 +347,7 @@ def test_the_demo_runs_anywhere():
 @pytest.mark.parametrize("name", [name for name, run in RUNS.items() if run["kind"] == "PipelineRun"])
 def test_our_deadline_comes_before_tektons(name):
     """A TaskRun's timeout leaves room for queue, image pull, gate and the notebook's own deadline; sums hold."""
-    from runner.plan import load
+    from runner.plan.model import load
     from runner.tekton.names import task_names
 
     plan = load(

@@ -11,7 +11,7 @@ from support import tekton
 from runner.cli import cli
 from runner.core.errors import PlanError
 from runner.core.units import duration_seconds
-from runner.plan import parse
+from runner.plan.model import parse
 from runner.tekton import names, pipelinerun
 from runner.tekton import pipeline as render
 from runner.tekton.pipeline import Shape

@@ -9,7 +9,7 @@ import pytest
 from support import notebooks
 from support.local_tekton import LocalTekton
 
-from runner.plan import parse
+from runner.plan.model import parse
 from runner.tekton import pipeline as render
 from runner.tekton.pipeline import Shape
 

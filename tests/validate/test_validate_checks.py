@@ -16,7 +16,7 @@ from support.cli import PATIENCE
 
 from runner.core.errors import PlanError
 from runner.core.records import Check
-from runner.plan import Dataset, parse
+from runner.plan.model import Dataset, parse
 from runner.validate import (
     check_cuda,
     check_doctors,
@@ -337,7 +337,7 @@ def test_the_probe_of_a_process_that_does_not_end_is_killed(monkeypatch, tmp_pat
 
 def test_most_gpus_counts_what_must_run():
     """Optional notebooks make no GPU necessary."""
-    from runner.plan import parse
+    from runner.plan.model import parse
 
     text = "version: 1\nname: p\nnotebooks:\n- {name: a, path: a.ipynb, requires: {gpus: 2}}\n"
     text += "- {name: b, path: b.ipynb, optional: true, requires: {gpus: 8}}\n"

@@ -10,7 +10,7 @@ from support import cli, records
 
 from runner.core.records import Status
 from runner.core.trials import Attempt, Fit, keep
-from runner.plan import load
+from runner.plan.model import load
 
 PLAN = """\
 version: 1

@@ -21,8 +21,8 @@ from runner import report
 from runner.core.records import Status
 from runner.core.stop import Stopper
 from runner.outputs.claim import Claim
-from runner.plan import load
 from runner.plan.job import Options, resolve
+from runner.plan.model import load
 from runner.report.integrity import verify
 from runner.run.lifecycle import run
 from runner.workflow.run_all import Choice, dry_run

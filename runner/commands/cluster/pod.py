@@ -38,7 +38,7 @@ def capacity(plan: Path, as_json: bool, **given: Any) -> int:
     it says so and lets all through. Runs inside a Pod.
     """
     from runner.cluster import capacity_job
-    from runner.plan import load
+    from runner.plan.model import load
 
     loaded = load(plan)
     request = capacity_job.Request(plan=loaded, **given)
@@ -72,7 +72,7 @@ def start(
     from runner.cluster.api import Api, ApiError
     from runner.cluster.run_request import Fit, fitted, owner_patch
     from runner.cluster.runs import prepared
-    from runner.plan import load
+    from runner.plan.model import load
     from runner.tekton import names
     from runner.tekton.pipeline import Shape, plan_config_map
     from runner.tekton.pipelinerun import RunShape, pipeline_run

@@ -94,7 +94,7 @@ def validate(
     from runner.cluster import readiness
     from runner.cluster.run_checks import check_run
     from runner.cluster.run_request import Fit, check_params, fitted
-    from runner.plan import load
+    from runner.plan.model import load
     from runner.tekton.names import PLAN_CONFIG_MAP, RUN_ACCOUNT, VALIDATION_ACCOUNT
     from runner.tekton.pipeline import Shape, pipeline
     from runner.tekton.pipelinerun import RunShape, pipeline_run

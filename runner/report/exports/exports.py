@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from runner.core.redact import Redactor
-    from runner.plan import Plan
+    from runner.plan.model import Plan
     from runner.report.assemble import Report
     from runner.report.summary import Summary
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from rocrate.rocrate import ROCrate
 
     from runner.core.records import Metrics
-    from runner.plan import Plan
+    from runner.plan.model import Plan
     from runner.report.assemble import Entry, Report
 
 VERSION = "1.1"

@@ -218,13 +218,11 @@ def highlighted(source: str, lexer_name: str) -> str:
 
 
 def preload() -> None:
-    """Import the highlighter, the sanitiser and the formulas."""
+    """Import the highlighter and the sanitiser."""
     from runner.stages.convert.sanitize import clean_html
-    from runner.stages.convert.tex import to_mathml
 
     highlighted("a = 1", "ipython3")
     clean_html("<p style='color:red'>")
-    to_mathml("x", display=False)
 
 
 @cache

@@ -23,7 +23,7 @@ from runner.stages.expect import anndata_shape
 if TYPE_CHECKING:
     from nbformat import NotebookNode
 
-    from runner.plan import Expect
+    from runner.plan.model import Expect
 
 _WIDGET = "application/vnd.jupyter.widget-view+json"
 _WALKED_FILES = 20_000

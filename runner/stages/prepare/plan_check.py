@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from nbformat import NotebookNode
 
     from runner.core.records import Change
-    from runner.plan import Notebook, Plan
+    from runner.plan.model import Notebook, Plan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

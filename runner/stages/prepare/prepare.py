@@ -34,7 +34,7 @@ from runner.stages.prepare.rules import change, mark_dropped, source_cells
 
 if TYPE_CHECKING:
     from runner.core.records import Change
-    from runner.plan import Rule
+    from runner.plan.model import Rule
 
 
 _CALL, _KERNEL_APP = "do_shutdown(True)", "IPython.Application.instance()"

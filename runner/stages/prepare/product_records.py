@@ -21,7 +21,7 @@ from runner.core import files
 
 if TYPE_CHECKING:
     from runner.core.redact import Redactor
-    from runner.plan import Notebook, Rule
+    from runner.plan.model import Notebook, Rule
 
 _SCHEMA_VERSION = 2
 

@@ -19,7 +19,7 @@ from runner.core.errors import BrokenInputError
 from runner.core.records import Change
 
 if TYPE_CHECKING:
-    from runner.plan import DropCells, Insert, Replace, Rule
+    from runner.plan.model import DropCells, Insert, Replace, Rule
 
 _SHOWN = 160
 """Characters of a text shown in a message."""

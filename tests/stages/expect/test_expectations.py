@@ -14,7 +14,7 @@ import pytest
 from support import notebooks
 
 from runner.core.notebook_document import read_notebook
-from runner.plan import Expect
+from runner.plan.model import Expect
 from runner.stages.expect import expectations as expect_stage
 
 anndata = pytest.importorskip("anndata")

@@ -10,7 +10,7 @@ import pytest
 from support import cli, notebooks
 
 from runner.core.errors import UsageError
-from runner.plan import load, parse
+from runner.plan.model import load, parse
 from runner.stages.prepare.plan_starter import starter
 
 

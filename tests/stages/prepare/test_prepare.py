@@ -12,7 +12,7 @@ from support import notebooks
 
 from runner.core.errors import BrokenInputError
 from runner.core.notebook_document import code_cells, read_notebook
-from runner.plan import Rule
+from runner.plan.model import Rule
 from runner.stages.prepare.cell_source import edited
 from runner.stages.prepare.prepare import prepare
 

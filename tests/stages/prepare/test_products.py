@@ -17,7 +17,7 @@ from support import cli, notebooks
 
 from runner.core.errors import BrokenInputError
 from runner.core.redact import Redactor
-from runner.plan import Rule, parse
+from runner.plan.model import Rule, parse
 from runner.plan.sources import Sources
 from runner.stages.prepare import product_records, products
 
