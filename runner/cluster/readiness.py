@@ -75,17 +75,8 @@ def check_capacity(
 ) -> list[Check]:
     """Return whether each notebook can be placed, and with ``one_node`` whether one node can host them all."""
     from runner.cluster.capacity import judge
-    from runner.cluster.devices import CLASSES, SLICES, with_devices
 
-    slices: list[dict[str, Any]] | None = []
-    classes: list[dict[str, Any]] = []
-    try:
-        slices, classes = kubectl.items("get", SLICES), kubectl.items("get", CLASSES)
-    except NotFoundError:
-        pass  # no Dynamic Resource Allocation here
-    except ClusterError:
-        slices = None
-    nodes, unknown = with_devices(nodes, slices, classes, policy.gpu_resource)
+    nodes, unknown = _with_devices(kubectl, nodes, policy.gpu_resource)
     words: dict[str, tuple[Literal["pass", "warn", "fail"], str]] = {
         "hosted": ("pass", ""),
         "unknown": ("warn", "the run will wait if none can"),
@@ -113,6 +104,21 @@ def check_capacity(
             "--storage-class CLASS, or the notebooks in parts with --only",
         ),
     ]
+
+
+def _with_devices(kubectl: Kubectl, nodes: Sequence[Node], resource: str) -> tuple[list[Node], str]:
+    """Return the nodes with the GPUs of Dynamic Resource Allocation, and why GPUs cannot be judged."""
+    from runner.cluster.devices import CLASSES, SLICES, with_devices
+
+    slices: list[dict[str, Any]] | None = []
+    classes: list[dict[str, Any]] = []
+    try:
+        slices, classes = kubectl.items("get", SLICES), kubectl.items("get", CLASSES)
+    except NotFoundError:
+        pass  # no Dynamic Resource Allocation here
+    except ClusterError:
+        slices = None
+    return with_devices(nodes, slices, classes, resource)
 
 
 def longest_run(plan: Plan, params: tuple[tuple[str, str], ...]) -> Check:
@@ -211,7 +217,13 @@ def default_class(classes: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
 
 
 def _gpus(kubectl: Kubectl, nodes: Sequence[Node]) -> list[Check]:
+    nodes, unknown = _with_devices(kubectl, nodes, GPU_RESOURCE)
     hosts = [node for node in nodes if any(_is_gpu(name) and count for name, count in node.allocatable.items())]
+    if not hosts and unknown:
+        advice = (
+            "the overlay tekton/overlays/dra has a DeviceClass of that name; the right: get and list resourceslices"
+        )
+        return [Check(name="gpus", status="warn", seen=unknown, advice=advice)]
     if not hosts:
         operator = kubectl.find("get", "crd", "clusterpolicies.nvidia.com") is not None
         what = "is installed, but no node offers one yet" if operator else "is not installed"

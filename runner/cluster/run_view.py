@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 State = Literal["waiting", "running", "done", "failed", "skipped", "cancelled", "timed-out"]
 _CANCELLED = {"TaskRunCancelled", "Cancelled", "CancelledRunFinally", "PipelineRunStopping"}
+_NO_ROOM = "ExceededNodeResources"
+"""Tekton's reason while other Pods hold what a Pod asks for; it may start once they end."""
 _TIMED_OUT = {"TaskRunTimeout", "PipelineRunTimeout"}
 _POD = re.compile(r'pod status "(?P<condition>\w+)":"(?P<value>\w+)"(?:; message: "(?P<message>.*)")?')
 _POD_WORDS = {
@@ -113,7 +115,7 @@ def _task(
     notebook = notebook if isinstance(notebook, str) else None
     if task_run is None:
         state: State = "skipped" if skipped else ("cancelled" if over else "waiting")
-        why = _skip_reason(skipped) if skipped else _waits_for(task, over=over)
+        why = _skip_reason(skipped, values) if skipped else _waits_for(task, over=over)
         return TaskView(task=name, title=title, notebook=notebook, state=state, status=state, reason=why)
     condition, status = _condition(task_run), task_run.get("status") or {}
     results = {str(one.get("name")): one.get("value") for one in status.get("results") or ()}
@@ -135,9 +137,13 @@ def _task(
     )
 
 
-def _skip_reason(skipped: Mapping[str, Any]) -> str:
+def _skip_reason(skipped: Mapping[str, Any], values: Mapping[str, Any]) -> str:
     reason = _line(skipped.get("reason"))
-    return "no node can host it; its record says why" if reason.startswith("When Expressions") else reason
+    if not reason.startswith("When Expressions"):
+        return reason
+    if "min-gpu-memory-gb" in values:  # as the second try on a larger card alone has it
+        return "it would end as before, or no node has a GPU that large"
+    return "no node can host it; its record says why"
 
 
 def _waits_for(task: Mapping[str, Any], *, over: bool) -> str:
@@ -158,16 +164,19 @@ def _state(condition: Mapping[str, Any]) -> State:
 
 def _word(state: State, condition: Mapping[str, Any]) -> str:
     words = {"done": "succeeded", "cancelled": "cancelled", "timed-out": "timed-out"}
-    return words.get(state) or str(condition.get("reason") or state)
+    reason = str(condition.get("reason") or state)
+    return words.get(state) or ("Pending" if reason == _NO_ROOM else reason)
 
 
 def _why(state: State, condition: Mapping[str, Any]) -> str:
     message = str(condition.get("message") or "")
+    if condition.get("reason") == _NO_ROOM:
+        return "waits for a node: none that suits it has so much to give now"
     pod = _POD.search(message[:4000])
     if state == "waiting" and pod and pod["condition"] in _POD_WORDS and pod["value"] != "True":
         why = (pod["message"] or "").removesuffix(" preemption: not eligible due to preemptionPolicy=Never.")
         return f"{_POD_WORDS[pod['condition']]}{f': {why}' if why else ''}"
-    return "" if state in {"done", "running"} else message
+    return "" if state in {"done", "running"} or message == "Pending" else message
 
 
 def _started(status: Mapping[str, Any]) -> str | None:

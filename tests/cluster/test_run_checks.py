@@ -189,6 +189,20 @@ def test_gpus_of_dynamic_resource_allocation_are_counted_or_said_to_be_unknown(c
     assert start(cluster)[1] == ""
 
 
+def test_the_check_of_the_cluster_knows_its_devices_too(cluster):
+    """It does not miss a GPU operator where the GPUs of Dynamic Resource Allocation are."""
+    without(cluster, "Node")
+    cluster.add(node("dra"), slices("81559Mi"))
+
+    def gpus():
+        shown = CliRunner().invoke(cli, ["cluster", "validate", "--namespace", "scrna"]).stdout
+        return next(line for line in shown.splitlines() if " gpus: " in line)
+
+    assert "no DeviceClass has the extended resource name nvidia.com/gpu" in gpus()
+    cluster.add({"kind": "DeviceClass", "metadata": {"name": "g"}, "spec": {"extendedResourceName": "nvidia.com/gpu"}})
+    assert gpus() == "pass gpus: dra: 1 nvidia.com/gpu"
+
+
 def test_devices_of_others_and_slices_that_cannot_be_read():
     """Network cards are no GPUs; without the right, a cluster whose nodes offer GPUs is judged as ever."""
     plain = Node(name="dra", allocatable={"cpu": 8.0})

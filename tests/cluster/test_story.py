@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -69,6 +70,17 @@ class Place:
 
     def get(self, *arguments):
         return json.loads(kubectl("-n", self.name, "get", *arguments, "-o", "json"))
+
+    def pod_that_says(self, text, run, notebook):
+        """Return the Pod of a notebook once its log has a text."""
+
+        def pods():
+            tasks = json.loads(self.launch("status", run, "--json"))["tasks"]
+            return [task["pod"] for task in tasks if task["notebook"] == notebook and task["started_at"]]
+
+        [pod] = until(pods, f"{notebook} to run")
+        until(lambda: text in kubectl("-n", self.name, "logs", pod, "--all-containers", check=False), f"{text!r} there")
+        return pod
 
     def summary(self, run, folder):
         """Fetch a run's outputs and return its summary: verdict, and notebooks by name."""
@@ -239,21 +251,32 @@ def test_with_the_gpus_there_the_notebook_gets_its_pod(place, tmp_path, simulate
 def test_a_cancelled_run_leaves_notebook_metrics_and_a_whole_report(place, tmp_path):
     """The notebook that ran is `terminated` and saved; the report waited for it although it started at once."""
     with planned(place, tmp_path, first="import time; time.sleep(1200)") as name:
-
-        def running():
-            tasks = json.loads(place.launch("status", name, "--json"))["tasks"]
-            return [task for task in tasks if task["notebook"] == "first" and task["started_at"]]
-
-        pod = until(running, "the first notebook to run")[0]["pod"]
-        until(
-            lambda: "cell=" in kubectl("-n", place.name, "logs", pod, "--all-containers", check=False), "its first cell"
-        )
+        place.pod_that_says("cell=", name, "first")
         place.launch("cancel", name, "--wait")
     verdict, notebooks = place.summary(name, tmp_path / "out")
     assert verdict == "failed"
     assert notebooks["first"]["status"] == "terminated"
     assert {"first", "second", "third", "giant"} == set(notebooks)
     assert (tmp_path / "out" / "first.executed.ipynb").exists()
+
+
+def test_a_held_notebook_is_repaired_from_outside_its_pod(place, tmp_path):
+    """Its kernel waits in the Pod; the corrected cell comes through kubectl, and what needs the notebook runs."""
+    with planned(place, tmp_path, first="print(answer)", **{"on-failure": "hold=15m"}) as name:
+        pod = place.pod_that_says("held cell=", name, "first")
+        repair = ("runner", "repair", "first", "--output-dir", "outputs")
+        inside = ("-n", place.name, "exec", "-i", pod, "-c", "step-execute-notebook", "--", *repair)
+        shown = kubectl(*inside)
+        assert "name 'answer' is not defined" in shown
+        cell = re.search(r"cell (\d+)", shown)[1]
+        kubectl(*inside, "--cell", cell, "--source", "/dev/stdin", stdin="answer = 42\nprint(answer)\n")
+        place.launch("monitor", name, code=0)
+    _, notebooks = place.summary(name, tmp_path / "out")
+    assert {notebooks[key]["status"] for key in ("first", "second", "third")} == {"succeeded"}
+    record = json.loads((tmp_path / "out" / "first.metrics.json").read_text())
+    assert record["repaired"]
+    assert [len(cell["runs"]) for cell in record["cells"] if len(cell["runs"]) > 1] == [2]
+    assert "print(answer)" in (tmp_path / "out" / "first.executed.ipynb").read_text()
 
 
 def test_a_run_out_of_time_leaves_notebook_metrics_and_a_whole_report(place, tmp_path):
