@@ -26,6 +26,7 @@ _OWN_FILES = (
     ".samples.csv",
     ".log",
     ".html",
+    ".dask.htm",
     ".sha256",
     ".running",
     ".prepared.ipynb",

@@ -15,7 +15,7 @@ from runner.outputs import claim
 if TYPE_CHECKING:
     from runner.outputs.claim import Running
 
-SUFFIXES = (".executed.ipynb", ".html", ".metrics.json", ".samples.csv", ".log", ".dask.html")
+SUFFIXES = (".executed.ipynb", ".html", ".metrics.json", ".samples.csv", ".log", ".dask.htm")
 SUMS = ".sha256"
 """The sums of these, see `runner.outputs.sums`."""
 

@@ -227,7 +227,7 @@ def _files(folder: Path, name: str) -> dict[str, str]:
         "html": ".html",
         "log": ".log",
         "samples": ".samples.csv",
-        "dask": ".dask.html",
+        "dask": ".dask.htm",
         "metrics": METRICS,
     }
     found = {kind: f"{name}{ending}" for kind, ending in endings.items() if (folder / f"{name}{ending}").is_file()}

@@ -255,8 +255,8 @@ def _keep_dask_report(run: RunContext, kernel: Kernel) -> None:
     """Copy the report of the notebook's Dask cluster, if there is one, to the outputs."""
     with contextlib.suppress(OSError, RecordError):
         text = files.read(kernel.folder / "dask.html", _LARGEST_DASK_REPORT).decode(errors="replace")
-        files.write(run.job.path(".dask.html"), run.redactor.text(text))
-        run.files["dask"] = ".dask.html"
+        files.write(run.job.path(".dask.htm"), run.redactor.text(text))
+        run.files["dask"] = ".dask.htm"
 
 
 def judge(

@@ -10,8 +10,9 @@ import pytest
 import yaml
 from support import cli, notebooks
 
-from runner.core import files
+from runner.core import files, trials
 from runner.core.errors import BrokenInputError, UsageError
+from runner.outputs import attempts
 from runner.plan import model as plan
 from runner.plan.job import Options, resolve
 from runner.run import preflight
@@ -105,3 +106,9 @@ def test_products_in_two_cases_are_refused_where_they_are_one_file(
     assert "'h5/Out.h5ad' and 'h5/out.*' may be one file" in str(problem)
     with pytest.raises(BrokenInputError, match="may be one file"):
         preflight.check(job)
+
+
+def test_files_of_two_notebooks_are_never_one() -> None:
+    """No ending of their files ends another: else `x.dask` beside `x` could share a file with it."""
+    endings = {*attempts.SUFFIXES, attempts.SUMS, ".running", ".prepared.ipynb", trials.FIT, trials.FORECAST}
+    assert [(one, other) for one in endings for other in endings - {one} if one.endswith(other)] == []

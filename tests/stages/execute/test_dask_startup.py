@@ -19,7 +19,7 @@ def run(folder, *cells):
     """Run these cells and return the record and where the report is kept."""
     source = notebooks.write(folder / "n.ipynb", *cells)
     cli.runner("run", source, "--output-dir", folder / "out", "--no-html")
-    return cli.metrics(folder / "out", "n"), folder / "out" / "n.dask.html"
+    return cli.metrics(folder / "out", "n"), folder / "out" / "n.dask.htm"
 
 
 @pytest.mark.parametrize("end", ["1", "raise ValueError('after the work')"])
@@ -36,7 +36,7 @@ def test_it_is_named_in_the_report_and_moved_aside_by_the_next_run(tmp_path):
     record, kept = run(tmp_path, OPEN, "client.close()")
     assert record["outputs"]["dask"] == kept.name
     page = Path(cli.runner("report", kept.parent).out.strip())
-    assert 'n.dask.html">Dask report<' in page.read_text()
+    assert 'n.dask.htm">Dask report<' in page.read_text()
     assert kept.name in (kept.parent / "n.sha256").read_text()
     assert run(tmp_path, "import distributed")[0]["outputs"]["dask"] is None
     assert not kept.exists()
