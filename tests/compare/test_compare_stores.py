@@ -414,6 +414,42 @@ def test_matrices_are_read_in_small_blocks(tmp_path, monkeypatch, kinds):
     assert found.detail.startswith(f"1 of {CELLS * GENES:,} numbers")
 
 
+PEAKS = """
+import resource, sys
+from pathlib import Path
+from runner.compare.folders import compare
+from runner.compare.verdict import Tolerance
+peaks = []
+for folder in map(Path, sys.argv[1:]):
+    [file] = compare(folder / "old.h5ad", folder / "new.h5ad", Tolerance()).files
+    print(next(one for one in file.verdicts if one.part == "X").detail)
+    peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+print(peaks[1] - peaks[0])
+"""
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+def test_a_store_is_not_read_into_memory(tmp_path, sparse):
+    """Of two matrices of 200 MB one value differs; comparing them takes less memory than one of them has."""
+    genes, step = 2_000, 8
+    for name, cells in (("small", 10), ("large", 25_000 * (4 if sparse else 1))):
+        (tmp_path / name).mkdir()
+        if sparse:
+            columns = np.tile(np.arange(0, genes, step, dtype="int32"), cells)
+            starts = np.arange(cells + 1) * (genes // step)
+            matrix = sp.csr_matrix((np.ones(len(columns), "float32"), columns, starts), (cells, genes))
+        else:
+            matrix = np.ones((cells, genes), "float32")
+        for side in ("old", "new"):
+            matrix[cells - 1, 0] += side == "new"
+            write(ad.AnnData(matrix), tmp_path / name / f"{side}.h5ad")
+    ended = cli.python(PEAKS, tmp_path / "small", tmp_path / "large")
+    *details, growth = ended.out.splitlines()
+    assert [detail.startswith("1 of ") for detail in details] == [True, True], ended.err
+    assert int(growth) < (tmp_path / "large" / "new.h5ad").stat().st_size
+    shutil.rmtree(tmp_path / "large")
+
+
 def test_the_command_answers_in_lines_json_page_and_exit_code(old, tmp_path):
     """What a user types."""
     data = made()
