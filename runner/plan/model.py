@@ -254,8 +254,10 @@ class Notebook(_Strict):
 
     def model_post_init(self, _context: Any) -> None:
         """Check that there is a card to be larger than."""
-        if self.retry_larger and self.requires.gpu_memory_gb is None:
-            raise ValueError("retry_larger needs requires.gpu_memory_gb, the card of the first try")
+        if self.retry_larger and (self.requires.gpu_memory_gb is None or self.requires.cpu_fallback):
+            raise ValueError(
+                "retry_larger needs requires.gpu_memory_gb, the card of the first try, and no cpu_fallback"
+            )
 
 
 class Plan(_Strict):

@@ -71,7 +71,9 @@ def test_each_notebook_is_judged_by_what_it_asks(notebooks):
 
 def test_a_pod_cannot_ask_for_a_gpu_if_there_is_one():
     """With cpu_fallback it requests none, so any node hosts it."""
-    text = PLAN.replace("gpus: 1, gpu_memory_gb: 24,", "gpus: 1, gpu_memory_gb: 24, cpu_fallback: true,")
+    text = PLAN.replace("retry_larger: true, ", "").replace(
+        "gpus: 1, gpu_memory_gb: 24,", "gpus: 1, gpu_memory_gb: 24, cpu_fallback: true,"
+    )
     assert outcomes(parse(text, "test").notebooks, [node()])["gpu"] == "hosted"
 
 

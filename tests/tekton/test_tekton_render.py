@@ -221,6 +221,8 @@ def test_a_second_try_needs_a_volume_of_many_nodes_and_a_larger_card():
         render.pipeline(largest, Shape(name="x"))
     with pytest.raises(PlanError, match=r"needs requires\.gpu_memory_gb"):
         parse(text % "", "test")
+    with pytest.raises(PlanError, match="no cpu_fallback"):  # its Pod asks for no GPU at all
+        parse(text % ", requires: {gpu_memory_gb: 24, cpu_fallback: true}", "test")
 
 
 def test_sizes_are_the_plans(plan):
