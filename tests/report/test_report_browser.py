@@ -372,6 +372,16 @@ def test_rows_of_the_table_are_one_line_and_nothing_of_them_is_cut(visit):
     assert not page.locator(".swipe").is_visible()
 
 
+@pytest.mark.parametrize("width", [360, 720, 768, 1024, 1280, 1366])
+def test_the_table_of_notebooks_fits_each_width(visit, width):
+    """Columns that do not fit are left to the details of a notebook; its files and its status always fit."""
+    page = visit("every", width=width)
+    assert page.locator("#table .wide").evaluate("(box) => box.scrollWidth <= box.clientWidth")
+    row = page.locator("#notebooks tbody tr").first
+    assert row.get_by_role("link", name="metrics").is_visible()
+    assert row.get_by_text("succeeded", exact=True).is_visible()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "scheme", "width"),
