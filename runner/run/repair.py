@@ -83,15 +83,17 @@ def plan_repair(
     if start > failed:
         raise UsageError(
             f"cell {wanted} lies behind the failed cell {_number(old[failed])}, which would not run",
-            hint=f"--from-cell takes 1 to {_number(old[failed])}",
+            hint=f"--from-cell takes 1 to {_last_number(executed, failed)}",
         )
     differ = [at for at, twin in places.items() if _does(old[at]) != _does(new[twin])]
     early = [at for at in differ if at < start]
     if early and wanted is None:
-        first = _number(old[early[0]])
+        first, last = _last_number(executed, early[0]), _last_number(executed, failed)
         raise UsageError(
-            f"cell {first} was changed and lies before the failed cell {_number(old[failed])}: it has run as it was",
-            hint=f"--from-cell {first} runs on from there; --from-cell {_number(old[failed])} leaves it as it ran",
+            f"cell {_number(old[early[0]])} was changed and lies before the failed cell {_number(old[failed])}: "
+            "it has run as it was",
+            hint=f"--from-cell {first} runs on from there"
+            + (f"; --from-cell {last} leaves it as it ran" if last > first else ""),
         )
     changed = tuple((_number(old[at]), new[places[at]]) for at in differ if at >= start)
     if not changed and not request.get("retry") and wanted is None:
@@ -183,6 +185,12 @@ def _code(notebook: NotebookNode) -> list[int]:
 def _number(cell: NotebookNode) -> int | str:
     index = cell.metadata.runner.get("index")
     return "inserted" if index is None else index + 1
+
+
+def _last_number(notebook: NotebookNode, at: int) -> int:
+    """Return the number of the last cell of the source up to a place, for inserted ones have none to say."""
+    numbers = (_number(notebook.cells[place]) for place in _code(notebook) if place <= at)
+    return max((number for number in numbers if isinstance(number, int)), default=1)
 
 
 def _position(notebook: NotebookNode, number: Any) -> int:

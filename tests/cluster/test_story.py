@@ -10,13 +10,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 import subprocess
 import sys
 import time
 import uuid
 from pathlib import Path
 
+import nbformat
 import pytest
 import yaml
 
@@ -263,20 +263,21 @@ def test_a_cancelled_run_leaves_notebook_metrics_and_a_whole_report(place, tmp_p
 def test_a_held_notebook_is_repaired_from_outside_its_pod(place, tmp_path):
     """Its kernel waits in the Pod; the corrected cell comes through kubectl, and what needs the notebook runs."""
     with planned(place, tmp_path, first="print(answer)", **{"on-failure": "hold=15m"}) as name:
-        pod = place.pod_that_says("held cell=", name, "first")
+        pod = place.pod_that_says(" held ", name, "first")
         repair = ("runner", "repair", "first", "--output-dir", "outputs")
         inside = ("-n", place.name, "exec", "-i", pod, "-c", "step-execute-notebook", "--", *repair)
-        shown = kubectl(*inside)
-        assert "name 'answer' is not defined" in shown
-        cell = re.search(r"cell (\d+)", shown)[1]
-        kubectl(*inside, "--cell", cell, "--source", "/dev/stdin", stdin="answer = 42\nprint(answer)\n")
+        assert "name 'answer' is not defined" in kubectl(*inside)
+        demo = nbformat.read(ROOT / "runner" / "demo" / "03_pearson_residuals.ipynb", as_version=4)
+        first = next(cell.source for cell in demo.cells if cell.cell_type == "code")
+        changed = ("--cell", "1", "--source", "/dev/stdin", "--from-cell", "1")
+        kubectl(*inside, *changed, stdin=f"answer = 42\n{first}")
         place.launch("monitor", name, code=0)
     _, notebooks = place.summary(name, tmp_path / "out")
     assert {notebooks[key]["status"] for key in ("first", "second", "third")} == {"succeeded"}
     record = json.loads((tmp_path / "out" / "first.metrics.json").read_text())
     assert record["repaired"]
-    assert [len(cell["runs"]) for cell in record["cells"] if len(cell["runs"]) > 1] == [2]
-    assert "print(answer)" in (tmp_path / "out" / "first.executed.ipynb").read_text()
+    assert [len(cell["runs"]) for cell in record["cells"]][:2] == [2, 1]
+    assert "answer = 42" in (tmp_path / "out" / "first.executed.ipynb").read_text()
 
 
 def test_a_run_out_of_time_leaves_notebook_metrics_and_a_whole_report(place, tmp_path):

@@ -58,6 +58,16 @@ def test_parameters_and_rules_hold_for_the_repair(tmp_path: Path) -> None:
     assert [number for number, _ in planned.changed] == [3]  # the first one is what the parameter makes it
 
 
+def test_a_hint_names_no_cell_that_has_no_number(tmp_path: Path) -> None:
+    """Where a cell that a rule inserted failed, one goes on from a cell of the source before it."""
+    rules = [Rule.model_validate({"insert": {"source": "raise KeyError", "before": "raise ValueError"}})]
+    cells = (*CELLS[:2], "b = a + 1", *CELLS[3:])
+    with pytest.raises(UsageError, match="lies before the failed cell inserted") as error:
+        repair(tmp_path, {"cells": cells}, rules=rules)
+    assert "--from-cell 2 runs on" in (error.value.hint or "")
+    assert "inserted" not in (error.value.hint or "")
+
+
 def test_an_earlier_change_is_left_out_of_what_ran_when_the_user_says_so(tmp_path: Path) -> None:
     """The notebook that is recorded as run holds what ran, and the user is told."""
     cells = ("a = 1", CELLS[1], "b = a + 1", "c = 3", "c = b")
