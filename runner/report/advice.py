@@ -131,43 +131,27 @@ def _gate(nb: NotebookSummary, pools: Sequence[Pool], proved: Attempt | None) ->
 
     NVML's peak stands for the need unless that peak is a pool.
     """
-    if proved and nb.status is Status.SUCCEEDED:
-        asked = nb.asked_gpu_memory_gb
-        figures = (
-            f"asked {f'{asked:g} GB' if asked else 'nothing'}, proved on {proved.card_gb} GB by fit: "
-            f"{format_seconds(proved.wall_seconds)}"
-        )
-        if asked and proved.card_gb > asked:
-            yield "gate too low", f"the gate lets it onto cards that were not proved: ask {proved.card_gb} GB", figures
-        elif asked and asked * 1e9 - proved.card_gb * 1e9 > SPARE_BYTES:
-            yield "gate too high", f"the gate keeps it off cards that do: ask {proved.card_gb} GB", figures
-        elif not asked and proved.card_gb * 1e9 > SPARE_BYTES:
-            yield "no gate", f"it asks for no GPU memory: ask {proved.card_gb} GB", figures
-        return
     need, word = (nb.need_bytes, "need") if nb.need_bytes is not None else (nb.peak_gpu_memory_bytes, "peak")
-    if need is None or nb.status is not Status.SUCCEEDED or (word == "peak" and pools):
+    if nb.status is not Status.SUCCEEDED:
         return
-    asked = (nb.asked_gpu_memory_gb or 0) * 1e9
-    card = smallest_card_gb(need)
-    enough = f"; a gate of {card} GB holds it" if card else ""
+    asked, factor = (nb.asked_gpu_memory_gb or 0) * 1e9, GATE_TOO_HIGH
+    card = proved.card_gb if proved else smallest_card_gb(need) if need is not None else None
+    figures = f"asked {f'{nb.asked_gpu_memory_gb:g} GB' if asked else 'nothing'}, "
+    if proved:
+        need, factor = proved.card_gb * 10**9, 1.0
+        figures += f"proved on {card} GB by fit: {format_seconds(proved.wall_seconds)}"
+        bad, enough = "were not proved", f": ask {card} GB"
+    elif need is None or (word == "peak" and pools):
+        return
+    else:
+        figures += f"{word} {format_bytes(need)}"
+        bad, enough = "are too small", f"; a gate of {card} GB holds it" if card else ""
     if asked and need > asked:
-        yield (
-            "gate too low",
-            f"the gate lets it onto cards that are too small{enough}",
-            f"asked {asked / 1e9:g} GB, {word} {format_bytes(need)}",
-        )
-    elif asked > GATE_TOO_HIGH * need and asked - need > SPARE_BYTES and card and card * 1e9 < asked:
-        yield (
-            "gate too high",
-            f"the gate keeps it off cards that would do{enough}",
-            f"asked {asked / 1e9:g} GB, {word} {format_bytes(need)}",
-        )
+        yield "gate too low", f"the gate lets it onto cards that {bad}{enough}", figures
+    elif asked > factor * need and asked - need > SPARE_BYTES and card and card * 1e9 < asked:
+        yield "gate too high", f"the gate keeps it off cards that would do{enough}", figures
     elif not asked and need > SPARE_BYTES:
-        yield (
-            "no gate",
-            f"it asks for no GPU memory and may start on a GPU that is nearly full{enough}",
-            f"asked nothing, {word} {format_bytes(need)}",
-        )
+        yield "no gate", f"it asks for no GPU memory and may start on a GPU that is nearly full{enough}", figures
 
 
 def _failed_cells(entry: Entry) -> list[int]:

@@ -69,7 +69,7 @@ def test_gate_is_compared_with_the_need(tmp_path, asked, need, kind, card):
 @pytest.mark.parametrize(
     ("asked", "kind", "word"),
     [
-        (80.0, "gate too high", "off cards that do"),
+        (80.0, "gate too high", "off cards that would do"),
         (15.0, "gate too low", "not proved"),
         (None, "no gate", "ask 24 GB"),
         (24.0, None, ""),
