@@ -32,12 +32,14 @@ def chromium():
         browser.close()
 
 
-@pytest.fixture(scope="module")
-def reports(tmp_path_factory):
-    """Give the reports: every status, forty notebooks, forty that failed, hostile ones, and three without a GPU."""
-    pages = {}
-    for kind in (*KINDS, "long", "failed"):
-        folder = tmp_path_factory.mktemp(kind)
+class Reports(dict[str, Path]):
+    """The pages, each made when it is first wanted."""
+
+    def __init__(self, new_folder) -> None:
+        self._new_folder = new_folder
+
+    def __missing__(self, kind: str) -> Path:
+        folder = self._new_folder(kind)
         plan = None
         baselines = []
         if kind == "every":
@@ -56,15 +58,21 @@ def reports(tmp_path_factory):
                 made.leave(folder, made.metrics(name, gpus=8))
             plan = made.plan_of(long, "03_multi_gpu", needs={"03_multi_gpu": [long]})
         else:
-            earlier = tmp_path_factory.mktemp("earlier")
+            earlier = self._new_folder("earlier")
             made.leave(earlier, made.metrics("01", gpus=0, wall=10))
             build(earlier)
             baselines = [earlier]
             for name in ("01", "02", "03"):
                 made.leave(folder, made.metrics(name, gpus=0, wall=30))
         dead = lambda paths, seconds: dict.fromkeys(paths, False)  # noqa: E731
-        pages[kind] = build(folder, plan=plan, baselines=baselines, watch=dead).html_path
-    return pages
+        self[kind] = build(folder, plan=plan, baselines=baselines, watch=dead).html_path
+        return self[kind]
+
+
+@pytest.fixture(scope="session")
+def reports(tmp_path_factory):
+    """Give the reports: every status, forty notebooks, forty that failed, hostile ones, and three without a GPU."""
+    return Reports(tmp_path_factory.mktemp)
 
 
 @pytest.fixture
