@@ -28,8 +28,7 @@ from runner.report.folder import Watch, read_folder
 from runner.report.gallery import gallery
 from runner.report.html import drawings, render
 from runner.report.html.index_page import forward_page
-from runner.report.results import results
-from runner.report.results_compared import compare_results
+from runner.report.results import compare_results, results
 from runner.report.summary import Regression, Summary, summarize
 from runner.report.validation import fault
 

@@ -1,14 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The results that notebooks recorded by name, as tables: one for each notebook file, a row for each of its runs.
+"""The results of notebooks: what they recorded by name as tables, and what they show compared with a baseline.
 
-A sweep is then one table over its parameters.
+A table is of one notebook file and has a row for each of its runs, so that a sweep is one table over its parameters.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from runner.compare.notebooks import compare_notebooks
+from runner.compare.page import view
+from runner.compare.verdict import FileComparison, Tolerance
 
 if TYPE_CHECKING:
     from runner.core.records import Metrics
@@ -16,6 +21,7 @@ if TYPE_CHECKING:
 
 _MOST_COLUMNS = 12
 """Of results, and of parameters; `summary.json` has all."""
+_MOST_READ_BYTES = 400_000_000
 _Scalar = bool | int | float | str
 
 
@@ -76,3 +82,20 @@ def _table(source: str, runs: list[tuple[Entry, Metrics]]) -> Results:
 def _names(mappings: Iterable[dict[str, Any]]) -> list[str]:
     """Return all keys, each once, in the order of their first appearance."""
     return list(dict.fromkeys(name for mapping in mappings for name in mapping))
+
+
+def compare_results(report: Report, folder: Path, baselines: Sequence[Path]) -> dict[str, Any] | None:
+    """Return what `partials/verdicts.html` shows; None where the newest baseline holds none of the notebooks."""
+    if not baselines:
+        return None
+    place = baselines[-1] if baselines[-1].is_dir() else baselines[-1].parent
+    before = place.parent if place.name == "reports" else place
+    found, room = [], _MOST_READ_BYTES
+    for entry in report.entries:
+        new, old = folder / entry.files.get("notebook", ""), before / f"{entry.name}.executed.ipynb"
+        if "notebook" not in entry.files or not old.is_file() or old.samefile(new):
+            continue
+        room -= new.stat().st_size + old.stat().st_size
+        if room > 0:
+            found.append(FileComparison(path=entry.name, verdicts=tuple(compare_notebooks(old, new, Tolerance()))))
+    return view(tuple(found)) if found else None
