@@ -158,7 +158,7 @@ def check_source(job: Job) -> None:
         )
     raise BrokenInputError(
         f"the notebook {job.entry.path} is not there: the checkout {job.checkout} is empty",
-        hint=f"clone it first: `runner clone URL {job.checkout}`; on Tekton that is the task safe-git-clone-task",
+        hint=f"clone it first: on Tekton by the task safe-git-clone-task, else `runner clone URL {job.checkout}`",
     )
 
 

@@ -318,12 +318,13 @@ def test_a_repeated_notebook_keeps_the_outputs_of_before(place, tmp_path):
 
 def test_the_weekly_job_starts_a_run_with_its_own_account(place):
     """The suspended CronJob, started by hand: a PipelineRun of the seven notebooks appears, and is deleted here."""
+    kubectl("-n", place.name, "apply", "-f", str(ROOT / "tekton" / "configs" / "gpu-resource-config.yaml"))
     before = {run["metadata"]["name"] for run in place.get("pipelineruns")["items"]}
     kubectl("-n", place.name, "create", "job", "weekly-now", "--from=cronjob/weekly-analysis")
     name = until(
         lambda: {run["metadata"]["name"] for run in place.get("pipelineruns")["items"]} - before, "the weekly run"
     ).pop()
-    assert name.startswith("complete-analysis-")
+    assert name.startswith("rapids-single-cell-")
     # Cancelled, its report would still wait for a node with a GPU.
     kubectl("-n", place.name, "delete", "pipelinerun", name, "--wait=false")
 
