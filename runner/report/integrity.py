@@ -270,7 +270,8 @@ def _action(check: _Check, action: Mapping[str, Any], results: Sequence[Mapping[
     name = next((file.removesuffix(METRICS) for file in hashes if file.endswith(METRICS)), None)
     if name is None:
         return
-    same = _records_of(check, name, lambda record: record.started_at == action["startTime"])
+    started_at, ended_at = (at and at.replace("+00:00", "Z") for at in (action["startTime"], action["endTime"]))
+    same = _records_of(check, name, lambda record: record.started_at == started_at)
     if same is None:
         return
     folder, record = next(
@@ -279,7 +280,7 @@ def _action(check: _Check, action: Mapping[str, Any], results: Sequence[Mapping[
     for file, expected in hashes.items():
         if sha256(folder / file) != expected:
             check.differ(folder / file, f"{CRATE_FILE} has another SHA-256: {expected}")
-    stated = (action["endTime"], action["description"])
+    stated = (ended_at, action["description"])
     if not record.provisional and stated != (record.ended_at, f"{record.status.value}: {record.reason}"):
         check.differ(check.root / CRATE_FILE, f"it tells the run of {name} otherwise than its record")
 
