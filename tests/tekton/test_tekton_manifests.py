@@ -11,6 +11,8 @@ import pytest
 import yaml
 from support import tekton
 
+from runner import __version__
+
 TASKS = tekton.tasks()
 PIPELINES = tekton.pipelines()
 RUNS = dict(tekton.of_kind("PipelineRun", "TaskRun"))
@@ -440,3 +442,16 @@ def test_the_example_for_pipelines_as_code_is_the_run_of_the_preprocessing():
     annotations = example["metadata"]["annotations"]
     for key in ("on-event", "on-target-branch", "on-path-change"):  # lists, as Pipelines as Code reads them
         assert yaml.safe_load(annotations[f"pipelinesascode.tekton.dev/{key}"])
+
+
+@pytest.mark.parametrize("kind", ["tasks", "pipelines", "stepactions"])
+def test_artifact_hub_finds_every_manifest(kind):
+    """In folders named after what they hold; it reads name, description and version, which must be that of the tag."""
+    manifests = {path.resolve() for path in (tekton.TEKTON / kind).glob("*.yaml")}
+    shown = list((tekton.TEKTON / "catalog" / kind).iterdir())
+    assert {(folder / f"{folder.name}.yaml").resolve() for folder in shown} == manifests
+    for folder in shown:
+        document = yaml.safe_load((folder / f"{folder.name}.yaml").read_text())
+        assert document["metadata"]["name"] == folder.name
+        assert document["metadata"]["labels"]["app.kubernetes.io/version"] == __version__
+        assert document["spec"]["description"]
