@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
 
@@ -238,11 +239,15 @@ def test_interactive_figures_work_each_in_its_frame(browser, kernel, tmp_path):
 )
 def test_a_frame_says_why_it_stays_empty(browser, tmp_path, script, text):
     """An error of its scripts, or what they would load; names of its own are left to them."""
+    from playwright.sync_api import expect
+
     cell = v4.new_code_cell("1", outputs=[shown({"text/html": f"<script>{script}</script>"})])
     path = tmp_path / "page.html"
     path.write_text(convert_notebook(v4.new_notebook(cells=[cell]), look=Look(interactive=True)))
     page, sent = visit(browser, path)
-    page.frames[1].wait_for_function("document.body.innerText.trim()")
+    expect(page.frames[1].locator("body")).to_have_text(
+        re.compile(r"\S"), timeout=60_000
+    )  # its policy forbids what evaluates text
     page.wait_for_timeout(500)
     assert (page.frames[1].locator("body").inner_text().strip(), sent) == (text, [])
 

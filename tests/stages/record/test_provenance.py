@@ -140,7 +140,7 @@ def test_the_surroundings_do_not_lead_to_another_repository(tmp_path: Path, monk
 
 
 def test_report_and_crate_repeat_what_the_record_says(tmp_path: Path) -> None:
-    """The commit where there is one, else why there is none; never a commit that did not run."""
+    """The commit where there is one, else why there is none and the content; never a commit that did not run."""
     notebook, commit = repository(tmp_path / "repo")
     shutil.copy(notebook, notebook.with_name("copy.ipynb"))
     out = tmp_path / "out"
@@ -157,7 +157,7 @@ def test_report_and_crate_repeat_what_the_record_says(tmp_path: Path) -> None:
     sources = {item["name"]: item for item in graph if "sha256" in item and "SoftwareSourceCode" in item["@type"]}
     assert {Path(name).name: item.get("version") for name, item in sources.items()} == {
         "n.ipynb": commit,
-        "copy.ipynb": None,
+        "copy.ipynb": f"sha256:{source['sha256']}",
     }
     assert [item["description"] for item in sources.values() if "description" in item] == [f"No commit: {reason}"]
 
