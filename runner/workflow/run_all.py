@@ -22,6 +22,7 @@ from runner.core.errors import AlreadyRunningError, RunnerError, UsageError
 from runner.core.hash_cache import HashCache
 from runner.core.redact import Redactor, hidden_values
 from runner.core.stop import exit_code, handling
+from runner.core.units import format_count
 from runner.machine.processes import RUN_TAG
 from runner.outputs.attempts import clean_up_all
 from runner.outputs.claim import Claim
@@ -298,9 +299,13 @@ def _finish(
         log.error("report", reason=str(error))
         code = exit_code(signalled) if signalled else error.exit_code
         return WorkflowResult(code, f"no report: {error}")
-    counts = ", ".join(f"{count} {status}" for status, count in result.counts.items() if count)
+    counts = [
+        format_count(count, "notebook") if word == "notebooks" else f"{count} {word}"
+        for word, count in result.counts.items()
+        if count
+    ]
     code = exit_code(signalled) if signalled else int(not result.ok(fail_on_failure=True))
-    lines = [counts, *result.explained[:_MOST_LINES]]
+    lines = [", ".join(counts), *result.explained[:_MOST_LINES]]
     if len(result.explained) > _MOST_LINES:
         lines.append("… more in the report")
     return WorkflowResult(

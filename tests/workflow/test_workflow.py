@@ -400,8 +400,10 @@ def test_options_reach_each_notebook(tmp_path: Path) -> None:
 
 
 def test_the_answer_of_the_run_is_on_stdout_and_what_notebooks_say_is_not(tmp_path: Path) -> None:
-    """With --json stdout is the summary, and nothing else."""
+    """With --json stdout is the summary, and nothing else; without, one notebook is no plural."""
     path = plan(tmp_path, {"name": "a"}, a=("print('noise')",))
+
+    assert "1 notebook, 1 ok, 1 succeeded" in run_all(path).out.splitlines()
 
     ended = run_all(path, "--json")
 
