@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,13 @@ from . import engine as engines
 
 
 @pytest.fixture(scope="session")
-def engine(tmp_path_factory: pytest.TempPathFactory) -> engines.Engine:
-    """Give podman or docker."""
-    return engines.find(tmp_path_factory.mktemp("engine"))
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[engines.Engine]:
+    """Give podman or docker; what was built goes at the end, the Debian base excepted."""
+    found = engines.find(tmp_path_factory.mktemp("engine"))
+    before = found.untagged()
+    yield found
+    found.remove(found.tagged(f"{engines.OURS}-*"))
+    found.remove(found.untagged() - before)
 
 
 @pytest.fixture(scope="session")

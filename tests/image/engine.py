@@ -24,8 +24,8 @@ ROOT = Path(__file__).resolve().parents[2]
 DOCKERFILE = ROOT / "images" / "Dockerfile"
 BASE = "localhost/runner-test/debian"
 # Two checkouts on one machine do not share what is built from them.
-_OURS = f"localhost/runner-test/{hashlib.sha256(str(ROOT).encode()).hexdigest()[:8]}"
-RAPIDS, CPU, GPU = f"{_OURS}-rapids", f"{_OURS}-cpu", f"{_OURS}-gpu"
+OURS = f"localhost/runner-test/{hashlib.sha256(str(ROOT).encode()).hexdigest()[:8]}"
+RAPIDS, CPU, GPU = f"{OURS}-rapids", f"{OURS}-cpu", f"{OURS}-gpu"
 CPU_OPTIONS = ("--no-cache", "--target=cpu", "--build-arg=IMAGE=localhost/runner-test/cpu:test")
 # podman puts a tmpfs on /tmp of a read-only container by itself, docker does not.
 HARDENED = (
@@ -106,6 +106,20 @@ class Engine:
     def inspect(self, name: str) -> dict[str, Any]:
         """Return what the engine knows of an image or container."""
         return json.loads(self.call("inspect", name).stdout)[0]
+
+    def tagged(self, pattern: str) -> set[str]:
+        """Return the images whose names fit a pattern."""
+        shown = ("--filter", f"reference={pattern}", "--format", "{{.Repository}}:{{.Tag}}")
+        return set(self.call("images", *shown).stdout.split())
+
+    def untagged(self) -> set[str]:
+        """Return the images without a name: stages of builds, and what was built before under a name of now."""
+        return set(self.call("images", "--quiet", "--no-trunc", "--filter", "dangling=true").stdout.split())
+
+    def remove(self, images: set[str]) -> None:
+        """Remove images, as far as nothing uses them."""
+        if images:
+            self.call("rmi", *sorted(images), check=False)
 
     def has(self, image: str) -> bool:
         """Return True if the image is here."""
