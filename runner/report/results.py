@@ -11,10 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runner.compare.notebooks import compare_notebooks
-from runner.compare.page import view
-from runner.compare.verdict import FileComparison, Tolerance
-
 if TYPE_CHECKING:
     from runner.core.records import Metrics
     from runner.report.assemble import Entry, Report
@@ -88,6 +84,10 @@ def compare_results(report: Report, folder: Path, baselines: Sequence[Path]) -> 
     """Return what `partials/verdicts.html` shows; None where the newest baseline holds none of the notebooks."""
     if not baselines:
         return None
+    from runner.compare.notebooks import compare_notebooks  # brings numpy
+    from runner.compare.page import view
+    from runner.compare.verdict import FileComparison, Tolerance
+
     place = baselines[-1] if baselines[-1].is_dir() else baselines[-1].parent
     before = place.parent if place.name == "reports" else place
     found, room = [], _MOST_READ_BYTES

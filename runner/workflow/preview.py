@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -40,14 +40,8 @@ class Preview:
         return f"runs because {'; '.join(self.because)}" if self.decision == "runs" else self.because[0]
 
 
-def preview(jobs: Sequence[Job], seconds: Mapping[str, float]) -> list[Preview]:
-    """Return what would become of the notebooks of a plan, in its order, without touching anything.
-
-    Parameters
-    ----------
-    seconds
-        How long notebooks took before.
-    """
+def preview(jobs: Sequence[Job]) -> list[Preview]:
+    """Return what would become of the notebooks of a plan, in its order, without touching anything."""
     hashes = HashCache(jobs[0].output_dir / HASHES)
     found: dict[str, Preview] = {}
     for job in jobs:
@@ -55,7 +49,7 @@ def preview(jobs: Sequence[Job], seconds: Mapping[str, float]) -> list[Preview]:
         running = [need for need in job.needs if need in found and found[need].decision != "reused"]
         if one.decision == "reused" and running:
             one = Preview(name=job.name, decision="depends", depends_on=tuple(running))
-        expected = None if one.decision == "reused" else seconds.get(job.name)
+        expected = None if one.decision == "reused" else seconds_before(job.output_dir, job.name)
         found[job.name] = dataclasses.replace(one, expected_seconds=expected)
     hashes.save()
     return list(found.values())
@@ -97,12 +91,9 @@ def _total(previews: Sequence[Preview]) -> float:
     return sum(one.expected_seconds or 0.0 for one in previews)
 
 
-def seconds_before(output_dir: Path, names: Sequence[str]) -> dict[str, float]:
-    """Return how long each notebook took when it last succeeded, else when it last ran."""
-    found = {}
-    for name in names:
-        records = [one.record for one in reuse.earlier(output_dir, name) if one.record is not None]
-        best = next((record for record in records if record.exit_code == 0 and record.cells), None)
-        if best or records:
-            found[name] = (best or records[0]).wall_seconds
-    return found
+def seconds_before(output_dir: Path, name: str) -> float | None:
+    """Return how long a notebook took when it last succeeded, else when it last ran."""
+    records = [one.record for one in reuse.earlier(output_dir, name) if one.record is not None]
+    best = next((record for record in records if record.exit_code == 0 and record.cells), None)
+    taken = best or next(iter(records), None)
+    return taken.wall_seconds if taken else None

@@ -130,7 +130,7 @@ def dry_run(options: Options, choice: Choice, *, as_json: bool) -> str:
     jobs = _jobs(load(options.plan), options, choice)
     if jobs:
         preflight.check_options(jobs)
-    previews = preview.preview(jobs, preview.seconds_before(options.output_dir, [job.name for job in jobs]))
+    previews = preview.preview(jobs)
     if as_json:
         return json.dumps({"notebooks": [dataclasses.asdict(one) for one in previews]}, indent=1, ensure_ascii=False)
     return preview.table(previews)
@@ -202,7 +202,7 @@ def _schedule(plan: Plan, jobs: Sequence[Job], at_once: int | Literal["auto"]) -
         cpus=limits.cpus,
         memory_gb=limits.memory_bytes / 1e9 if limits.memory_bytes else None,
     )
-    seconds = seconds_before(jobs[0].output_dir, [job.name for job in jobs])
+    seconds = {one.name: took for one in jobs if (took := seconds_before(one.output_dir, one.name)) is not None}
     return Schedule(machine=machine, tasks=tasks_of(plan, jobs, seconds, count_all=at_once == "auto"))
 
 
