@@ -89,7 +89,7 @@ def expect(run: RunContext, checked: Checked, preparation: Preparation, executio
             figures=metrics.record.outputs.figures,
             executed_nb=execution.notebook,
             source_nb=checked.notebook,
-            standing=staging.standing if staging is not None else (),
+            reused=staging.reused if staging is not None else (),
         )
         metrics.note(expectations=found)
         for one in found:

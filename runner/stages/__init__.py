@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The stages of a run, one folder each. No stage imports another; `runner.run` alone knows their order."""
+"""The stages of a run, one package each. Stages never import each other; `runner.run` sequences them."""

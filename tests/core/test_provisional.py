@@ -193,7 +193,7 @@ def test_a_notebook_that_cannot_be_saved_is_lost_everywhere(tmp_path: Path, smal
         record = cli.metrics(out, "a")
         assert (record["status"], record["exit_code"], record["provisional"]) == ("lost", 74, False)
         assert "a.executed.ipynb" in record["reason"]
-        assert "before that the notebook ended succeeded" in record["reason"]
+        assert "before that its status was succeeded" in record["reason"]
         assert "No space left" in record["outputs"]["unavailable"]["notebook"]
     assert summary(small_disk / "all")["a"]["status"] == "lost"
     assert (tmp_path / "r" / "status").read_text() == "lost"

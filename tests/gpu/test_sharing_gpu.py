@@ -126,7 +126,7 @@ def test_what_a_neighbour_takes_is_not_charged_to_the_notebook(tmp_path, holder)
         assert release["released"] is True, release["reason"]
     else:
         assert release["released"] is None
-        assert "cannot be told apart" in release["reason"]
+        assert "cannot be attributed" in release["reason"]
 
 
 def test_a_library_that_imports_dask_cuda_leaves_the_need(tmp_path):

@@ -92,7 +92,7 @@ def test_an_exclusive_gpu_is_waited_for_while_another_process_has_it(simulated_d
         code, record = gate(simulated_driver, "--min-gpu-memory-gb", "24")
         assert (code, record["gpus"][0]["good"]) == (3, False)
         assert (
-            f"busy: it admits one process at a time (exclusive compute mode); held by trainer (pid {other.pid}"
+            f"busy: it allows one process at a time (exclusive compute mode); used by trainer (pid {other.pid}"
             in (record["reason"])
         )
         waiting = cli.start("gate", "--json", "--min-gpus", "1", "--wait", "10m", env=simulated_driver.env)
@@ -332,7 +332,7 @@ def test_what_nvml_attributes_to_a_neighbour_is_not_charged_to_the_notebook(run,
 
 @pytest.mark.parametrize("seen", ["memory before the run", "a pid of the host", "it is busy"])
 def test_what_cannot_be_attributed_is_no_failure_where_others_were_seen(run, simulated_driver, neighbour, seen):
-    """In a container the list is empty or foreign: whose the memory is, cannot be told apart."""
+    """In a container the list is empty or foreign: whose the memory is, cannot be attributed."""
     devices = {
         "memory before the run": Device(uuid=FIRST, used_bytes=GB),
         "a pid of the host": Device(uuid=FIRST, foreign=[(4_190_000, GB, "trainer")]),
@@ -344,7 +344,7 @@ def test_what_cannot_be_attributed_is_no_failure_where_others_were_seen(run, sim
         assert (code, record["release"]["released"]) == (0, True)
         return
     assert (code, record["status"], record["release"]["released"]) == (0, "succeeded", None)
-    assert record["release"]["reason"].startswith("cannot be told apart")
+    assert record["release"]["reason"].startswith("cannot be attributed")
     assert any("whether GPU memory was released is unknown" in warning for warning in record["warnings"])
 
 

@@ -219,7 +219,7 @@ main()
     [
         ("preparation.prepare", "1", "lost", "TypeError: a half of a nut"),
         ("verification.release", "1", "lost", "TypeError: a half of a nut"),
-        ("verification.release", "1 / 0", "lost", "before that the notebook ended failed: ZeroDivisionError in cell 1"),
+        ("verification.release", "1 / 0", "lost", "before that its status was failed: ZeroDivisionError in cell 1"),
         ("execution.judge", "1", "lost", "TypeError: a half of a nut"),
     ],
 )

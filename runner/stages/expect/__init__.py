@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stage 5: whether the notebook left what the plan says it leaves."""
+"""Stage 5: check that the notebook produced the results that the plan expects."""

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The shape of AnnData on disk, found without reading the data.
+"""The shape of AnnData on disk, read from the metadata alone.
 
-A killed writer leaves a file that exists and has a plausible size. What gives it away is that
-it does not open, or that matrix, observations and variables disagree.
+A killed writer leaves a file of plausible size that does not open, or whose matrix, observations
+and variables disagree.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from typing import Any
 
 from runner.core.errors import BrokenInputError
 
-_HINT = "it was probably cut short; run the notebook again"
+_HINT = "it is probably truncated; run the notebook again"
 _INDEX_PARTS = ("values", "codes")
-"""Newer anndata writes an index of texts as a group: the values with a mask of what is missing, or codes."""
+"""Newer anndata writes a string index as a group: values with a mask of missing ones, or codes."""
 
 
 def of_h5ad(path: Path) -> str:
@@ -24,7 +24,7 @@ def of_h5ad(path: Path) -> str:
     Raises
     ------
     BrokenInputError
-        It does not open, or is no AnnData that holds together.
+        It does not open, or is not consistent AnnData.
     ModuleNotFoundError
         h5py is not installed.
     """
@@ -40,15 +40,15 @@ def of_h5ad(path: Path) -> str:
 def _of_h5ad_root(file: Any) -> str:
     missing = [name for name in ("obs", "var") if name not in file]
     if missing:
-        there = ", ".join(sorted(file)) or "nothing"
-        raise BrokenInputError(f"is HDF5 but not AnnData: no {' and no '.join(missing)}, it has {there}", hint=_HINT)
+        content = ", ".join(sorted(file)) or "nothing"
+        raise BrokenInputError(f"is HDF5 but not AnnData: no {' and no '.join(missing)}, it has {content}", hint=_HINT)
     rows, columns = _length(file["obs"]), _length(file["var"])
     matrix = _matrix_shape(file["X"]) if "X" in file else None
     return _agreed(rows, columns, matrix)
 
 
 def _length(table: Any) -> int:
-    """Return the number of rows of `obs` or `var`: a group of columns, or a table in old files."""
+    """Return the number of rows of `obs` or `var`: a group of columns, in old files a table."""
     if hasattr(table, "shape"):
         return int(table.shape[0])
     name = table.attrs.get("_index", "_index")
@@ -59,13 +59,13 @@ def _length(table: Any) -> int:
 
 
 def _matrix_shape(matrix: Any) -> tuple[int, int]:
-    """Return the shape of a dense or sparse matrix; a sparse one must have all its values."""
+    """Return the shape of a dense or sparse matrix; check that a sparse one has all its values."""
     if hasattr(matrix, "shape"):
         return int(matrix.shape[0]), int(matrix.shape[1] if len(matrix.shape) > 1 else 1)
     stored = matrix.attrs["shape"] if "shape" in matrix.attrs else matrix.attrs["h5sparse_shape"]
     ends, values = int(matrix["indptr"][-1]), int(matrix["data"].shape[0])
     if ends != values:
-        raise BrokenInputError(f"X is cut short: its rows end at value {ends}, it holds {values}", hint=_HINT)
+        raise BrokenInputError(f"X is truncated: its rows end at value {ends}, but it holds {values}", hint=_HINT)
     return int(stored[0]), int(stored[1])
 
 
@@ -79,9 +79,9 @@ def _agreed(rows: int, columns: int, matrix: tuple[int, int] | None) -> str:
 
 
 def of_zarr(path: Path) -> str:
-    """Return the shape of a zarr folder as text: of AnnData its own, else the number of arrays.
+    """Return the shape of AnnData in a zarr folder as text, else the number of arrays.
 
-    Metadata is plain JSON in both zarr formats, so no library is needed.
+    Both zarr formats keep metadata as plain JSON, so no library is needed.
 
     Raises
     ------
@@ -95,7 +95,7 @@ def of_zarr(path: Path) -> str:
         return _of_zarr_anndata(path)
     arrays = sum(1 for pattern in ("zarr.json", ".zarray") for file in path.rglob(pattern) if _is_array(file))
     if arrays == 0:
-        raise BrokenInputError("is a zarr group without an array", hint=_HINT)
+        raise BrokenInputError("is a zarr group without arrays", hint=_HINT)
     return f"zarr with {arrays} arrays"
 
 
@@ -110,12 +110,12 @@ def _of_zarr_anndata(path: Path) -> str:
         return _agreed(lengths[0], lengths[1], None)
     stored = matrix.get("shape") or _attributes(path / "X").get("shape")
     if not isinstance(stored, list) or len(stored) != 2:
-        raise BrokenInputError("its X has no shape of two numbers", hint=_HINT)
+        raise BrokenInputError("its X has no two-dimensional shape", hint=_HINT)
     return _agreed(lengths[0], lengths[1], (int(stored[0]), int(stored[1])))
 
 
 def _node(folder: Path) -> dict[str, Any] | None:
-    """Return the metadata of a zarr group or array (format 3, then 2), or None when it is neither."""
+    """Return the metadata of a zarr group or array (format 3, then 2), None if it is neither."""
     for name in ("zarr.json", ".zarray", ".zgroup"):
         if (folder / name).is_file():
             return _read(folder / name)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether a notebook that ran to its end left what the plan says it leaves.
+"""Check that a completed notebook produced the results that the plan expects.
 
-All cells may run and the result still be missing: a guard that skips the work, a file of
-yesterday, a figure that is no longer drawn. Each expectation becomes a record with what was
-seen and what was needed; whether one that is not met fails the run is its severity.
+All cells may run and the result still be missing: a guard skips the work, a file is from
+yesterday, a figure is no longer drawn. Each expectation becomes a record of the observed and the
+required state; its severity decides whether an unmet one fails the run.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 
 _WIDGET = "application/vnd.jupyter.widget-view+json"
 _WALKED_FILES = 20_000
-"""Files of a folder (a zarr has one a chunk) that are looked at."""
+"""Files of a folder that are examined (a zarr has one per chunk)."""
 
 Before = Mapping[Path, str]
-"""Expected files that were there before a run, and how each looked."""
+"""Digests of the expected files that existed before a run."""
 
 
 def check(
@@ -41,22 +41,22 @@ def check(
     figures: int,
     executed_nb: NotebookNode,
     source_nb: NotebookNode,
-    standing: Collection[str] = (),
+    reused: Collection[str] = (),
 ) -> tuple[Expectation, ...]:
-    """Compare what the plan expects with what is there.
+    """Compare the plan's expectations with the results.
 
     Parameters
     ----------
     before
-        What `before` found when the run started; a file that is still the same is not its work.
+        Result of `before` when the run started; a file that is still the same was not written by it.
     figures
-        Images that the executed notebook shows.
+        Number of images in the executed notebook.
     source_nb
-        The notebook with its saved outputs, against which drift is judged.
-    standing
-        Products of an earlier run, relative to the checkout, that this one was right to take as they were.
+        The notebook with its saved outputs, the reference for drift.
+    reused
+        Valid products of an earlier run, relative to the checkout, that need not be written again.
     """
-    found = [_file(checkout, path, before, standing) for path in expect.files]
+    found = [_file(checkout, path, before, reused) for path in expect.files]
     if expect.min_figures is not None:
         met = figures >= expect.min_figures
         needed = f"at least {expect.min_figures}"
@@ -67,33 +67,34 @@ def check(
 
 
 def before(expect: Expect, checkout: Path) -> Before:
-    """Return what of the expected files is there before a run, and how it looks.
+    """Return a digest of each expected file that exists before a run.
 
-    A clock may step and a download keeps its origin's date, so what a run wrote shows by change only.
+    Clocks step and downloads keep their origin's date, so only a change shows that the run wrote a file.
     """
     found = {}
     for path in expect.files:
         for item in _matches(checkout, path):
-            with contextlib.suppress(OSError):  # one that cannot be read counts as not there
-                found[item] = _look(item)
+            with contextlib.suppress(OSError):  # an unreadable file counts as missing
+                found[item] = _digest(item)
     return found
 
 
-def _file(checkout: Path, path: str, before: Before, standing: Collection[str]) -> Expectation:
-    """Judge one file or folder; a pattern stands for the newest of what the run wrote, else of what it matches."""
+def _file(checkout: Path, path: str, before: Before, reused: Collection[str]) -> Expectation:
+    """Check a file or folder; of a pattern, the newest match that the run wrote, else the newest match."""
     needed = "exists, not empty, written by this run"
     try:
-        looks = {item: _look(item) for item in _matches(checkout, path)}
-        written = [item for item, look in looks.items() if before.get(item) != look]
-        target = max(written or looks, key=_written_at, default=None)
+        digests = {item: _digest(item) for item in _matches(checkout, path)}
+        written = [item for item, digest in digests.items() if before.get(item) != digest]
+        target = max(written or digests, key=_written_at, default=None)
         if target is None:
-            return _missed(path, _nothing(checkout, path), needed)
+            return _missed(path, _missing(checkout, path), needed)
         size = sum(file.stat().st_size for file in _files(target))
     except OSError as error:
         return _missed(path, f"cannot be read: {error.strerror or error}", needed)
     if size == 0:
         return _missed(path, "empty (0 bytes)", needed)
-    if not written and not _stands(target.relative_to(checkout), standing):
+    relative = target.relative_to(checkout)
+    if not written and not any(str(part) in reused for part in (relative, *relative.parents)):
         return _missed(path, "unchanged since before the run started", needed)
     return _content(path, target, size)
 
@@ -105,8 +106,8 @@ def _matches(checkout: Path, path: str) -> list[Path]:
     return [item for item in checkout.glob(path) if item.exists()]
 
 
-def _look(target: Path) -> str:
-    """Return a digest of what changes when a file, or one in a folder, is written or put there."""
+def _digest(target: Path) -> str:
+    """Return a digest of the metadata that changes when a file, or one in a folder, is written or added."""
     digest = hashlib.sha256()
     for file in sorted(_files(target)):
         status = file.stat()
@@ -115,13 +116,8 @@ def _look(target: Path) -> str:
     return digest.hexdigest()
 
 
-def _stands(path: Path, standing: Collection[str]) -> bool:
-    """Return True if a file, or a folder it lies in, is a product that was good before the run."""
-    return any(str(part) in standing for part in (path, *path.parents))
-
-
 def _content(path: str, target: Path, size: int) -> Expectation:
-    """Open what can be opened: AnnData in HDF5 or zarr must have a shape that holds together."""
+    """Check the content: AnnData in HDF5 or zarr must open and have a consistent shape."""
     if target.suffix not in {".h5ad", ".zarr"}:
         return Expectation(kind="file", target=path, met=True, seen=format_bytes(size), needed="exists, not empty")
     needed = "readable, with a consistent shape"
@@ -139,12 +135,12 @@ def _missed(path: str, seen: str, needed: str) -> Expectation:
     return Expectation(kind="file", target=path, met=False, seen=seen, needed=needed)
 
 
-def _nothing(checkout: Path, path: str) -> str:
+def _missing(checkout: Path, path: str) -> str:
     folder = (checkout / path).parent
     if not folder.is_dir():
         return f"no such folder {Path(path).parent}"
-    there = sorted(item.name for item in folder.iterdir())[:5]
-    return f"missing; the folder has {', '.join(there)}" if there else "missing; the folder is empty"
+    names = sorted(item.name for item in folder.iterdir())[:5]
+    return f"missing; the folder has {', '.join(names)}" if names else "missing; the folder is empty"
 
 
 def _files(target: Path) -> Iterator[Path]:
@@ -161,10 +157,10 @@ def _files(target: Path) -> Iterator[Path]:
 
 
 def _written_at(target: Path) -> float:
-    """Return when a file, or the newest in a folder, came to be what it is.
+    """Return the time of the last change of a file, or of the newest in a folder.
 
-    What was unpacked or downloaded keeps the date of its origin; when it was put there tells the
-    change of its entry, which nobody can set back.
+    Unpacked or downloaded files keep the modification time of their origin, so the inode's change
+    time counts too, which cannot be set back.
     """
     return max((_changed_at(file) for file in _files(target)), default=_changed_at(target))
 
@@ -175,7 +171,7 @@ def _changed_at(file: Path) -> float:
 
 
 def _drift(source_nb: NotebookNode, executed_nb: NotebookNode, *, is_error: bool) -> list[Expectation]:
-    """Name the cells whose saved outputs had an image or another result that is gone now."""
+    """Return the cells that no longer show an image or another result of their saved outputs."""
     executed = {cell.get("id"): cell for cell in executed_nb.cells if cell.cell_type == "code"}
     saved = [(cell, _results(cell)) for cell in source_nb.cells if cell.cell_type == "code"]
     if not any(results for _cell, results in saved):
@@ -193,17 +189,19 @@ def _drift(source_nb: NotebookNode, executed_nb: NotebookNode, *, is_error: bool
                     target=f"cell {index + 1}",
                     met=False,
                     seen=f"no {' and no '.join(gone)}",
-                    needed=f"{' and '.join(gone)}, as in the source's saved outputs",
+                    needed=f"{' and '.join(gone)}, as in the saved outputs of the source",
                     severity="error" if is_error else "warning",
                 )
             )
     return found or [
-        Expectation(kind="drift", target="notebook", met=True, seen="nothing gone", needed="the saved outputs' kinds")
+        Expectation(
+            kind="drift", target="notebook", met=True, seen="nothing missing", needed="the kinds of the saved outputs"
+        )
     ]
 
 
 def _results(cell: NotebookNode) -> set[str]:
-    """Return the kinds of result that a cell shows: images, and whatever else it evaluates to or displays.
+    """Return the kinds of result that a cell shows: images and other results or displays.
 
     Widgets do not count: most are progress bars, which come and go with what is installed.
     """

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stage 1: a notebook starts only where the machine has what it asks for."""
+"""Stage 1: check that the machine meets the notebook's requirements."""

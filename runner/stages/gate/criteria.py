@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether what is here is enough for what is asked: the pure half of the gate.
+"""Compare GPUs and host with a notebook's requirements: the pure half of the gate.
 
-Sizes are decimal GB, as GPUs are sold. A "24 GB" card reports 23,028 MiB and a driver keeps a
-part of that, so free memory counts as enough from a fraction of what is asked (95 % by default).
+Sizes are decimal GB, as GPUs are sold. A "24 GB" card reports 23,028 MiB and the driver reserves
+part of that, so a fraction of the requested memory (95 % by default) is enough.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ if TYPE_CHECKING:
 _MPS = "nvidia-cuda-mps-server"
 _OPEN = "nvidia-smi --compute-mode=DEFAULT"
 _CONTEXT_BYTES = 64 * 2**20
-"""More than an idle card holds, less than the smallest CUDA context."""
+"""More than an idle GPU uses, less than the smallest CUDA context."""
 _SHM = "/dev/shm"
 _SHM_USUAL_BYTES = 900_000_000
-"""UCX, NCCL and Dask want 1 GB there; `--shm-size=1g` with a few files in it is still fine."""
+"""UCX, NCCL and Dask need 1 GB; `--shm-size=1g` with a few files in it still passes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seen:
-    """One visible GPU at one moment; ``memory`` is None when the GPU is lost."""
+    """State of a visible GPU; ``memory`` is None if the GPU is lost."""
 
     identity: Identity
     memory: Memory | None
@@ -44,39 +44,39 @@ class Seen:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
-    """A visible GPU: whether it qualifies now, and whether waiting could make it qualify."""
+    """A visible GPU: ``gpu.good`` if it qualifies now, ``ever`` if it could qualify after waiting."""
 
     gpu: GateGpu
     ever: bool
 
 
 def needed_bytes(asked: Requirements) -> int:
-    """Return the free memory that makes a GPU good, 0 when any GPU will do."""
+    """Return the free memory a GPU must have, 0 if any GPU qualifies."""
     return round(asked.gpu_free_fraction * (asked.gpu_memory_gb or 0) * 1e9)
 
 
 def judge(asked: Requirements, seen: Sequence[Seen]) -> tuple[Candidate, ...]:
-    """Compare each visible GPU with what is asked, in their order."""
+    """Compare each visible GPU with the requirements, in their order."""
     return tuple(_candidate(asked, one) for one in seen)
 
 
 def best(candidates: Sequence[Candidate]) -> tuple[str, ...]:
-    """Return the UUIDs of the good GPUs, most free memory first."""
+    """Return the UUIDs of the qualifying GPUs, most free memory first."""
     good = [candidate.gpu for candidate in candidates if candidate.gpu.good]
     return tuple(gpu.uuid for gpu in sorted(good, key=lambda gpu: gpu.free_bytes or 0, reverse=True))
 
 
 def hopeless(asked: Requirements, candidates: Sequence[Candidate]) -> bool:
-    """Return True if no waiting can help, because too few GPUs are large enough."""
+    """Return True if waiting cannot help because too few GPUs are large enough."""
     return sum(candidate.ever for candidate in candidates) < gpus_wanted(asked)
 
 
 def refusal(asked: Requirements, candidates: Sequence[Candidate], note: str = "") -> str:
-    """Return what is asked and, GPU by GPU, what is here instead."""
+    """Return the requirements and why each visible GPU does or does not qualify."""
     wanted, need = gpus_wanted(asked), needed_bytes(asked)
     memory = f" with {format_bytes(need)} free ({_share(asked)})" if need else ""
     good = sum(candidate.gpu.good for candidate in candidates)
-    head = f"asked for {format_count(wanted, 'GPU')}{memory}, {good} of {len(candidates)} visible GPUs qualify"
+    head = f"requested {format_count(wanted, 'GPU')}{memory}, {good} of {len(candidates)} visible GPUs qualify"
     each = [
         f"GPU {gpu.index} {gpu.name} ({gpu.uuid}): {gpu.reason}" for gpu in (candidate.gpu for candidate in candidates)
     ]
@@ -84,15 +84,15 @@ def refusal(asked: Requirements, candidates: Sequence[Candidate], note: str = ""
 
 
 def mode_checks(candidates: Sequence[Candidate], seen: Sequence[Seen]) -> tuple[Check, ...]:
-    """Warn of good GPUs that admit one process at a time and hold memory of somebody who cannot be seen."""
+    """Warn about qualifying GPUs in exclusive mode whose memory is used by a process that is not visible."""
     good = {candidate.gpu.uuid for candidate in candidates if candidate.gpu.good}
     return tuple(
         Check(
             name="compute mode",
             status="warn",
-            seen=f"{one.identity.uuid} admits one process at a time, {format_bytes(one.memory.used_bytes)} in use",
-            needed="a GPU that nobody else uses",
-            hint=f"its processes are not visible from here; if CUDA finds it busy: {_OPEN} on the host",
+            seen=f"{one.identity.uuid} allows one process at a time, {format_bytes(one.memory.used_bytes)} in use",
+            needed="a GPU that no other process uses",
+            hint=f"its processes are not visible from here; if CUDA reports it busy, run {_OPEN} on the host",
         )
         for one in seen
         if one.identity.uuid in good
@@ -107,14 +107,14 @@ def mode_checks(candidates: Sequence[Candidate], seen: Sequence[Seen]) -> tuple[
 def host_checks(
     asked: Requirements, *, limits: HostLimits | None, shm_free_bytes: int | None, disk_free_bytes: int | None
 ) -> tuple[Check, ...]:
-    """Compare CPU, memory, /dev/shm and disk with what is asked; nothing asked, nothing checked.
+    """Compare CPU, memory, /dev/shm and disk with the requirements; check only what is requested.
 
-    What is used by others now only warns: unlike a limit it may be gone a minute later.
+    Memory used by other processes only causes a warning: unlike a limit, it may be free a minute later.
     """
     checks: list[Check] = []
     if asked.cpus is not None and limits is not None:
         enough = limits.cpus >= asked.cpus
-        hint = "" if enough else "raise the CPU limit of the container, or ask for less"
+        hint = "" if enough else "raise the CPU limit of the container, or request fewer"
         seen, needed = f"{limits.cpus:g}", f"{asked.cpus:g}"
         checks.append(Check(name="cpus", status="pass" if enough else "fail", seen=seen, needed=needed, hint=hint))
     if asked.memory_gb is not None and limits is not None:
@@ -124,10 +124,10 @@ def host_checks(
         checks.append(_free_check(_SHM, shm_free_bytes, asked.shm_gb, hint))
     elif gpus_wanted(asked) and shm_free_bytes is not None and shm_free_bytes < _SHM_USUAL_BYTES:
         seen = f"{format_bytes(shm_free_bytes)} free"
-        hint = "UCX, NCCL and Dask workers want it: docker --shm-size=1g, Kubernetes an emptyDir with medium Memory"
+        hint = "UCX, NCCL and Dask workers need it: docker --shm-size=1g, Kubernetes an emptyDir with medium Memory"
         checks.append(Check(name=_SHM, status="warn", seen=seen, needed="1 GB", hint=hint))
     if asked.disk_gb is not None:
-        checks.append(_free_check("disk", disk_free_bytes, asked.disk_gb, "free some, or use a larger volume"))
+        checks.append(_free_check("disk", disk_free_bytes, asked.disk_gb, "free some space, or use a larger volume"))
     return tuple(checks)
 
 
@@ -135,19 +135,19 @@ def _candidate(asked: Requirements, seen: Seen) -> Candidate:
     memory, need = seen.memory, needed_bytes(asked)
     good = ever = False
     if memory is None:
-        reason = seen.problem or "it is lost"
+        reason = seen.problem or "the GPU is lost"
     elif gpus_wanted(asked) > 1 and seen.identity.mig:
-        reason = "it is a MIG slice, and CUDA gives a process one slice at most"
+        reason = "it is a MIG slice, and CUDA gives a process at most one slice"
     elif need and (memory.total_bytes is None or memory.free_bytes is None):
         reason = f"its memory cannot be read: {memory.reason}"
     elif need and (most := (memory.total_bytes or 0) - (memory.reserved_bytes or 0)) < need:
         reason = f"too small: {format_bytes(most)} at most, {format_bytes(need)} needed ({_share(asked)})"
     elif seen.compute_mode == "prohibited":
-        reason = f"busy: its compute mode is prohibited, no program may use it ({_OPEN} on the host)"
+        reason = f"busy: its compute mode is prohibited, no process may use it ({_OPEN} on the host)"
     elif seen.locked_by:
-        reason, ever = f"taken by the run {seen.locked_by}", True
+        reason, ever = f"locked by the run {seen.locked_by}", True
     elif seen.compute_mode == "exclusive" and (holders := _users(seen.holders)):
-        reason, ever = f"busy: it admits one process at a time (exclusive compute mode); {_held_by(holders)}", True
+        reason, ever = f"busy: it allows one process at a time (exclusive compute mode); {_held_by(holders)}", True
     elif need and (memory.free_bytes or 0) < need:
         reason = f"{format_bytes(memory.free_bytes)} free of {_in_all(memory)}, {format_bytes(need)} needed"
         reason, ever = f"{reason}; {_held_by(seen.holders)}", True
@@ -168,7 +168,7 @@ def _candidate(asked: Requirements, seen: Seen) -> Candidate:
 
 
 def _users(holders: Sequence[GpuProcess]) -> tuple[GpuProcess, ...]:
-    """Return who occupies an exclusive GPU; the MPS server does so on behalf of everybody and lets others in."""
+    """Return the processes that block an exclusive GPU: none if the MPS server shares it."""
     return () if any(_MPS in (one.name or "") for one in holders) else tuple(holders)
 
 
@@ -179,9 +179,9 @@ def _in_all(memory: Memory) -> str:
 
 def _held_by(holders: Sequence[GpuProcess]) -> str:
     if not holders:
-        return "who holds the rest is not visible from here"
+        return "the processes that use the rest are not visible from here"
     shown = [f"{one.name or 'a process'} (pid {one.pid}, {format_bytes(one.used_bytes)})" for one in holders[:5]]
-    return "held by " + ", ".join(shown) + (f" and {len(holders) - 5} more" if len(holders) > 5 else "")
+    return "used by " + ", ".join(shown) + (f" and {len(holders) - 5} more" if len(holders) > 5 else "")
 
 
 def _share(asked: Requirements) -> str:
@@ -195,11 +195,11 @@ def _memory_check(gigabytes: float, limits: HostLimits) -> Check:
         return Check(name="memory", status="warn", seen="the limit is unknown", needed=needed)
     seen = f"{format_bytes(limit)} ({limits.memory_source})"
     if limit < need:
-        hint = "raise the memory limit of the container, or ask for less"
+        hint = "raise the memory limit of the container, or request less"
         return Check(name="memory", status="fail", seen=seen, needed=needed, hint=hint)
     if used is not None and limit - used < need:
-        seen = f"{format_bytes(limit - used)} not in use of {seen}"
-        return Check(name="memory", status="warn", seen=seen, needed=needed, hint="others use memory here")
+        seen = f"{format_bytes(limit - used)} available of {seen}"
+        return Check(name="memory", status="warn", seen=seen, needed=needed, hint="other processes use memory here")
     return Check(name="memory", status="pass", seen=seen, needed=needed)
 
 

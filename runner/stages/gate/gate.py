@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The gate: a notebook starts only where the machine has what it asks for.
+"""The gate: check that the machine meets a notebook's requirements before it starts.
 
-A notebook that finds too little GPU memory fails an hour later with an error about something
-else. So before anything runs, the visible GPUs and the host are compared with the requirement;
-the best GPUs are locked for the run, and the refusal says what is here and what is asked. A
-notebook that can do without a GPU (``cpu_fallback``) passes with none where they are refused.
+A notebook that gets too little GPU memory fails an hour later with an unrelated error. So before
+anything runs, the visible GPUs and the host are compared with the requirements and the best GPUs
+are locked for the run; a refusal lists what was requested and what is available. A notebook that
+can run without a GPU (``cpu_fallback``) passes without one if no GPU qualifies.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ if TYPE_CHECKING:
     from runner.stages.gate.gpu_locks import Locks
 
 _POLL_SECONDS = 0.5
-_SAY_AGAIN_SECONDS = 30.0
+_LOG_SECONDS = 30.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Look:
-    """What one look at the GPUs gave; ``chosen`` is empty when there were not enough."""
+    """Result of one poll of the GPUs; ``chosen`` is empty if too few qualified."""
 
     candidates: tuple[Candidate, ...]
     chosen: tuple[str, ...]
@@ -51,9 +51,9 @@ class _Look:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GateDecision:
-    """What the gate decided, and what it holds for the run: GPUs, their locks, the driver.
+    """The gate's decision, with the GPUs, their locks and the driver for the run.
 
-    Close it, or use it in a ``with`` block, when the run has ended.
+    Close it after the run, or use it in a ``with`` block.
     """
 
     record: Gate
@@ -63,11 +63,11 @@ class GateDecision:
 
     @property
     def passed(self) -> bool:
-        """Whether the notebook may start."""
+        """True if the notebook may start."""
         return self.record.passed
 
     def close(self) -> None:
-        """Free the locks and leave the driver."""
+        """Release the locks and close the driver."""
         if self.locks is not None:
             self.locks.close()
         if self.driver is not None:
@@ -89,23 +89,23 @@ def gate(
     owner: str,
     sleep: Callable[[float], None] = time.sleep,
 ) -> GateDecision:
-    """Compare the machine with what is asked and take the GPUs for the run.
+    """Compare the machine with the requirements and lock GPUs for the run.
 
     Parameters
     ----------
     asked
-        What the notebook needs. Without GPUs the driver is not even loaded.
+        The notebook's requirements. Without GPUs the driver is not loaded.
     environ
-        Environment of the kernel: its CUDA_VISIBLE_DEVICES bounds the choice.
+        Environment of the kernel: its CUDA_VISIBLE_DEVICES limits the choice.
     wait_seconds
-        How long to wait for memory or locks that others hold. Nothing is waited for when the
-        GPUs are too small or too few.
+        How long to wait for memory or locks held by others. There is no wait if the GPUs are too
+        small or too few.
     disk_path
-        Where the notebook will write; need not exist yet.
+        Where the notebook will write; may not exist yet.
     owner
-        Who locks the GPUs, for the messages of other runs.
+        Name of this run in the messages of other runs.
     sleep
-        Waits between two looks; whatever it raises ends the gate and frees its locks.
+        Waits between two polls; an exception from it ends the gate and releases its locks.
     """
     checks = _host(asked, disk_path)
     problems = tuple(
@@ -133,7 +133,7 @@ def gate(
         patience = 0.0 if problems else wait_seconds
         look, waited = _wait(asked, visible, locks, owner, wait_seconds=patience, sleep=sleep)
         note = "; ".join(filter(None, [driver.resolve(environ).note, *driver.notes]))
-    except BaseException:  # a signal while it waits: the locks must not outlive it
+    except BaseException:  # such as a signal during the wait: do not keep the locks
         locks.close()
         driver.close()
         raise
@@ -157,10 +157,10 @@ def gate(
 
 
 def visibility_env(gpus: Sequence[Gpu], environ: Mapping[str, str]) -> dict[str, str]:
-    """Return the variables that show the kernel these GPUs, by UUID, and no others.
+    """Return the variables that make only these GPUs visible to the kernel, by UUID.
 
-    Without GPUs the list is empty: one that the gate did not hand out may be another run's, and what a
-    kernel did there would be neither gated nor measured. An order that the user chose stands.
+    Without GPUs the list is empty: any other GPU may belong to another run, and work on it would be
+    neither gated nor measured. A CUDA_DEVICE_ORDER set by the user is kept.
     """
     if not gpus:
         return {"CUDA_VISIBLE_DEVICES": ""}
@@ -169,14 +169,14 @@ def visibility_env(gpus: Sequence[Gpu], environ: Mapping[str, str]) -> dict[str,
 
 
 def _fall_back(record: Gate, problems: Sequence[str]) -> Gate:
-    """Let a notebook that can do without a GPU pass where only the GPUs were refused."""
+    """Pass a notebook with ``cpu_fallback`` if only the GPU requirements failed."""
     if not record.asked.cpu_fallback or problems:
         return record
     return dataclasses.replace(record, passed=True, reason=f"runs on the CPU (cpu_fallback): {record.reason}")
 
 
 def _host(asked: Requirements, disk_path: Path) -> tuple[Check, ...]:
-    """Ask the host for what the requirement needs to know, and only that."""
+    """Check the host, reading only the limits that the requirements name."""
     from runner.machine.host import disk_free_bytes, read_limits, shm_free_bytes
 
     return host_checks(
@@ -196,24 +196,24 @@ def _wait(
     wait_seconds: float,
     sleep: Callable[[float], None],
 ) -> tuple[_Look, float]:
-    """Look until enough GPUs are taken, nothing can help any more, or the time is up."""
+    """Poll until enough GPUs are locked, waiting cannot help, or the time is up."""
     started = time.monotonic()
-    waited, said = 0.0, -_SAY_AGAIN_SECONDS
+    waited, logged = 0.0, -_LOG_SECONDS
     while True:
         look = _look(asked, gpus, locks, owner)
         left = wait_seconds - (time.monotonic() - started)
         if look.chosen or left <= 0 or hopeless(asked, look.candidates):
             return look, waited
-        if waited - said >= _SAY_AGAIN_SECONDS:
-            said = waited
+        if waited - logged >= _LOG_SECONDS:
+            logged = waited
             log.info("gate-waits", left_seconds=left, reason=refusal(asked, look.candidates))
-        # Two runs that wait for the same GPUs get out of step.
+        # Jitter keeps two runs that wait for the same GPUs out of step.
         sleep(min(left, _POLL_SECONDS * random.uniform(0.8, 1.2)))  # noqa: S311
         waited = time.monotonic() - started
 
 
 def _look(asked: Requirements, gpus: Sequence[Gpu], locks: Locks, owner: str) -> _Look:
-    """Judge the GPUs and lock the best of them; all of those wanted, or none."""
+    """Judge the GPUs and lock the best of them: all that are requested, or none."""
     seen = {gpu.uuid: _see(gpu, needed_bytes(asked)) for gpu in gpus}
     chosen: list[str] = []
     checks: tuple[Check, ...] = ()
@@ -252,13 +252,13 @@ def _see(gpu: Gpu, need: int) -> Seen:
 
 
 def _no_locks(locks: Locks, error: OSError) -> Check:
-    """Warn that runs cannot be kept apart here; that alone prevents no run."""
+    """Warn that concurrent runs may share a GPU because locking failed; the run goes on."""
     return Check(
         name="gpu lock",
         status="warn",
         seen=f"{locks.directory}: {error.strerror or error}",
-        needed="a folder that every run on this machine can write",
-        hint="set RUNNER_LOCK_DIR to one, or start one run at a time",
+        needed="a folder that every run on this machine can write to",
+        hint="set RUNNER_LOCK_DIR to such a folder, or start one run at a time",
     )
 
 

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One lock per GPU, so that two runs on a machine do not judge the same free memory free.
+"""One lock per GPU, so that two runs on a machine do not claim the same free memory.
 
-A run that has passed the gate may allocate minutes later; until then only its lock tells the
-next one. The lock is a `flock` on a file named by the GPU's UUID: the kernel drops it with the
-process, however that ends, so nothing is ever stale. Runs that share neither the folder nor the
-machine are kept apart by their scheduler.
+A run that passed the gate may allocate memory only minutes later; until then its lock reserves the
+GPU. The lock is a `flock` on a file named after the GPU's UUID: the kernel releases it when the
+process ends, for whatever reason, so locks are never stale. Runs that share neither the folder nor
+the machine are kept apart by their scheduler.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from runner.core import log
 
 _WAYS_TO_OPEN = (
     os.O_RDWR,
-    # Where others may write, `fs.protected_regular` forbids O_CREAT on the file of another user,
-    # so the file that is there is tried first and creating insists on a new one.
+    # In a world-writable folder `fs.protected_regular` forbids O_CREAT on another user's file, so
+    # try to open an existing file first, and create with O_EXCL.
     os.O_RDWR | os.O_CREAT | os.O_EXCL,
     os.O_RDWR,
     os.O_RDONLY,
@@ -34,7 +34,7 @@ _WAYS_TO_OPEN = (
 
 
 def folder(environ: Mapping[str, str]) -> Path:
-    """Return the folder of the locks: RUNNER_LOCK_DIR, else one that all users here share."""
+    """Return the lock folder: RUNNER_LOCK_DIR, else a folder shared by all users of this machine."""
     if chosen := environ.get("RUNNER_LOCK_DIR"):
         return Path(chosen)
     shared = Path("/run/lock")
@@ -43,18 +43,18 @@ def folder(environ: Mapping[str, str]) -> Path:
 
 @dataclass(slots=True)
 class Locks:
-    """The locks that this run holds; close it, or use it in a ``with`` block, to free them."""
+    """The locks that this run holds; close it, or use it in a ``with`` block, to release them."""
 
     directory: Path
     _held: dict[str, int] = field(default_factory=dict)
 
     @property
     def uuids(self) -> tuple[str, ...]:
-        """The GPUs that are locked for this run."""
+        """The GPUs locked for this run."""
         return tuple(self._held)
 
     def take(self, uuid: str, owner: str) -> str | None:
-        """Lock a GPU without waiting and return None, or who holds it.
+        """Lock a GPU without waiting; return None on success, else the lock's holder.
 
         Raises
         ------
@@ -77,11 +77,11 @@ class Locks:
         return None
 
     def close(self) -> None:
-        """Free every lock; the files stay, because removing one could split its next owners."""
+        """Release every lock. The files stay: after a removal two runs could lock different files."""
         for handle in self._held.values():
             with contextlib.suppress(OSError):
                 os.ftruncate(handle, 0)
-            # Closing alone would leave it to a child that is between fork and exec just now.
+            # After a mere close, a child between fork and exec would still hold the lock.
             fcntl.flock(handle, fcntl.LOCK_UN)
             os.close(handle)
         self._held.clear()
@@ -98,7 +98,7 @@ class Locks:
 
 
 def _open(path: Path) -> int:
-    """Open or create a lock file that every user may lock; never through a link."""
+    """Open or create a lock file that every user may lock; never follow a symlink."""
     if not path.parent.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
     for flags in _WAYS_TO_OPEN:
@@ -111,15 +111,15 @@ def _open(path: Path) -> int:
             os.close(handle)
             raise OSError(errno.EINVAL, "is not a regular file", str(path))
         if flags & os.O_CREAT:
-            os.fchmod(handle, 0o666)  # whatever the umask: the next run may be another user's
+            os.fchmod(handle, 0o666)  # despite the umask: the next run may be another user's
         return handle
     raise refused
 
 
 def _sign(handle: int, owner: str) -> None:
-    """Write who holds the lock; a note for messages, never a fact to decide on."""
+    """Write the lock's holder into the file, for messages only."""
     note = json.dumps({"pid": os.getpid(), "owner": owner[:200], "since": log.utc_now()})
-    with contextlib.suppress(OSError):  # the file of another user may be readable only
+    with contextlib.suppress(OSError):  # another user's file may be read-only
         os.ftruncate(handle, 0)
         os.pwrite(handle, note.encode(), 0)
 

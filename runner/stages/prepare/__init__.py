@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stage 2: from the notebook that is to the notebook that runs."""
+"""Stage 2: prepare the copy of a notebook that is run."""

@@ -1,19 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Point the URLs of staged datasets in a notebook at the mirror that serves them.
+"""Rewrite the URLs of staged datasets in a notebook to the mirror that serves them.
 
-The notebook's own download code then runs unchanged: what it does after downloading, and only
-when it downloads, is part of the analysis. A URL is found twice:
+The notebook's download code then runs unchanged, because its handling of a download is part of the
+analysis. A URL is searched in two ways:
 
-- as text, so that literals, f-strings, `!wget` lines and cells of another language are alike;
-- as the value of an expression of constants (literals, sums and f-strings), since the
-  text in a docstring or a message need not be what the code downloads.
+- as text, which covers literals, f-strings, `!wget` lines and cells of another language;
+- as the value of a constant expression (literals, concatenations and f-strings), since a URL may
+  be built from parts.
 
-Where the URL is rewritten as a name's value, the uses of that name stay as they are.
+If the URL is rewritten in the value of a name, uses of that name are kept.
 
-Known is what literals, sums and f-strings make of literals and of names that the whole notebook
-binds once, to a known text. Only whole expressions are replaced. An f-string is one expression:
-what is inside has no position of its own before Python 3.12, and behind it lies the rest of
-a shell command. So an f-string that is known in part is rewritten as a whole.
+Constants are literals and names that the whole notebook binds exactly once, to a constant text.
+Only whole expressions are replaced. An f-string is one expression: before Python 3.12 its parts
+have no positions. So an f-string that is constant in part is rewritten as a whole.
 """
 
 from __future__ import annotations
@@ -38,19 +37,19 @@ if TYPE_CHECKING:
     from runner.stages.prepare.cell_source import CellSource
 
 _ENDS = r"(?![\w\-/?&=%#~+@{]|[.:]\w)"
-"""What may follow a URL: anything that would not make it a longer one."""
+"""Lookahead after a URL: anything that would not continue it."""
 _WORD_BEFORE = re.compile(r"(?:\\[nrtfv]|(?<![^\s\"'`<>()\[\],;|\\]))([^\s\"'`<>()\[\],;|\\]*+)\Z")
-"""What a URL is joined to on its left; an escape such as ``\\n`` is not part of it."""
+"""The word directly before a URL; an escape such as ``\\n`` is not part of it."""
 _LONGER = re.compile(r"://|\?|[\w/&%#~+@.}]\Z")
-"""A word that makes a URL behind it a part of another: `https://doi.org/`, `proxy?url=`; `--url=` does not."""
+"""A word that makes the URL after it part of another: `https://doi.org/`, `proxy?url=`, but not `--url=`."""
 _LOOKED_BACK = 400
 _MARK = f"dataset-{secrets.token_hex(16)}"
-"""Stands for the URL until all of it is found: what is already rewritten is not found again."""
+"""Placeholder for a URL during the search, so that rewritten text is not matched again."""
 Swap = Callable[[str], str]
-"""Gives a text with other content, or the same text where there is nothing to change."""
+"""Return the text with replacements, or the same text."""
 
 _TEMPLATES = getattr(ast, "TemplateStr", ())
-"""t-strings, from Python 3.14 on: they keep the source of their parts, so they stay."""
+"""t-strings (Python 3.14 and later) keep the source of their parts and are not rewritten."""
 
 
 def apply(
@@ -61,9 +60,9 @@ def apply(
     Raises
     ------
     BrokenInputError
-        A URL stands in no cell, and is neither placed where a library looks for it nor made by a library.
+        A URL occurs in no cell, and its dataset has neither `place` nor `hook`.
     """
-    # Longest first: the text of one URL may begin another's.
+    # Longest first: one URL may be a prefix of another.
     for url in sorted(replacements, key=len, reverse=True):
         cells = running_cells(notebook)
         marked = [_mark_text(cell, url) for cell in cells]
@@ -78,7 +77,7 @@ def apply(
 
 
 def _mark_text(cell: NotebookNode, url: str) -> int:
-    """Mark the URL as it stands, but not in comments: what is commented out downloads nothing."""
+    """Mark literal occurrences of the URL outside of comments."""
     source: str = cell.source
     if url not in source:
         return 0
@@ -91,7 +90,7 @@ def _mark_text(cell: NotebookNode, url: str) -> int:
 
 
 def _mark_values(cells: list[NotebookNode], url: str) -> list[int]:
-    """Mark the URL in the expressions whose value has it; return how many they are in each cell."""
+    """Mark the URL in the expressions whose value contains it; return their number per cell."""
 
     def swap(text: str) -> str:
         for start, end in reversed(_places(text, url)):
@@ -110,7 +109,7 @@ def _mark_values(cells: list[NotebookNode], url: str) -> list[int]:
 
 
 def _places(text: str, url: str) -> list[tuple[int, int]]:
-    """Return where the URL stands by itself, not as a part of a longer one."""
+    """Return the spans of the URL, except as part of a longer one."""
     if url not in text:
         return []
     spans = (match.span() for match in re.finditer(re.escape(url) + _ENDS, text))
@@ -131,15 +130,15 @@ def _refuse(notebook: NotebookNode, url: str, name: str) -> None:
     found = f"nearest text: {shown(near)}; " if near else ""
     raise BrokenInputError(
         f"notebook {name!r}, dataset {url!r}: no cell contains the URL, and the dataset has neither `place` nor `hook`",
-        hint=f"{found}correct the URL, or say with `place` where a library looks for the file, "
-        "or `hook: true` if a library makes the URL",
+        hint=f"{found}correct the URL, or set `place` to the path where a library looks for the file, "
+        "or `hook: true` if a library builds the URL",
     )
 
 
 def constants(sources: list[CellSource], swap: Swap) -> dict[str, str]:
-    """Return the names that the whole notebook binds once, at top level and to a known text.
+    """Return the names that the whole notebook binds once, at top level and to a constant text.
 
-    The texts are those after ``swap``: where a name's value is replaced, its uses need not be.
+    The texts are those after ``swap``: if a name's value is replaced, its uses need not be.
     """
     bound = Counter(name for source in sources for node in ast.walk(source.tree) for name in _bound(node))
     known: dict[str, str] = {}
@@ -153,7 +152,7 @@ def constants(sources: list[CellSource], swap: Swap) -> dict[str, str]:
 
 
 def edits(source: CellSource, known: Mapping[str, str], swap: Swap) -> Iterator[tuple[int, int, str]]:
-    """Yield (start, end, new source) of each expression whose text ``swap`` changes."""
+    """Yield (start, end, new source) of each expression whose value ``swap`` changes."""
     for node in _outermost(source.tree, known):
         text = folded(node, known)
         if text is None:
@@ -193,7 +192,7 @@ def _assigned(statement: ast.stmt) -> tuple[str, ast.expr | None]:
 
 
 def _outermost(tree: ast.AST, known: Mapping[str, str]) -> Iterator[ast.expr]:
-    """Yield the outermost expressions that are a known text, without plain names, and all f-strings."""
+    """Yield the outermost expressions with a constant text, except plain names, and all f-strings."""
     waiting = [tree]
     while waiting:
         node = waiting.pop()
@@ -205,7 +204,7 @@ def _outermost(tree: ast.AST, known: Mapping[str, str]) -> Iterator[ast.expr]:
 
 
 def _f_string(node: ast.expr, known: Mapping[str, str], swap: Swap) -> str | None:
-    """Return the source of an f-string with its known parts swapped, None when none is, or it cannot be written."""
+    """Return the source of an f-string with its constant parts swapped, None if unchanged or not representable."""
     swapping = _Swapping(known, swap)
     try:
         new = swapping.visit(copy.deepcopy(node))
@@ -217,7 +216,7 @@ def _f_string(node: ast.expr, known: Mapping[str, str], swap: Swap) -> str | Non
 
 
 def _written(node: ast.JoinedStr) -> str | None:
-    """Write an f-string for every Python: up to 3.11 its expressions hold neither its quotes nor a backslash."""
+    """Write an f-string for all Python versions: up to 3.11 expressions allow neither its quotes nor backslashes."""
     expressions: list[str] = []
     content = "".join(_content(part, expressions) for part in node.values)
     inside = "".join(expressions)
@@ -238,7 +237,7 @@ def _content(part: ast.expr, expressions: list[str]) -> str:
 
 
 class _Swapping(ast.NodeTransformer):
-    """Swaps the known texts in an f-string, those in its expressions included."""
+    """Swaps the constant texts in an f-string, including those in its expressions."""
 
     def __init__(self, known: Mapping[str, str], swap: Swap) -> None:
         self._known = known
@@ -246,7 +245,7 @@ class _Swapping(ast.NodeTransformer):
         self.swapped = False
 
     def visit(self, node: ast.AST) -> Any:
-        """Replace the whole, or else look at the parts."""
+        """Replace the whole node if it is constant, else visit its parts."""
         text = folded(node, self._known)
         if text is None:
             return super().visit(node)
@@ -254,7 +253,7 @@ class _Swapping(ast.NodeTransformer):
         return self._constant(new) if new != text else node
 
     def visit_JoinedStr(self, node: ast.JoinedStr) -> ast.JoinedStr:
-        """Take what is known side by side as one text; a brace on its edge stands for what is not."""
+        """Treat adjacent constant parts as one text; a brace at its edge represents the other parts."""
         groups = [(known, list(parts)) for known, parts in itertools.groupby(node.values, self._is_known)]
         node.values = []
         for position, (known, parts) in enumerate(groups):
@@ -271,7 +270,7 @@ class _Swapping(ast.NodeTransformer):
         return node
 
     def visit_TemplateStr(self, node: ast.AST) -> ast.AST:
-        """Leave it."""
+        """Keep it."""
         return node
 
     def _constant(self, text: str) -> ast.Constant:
@@ -283,7 +282,7 @@ class _Swapping(ast.NodeTransformer):
 
 
 def folded(node: ast.AST, known: Mapping[str, str]) -> str | None:
-    """Return the text of an expression of constants, or None."""
+    """Return the text of a constant expression, None for others."""
     parts: list[str | None] = []
     while isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):  # a long sum is a deep tree
         parts.append(folded(node.right, known))

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which files a notebook reads and writes, and which modules it imports, as far as its source shows.
+"""Guess from its source which files a notebook reads and writes, and which modules it imports.
 
-A guess for a starter plan: calls whose names begin as those that read or write do, with a path that constants make.
+For a starter plan: calls with names that start like those of readers or writers, and constant paths.
 """
 
 from __future__ import annotations
@@ -23,37 +23,34 @@ if TYPE_CHECKING:
 _WRITES = re.compile(r"(to_|write|save|dump|urlretrieve$|wget)", re.IGNORECASE)
 _READS = re.compile(r"(read|load|open_|imread|fromfile|genfromtxt|scan_)", re.IGNORECASE)
 _FILE = re.compile(r"[^\s:*?<>|]{0,400}[^/\s:*?<>|]\.[A-Za-z][A-Za-z0-9]{0,15}")
-"""A path with an ending, and no URL."""
+"""A path with a suffix that is not a URL."""
 
 
 @dataclass(frozen=True, slots=True)
 class FileUses:
-    """What is first done with each file, in the notebook's own words."""
+    """Files as spelled in the notebook, by their first use, and imported modules."""
 
     reads: list[str] = field(default_factory=list)
     writes: list[str] = field(default_factory=list)
     imports: set[str] = field(default_factory=set)
     tries: set[str] = field(default_factory=set)
-    """Modules that it imports under a condition only."""
+    """Modules imported only conditionally."""
 
 
 def file_uses(notebook: NotebookNode) -> FileUses:
-    """Return what a notebook uses."""
+    """Return the files and modules that a notebook uses."""
     found = FileUses()
     known: dict[str, str] = {}
     for cell in code_cells(notebook):
         source = parse(cell.source)
         for statement in source.tree.body if source else ():
-            for node in sorted(_calls(statement), key=lambda node: (node.end_lineno, node.end_col_offset)):
+            calls = (node for node in ast.walk(statement) if isinstance(node, ast.Call))
+            for node in sorted(calls, key=lambda node: (node.end_lineno, node.end_col_offset)):
                 for path, writes in _uses(node, known):
                     if path not in found.reads and path not in found.writes:
                         (found.writes if writes else found.reads).append(path)
             _note(statement, known, found)
     return found
-
-
-def _calls(statement: ast.stmt) -> Iterator[ast.Call]:
-    return (node for node in ast.walk(statement) if isinstance(node, ast.Call))
 
 
 def _note(statement: ast.stmt, known: dict[str, str], found: FileUses) -> None:
@@ -72,7 +69,7 @@ def _note(statement: ast.stmt, known: dict[str, str], found: FileUses) -> None:
 
 
 def _uses(call: ast.Call, known: Mapping[str, str]) -> Iterator[tuple[str, bool]]:
-    """Yield each file of a call, and whether it is written."""
+    """Yield each file of a call, and True if the call writes it."""
     name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
     arguments = [*call.args[:2], *(one.value for one in call.keywords)]
     if isinstance(call.func, ast.Attribute):
@@ -91,7 +88,7 @@ def _uses(call: ast.Call, known: Mapping[str, str]) -> Iterator[tuple[str, bool]
 
 
 def _path(node: ast.AST, known: Mapping[str, str]) -> str | None:
-    """Return the path of an expression of constants, ``Path`` and ``join``; None where it takes a run to know."""
+    """Return the path of an expression of constants, ``Path`` and ``join``, None if known only at run time."""
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div):
         parts = [_path(node.left, known), _path(node.right, known)]
     elif isinstance(node, ast.Call):

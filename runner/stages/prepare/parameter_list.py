@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which variables of a notebook can be set as parameters, with their defaults and comments."""
+"""List the variables of a notebook that can be set as parameters, with defaults and comments."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ class Parameter:
 
     name: str
     type: str | None
-    """As annotated, else that of the default if it is a literal; None when it takes a run to know."""
+    """The annotation, else the type of a literal default; None if known only at run time."""
     default: str
-    """Source of the first value that it is assigned."""
+    """Source of the first assigned value."""
     comment: str | None
     cells: tuple[int, ...]
-    """Code cells that assign it, from 1."""
+    """Numbers of the code cells that assign it, from 1."""
     tagged: bool
-    """Whether one of them is the cell tagged `parameters`."""
+    """True if one of these cells is tagged `parameters`."""
 
 
 def parameters_of(notebook: NotebookNode) -> list[Parameter]:
-    """Return what can be set in a notebook that `prepare` has copied, in order of first assignment."""
+    """Return the parameters of a notebook that `prepare` has copied, in order of first assignment."""
     found: dict[str, Parameter] = {}
     for cell in source_cells(notebook):
         parsed = parse(cell.source)

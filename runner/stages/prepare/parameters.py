@@ -1,21 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Parameters that have an effect, with a `parameters` cell and without.
+"""Set parameters in a notebook with or without a `parameters` cell.
 
-With the tag, a cell written by papermill follows it: for the names that the tagged cell assigns,
-and for those that nothing assigns but something reads. Wherever else the notebook assigns the
-name at top level, the value is changed in place: an
-assignment further down would silently win over the injected one. So the rule is one for all
-notebooks: a parameter is what every assignment of it gives. A value that would change nothing is
-an error. What counts as an assignment, and what is left alone:
+After a tagged cell, a cell written by papermill is added, for the names that the tagged cell
+assigns and for names that are read but never assigned. All other assignments of the name at top
+level are changed in place, because a later assignment would silently override the injected one. So
+the same rule holds for all notebooks: every assignment of a parameter yields the given value. A
+parameter without effect is an error. These are assignments:
 
-- `n = 5`, `n: int = 5`, and an element of `n, m = 5, 6` get the new value in place, also below
-  `if`, `with` and `try`; a name that is assigned in several places gets it in each.
-- Where the value is not the name's alone (`n = m = 5`, `n, m = f()`), or binds another name on
-  the way (`n = (k := 3) * 2`), a statement is added: `n, m = f(); n = 7`. So nothing but the
-  named variable changes.
-- An assignment that derives from the name itself (`n += 1`, `n = n * 2`) stays: it is what the
-  notebook does with the value. A name of a comprehension's or a lambda's own is another one.
-- Loops, functions, classes, imports and magics assign while they run; they stay.
+- `n = 5`, `n: int = 5`, and an element of `n, m = 5, 6` get the new value in place, also inside
+  `if`, `with` and `try`, and at each place if there are several.
+- If the value is shared (`n = m = 5`, `n, m = f()`) or binds another name (`n = (k := 3) * 2`), a
+  statement is added: `n, m = f(); n = 7`. So only the named variable changes.
+- An assignment derived from the name itself (`n += 1`, `n = n * 2`) is kept, as it processes the
+  value. A local name of a comprehension or lambda is a different variable.
+- Assignments by loops, functions, classes, imports and magics are kept.
 """
 
 from __future__ import annotations
@@ -39,12 +37,12 @@ if TYPE_CHECKING:
     from runner.core.records import Change
 
 _LISTED = 40
-"""Names that an error lists."""
+"""Names listed in an error."""
 Kind = Literal["value", "shared", "derived", "loop"]
 
 
 def apply(notebook: NotebookNode, parameters: Mapping[str, Any], name: str) -> Iterator[Change]:
-    """Give the notebook's variables these values and yield each change.
+    """Set the notebook's variables to these values and yield each change.
 
     Raises
     ------
@@ -65,8 +63,9 @@ def apply(notebook: NotebookNode, parameters: Mapping[str, Any], name: str) -> I
     cells = [(cell, parse(cell.source)) for cell in running_cells(notebook)] if in_python else []
     injected = {key for key in parameters if tagged is not None and _is_injected(key, tagged, cells)}
     if tagged is not None and injected:
-        yield _inject(notebook, tagged, {key: parameters[key] for key in parameters if key in injected})
-        yield from _kept(tagged, {key: parameters[key] for key in parameters if key in injected})
+        values = {key: value for key, value in parameters.items() if key in injected}
+        yield _inject(notebook, tagged, values)
+        yield from _kept(tagged, values)
     for parameter, value in parameters.items():
         if not in_python and parameter not in injected:
             _refuse_language(notebook, parameter, name)
@@ -88,9 +87,9 @@ def _language(notebook: NotebookNode) -> str:
 
 
 def _is_injected(key: str, tagged: NotebookNode, cells: list[tuple[NotebookNode, CellSource | None]]) -> bool:
-    """Return True if papermill's injection is what gives this name its value."""
+    """Return True if papermill's injected cell sets this name."""
     if not cells:
-        return True  # another language: papermill translates the value, nobody can look further
+        return True  # another language: papermill translates the value, assignments are unknown
     own = next((parsed for cell, parsed in cells if cell is tagged), None)
     if own is not None and any(place.name == key for place in assignments(own)):
         return True
@@ -100,14 +99,14 @@ def _is_injected(key: str, tagged: NotebookNode, cells: list[tuple[NotebookNode,
 
 
 def _drop_earlier(notebook: NotebookNode) -> Iterator[Change]:
-    """Drop what papermill injected when the source was made, as papermill does."""
+    """Drop cells that papermill injected in an earlier run, as papermill does."""
     for cell in source_cells(notebook):
         if "injected-parameters" in cell.metadata.get("tags", []):
             yield mark_dropped(cell, "parameters of an earlier run")
 
 
 def _inject(notebook: NotebookNode, tagged: NotebookNode, parameters: dict[str, Any]) -> Change:
-    """Add a cell written by papermill behind the tagged one."""
+    """Add a cell written by papermill after the tagged one."""
     import_papermill()
     from papermill.exceptions import PapermillException
     from papermill.translators import translate_parameters
@@ -126,7 +125,7 @@ def _inject(notebook: NotebookNode, tagged: NotebookNode, parameters: dict[str, 
 
 
 def _kept(tagged: NotebookNode, parameters: Mapping[str, Any]) -> Iterator[Change]:
-    """Yield the parameters to which the tagged cell gives the same values."""
+    """Yield the parameters that the tagged cell sets to the same values."""
     parsed = parse(tagged.source)
     for name, value in parameters.items():
         new = literal(value)
@@ -135,7 +134,7 @@ def _kept(tagged: NotebookNode, parameters: Mapping[str, Any]) -> Iterator[Chang
 
 
 def _rewrite(notebook: NotebookNode, parameter: str, value: Any, tagged: NotebookNode | None) -> Iterator[Change]:
-    """Change the assignments of a name; behind ``tagged`` only, where that is injected into."""
+    """Change the assignments of a name; if a cell is injected, only those after ``tagged``."""
     new = literal(value)
     cells = source_cells(notebook)
     if tagged is not None:
@@ -162,7 +161,7 @@ def _rewrite(notebook: NotebookNode, parameter: str, value: Any, tagged: Noteboo
 
 
 def _refuse(notebook: NotebookNode, parameter: str, name: str) -> NoReturn:
-    """Raise with the assignments that exist, the nearest name first."""
+    """Raise an error that lists the existing assignments, the nearest name first."""
     places = []
     unread = 0
     for cell in source_cells(notebook):
@@ -175,11 +174,11 @@ def _refuse(notebook: NotebookNode, parameter: str, name: str) -> NoReturn:
     problem = f"notebook {name!r}, parameter {parameter!r}: no cell assigns it at top level"
     if why:
         reason = "in a loop" if "loop" in why else "from its own value"
-        problem = f"notebook {name!r}, parameter {parameter!r}: it is assigned only {reason}, which is kept"
+        problem = f"notebook {name!r}, parameter {parameter!r}: it is assigned only {reason}, which is not changed"
     names = list(dict.fromkeys(place.name for place in places if place.settable))
     hint = did_you_mean(parameter, names)
-    listed = ", ".join(f"{key}" for key in names[:_LISTED]) + (", …" if len(names) > _LISTED else "")
-    hint += f"assigned are: {listed}" if names else "the notebook assigns nothing at top level"
+    listed = ", ".join(names[:_LISTED]) + (", …" if len(names) > _LISTED else "")
+    hint += f"assigned names: {listed}" if names else "the notebook assigns nothing at top level"
     if unread:
         hint += f"; {unread} cells are not valid Python"
     raise BrokenInputError(problem, hint=hint)
@@ -187,7 +186,7 @@ def _refuse(notebook: NotebookNode, parameter: str, name: str) -> NoReturn:
 
 def _refuse_language(notebook: NotebookNode, parameter: str, name: str) -> NoReturn:
     raise BrokenInputError(
-        f"notebook {name!r}, parameter {parameter!r}: assignments can be changed in Python, "
+        f"notebook {name!r}, parameter {parameter!r}: assignments can be changed in Python only, "
         f"this notebook is {shown(_language(notebook))}",
         hint="tag a cell `parameters` in the notebook",
     )
@@ -195,7 +194,7 @@ def _refuse_language(notebook: NotebookNode, parameter: str, name: str) -> NoRet
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """One place where a name gets a value; ``start`` and ``end`` are what to replace, in bytes."""
+    """An assignment to a name; ``start`` and ``end`` are the byte span to replace."""
 
     name: str
     kind: Kind
@@ -206,7 +205,7 @@ class Assignment:
 
     @property
     def settable(self) -> bool:
-        """Return True if another value can be put here."""
+        """Return True if the value can be replaced."""
         return self.kind in {"value", "shared"}
 
 
@@ -216,7 +215,7 @@ def assignments(cell: CellSource) -> list[Assignment]:
 
 
 def rewritten(cell: CellSource, name: str, new: str) -> tuple[str, list[str]]:
-    """Return the source in which ``name`` is assigned ``new``, and the values it replaced.
+    """Return the source with ``name`` set to ``new``, and the replaced values.
 
     Parameters
     ----------
@@ -229,7 +228,7 @@ def rewritten(cell: CellSource, name: str, new: str) -> tuple[str, list[str]]:
 
 
 def literal(value: Any) -> str:
-    """Return Python source of a parameter's value; what YAML makes of a date becomes its text."""
+    """Return a parameter's value as Python source; YAML dates become strings."""
     if isinstance(value, float) and not math.isfinite(value):
         return f"float('{value}')"
     if value is None or isinstance(value, bool | int | float | str):
@@ -297,7 +296,7 @@ def _paired(
 
 
 def _unpaired(cell: CellSource, target: ast.expr, statement: ast.Assign, *, loop: bool) -> Iterator[Assignment]:
-    """Name what a target binds when no part of the value is that name's alone."""
+    """Yield the names that a target binds if none has a part of the value to itself."""
     for node in ast.walk(target):
         if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
             yield _place(cell, node.id, statement.value, statement, loop=loop, alone=False)

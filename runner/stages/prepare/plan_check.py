@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every rule, parameter, URL and path of a plan, held against a checkout without running anything.
+"""Check every rule, parameter, URL and path of a plan against a checkout, without running anything.
 
-A rule that no longer fits shows itself here in a second, instead of after a queue and a
-download. Problems are collected, not raised: a new version of the notebooks breaks several
-rules at once, and they are to be seen together.
+A rule that no longer matches is reported within a second, not after a queue and a download.
+Problems are collected, not raised: a new version of the notebooks breaks several rules at once.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Problem:
-    """Something in a plan that does not fit; ``where`` is its key path."""
+    """A problem in a plan; ``where`` is the key path."""
 
     where: str
     message: str
@@ -43,20 +42,20 @@ class Problem:
 
 
 def check_plan(plan: Plan, checkout: Path, plan_file: Path | None = None) -> list[Problem]:
-    """Return everything that is wrong with a plan for a checkout, in the plan's order.
+    """Return all problems of a plan with a checkout, in the plan's order.
 
     Parameters
     ----------
     plan_file
-        Where the plan was read from, which no product may be.
+        The plan's own file, which no product may match.
     """
     problems = list(_datasets(plan))
     sources = Sources.of(plan, checkout, {plan_file.absolute(): "the plan"} if plan_file else None)
     problems += [
         Problem(
             where="products",
-            message=f"{one!r} and {other!r} may be one file: {checkout} ignores case",
-            hint="write the same name in the same case, or name them apart",
+            message=f"{one!r} and {other!r} may be the same file: {checkout} ignores case",
+            hint="use the same case for the same file, or different names",
         )
         for one, other in case_clashes(plan, checkout)
     ]
@@ -72,10 +71,8 @@ def _datasets(plan: Plan) -> Iterator[Problem]:
         if name not in used:
             yield Problem(where=where, message=f"no notebook uses {name!r}", severity="warning")
         if dataset.sha256 is None and dataset.md5 is None:
-            hint = "`runner fetch` prints it"
-            yield Problem(
-                where=where, message="has no checksum, so a change goes unnoticed", hint=hint, severity="warning"
-            )
+            message, hint = "has no checksum, so a change goes unnoticed", "`runner fetch` prints it"
+            yield Problem(where=where, message=message, hint=hint, severity="warning")
 
 
 def _notebook(plan: Plan, notebook: Notebook, where: str, checkout: Path, sources: Sources) -> list[Problem]:
@@ -86,7 +83,7 @@ def _notebook(plan: Plan, notebook: Notebook, where: str, checkout: Path, source
         return [*found, Problem(where=f"{where}.path", message=error.message, hint=error.hint)]
     draft = prepare.prepare(source, name=notebook.name).notebook
     for cell in plan_rules.source_cells(draft, dropped=True):
-        cell.metadata.runner.pop("dropped", None)  # rules see the cells before the default drops any
+        cell.metadata.runner.pop("dropped", None)  # rules apply before the default drops any
 
     def attempt(key: str, step: Callable[..., Iterable[Change]], *arguments: Any) -> None:
         try:
@@ -117,14 +114,14 @@ def _paths(notebook: Notebook, where: str, checkout: Path, sources: Sources) -> 
         if not is_product and sources.within(Path(file)) is None:
             yield Problem(
                 where=f"{where}.expect.files",
-                message=f"{file} is expected but not a product: a leftover of an earlier run would be taken for it",
-                hint="list it under `products` too",
+                message=f"{file} is expected but not a product: a leftover of an earlier run would pass for it",
+                hint="also list it under `products`",
                 severity="warning",
             )
 
 
 def _broken_cells(source: NotebookNode, draft: NotebookNode, where: str) -> Iterator[Problem]:
-    """Find cells that were Python before the rules and are none after them."""
+    """Find cells that were valid Python before the rules and no longer are."""
     before = {cell.id: cell.source for cell in source.cells}
     for cell in plan_rules.running_cells(draft):
         was_python = cell.id not in before or cell_source.parse(before[cell.id]) is not None

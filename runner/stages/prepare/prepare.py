@@ -1,17 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From the notebook that is to the notebook that runs: rules, parameters, dataset URLs.
+"""Prepare a notebook for a run: apply rules, parameters and dataset URLs.
 
-The source is never edited; what comes back is a copy without outputs, in which every code cell
-carries in ``metadata.runner`` what later stages need to tell the cells apart:
+The source is never edited; the result is a copy without outputs, in which ``metadata.runner`` of
+each code cell tells later stages:
 
-- ``index``: its place among the source's code cells; cells added here have none;
-- ``dropped``: why it is not to be run; it stays, so that the executed notebook shows it;
+- ``index``: its position among the source's code cells; inserted cells have none;
+- ``dropped``: the reason why it is not run; it stays visible in the executed notebook;
 - ``inserted``: true for a cell that the source does not have.
 
 Each change is recorded. A rule, parameter or dataset that matches nothing is an error: upstream
-moved, and to go on silently would change the science. A cell that shuts its own kernel down, as
-the RAPIDS notebooks do to free the GPU, is judged by its code: the same words in a comment or in
-a text shut nothing down.
+changed, and continuing silently would change the science. A cell that shuts down its own kernel, as
+the RAPIDS notebooks do to free the GPU, is detected by its code, not by words in a comment or string.
 """
 
 from __future__ import annotations
@@ -38,12 +37,12 @@ if TYPE_CHECKING:
 
 
 _CALL, _KERNEL_APP = "do_shutdown(True)", "IPython.Application.instance()"
-"""Both occur in the cell with which the RAPIDS notebooks stop their own kernel."""
+"""Both occur in the cell that stops the kernel in the RAPIDS notebooks."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prepared:
-    """A notebook ready to run, and what was done to it."""
+    """A notebook ready to run, and the changes to it."""
 
     notebook: NotebookNode
     changes: tuple[Change, ...]
@@ -64,28 +63,28 @@ def prepare(
     Parameters
     ----------
     notebook
-        As `runner.core.notebook_document.read_notebook` gives it.
+        As returned by `runner.core.notebook_document.read_notebook`.
     rules
-        The plan's rules; dropping the kernel's shutdown cell comes after them by itself.
+        The plan's rules; the cell that shuts down the kernel is dropped after them by default.
     parameters
         Values for the notebook's variables.
     replacements
-        Where each dataset's URL is served for this run.
+        The URL that serves each dataset's URL in this run.
     placed
-        URLs that need not stand in the source, since a library finds the data by itself.
+        URLs that need not occur in the source, since a library finds the data itself.
     name
-        What to call the notebook in errors.
+        Name of the notebook in errors.
     hide_code
         Mark the sources of all code cells as hidden, as papermill's report mode does.
 
     Raises
     ------
     BrokenInputError
-        A rule, parameter or URL matched nothing, or not as often as it says.
+        A rule, parameter or URL matched nothing, or not as often as specified.
     """
     prepared = _copy(notebook)
     changes = [
-        *_mend_characters(prepared),
+        *_replace_surrogates(prepared),
         *(mark_dropped(cell, cell.metadata.runner.dropped) for cell in mark_skipped(prepared)),
         *plan_rules.apply(prepared, rules, name),
         *drop(prepared),
@@ -99,26 +98,26 @@ def prepare(
     return Prepared(notebook=prepared, changes=tuple(changes))
 
 
-def _mend_characters(notebook: NotebookNode) -> Iterator[Change]:
-    """Put a question mark for each half of a character, which JSON can hold and no kernel can be sent."""
+def _replace_surrogates(notebook: NotebookNode) -> Iterator[Change]:
+    """Replace each lone surrogate, valid in JSON but not in a kernel message, by a question mark."""
     for cell in plan_rules.running_cells(notebook):
         new = without_surrogates(cell.source)
         if new != cell.source:
-            halves = [before for before, after in zip(cell.source, new, strict=True) if before != after]
+            found = [before for before, after in zip(cell.source, new, strict=True) if before != after]
             cell.source = new
-            old = ascii("".join(dict.fromkeys(halves)))[1:-1]
-            yield plan_rules.change("replace", "half a character -> '?'", cell, times=len(halves), old=old, new="?")
+            old = ascii("".join(dict.fromkeys(found)))[1:-1]
+            yield change("replace", "lone surrogate -> '?'", cell, times=len(found), old=old, new="?")
 
 
 def _copy(notebook: NotebookNode) -> NotebookNode:
-    """Copy without outputs and without what an earlier run left in the metadata."""
+    """Copy without outputs and without the metadata of an earlier run."""
     cells = []
     index = 0
     for cell in notebook.cells:
         kept = NotebookNode({key: value for key, value in cell.items() if key not in {"outputs", "metadata"}})
         kept.metadata = copy.deepcopy(cell.metadata)
-        for left in ("papermill", "execution", "runner"):
-            kept.metadata.pop(left, None)
+        for key in ("papermill", "execution", "runner"):
+            kept.metadata.pop(key, None)
         if cell.cell_type == "code":
             kept.outputs, kept.execution_count = [], None
             kept.metadata.runner = NotebookNode(index=index, **execution_settings(cell.metadata))
@@ -130,9 +129,9 @@ def _copy(notebook: NotebookNode) -> NotebookNode:
 
 
 def drop(notebook: NotebookNode) -> Iterator[Change]:
-    """Drop the cell that shuts the kernel down; notebooks without one are left as they are.
+    """Drop the cell that shuts down its kernel, if any.
 
-    A cell that does more than that runs, with `None and` before the call, so that only the call does not.
+    A cell that does more still runs, with the call alone disabled by `None and`.
     """
     for cell in source_cells(notebook):
         parsed = parse(cell.source) if _CALL in cell.source and _KERNEL_APP in cell.source else None
@@ -140,20 +139,20 @@ def drop(notebook: NotebookNode) -> Iterator[Change]:
         if parsed is None or not ends:
             continue
         shuts_down = any(isinstance(node, ast.Expr) and node.value in ends for node in parsed.tree.body)
-        if shuts_down and not parsed.has_magics and all(_leads_there(node, ends) for node in parsed.tree.body):
-            yield mark_dropped(cell, "shuts its own kernel down")
+        if shuts_down and not parsed.has_magics and all(_is_shutdown(node, ends) for node in parsed.tree.body):
+            yield mark_dropped(cell, "shuts down its own kernel")
             continue
         edits = []
         for start, end in (parsed.span(call) for call in ends):
             edits += [(start, start, "(None and "), (end, end, ")")]
         cell.source = edited(parsed.data, edits)
         old = parsed.text(ends[0])
-        detail = "kept from running: shuts its own kernel down"
+        detail = "call disabled: it shuts down its own kernel"
         yield change("replace", detail, cell, times=len(ends), old=old, new=f"(None and {old})")
 
 
 def _calls(cell: CellSource) -> list[ast.Call]:
-    """Return the calls that shut the kernel down, in order."""
+    """Return the calls that shut down the kernel, in order."""
     found = [node for node in _walk(cell.tree) if isinstance(node, ast.Call)]
     if not any(ast.unparse(call) == _KERNEL_APP for call in found):
         return []
@@ -161,8 +160,8 @@ def _calls(cell: CellSource) -> list[ast.Call]:
     return sorted(ends, key=lambda call: (call.lineno, call.col_offset))
 
 
-def _leads_there(statement: ast.stmt, ends: list[ast.Call]) -> bool:
-    """Return True if a statement only imports, looks up the kernel or shuts it down."""
+def _is_shutdown(statement: ast.stmt, ends: list[ast.Call]) -> bool:
+    """Return True if a statement only imports, looks up the kernel, or shuts it down."""
     if isinstance(statement, ast.Expr):
         return isinstance(statement.value, ast.Constant) or statement.value in ends
     if isinstance(statement, ast.Assign):
@@ -173,7 +172,7 @@ def _leads_there(statement: ast.stmt, ends: list[ast.Call]) -> bool:
 
 
 def _walk(tree: ast.AST) -> Iterator[ast.AST]:
-    """Yield the nodes that may run and have a position: not behind `None and`, not inside an f-string."""
+    """Yield the nodes that may run and have a position: not after `None and`, not inside an f-string."""
     waiting = [tree]
     while waiting:
         node = waiting.pop()

@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who made a product: the memory that lets one run take what another left.
+"""Records of the runs that made each product, so that a later run can reuse it.
 
-A succeeded run writes `.NAME.products.json` into the output folder: of each product that it
-wrote itself, how the file looked then and from what it was made (source, parameters, rules). A
-file that it only found stays with whoever wrote it, so nobody vouches for the work of another.
+A succeeded run writes `.NAME.products.json` into the output folder: the fingerprint of each product
+that it wrote, and its origin (source, parameters, rules). A file that the run only found stays in
+the record of the run that wrote it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -28,11 +29,11 @@ _SCHEMA_VERSION = 2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """A run as the maker of products.
+    """A run that makes products.
 
-    ``source`` is the notebook's path in the checkout. ``identity`` is the same for two runs that
-    should make the same products, see `identity`. Products made under one of ``takes`` are data
-    to this run: those of notebooks that share files with it, as they would run now.
+    ``source`` is the notebook's path in the checkout. ``identity`` is equal for two runs that
+    should make the same products, see `identity`. ``takes`` are the current identities of notebooks
+    that share files with this one, whose products it may reuse.
     """
 
     name: str
@@ -44,7 +45,7 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Fingerprint:
-    """What changes when a file, or anything in a folder, is written: number, sizes and newest time."""
+    """Number, total size and newest modification time of the files of a product."""
 
     files: int
     bytes: int
@@ -53,7 +54,7 @@ class Fingerprint:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Made:
-    """One product as it was when its maker had succeeded."""
+    """A product as its run left it."""
 
     fingerprint: Fingerprint
     notebook: str
@@ -63,18 +64,18 @@ class Made:
 
 
 def identity(source_sha256: str, parameters: Mapping[str, Any], rules: Iterable[Rule]) -> str:
-    """Return what two runs must share for one to take the other's products: source, parameters, rules."""
+    """Return a hash of source, parameters and rules, equal for runs that may reuse each other's products."""
     parts = [source_sha256, _ordered(dict(parameters)), [rule.model_dump(mode="json") for rule in rules]]
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def identity_now(notebook: Notebook, checkout: Path, given: Mapping[str, Any]) -> str | None:
-    """Return under which identity a notebook of the plan would run now; None when it cannot be read.
+    """Return the identity of a notebook of the plan if run now, None if it cannot be read.
 
     Parameters
     ----------
     given
-        Parameters of the command line. One whose name does not stand in the notebook says nothing of it.
+        Parameters of the command line. Those whose name does not occur in the notebook are ignored.
     """
     try:
         source = (checkout / notebook.path).read_bytes()
@@ -86,7 +87,7 @@ def identity_now(notebook: Notebook, checkout: Path, given: Mapping[str, Any]) -
 
 
 def fingerprint(path: Path) -> Fingerprint:
-    """Return how a file or a folder looks now."""
+    """Return the fingerprint of a file or folder."""
     count = size = newest = 0
     for file in _files(path):
         status = file.lstat()
@@ -94,8 +95,8 @@ def fingerprint(path: Path) -> Fingerprint:
     return Fingerprint(count, size, newest)
 
 
-def vouched(output_dir: Path, run: Run) -> dict[str, set[Fingerprint]]:
-    """Return the looks under which each product may be taken for data by a run."""
+def reusable(output_dir: Path, run: Run) -> dict[str, set[Fingerprint]]:
+    """Return the fingerprints under which a run may reuse each product."""
     found: dict[str, set[Fingerprint]] = {}
     for path in sorted(output_dir.glob(".*.products.json")):
         for product, made in _read(path):
@@ -104,32 +105,32 @@ def vouched(output_dir: Path, run: Run) -> dict[str, set[Fingerprint]]:
     return found
 
 
-def remember(
+def update(
     output_dir: Path,
     run: Run,
     now: Mapping[str, Fingerprint],
-    standing: Mapping[str, Fingerprint],
+    reused: Mapping[str, Fingerprint],
     redactor: Redactor | None = None,
 ) -> None:
-    """Record the products that a succeeded run wrote; of those it found, only what it recorded earlier.
+    """Record the products that a succeeded run wrote, and keep earlier entries of those it reused.
 
     Parameters
     ----------
     now
-        Every product as the run leaves it.
-    standing
-        Those that were data before it began, as they were.
+        Every product after the run.
+    reused
+        Products that were valid before the run, with their fingerprints then.
     redactor
-        A product whose name holds a secret is not recorded: it is made again rather than reported.
+        A product whose name contains a secret is not recorded; it is made again.
     """
     document: dict[str, list[dict[str, Any]]] = {}
     for product, made in _read(_path(output_dir, run.name)):
-        if now.get(product) == standing.get(product) == made.fingerprint:
+        if now.get(product) == reused.get(product) == made.fingerprint:
             document.setdefault(product, []).append(asdict(made))
     for product, look in now.items():
         if redactor is not None and redactor.shown(product) != product:
             continue
-        if look != standing.get(product):
+        if look != reused.get(product):
             made = Made(
                 fingerprint=look,
                 notebook=run.name,
@@ -147,20 +148,17 @@ def _path(output_dir: Path, name: str) -> Path:
 
 
 def _read(path: Path) -> Iterator[tuple[str, Made]]:
-    """Yield what a record holds; one that is damaged, or of another version, holds nothing."""
-    try:
+    """Yield the entries of a record; none if it is damaged or of another version."""
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
         document = json.loads(path.read_text(encoding="utf-8"))
-        if document["schema_version"] != _SCHEMA_VERSION:
-            return
-        found = [(product, _made(entry)) for product, entries in document["products"].items() for entry in entries]
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
-        return
-    yield from found
+        if document["schema_version"] == _SCHEMA_VERSION:
+            products = document["products"].items()
+            yield from [(product, _made(entry)) for product, entries in products for entry in entries]
 
 
 def _made(entry: Mapping[str, Any]) -> Made:
     look = Fingerprint(**entry["fingerprint"])
-    hash(look)  # a list in place of a number is not a fingerprint
+    hash(look)  # raises TypeError for a list in place of a number
     texts = {key: str(entry[key]) for key in ("notebook", "source", "source_sha256", "identity")}
     return Made(fingerprint=look, **texts)
 
@@ -175,7 +173,7 @@ def _files(path: Path) -> Iterator[Path]:
 
 
 def _ordered(value: Any) -> Any:
-    """Write mappings as sorted pairs: YAML has keys of several kinds, which JSON cannot sort."""
+    """Convert mappings to sorted pairs: YAML allows keys of several types, which JSON cannot sort."""
     if isinstance(value, Mapping):
         return sorted(([repr(key), _ordered(item)] for key, item in value.items()), key=lambda pair: pair[0])
     return [_ordered(item) for item in value] if isinstance(value, list | tuple) else value

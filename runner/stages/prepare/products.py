@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files that a notebook makes in the checkout, and whether one found there may be taken for data.
+"""Products: files that a notebook writes to the checkout, and whether an existing one is reused.
 
-The notebooks skip work when its result exists: a file that a killed run left half written would
-pass for the whole one. So a product that is found before a run stands only if it is as a run
-that succeeded made it, from the same source and parameters (see `runner.stages.prepare.product_records`).
-Anything else is moved to `.set-aside/NAME/N/` in the checkout, where no pattern finds it and
-nothing is lost. Sources are never moved: a pattern that reaches one is refused.
+Notebooks skip work if its result exists, so a partial file of a killed run would pass for a
+complete one. So an existing product is reused only if a succeeded run of the same source and
+parameters made it (see `runner.stages.prepare.product_records`). Other products are moved to
+`.set-aside/NAME/N/` in the checkout, where no pattern matches them and nothing is lost. Sources
+are never moved: a pattern that matches one is refused.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ _PATTERN = frozenset("*?[")
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """What became of the products that were there before a run."""
+    """The products that existed before a run: moved or reused."""
 
     moved: tuple[str, ...]
-    standing: Mapping[str, Fingerprint]
+    reused: Mapping[str, Fingerprint]
 
 
 @dataclass(frozen=True, slots=True)
 class Clash:
-    """A pattern of products that reaches what is not a product."""
+    """A pattern of products that matches something else."""
 
     pattern: str
     path: Path
@@ -53,7 +53,7 @@ class Clash:
 
 
 def find(patterns: Sequence[str], checkout: Path) -> list[Path]:
-    """Return what the patterns match, relative to the checkout; a folder stands for all that is in it."""
+    """Return the matches of the patterns, relative to the checkout; a folder represents its content."""
     found: set[Path] = set()
     for pattern in patterns:
         matches = checkout.glob(pattern) if _PATTERN & set(pattern) else [checkout / pattern]
@@ -63,7 +63,7 @@ def find(patterns: Sequence[str], checkout: Path) -> list[Path]:
 
 
 def clashes(patterns: Sequence[str], checkout: Path, sources: Sources) -> Iterator[Clash]:
-    """Yield every pattern that matches a source, or a folder with one in it."""
+    """Yield every pattern that matches a source or a folder that contains one."""
     for pattern in patterns:
         for path in find([pattern], checkout):
             what = sources.within(path)
@@ -72,13 +72,13 @@ def clashes(patterns: Sequence[str], checkout: Path, sources: Sources) -> Iterat
 
 
 def set_aside(patterns: Sequence[str], *, checkout: Path, output_dir: Path, run: Run, sources: Sources) -> Judged:
-    """Move every product that may not be taken for data.
+    """Move every product that may not be reused.
 
     Raises
     ------
     BrokenInputError
-        A pattern matches a source, or a product that may not be taken for data lies behind a link outside the
-        checkout, where nothing is ours to move; nothing was moved.
+        A pattern matches a source, or a product that may not be reused lies behind a symlink outside the
+        checkout; nothing was moved.
     RecordError
         A product cannot be moved.
     """
@@ -87,19 +87,19 @@ def set_aside(patterns: Sequence[str], *, checkout: Path, output_dir: Path, run:
         raise BrokenInputError(
             f"notebook {run.name!r}: {clash}", hint="write a narrower pattern under `products`, such as out/*.h5ad"
         )
-    vouched = product_records.vouched(output_dir, run)
+    reusable = product_records.reusable(output_dir, run)
     looks = {path: product_records.fingerprint(checkout / path) for path in find(patterns, checkout)}
-    standing = {str(path): look for path, look in looks.items() if look in vouched.get(str(path), ())}
-    doubtful = [path for path in looks if str(path) not in standing]
+    reused = {str(path): look for path, look in looks.items() if look in reusable.get(str(path), ())}
+    doubtful = [path for path in looks if str(path) not in reused]
     for path in doubtful:
         _check_inside(path, checkout, run.name)
     moved = []
     for path in doubtful:
         target = _moved(checkout, path, run.name)
         moved.append(str(target.relative_to(checkout)))
-        reason = "no succeeded run of this source and these parameters made it so"
+        reason = "not made by a succeeded run of this source with these parameters"
         log.warning("product-set-aside", nb=run.name, product=path, to=moved[-1], reason=reason)
-    return Judged(tuple(moved), standing)
+    return Judged(tuple(moved), reused)
 
 
 def record(
@@ -108,29 +108,29 @@ def record(
     checkout: Path,
     output_dir: Path,
     run: Run,
-    standing: Mapping[str, Fingerprint],
+    reused: Mapping[str, Fingerprint],
     redactor: Redactor | None = None,
 ) -> tuple[str, ...]:
-    """Record which products a run made that succeeded, and return the paths of all that are there.
+    """Record the products of a succeeded run and return the paths of all existing products.
 
     Parameters
     ----------
-    standing
-        Products that were there and good before it, which it may have found only.
+    reused
+        Products that were valid before the run and may not have been written by it.
     redactor
-        Knows the secrets that no file may hold.
+        The secrets that no file may contain.
     """
     now = {str(path): product_records.fingerprint(checkout / path) for path in find(patterns, checkout)}
-    product_records.remember(output_dir, run, now, standing, redactor)
+    product_records.update(output_dir, run, now, reused, redactor)
     return tuple(now)
 
 
 def are_complete(patterns: Sequence[str], *, checkout: Path, output_dir: Path, run: Run) -> bool:
-    """Return True if every pattern has products and all of them may be taken for data."""
-    vouched = product_records.vouched(output_dir, run)
+    """Return True if every pattern has products and all of them may be reused."""
+    reusable = product_records.reusable(output_dir, run)
     each = [find([pattern], checkout) for pattern in patterns]
     return all(
-        paths and all(product_records.fingerprint(checkout / path) in vouched.get(str(path), ()) for path in paths)
+        paths and all(product_records.fingerprint(checkout / path) in reusable.get(str(path), ()) for path in paths)
         for paths in each
     )
 
@@ -144,44 +144,44 @@ def exclusive(
     name: str,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Iterator[None]:
-    """Keep notebooks that share files from running at once while the files are still to be made.
+    """Keep notebooks that share files from running at the same time until the files exist.
 
     Parameters
     ----------
     shared
-        Names of what is shared: the patterns of products.
+        Patterns of the shared products.
     warm
-        The files are there and may be taken for data: any number may run.
+        True if the files may be reused: any number of notebooks may run.
     sleep
-        Waits between two looks at a lock; whatever it raises ends the wait.
+        Waits between two attempts to lock; an exception from it ends the wait.
     """
     with contextlib.ExitStack() as stack:
-        for key in sorted(set(shared)):  # sorted: two notebooks never wait for each other
+        for key in sorted(set(shared)):  # sorted, to avoid deadlocks
             lock = checkout / ASIDE / "locks" / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.lock"
 
-            def say(key: str = key) -> None:
+            def log_wait(key: str = key) -> None:
                 log.info("waits", nb=name, reason=f"another notebook is making {key}")
 
             try:
-                stack.enter_context(locked(lock, shared=warm, waiting=say, sleep=sleep))
+                stack.enter_context(locked(lock, shared=warm, waiting=log_wait, sleep=sleep))
             except OSError as error:
                 log.warning("lock-unsupported", path=lock, reason=error.strerror)
         yield
 
 
 def _check_inside(path: Path, checkout: Path, name: str) -> None:
-    """Refuse a product that lies outside the checkout: a rename would move the file of somebody else."""
+    """Refuse a product outside the checkout: it may be another user's file."""
     place = (checkout / path).parent.resolve()
     if not place.is_relative_to(checkout.resolve()):
         raise BrokenInputError(
-            f"notebook {name!r}: the product {path} lies outside the checkout, in {place}, and no succeeded run of "
-            "this source and these parameters made it so: it may not be taken for data, and is not moved",
-            hint="delete it if it is left over, or put its folder into the checkout; declare data under `datasets`",
+            f"notebook {name!r}: the product {path} lies outside the checkout, in {place}, and was not made by a "
+            "succeeded run of this source with these parameters: it can be neither reused nor moved",
+            hint="delete it if it is a leftover, or move its folder into the checkout; declare data under `datasets`",
         )
 
 
 def _moved(checkout: Path, path: Path, name: str) -> Path:
-    """Rename a product below `.set-aside`, or beside itself when that is another file system."""
+    """Move a product below `.set-aside`, or rename it in place if that is another file system."""
     for target in (_free(checkout / ASIDE / name, path), _beside(checkout / path)):
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -192,7 +192,7 @@ def _moved(checkout: Path, path: Path, name: str) -> Path:
             return target
     raise RecordError(
         f"cannot move {checkout / path} aside: {problem.strerror}",
-        hint="move or delete it; the run would take it for data",
+        hint="move or delete it; the notebook would reuse it",
     ) from problem
 
 

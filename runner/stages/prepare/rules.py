@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The plan's rules on a notebook: drop cells, replace text, insert cells.
+"""Apply the plan's rules to a notebook: drop cells, replace text, insert cells.
 
-Rules see the notebook's own code cells, one rule after the other, each what the ones before it
-left. They count: a text that occurs more or less often than the rule says stops the run, with
-the nearest text that does occur, since that is what upstream changed it to.
+Rules apply in order to the source's code cells. A text that occurs more or less often than the
+rule specifies is an error, which shows the nearest text: probably upstream's new version.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
 _SHOWN = 160
 """Characters of a text shown in a message."""
 _COMPARED_LINES = 5000
-"""Lines that a search for the nearest text looks at."""
+"""Maximum number of lines searched for the nearest text."""
 
 
 def apply(notebook: NotebookNode, rules: Sequence[Rule], name: str) -> Iterator[Change]:
@@ -33,7 +32,7 @@ def apply(notebook: NotebookNode, rules: Sequence[Rule], name: str) -> Iterator[
     Raises
     ------
     BrokenInputError
-        A rule matched nothing, or not as often as it says.
+        A rule matched nothing, or not as often as specified.
     """
     for number, rule in enumerate(rules):
         where = f"notebook {name!r}, prepare[{number}]"
@@ -46,7 +45,7 @@ def apply(notebook: NotebookNode, rules: Sequence[Rule], name: str) -> Iterator[
 
 
 def source_cells(notebook: NotebookNode, *, dropped: bool = False) -> list[NotebookNode]:
-    """Return the source's code cells, without dropped ones unless asked for, and never inserted ones."""
+    """Return the source's code cells, without inserted ones, and with dropped ones only on request."""
     return [
         cell
         for cell in notebook.cells
@@ -75,7 +74,7 @@ def change(rule: str, detail: str, cell: NotebookNode, *, times: int = 1, old: s
 
 
 def shown(text: str) -> str:
-    """Return a text as one short line for a message."""
+    """Return a text as a short line for a message."""
     return repr(text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…")
 
 
@@ -95,7 +94,7 @@ def _drop(notebook: NotebookNode, rule: DropCells, where: str) -> Iterator[Chang
 
 
 def mark_dropped(cell: NotebookNode, reason: str) -> Change:
-    """Take a cell out of the run; it stays visible with the reason."""
+    """Exclude a cell from the run; it stays visible with the reason."""
     cell.metadata.runner.dropped = reason
     return change("drop_cells", f"dropped: {reason}", cell, old=cell.source, new=None)
 
@@ -105,20 +104,14 @@ def _replace(notebook: NotebookNode, rule: Replace, where: str) -> Iterator[Chan
     total = sum(count for _cell, count in counts)
     if total != rule.times:
         places = ", ".join(str(cell.metadata.runner.index) for cell, count in counts if count)
-        what = f"occurs {_times(total)}" + (f" (code cells {places})" if places else "")
-        problem = f"{where}: replace: {shown(rule.find)} {what}, the rule says {_times(rule.times)}"
+        found = f"occurs {_times(total)}" + (f" (code cells {places})" if places else "")
+        problem = f"{where}: replace: {shown(rule.find)} {found}, the rule requires {_times(rule.times)}"
         _refuse(notebook, problem, [] if total else [rule.find])
     for cell, count in counts:
         if count:
             cell.source = cell.source.replace(rule.find, rule.with_)
-            yield change(
-                "replace",
-                f"{shown(rule.find)} -> {shown(rule.with_)}",
-                cell,
-                times=count,
-                old=rule.find,
-                new=rule.with_,
-            )
+            detail = f"{shown(rule.find)} -> {shown(rule.with_)}"
+            yield change("replace", detail, cell, times=count, old=rule.find, new=rule.with_)
 
 
 def _insert(notebook: NotebookNode, rule: Insert, where: str) -> Change:
@@ -131,7 +124,7 @@ def _insert(notebook: NotebookNode, rule: Insert, where: str) -> Change:
 
 
 def add_cell(notebook: NotebookNode, source: str, anchor: NotebookNode, side: str, detail: str) -> Change:
-    """Add a code cell next to ``anchor``, behind what was added there earlier."""
+    """Add a code cell next to ``anchor``, after those added there before."""
     position = next(place for place, cell in enumerate(notebook.cells) if cell is anchor)
     if side == "after":
         position += 1
@@ -150,29 +143,29 @@ def _is_inserted(cell: NotebookNode) -> bool:
 
 
 def _refuse(notebook: NotebookNode, problem: str, missing: list[str]) -> NoReturn:
-    """Raise with the nearest text for the first text that does not occur."""
+    """Raise an error with the nearest text to the first missing text."""
     hint = "upstream changed the notebook: adapt the rule"
     if missing:
-        elsewhere = _elsewhere(notebook, missing[0])
+        location = _location(notebook, missing[0])
         near = nearest(missing[0], [cell.source for cell in source_cells(notebook)])
-        hint = elsewhere or (f"nearest text: {shown(near)}; adapt the rule" if near else hint)
+        hint = location or (f"nearest text: {shown(near)}; adapt the rule" if near else hint)
     raise BrokenInputError(problem, hint=hint)
 
 
-def _elsewhere(notebook: NotebookNode, text: str) -> str | None:
-    """Describe where a text does appear, when it is not in a code cell that runs."""
+def _location(notebook: NotebookNode, text: str) -> str | None:
+    """Describe where a text occurs outside of the code cells that run."""
     kinds: list[tuple[str, Callable[[NotebookNode], bool]]] = [
         ("a dropped cell", lambda cell: cell.cell_type == "code" and "dropped" in cell.metadata.runner),
         ("a cell that is not code", lambda cell: cell.cell_type != "code"),
     ]
     for kind, is_kind in kinds:
         if any(text in cell.source for cell in notebook.cells if is_kind(cell)):
-            return f"the text occurs only in {kind}; rules change code that runs"
+            return f"the text occurs only in {kind}; rules change only code that runs"
     return None
 
 
 def nearest(text: str, sources: Sequence[str]) -> str | None:
-    """Return the lines of the sources that are most like ``text``, or None when nothing is."""
+    """Return the lines of the sources most similar to ``text``, None if nothing is similar."""
     height = max(1, len(text.splitlines()))
     windows: list[str] = []
     for source in sources:
@@ -183,14 +176,14 @@ def nearest(text: str, sources: Sequence[str]) -> str | None:
     matcher = difflib.SequenceMatcher(autojunk=False)
     matcher.set_seq2(text[:1000])
     for window in windows:
-        likeness, part = _likeness(matcher, window, len(text))
-        if likeness > score:
-            best, score = (window if len(window) <= _SHOWN else part), likeness
+        ratio, part = _similarity(matcher, window, len(text))
+        if ratio > score:
+            best, score = (window if len(window) <= _SHOWN else part), ratio
     return best
 
 
-def _likeness(matcher: difflib.SequenceMatcher[str], window: str, length: int) -> tuple[float, str]:
-    """Return how alike a text and a window are, and the part of the window that lies under the text."""
+def _similarity(matcher: difflib.SequenceMatcher[str], window: str, length: int) -> tuple[float, str]:
+    """Return the similarity of text and window, and the part of the window aligned with the text."""
     matcher.set_seq1(window)
     if len(window) <= length:
         return matcher.ratio(), window

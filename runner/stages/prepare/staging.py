@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The files around one run: datasets served to it, products of earlier runs judged, its own recorded."""
+"""Datasets and products of a run: serve datasets, set aside old products, record new ones."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ if TYPE_CHECKING:
 
 
 class Staging:
-    """Datasets and products of one notebook, for the time of its run.
+    """Datasets and products of a notebook during its run.
 
     Parameters
     ----------
     job
-        Which notebook.
+        The notebook's job.
     source_sha256
-        Its source, to tell whose products are still good.
+        Hash of its source, which decides whether existing products are valid.
 
     Raises
     ------
     BrokenInputError
-        A dataset is missing or not what it was.
+        A dataset is missing or has changed.
     """
 
     def __init__(self, job: Job, source_sha256: str) -> None:
@@ -44,10 +44,10 @@ class Staging:
             source=job.source_label,
             source_sha256=source_sha256,
             identity=product_records.identity(source_sha256, job.parameters, job.rules),
-            takes=_identities_of_sharers(job),
+            takes=_shared_identities(job),
         )
-        self.standing: Mapping[str, product_records.Fingerprint] = {}
-        """Products that were there and good before the run, by their path in the checkout."""
+        self.reused: Mapping[str, product_records.Fingerprint] = {}
+        """Products that were valid before the run, by their path in the checkout."""
         self.served: Served = self._stack.enter_context(
             serving(
                 job.plan,
@@ -60,7 +60,7 @@ class Staging:
         )
 
     def set_products_aside(self, sleep: Callable[[float], None]) -> tuple[str, ...]:
-        """Move what an unfinished run left, waiting for whoever is making the same files; return what moved."""
+        """Move products of unfinished runs and return their paths; wait for notebooks that make the same files."""
         job = self._job
         if job.plan is None or not job.products:
             return ()
@@ -72,19 +72,19 @@ class Staging:
         )
         sources = Sources.of(job.plan, job.checkout, _in_use(job))
         judged = products.set_aside(job.products, run=self._run, sources=sources, **where)
-        self.standing = judged.standing
+        self.reused = judged.reused
         return judged.moved
 
     def warnings(self) -> tuple[str, ...]:
-        """Return what a run that came to its end did not do with its data."""
+        """Return warnings about served datasets that the run did not request."""
         unasked = ", ".join(self.served.unasked)
         if not unasked:
             return ()
-        why = "it had the file already, or took it from somewhere else"
-        return (f"served, but the notebook never asked for it: {unasked}; {why}",)
+        why = "it had the file already, or got it from elsewhere"
+        return (f"served, but never requested by the notebook: {unasked}; {why}",)
 
     def record_products(self) -> tuple[str, ...]:
-        """Record what the successful run made."""
+        """Record the products of a successful run."""
         job = self._job
         if not job.products:
             return ()
@@ -93,22 +93,22 @@ class Staging:
             checkout=job.checkout,
             output_dir=job.output_dir,
             run=self._run,
-            standing=self.standing,
+            reused=self.reused,
             redactor=Redactor(job.hidden),
         )
 
     def changes(self, moved: tuple[str, ...]) -> tuple[Change, ...]:
-        """Return what was done around the notebook."""
+        """Return the changes to files around the notebook."""
         aside = tuple(Change(rule="product", detail=f"set aside as {path}") for path in moved)
         return (*self.served.changes, *aside)
 
     def close(self) -> None:
-        """Stop serving and free the locks."""
+        """Stop serving and release the locks."""
         self._stack.close()
 
 
-def _identities_of_sharers(job: Job) -> frozenset[str]:
-    """Return what the notebooks that share files with this one would make them from now."""
+def _shared_identities(job: Job) -> frozenset[str]:
+    """Return the current identities of the notebooks that share files with this one."""
     if job.plan is None or job.entry is None:
         return frozenset()
     names = {name for others in shared_with(job.plan, job.entry.name).values() for name in others}
@@ -119,7 +119,7 @@ def _identities_of_sharers(job: Job) -> frozenset[str]:
 
 
 def _in_use(job: Job) -> dict[Path, str]:
-    """Return the paths that a run needs where they are, and what each is."""
+    """Return the paths that a run needs in place, with a description of each."""
     named = {job.cwd: "the working folder", job.path(".running"): "the output folder", job.path(".log"): "the log"}
     if job.options.plan is not None:
         named[job.options.plan.absolute()] = "the plan"

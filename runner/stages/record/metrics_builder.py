@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Collects the record of a run; `MetricsBuilder.metrics` closes it."""
+"""Builds the record of a run; `MetricsBuilder.metrics` completes it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class MetricsBuilder:
-    """The record so far. The first end that is set stays: the first cause in time wins."""
+    """The record so far. The first end stays: the earliest cause wins."""
 
     def __init__(self, job: Job) -> None:
         self.job = job
@@ -46,24 +46,24 @@ class MetricsBuilder:
         self.record = dataclasses.replace(self.record, **fields)
 
     def note_outputs(self, **fields: Any) -> None:
-        """Set fields of the record of the files."""
+        """Set fields of the record's ``outputs``."""
         self.note(outputs=dataclasses.replace(self.record.outputs, **fields))
 
     def warn(self, *warnings: str) -> None:
-        """Add warnings, each once."""
+        """Add warnings without duplicates."""
         self.note(warnings=tuple(dict.fromkeys((*self.record.warnings, *warnings))))
 
     def end(self, status: Status, reason: str, exit_code: int | None = None) -> None:
-        """Set how the notebook ended. Later ends count only after a success."""
+        """Set status, reason and exit code. A later end replaces a success only."""
         if self.record.status in {Status.RUNNING, Status.SUCCEEDED} and self.record.status is not status:
             code = EXIT_CODES[status] if exit_code is None else exit_code
             self.note(status=status, reason=reason, exit_code=code)
 
     def fault(self, error: Exception) -> None:
-        """Note that the run broke off by an error of ours and not by an end of the notebook's.
+        """Record that the run was aborted by an error in runner, not by the notebook.
 
-        The run is lost, whatever the notebook came to: what it left is not whole. How it had ended stays in
-        the reason, and its failure and cells stay as they are. The first such error stays.
+        The run is lost, however the notebook ended, because its output is incomplete. The notebook's end stays
+        in the reason, its failure and cells are kept. The first such error stays.
         """
         code, text = RunnerError.exit_code, f"{type(error).__name__}: {error}"
         text = f"internal error in runner, the traceback is in {self.job.path('.log').name}: {text}"
@@ -71,17 +71,17 @@ class MetricsBuilder:
             code, text = error.exit_code, str(error)
         ended = self.record
         if ended.status is Status.LOST:
-            self.note(exit_code=code)  # of the error that ends the process
+            self.note(exit_code=code)  # the error that ends the process
             return
-        earlier = f"; before that the notebook ended {ended.status.value}: {ended.reason}"
-        reason = f"the run broke off: {text}{'' if ended.status is Status.RUNNING else earlier}"
+        earlier = f"; before that its status was {ended.status.value}: {ended.reason}"
+        reason = f"the run was aborted: {text}{'' if ended.status is Status.RUNNING else earlier}"
         failure = ended.failure or Failure(message=text, error_name=type(error).__name__)
         self.note(status=Status.LOST, reason=reason, exit_code=code, failure=failure)
-        self.warn(f"this record may lack something, the run broke off: {text}")
+        self.warn(f"this record may be incomplete, the run was aborted: {text}")
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Add to the wall time of a stage."""
+        """Add the time of the block to the wall time of a stage."""
         start = time.monotonic()
         try:
             yield
@@ -94,36 +94,32 @@ class MetricsBuilder:
         return time.monotonic() - self.started_monotonic
 
     def metrics(self, stage: str | None = None) -> Metrics:
-        """Return the record as of now.
+        """Return the record up to now.
 
         Parameters
         ----------
         stage
-            The stage that begins now; the record is provisional then.
+            The stage that starts now, which makes the record provisional.
         """
-        return self._closed(dataclasses.replace(self.record, provisional=stage is not None, stage=stage))
+        return self._completed(dataclasses.replace(self.record, provisional=stage is not None, stage=stage))
 
     def bare(self) -> Metrics:
-        """Return only how the run ended, for when the whole record cannot be written."""
+        """Return a record of the run's end alone, for use if the full record cannot be written."""
         now = self.record
-        return self._closed(
+        return self._completed(
             dataclasses.replace(
                 self._empty, status=now.status, reason=now.reason, exit_code=now.exit_code, warnings=now.warnings[-1:]
             )
         )
 
-    def _closed(self, record: Metrics) -> Metrics:
+    def _completed(self, record: Metrics) -> Metrics:
         folder, wall_seconds = self.job.output_dir, self.seconds()
+        # Not the clock's time, which may step during a run.
+        ended = datetime.fromisoformat(record.started_at) + timedelta(seconds=wall_seconds)
         earlier = tuple(str(path.relative_to(folder)) for path in attempts.folders(folder, self.job.name))
         return dataclasses.replace(
             record,
-            ended_at=_after(record.started_at, wall_seconds),
+            ended_at=ended.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
             wall_seconds=round(wall_seconds, 6),
             outputs=dataclasses.replace(record.outputs, attempts=earlier),
         )
-
-
-def _after(moment: str, seconds: float) -> str:
-    """Return the time so many seconds later, whatever the machine's clock did meanwhile."""
-    later = datetime.fromisoformat(moment) + timedelta(seconds=seconds)
-    return later.isoformat(timespec="milliseconds").replace("+00:00", "Z")

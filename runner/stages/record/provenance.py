@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where a notebook came from and with what it ran: commit, image, packages, environment.
+"""Provenance of a run: commit, image, packages, environment.
 
-Packages are found by the names of their metadata folders: reading each one's metadata, as `importlib.metadata` does,
-takes a second where those take ten milliseconds.
+Packages are identified by the names of their metadata folders, in ten milliseconds; reading the metadata of each,
+as `importlib.metadata` does, takes a second.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 _GIT_SECONDS = 5
 _LONGEST_URL = 2_000
 _FOLDER = re.compile(r"(?P<name>[^-]{1,200})-(?P<version>[^-]{1,200})(?:-[^.]{1,50})?\.(?:dist|egg)-info")
-_ASK = "import json, platform, sys; print(json.dumps([platform.python_version(), sys.path]))"
+_QUERY = "import json, platform, sys; print(json.dumps([platform.python_version(), sys.path]))"
 _SECONDS = 30
 _LONGEST_ARGUMENT = 4_000
 _USER = re.compile(r"(?<=://)[^/?#\s]*@")
@@ -42,7 +42,7 @@ _SECRET_NAME = re.compile(r"token|secret|passw|api_?key|credential", re.IGNORECA
 
 
 class Commit:
-    """Finds the commit of a notebook in a thread while its kernel starts.
+    """Looks up the commit of a notebook in a thread while its kernel starts.
 
     Parameters
     ----------
@@ -65,7 +65,7 @@ class Commit:
         self._found = found
 
     def complete(self, source: Source) -> Source:
-        """Return the record of the source with its commit, or the reason why it has none."""
+        """Return the record of the source with its commit, or the reason why it is unavailable."""
         self._thread.join(timeout=10)
         commit, reason = self._found
         unavailable = {"commit": reason} if reason else {}
@@ -73,7 +73,7 @@ class Commit:
 
 
 def commit_of(source: Path, data: bytes) -> tuple[str | None, str | None]:
-    """Return the commit that holds a notebook as it was run, or None and why there is none.
+    """Return the commit that contains the notebook as it was run, or None and the reason.
 
     Parameters
     ----------
@@ -82,14 +82,14 @@ def commit_of(source: Path, data: bytes) -> tuple[str | None, str | None]:
     data
         Its content as it was run.
     """
-    source = source.resolve()  # git stores where a link leads, not what lies there
+    source = source.resolve()  # git stores a link's target path, not the target's content
     head, problem = _git(source.parent, "rev-parse", "--verify", "HEAD^{commit}")
     if head is None:
         return None, problem or "not in a git repository with a commit"
     blob, problem = _git(source.parent, "rev-parse", "--verify", f"HEAD:./{source.name}")
     if blob is None:
-        return None, problem or f"not tracked: commit {head} does not hold this file"
-    # git may store a file with other line ends than it checks out.
+        return None, problem or f"not tracked: commit {head} does not contain this file"
+    # git may convert line endings between repository and checkout.
     if blob in {_blob(text, len(blob)) for text in (data, data.replace(b"\r\n", b"\n"))}:
         return head, None
     filters, _ = _git(source.parent, "check-attr", "filter", "--", source.name)
@@ -100,16 +100,16 @@ def commit_of(source: Path, data: bytes) -> tuple[str | None, str | None]:
 
 
 def repository_of(source: Path) -> str | None:
-    """Return the URL that the repository of a notebook was cloned from, without credentials; None without one."""
+    """Return the URL of the remote `origin` without credentials, None if absent."""
     url, _ = _git(source.resolve().parent, "config", "--get", "remote.origin.url")
     return url and _USER.sub("", url)[:_LONGEST_URL]
 
 
 def _git(folder: Path, *arguments: str) -> tuple[str | None, str | None]:
-    """Return what git answers; None if it refuses, with the reason where git cannot be asked at all."""
-    # A mounted checkout belongs to another uid; that is no reason to refuse to read its commit.
+    """Return git's output, None if git fails, and the reason if it could not run."""
+    # A mounted checkout may belong to another uid; reading its commit is still safe.
     command = ["git", "-c", "safe.directory=*", "-C", str(folder), *arguments]
-    # GIT_DIR and the like would lead to another repository than the notebook's.
+    # GIT_DIR and similar variables would select another repository than the notebook's.
     environ = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     try:
         done = subprocess.run(command, capture_output=True, env=environ, timeout=_GIT_SECONDS, check=False)
@@ -123,20 +123,20 @@ def _git(folder: Path, *arguments: str) -> tuple[str | None, str | None]:
 
 
 def _blob(data: bytes, digits: int) -> str:
-    """Return the name that git gives to a file's content; repositories use SHA-1 or SHA-256."""
+    """Return git's object id of a file's content; repositories use SHA-1 or SHA-256."""
     kind = "sha1" if digits == 40 else "sha256"
     return hashlib.new(kind, b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
 
 
 def source_record(job: Job, notebook: Any, data: bytes, kernel: str) -> Source:
-    """Return what the notebook was before anything was done to it."""
+    """Return the record of the notebook before preparation."""
     return Source(
         path=job.source_label, sha256=hashlib.sha256(data).hexdigest(), title=title_of(notebook), kernel=kernel
     )
 
 
 def title_of(notebook: Any) -> str | None:
-    """Return the first heading."""
+    """Return the first Markdown heading."""
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
             for line in cell.source.splitlines():
@@ -146,7 +146,7 @@ def title_of(notebook: Any) -> str | None:
 
 
 def environment(job: Job, kernel: str, transport: str) -> Environment:
-    """Return where the notebook ran; names of secrets, never their values."""
+    """Return the environment of the run, with the names of secrets but never their values."""
     return Environment(
         image=os.environ.get("RUNNER_IMAGE") or None,
         python=platform.python_version(),
@@ -163,13 +163,13 @@ def environment(job: Job, kernel: str, transport: str) -> Environment:
 
 
 def command_line(argv: Sequence[str]) -> tuple[str, ...]:
-    """Return the arguments of a process, without what may be secret: parts of an address, a value named like one."""
+    """Return the arguments of a process with possible secrets redacted: parts of URLs, values named as secrets."""
     name = Path(argv[0]).name
-    return ("runner" if name == "__main__.py" else name, *map(_without_secrets, argv[1:]))
+    return ("runner" if name == "__main__.py" else name, *map(_redacted, argv[1:]))
 
 
-def _without_secrets(argument: str) -> str:
-    """Return an argument without user and query of a URL, and without what follows the name of a secret."""
+def _redacted(argument: str) -> str:
+    """Return an argument without the user and query of a URL, and without the value of a secret."""
     if len(argument) > _LONGEST_ARGUMENT:
         return "…"
     argument = _USER.sub("", argument)
@@ -182,7 +182,7 @@ def _without_secrets(argument: str) -> str:
 
 
 def _recordable(value: Any) -> Any:
-    """Return a parameter's value as JSON has it; what JSON lacks (NaN, dates) becomes text."""
+    """Return a parameter's value as JSON; values without a JSON type (NaN, dates) become text."""
     if isinstance(value, dict):
         return {str(key): _recordable(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -193,11 +193,11 @@ def _recordable(value: Any) -> Any:
 
 
 def installed(paths: Iterable[str] | None = None) -> dict[str, str]:
-    """Return name and version of every distribution on a path, this Python's by default; the first of a name counts."""
+    """Return names and versions of the distributions on a path, `sys.path` by default; the first of a name wins."""
     found: dict[str, str] = {}
     for place in sys.path if paths is None else paths:
         with contextlib.suppress(OSError):
-            for entry in sorted(os.listdir(place or ".")):  # noqa: PTH208  (ten times as fast as Path.iterdir)
+            for entry in sorted(os.listdir(place or ".")):  # noqa: PTH208  (ten times faster than Path.iterdir)
                 if entry.endswith((".dist-info", ".egg-info")):
                     name, version = _name_and_version(Path(place or "."), entry)
                     found.setdefault(name, version)
@@ -205,24 +205,24 @@ def installed(paths: Iterable[str] | None = None) -> dict[str, str]:
 
 
 def here() -> dict[str, str]:
-    """Return this Python's version as ``python``, and its distributions."""
+    """Return the version of this Python as ``python``, and its distributions."""
     return {"python": platform.python_version(), **installed()}
 
 
 @functools.cache
 def of_python(program: str, pythonpath: str | None) -> Mapping[str, str] | None:
-    """Return what another Python is and can import; None where it does not answer.
+    """Return version and distributions of another Python, None if it fails to answer.
 
     Parameters
     ----------
     pythonpath
-        The value of PYTHONPATH that it is started with.
+        Its value of PYTHONPATH.
     """
     environ = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     environ |= {} if pythonpath is None else {"PYTHONPATH": pythonpath}
     try:
         answer = subprocess.run(
-            [program, "-c", _ASK], capture_output=True, check=True, timeout=_SECONDS, env=environ, cwd="/"
+            [program, "-c", _QUERY], capture_output=True, check=True, timeout=_SECONDS, env=environ, cwd="/"
         )
         version, paths = json.loads(answer.stdout)
         return {"python": str(version), **installed(path for path in map(str, paths) if path)}
@@ -234,7 +234,7 @@ def _name_and_version(place: Path, entry: str) -> tuple[str, str]:
     match = _FOLDER.fullmatch(entry)
     if match is not None:
         return match["name"].replace("_", "-").lower(), match["version"]
-    with contextlib.suppress(Exception):  # an old egg tells its version inside only, in whatever shape
+    with contextlib.suppress(Exception):  # an old egg has its version only in its metadata, in any format
         found = metadata.Distribution.at(place / entry)
         return found.metadata["Name"].replace("_", "-").lower(), found.version
     return entry.rpartition(".")[0].lower(), "unknown"

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stage 4: what outlived the kernel is ended, and the GPU is proved free."""
+"""Stage 4: end processes left by the kernel and prove that the GPUs are free."""

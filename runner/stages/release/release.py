@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Proof that the GPUs are free again: the device's own memory against the baseline.
+"""Prove that the GPUs are free again by comparing device memory with the baseline.
 
-NVML's process list is empty or foreign inside a container, and clean-up in the kernel only says
-what it tried. What counts is that the memory in use falls back to what it was before the kernel
-started; only the end of the process does that, and the driver takes a moment for it.
+Inside a container NVML's process list is empty or shows foreign PIDs, and cleanup in the kernel only
+reports what it attempted. The proof is that the memory in use falls back to its value before the
+kernel started; only the end of the process does that, and the driver takes a moment.
 
-Others may use the GPU too. What NVML attributes to them is theirs. Where it attributes nothing, and
-somebody else was seen, the rest cannot be told apart: that is neither a release nor the lack of one.
+Others may use the GPU too. Memory that NVML attributes to them is theirs. If it attributes nothing
+and another user was seen, the rest cannot be attributed: the result is neither released nor held.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ if TYPE_CHECKING:
     from runner.machine.run_monitor import Watch
 
 TOLERANCE_BYTES = 64 * 2**20
-"""More than the driver's own figures wander while nothing runs (a few MiB), and less than the
-smallest CUDA context, which takes 100 MiB and more: one process left behind does not fit in."""
+"""More than the driver's figures drift while nothing runs (a few MiB), and less than the smallest
+CUDA context (100 MiB and more), so a single leftover process exceeds it."""
 
 SHARED_SECONDS = 5.0
-"""How long memory that may be a neighbour's is watched: no waiting makes it ours or theirs."""
+"""How long memory that may be another user's is polled: waiting does not show whose it is."""
 
 _POLL_SECONDS = 0.05
 RELEASE_SECONDS = 30.0
 
 
 class _State(NamedTuple):
-    """How a GPU stands against its baseline, in one word and in many."""
+    """A GPU's memory compared with its baseline."""
 
     kind: Literal["back", "held", "shared"]
     text: str = ""
@@ -58,7 +58,7 @@ def prove(
     swept: tuple[Process, ...] = (),
     sleep: Callable[[float], None] = time.sleep,
 ) -> Release:
-    """Watch the device memory until it is back at the baseline or the deadline passes.
+    """Poll the device memory until it is back at the baseline or the deadline passes.
 
     Parameters
     ----------
@@ -67,22 +67,22 @@ def prove(
     baseline
         Memory in use before the kernel started, from `read_baseline`.
     users
-        Who uses the GPUs, as far as it was seen.
+        Processes seen on the GPUs.
     deadline_seconds
-        How long the driver may take to give the memory back.
+        How long the driver may take to release the memory.
     seconds_left
-        How much time there is in all, asked at each look: it may become less meanwhile.
+        Total time left, read at each poll because it may shrink.
     tolerance_bytes
-        What may be in use beyond the baseline.
+        Memory that may be in use beyond the baseline.
     swept
-        Processes of the run that had to be ended; they go into the record.
+        Processes of the run that had to be ended, for the record.
     sleep
-        Waits between two looks.
+        Waits between two polls.
 
     Returns
     -------
-    A record whose ``released`` is True or False only where memory was compared; with ``seconds``
-    until the last GPU was back, or until the deadline.
+    A record whose ``released`` is None if memory could not be compared; ``seconds`` run until the
+    last GPU was back, or until the deadline.
     """
     started = time.monotonic()
     now: dict[str, InUse] = {}
@@ -101,7 +101,11 @@ def prove(
         sleep(min(left, _POLL_SECONDS))
     seconds = time.monotonic() - started
     released, reason = _verdict(states, seconds)
-    unknown = [f"{uuid}: {why}" for uuid in now if (why := _unknown(baseline.get(uuid), now[uuid]))]
+    unknown = [
+        f"{uuid}: {used.reason or 'its memory before the run is unknown'}"
+        for uuid, used in now.items()
+        if used.reason or baseline.get(uuid) is None
+    ]
     if released and (unknown or not gpus):
         released, reason = None, "; ".join(unknown) or "the run was given no GPU"
     return Release(
@@ -123,13 +127,13 @@ def _verdict(states: Mapping[str, _State], seconds: float) -> tuple[bool | None,
     if texts["held"]:
         return False, f"not back after {format_seconds(seconds)}: {texts['held']}"
     if texts["shared"]:
-        return None, f"cannot be told apart after {format_seconds(seconds)}: {texts['shared']}"
+        return None, f"cannot be attributed after {format_seconds(seconds)}: {texts['shared']}"
     note = f", apart from others' memory: {texts['back']}" if texts["back"] else ""
     return True, f"device memory is back at the baseline after {format_seconds(seconds)}{note}"
 
 
 def _state(gpu: Gpu, before: int | None, now: InUse, users: CudaProcesses | None, tolerance_bytes: int) -> _State:
-    """Compare a GPU with its baseline, and charge what is beyond to whom it belongs."""
+    """Compare a GPU with its baseline and attribute the excess to its users."""
     if before is None or now.bytes is None or now.bytes - before <= tolerance_bytes:
         return _State("back")
     listed = listed_on(gpu)
@@ -143,18 +147,18 @@ def _state(gpu: Gpu, before: int | None, now: InUse, users: CudaProcesses | None
     if grown is not None and now.bytes - before - grown <= tolerance_bytes:
         return _State("back", f"{gpu.uuid} is used by {shown(strangers)}")
     if grown is not None and abs(grown) <= tolerance_bytes and len(strangers) == len(listed) and strangers:
-        return _State("held", f"{text}; {_on_it(listed)}, but not more than before the run")
+        return _State("held", f"{text}; {_on_it(listed)}, but their memory has not grown since before the run")
     if not members and (who := _somebody_else(gpu, listed, before)):
-        return _State("shared", f"{text}, and somebody else uses it: {who}")
+        return _State("shared", f"{text}, and others use it: {who}")
     return _State("held", f"{text}; {_on_it(listed)}")
 
 
 def _somebody_else(gpu: Gpu, listed: Sequence[GpuProcess], before: int) -> str:
-    """Return what shows that others use a GPU while no process of the run is alive, or an empty text."""
+    """Return the evidence that others use a GPU after all processes of the run ended, or an empty text."""
     if listed:
         return shown(listed)
     if before > TOLERANCE_BYTES and gpu.memory_api == "v2":  # version 1 counts the driver's own share as used
-        return f"{format_bytes(before)} were in use before the run, by whom is not visible from here"
+        return f"{format_bytes(before)} were in use before the run, by processes not visible from here"
     try:
         busy = gpu.read(energy=False).utilization_percent
     except DriverProblem:
@@ -162,29 +166,24 @@ def _somebody_else(gpu: Gpu, listed: Sequence[GpuProcess], before: int) -> str:
     return f"it is busy ({busy:.0f} %) though this run has ended" if busy else ""
 
 
-def _unknown(before: int | None, now: InUse) -> str:
-    """Return why nothing can be said of a GPU, or an empty text."""
-    return now.reason or ("its memory before the run is not known" if before is None else "")
-
-
 def _on_it(listed: Sequence[GpuProcess]) -> str:
-    return f"on it now: {shown(listed)}" if listed else "who holds it is not visible from here"
+    return f"on it now: {shown(listed)}" if listed else "the processes that use it are not visible from here"
 
 
 def sweep_and_prove(monitor: Watch, *, cleanup: bool, seconds_left: Callable[[], float]) -> Release:
-    """End what the kernel left behind and prove that the GPUs are free.
+    """End the processes that the kernel left and prove that the GPUs are free.
 
     Parameters
     ----------
     monitor
-        What watched the run: its processes, its GPUs and their memory before the kernel started.
+        The run's processes, its GPUs and their memory before the kernel started.
     cleanup
-        False leaves the processes alone and only lists them.
+        If False, only list the processes.
     seconds_left
-        How much time there is; `RELEASE_SECONDS` are taken at most.
+        Time left; at most `RELEASE_SECONDS` are used.
     """
     if monitor.gpus:
-        monitor.users.look(at_once=True)  # a short run has not come to a regular look
+        monitor.users.look(at_once=True)  # a short run may end before the first regular poll
     family = monitor.family
     if cleanup:
         swept = family.sweep(processes.TERM_SECONDS, processes.KILL_SECONDS)

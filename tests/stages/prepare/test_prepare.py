@@ -159,7 +159,7 @@ def test_the_shutdown_cell_is_dropped_and_stays_visible(notebook):
     assert [change.cell_index for change in prepared.changes] == [2]
     cell = prepared.notebook.cells[2]
     assert cell.source == notebooks.SHUTDOWN
-    assert cell.metadata.runner.dropped == "shuts its own kernel down"
+    assert cell.metadata.runner.dropped == "shuts down its own kernel"
     assert sources(prepared) == ["1", "'IPython.Application.instance()'", ""]
 
 
@@ -254,8 +254,8 @@ def test_rules_build_on_each_other_in_order(notebook):
 @pytest.mark.parametrize(
     ("find", "message"),
     [
-        ("adata[:500_000, :]", r"occurs nowhere, the rule says once \(nearest text: 'adata = adata\[:1_000_000, :\]"),
-        ("threads", r"occurs 2 times \(code cells 0, 1\), the rule says once"),
+        ("adata[:500_000, :]", r"occurs nowhere, the rule requires once \(nearest text: 'adata = adata\[:1_000_000, :\]"),
+        ("threads", r"occurs 2 times \(code cells 0, 1\), the rule requires once"),
         ("do_shutdown", "occurs nowhere.*occurs only in a dropped cell"),
         ("Title", "occurs nowhere.*occurs only in a cell that is not code"),
         ("δ" * 50, "occurs nowhere.*upstream changed the notebook"),

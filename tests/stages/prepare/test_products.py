@@ -41,7 +41,7 @@ class World:
             (self.checkout / "notebooks" / f"{name}.ipynb").write_text(f"{name} sets n")
         entries = [{"name": name, "path": f"notebooks/{name}.ipynb", "products": PATTERNS} for name in ("01", "03")]
         self.plan = parse(yaml.safe_dump({"version": 1, "name": "p", "notebooks": entries}), "plan.yaml")
-        self.standing: dict[str, product_records.Fingerprint] = {}
+        self.reused: dict[str, product_records.Fingerprint] = {}
 
     def run(self, name="01", **parameters) -> product_records.Run:
         source = f"notebooks/{name}.ipynb"
@@ -60,12 +60,12 @@ class World:
     def set_aside(self, run, patterns=PATTERNS):
         sources = Sources.of(self.plan, self.checkout)
         judged = products.set_aside(patterns, checkout=self.checkout, output_dir=self.outputs, run=run, sources=sources)
-        self.standing = dict(judged.standing)
+        self.reused = dict(judged.reused)
         return judged.moved
 
     def record(self, run, patterns=PATTERNS):
         return products.record(
-            patterns, checkout=self.checkout, output_dir=self.outputs, run=run, standing=self.standing
+            patterns, checkout=self.checkout, output_dir=self.outputs, run=run, reused=self.reused
         )
 
 
@@ -101,13 +101,13 @@ def test_a_product_whose_name_holds_a_secret_is_not_recorded(world) -> None:
         checkout=world.checkout,
         output_dir=world.outputs,
         run=world.run(),
-        standing={},
+        reused={},
         redactor=Redactor(["hunter2"]),
     )
 
     assert "hunter2" not in "".join(path.read_text() for path in world.outputs.iterdir())
     assert world.set_aside(world.run()) == (".set-aside/01/1/notebooks/h5/hunter2.h5ad",)
-    assert [*world.standing] == ["notebooks/h5/b.h5ad"]
+    assert [*world.reused] == ["notebooks/h5/b.h5ad"]
 
 
 def test_a_leftover_is_moved_and_listed(world):

@@ -105,7 +105,7 @@ def test_an_untracked_and_a_copied_notebook_have_none(tmp_path: Path) -> None:
     notebook, commit = repository(tmp_path / "repo")
     for target in (notebook.with_name("copy.ipynb"), tmp_path / "repo" / "n.ipynb"):
         shutil.copy(notebook, target)
-        assert asked(target) == (None, f"not tracked: commit {commit} does not hold this file")
+        assert asked(target) == (None, f"not tracked: commit {commit} does not contain this file")
     shutil.copy(notebook, tmp_path / "outside.ipynb")
     assert asked(tmp_path / "outside.ipynb") == (None, "not in a git repository with a commit")
 
@@ -146,7 +146,7 @@ def test_report_and_crate_repeat_what_the_record_says(tmp_path: Path) -> None:
     out = tmp_path / "out"
     for name in ("n", "copy"):
         assert cli.runner("run", notebook.with_name(f"{name}.ipynb"), "--output-dir", out, "--no-html").code == 0
-    reason = f"not tracked: commit {commit} does not hold this file"
+    reason = f"not tracked: commit {commit} does not contain this file"
     assert cli.metrics(out, "n")["source"]["commit"] == commit
     source = cli.metrics(out, "copy")["source"]
     assert (source["commit"], source["unavailable"]) == (None, {"commit": reason})

@@ -206,10 +206,10 @@ def on(pid, size):
         (6, [on(7, 6 * GB)], Users(before=[on(7, GB)]), 0, True, "python (pid 7, 6.0 GB)"),  # grew, and is charged
         (6, [on(8, 6 * GB)], Users(), 0, True, "python (pid 8, 6.0 GB)"),  # came meanwhile
         (6, [on(9, 5 * GB)], Users(members=[9]), 0, False, "on it now: python (pid 9, 5.0 GB)"),  # is ours
-        (6, [on(7, GB)], Users(before=[on(7, GB)]), 0, False, "not more than before"),  # a leak beside an idle one
-        (6, [on(7, 2 * GB)], Users(before=[on(7, GB)]), 0, None, "cannot be told apart"),  # explains only a part
-        (6, [on(8, None)], Users(), 0, None, "cannot be told apart"),  # NVML does not tell how much it has
-        (6, [on(8, 5 * GB)], Users(here=False), 0, None, "cannot be told apart"),  # a pid of the host
+        (6, [on(7, GB)], Users(before=[on(7, GB)]), 0, False, "not grown since before"),  # a leak beside an idle one
+        (6, [on(7, 2 * GB)], Users(before=[on(7, GB)]), 0, None, "cannot be attributed"),  # explains only a part
+        (6, [on(8, None)], Users(), 0, None, "cannot be attributed"),  # NVML does not tell how much it has
+        (6, [on(8, 5 * GB)], Users(here=False), 0, None, "cannot be attributed"),  # a pid of the host
         (6, [], Users(), 30, None, "though this run has ended"),
         (6, [], Users(members=[9]), 30, False, "not visible"),  # our own process may be the one that works
         (6, [], Users(), 0, False, "not visible"),
