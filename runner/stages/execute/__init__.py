@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stage 3: the cells, run in a kernel, and how they ended."""
+"""Stage 3: run the cells in a kernel and determine how they ended."""

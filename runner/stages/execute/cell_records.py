@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From facts to records: cells, failure, and what the samples say of them.
+"""Build the records of cells and failure from facts and samples.
 
-A clone without git-lfs leaves pointers, three lines of text, where a notebook expects data. Readers then complain about
-formats and not about git, so the files that a failed cell names are looked at.
+A clone without git-lfs has pointers, three lines of text, instead of data. Readers then report a wrong format, so the
+files that a failed cell names are checked for pointers.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ _MESSAGE_CHARS = 10_000
 _TAIL_LINES = 25
 _FIRST_LINE = b"version https://git-lfs.github.com/spec/"
 _LARGEST_BYTES = 1024
-"""A pointer is smaller by the specification of git-lfs."""
+"""Maximum size of a pointer by the git-lfs specification."""
 _MOST_NAMES = 2000
 _QUOTED = re.compile(r"""["']([^"'\n]{1,400})["']""")
 
 
 def cells(notebook: Any, facts: Facts, result: NotebookResult) -> tuple[Cell, ...]:
-    """Return the source's code cells in order, as they ended."""
+    """Return the records of the source's code cells, in order."""
     found = []
     for cell in notebook.cells:
         index = cell.metadata.get("runner", {}).get("index")
@@ -72,16 +72,16 @@ def failure(
     cwd: Path,
     ucx_tls: str | None,
 ) -> Failure | None:
-    """Return what went wrong, with cause and hint; None after a success.
+    """Return the failure with cause and hint, None after a success.
 
     Parameters
     ----------
     crash_output
-        What faulthandler and the kernel's raw stderr hold.
+        Output of faulthandler and the kernel's raw stderr.
     gpu_fraction
         Largest share of a GPU's memory in use near the end.
     cwd
-        The kernel's working directory; whether files that the cell names are git-lfs pointers is read there.
+        The kernel's working directory, where the cell's files are checked for git-lfs pointers.
     ucx_tls
         The kernel's ``UCX_TLS``.
     """
@@ -122,14 +122,14 @@ def failure(
 
 
 def _hint(diagnosis: Diagnosis | None, event: CellEvent | None) -> str | None:
-    """Return what to do, with the line of the notebook that it is about."""
+    """Return the hint with the failed line of the cell."""
     line = event.failed_line if event is not None else None
-    at = f"the cell's line is `{line}`" if line else None
+    at = f"the failed line is `{line}`" if line else None
     return "; ".join(filter(None, (diagnosis.hint if diagnosis else None, at))) or None
 
 
 def spans(found: Sequence[Cell], facts: Facts, started_monotonic: float) -> list[Span]:
-    """Return from when to when each cell ran, in seconds of the run."""
+    """Return the time span of each cell, in seconds since the run's start."""
     return [
         Span(cell.index, event.started_monotonic - started_monotonic, event.ended_monotonic - started_monotonic)
         for cell in found
@@ -138,7 +138,7 @@ def spans(found: Sequence[Cell], facts: Facts, started_monotonic: float) -> list
 
 
 def with_use(found: Sequence[Cell], uses: Mapping[int, CellUse]) -> tuple[Cell, ...]:
-    """Return the cells with what the samples say of them."""
+    """Return the cells with their resource usage from the samples."""
     return tuple(
         dataclasses.replace(
             cell,
@@ -155,16 +155,16 @@ def with_use(found: Sequence[Cell], uses: Mapping[int, CellUse]) -> tuple[Cell, 
 
 
 def _pointers(cell: Any, message: str, cwd: Path) -> tuple[str, ...]:
-    """Return the git-lfs pointers that a cell may have stumbled over.
+    """Return the git-lfs pointers that may have failed a cell.
 
-    Those that it names, or its error; where a reader complains about a format, those of the folder.
+    They are named in the cell or its error; after an error about a file's format, all in the folder count.
     """
     named = named_pointers((bounded(message), bounded(cell.source) if cell is not None else ""), cwd)
     return named or (pointers_below(cwd) if is_unreadable(message) else ())
 
 
 def title_of(source: str, limit: int = 80) -> str | None:
-    """Return the first line of a cell that says something."""
+    """Return the first line of a cell that is neither blank nor a cell magic."""
     for line in source.splitlines():
         text = line.strip()
         if text and not text.startswith("%%"):
@@ -173,16 +173,16 @@ def title_of(source: str, limit: int = 80) -> str | None:
 
 
 def _crash(crash_output: str) -> str:
-    """Return the lines of a dead kernel's output that lie nearest to its death."""
+    """Return the lines of a dead kernel's output that are closest to the crash."""
     fatal, current, calls = crash_output.partition("Current thread")
-    if current:  # faulthandler names the most recent call first
+    if current:  # faulthandler prints the most recent call first
         title = fatal.splitlines()[:1]
         return "\n".join([*title, *(current + calls).splitlines()][:_TAIL_LINES])
     return endings.tail(crash_output, _TAIL_LINES)
 
 
 def is_pointer(path: Path) -> bool:
-    """Return True if this is a regular file that holds a git-lfs pointer."""
+    """Return True if this is a regular file with a git-lfs pointer."""
     try:
         if not path.is_file() or path.stat().st_size > _LARGEST_BYTES:
             return False
@@ -193,21 +193,21 @@ def is_pointer(path: Path) -> bool:
 
 
 def named_pointers(texts: Iterable[str], folder: Path) -> tuple[str, ...]:
-    """Return the pointers among the files that quoted names in source or messages lead to.
+    """Return the pointers among the files named in quotes in source or messages.
 
     Parameters
     ----------
     texts
-        Where names stand between quotes.
+        Texts that contain quoted names.
     folder
-        What relative names start from.
+        Base of relative names.
     """
     names = islice((match[1] for text in texts for match in _QUOTED.finditer(text)), _MOST_NAMES)
     return tuple(name for name in dict.fromkeys(names) if is_pointer(folder / name))
 
 
 def pointers_below(folder: Path) -> tuple[str, ...]:
-    """Return the pointers in a folder and its subfolders, as far as a short look finds them."""
+    """Return the pointers among the first files of a folder and its subfolders."""
     return tuple(str(path.relative_to(folder)) for path in islice(_files(folder), _MOST_NAMES) if is_pointer(path))
 
 

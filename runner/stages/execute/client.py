@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""papermill's client, and so nbclient's, with outputs that are bounded and redacted as they arrive.
+"""papermill's client, a subclass of nbclient's, which bounds and redacts outputs as they arrive.
 
-A dead kernel is noticed within a tenth of a second, and an `Observer` is called with what happens.
-Outputs go to the cell that they belong to, also when its tasks and threads go on while later cells
-run. An error that a cell shows is noted wherever it is captured.
+A dead kernel is detected within a tenth of a second, and an `Observer` is notified of events.
+Outputs go to the cell that they belong to, even if its tasks and threads continue while later cells
+run. An error that a cell shows is recorded even if a widget captures it.
 """
 
 from __future__ import annotations
@@ -30,23 +30,23 @@ if TYPE_CHECKING:
 
 _FLAT = {"stream", "status", "execute_input", "error", "clear_output"}
 IOPUB_SECONDS = 120
-"""nbclient's own 4 s raise on a 50 MB image; a kernel that is alive is worth waiting for."""
+"""nbclient's default of 4 s is too short for a 50 MB image; a live kernel is worth waiting for."""
 
 
 class Observer:
-    """What happens, as it happens. Subclass what you want to hear; every method is quick."""
+    """Callbacks for events, to override in subclasses; every method must be quick."""
 
     def cell_started(self, cell: NotebookNode, position: int) -> None:
-        """Handle that a cell was sent to the kernel."""
+        """Handle the start of a cell."""
 
     def cell_ended(self, cell: NotebookNode, position: int, event: CellEvent) -> None:
-        """Handle the end of a cell, of whatever kind."""
+        """Handle the end of a cell, with any outcome."""
 
     def printed(self, name: str, text: str) -> None:
-        """Handle what a cell wrote to stdout or stderr; the text is redacted and whole."""
+        """Handle a cell's output on stdout or stderr, redacted but not truncated."""
 
     def changed(self) -> None:
-        """Handle that the notebook has something that is not saved yet."""
+        """Handle a change of the notebook that is not saved yet."""
 
 
 class NotebookClient(PapermillNotebookClient):  # type: ignore[misc]
@@ -59,32 +59,32 @@ class NotebookClient(PapermillNotebookClient):  # type: ignore[misc]
         self.redactor = redactor
         self.log_name = log_name
         self.reply: dict[str, Any] | None = None
-        """Content of the kernel's reply to the current cell, once it was seen."""
-        self.widgets_to_tell: dict[str, CapturedOutput] = {}
+        """Content of the kernel's reply to the current cell, None before it arrives."""
+        self.widgets_to_sync: dict[str, CapturedOutput] = {}
         self.widget_registry = {"@jupyter-widgets/output": {"OutputModel": CapturedOutput}}
         self._displays: Displays = {}
         self._collectors: dict[int, Collector] = {}
-        """Of the current cell, and of earlier ones whose outputs still come; by position."""
+        """Collectors of the current cell and of earlier ones with late outputs, by position."""
         self._requests: dict[str, int] = {}
-        """Positions of the cells by the message that asked to run them."""
+        """Positions of the cells by the id of their execute request."""
         self._shown: dict[int, list[Shown]] = {}
         self._late: list[tuple[int, Shown]] = []
         self._current: int | None = None
         self.on_cell_executed = self._take_reply
 
     def begin_cell(self, position: int) -> None:
-        """Forget the reply to the cell before."""
+        """Start a cell: discard the reply to the previous one."""
         self._current, self.reply = position, None
 
     def _take_reply(self, *, execute_reply: dict[str, Any], **_: Any) -> None:
         self.reply = execute_reply["content"]
 
     def shown(self, position: int) -> Sequence[Shown]:
-        """Return the errors that a cell showed: the first, and the first SystemExit."""
+        """Return the errors that a cell showed: the first one and the first SystemExit."""
         return self._shown.get(position, ())
 
     def forget(self, start: int) -> None:
-        """Forget what cells from a position on have shown; they are to run again."""
+        """Discard the outputs of the cells from a position on, before they run again."""
         self._requests = {request: at for request, at in self._requests.items() if at < start}
         self._shown = {at: shown for at, shown in self._shown.items() if at < start}
         self._late = [(at, error) for at, error in self._late if at < start]
@@ -92,12 +92,12 @@ class NotebookClient(PapermillNotebookClient):  # type: ignore[misc]
             self._collectors.pop(position).finish()
 
     def late_errors(self) -> Iterator[tuple[int, Shown]]:
-        """Return, once, the errors of cells that had ended when they showed them."""
+        """Yield, once, the errors that cells showed after their end."""
         while self._late:
             yield self._late.pop(0)
 
     async def _async_poll_kernel_alive(self) -> None:
-        """Notice the kernel's death at once, but let its last messages arrive."""
+        """Detect the kernel's death at once, but let its last messages arrive."""
         while self.kernel.alive:  # noqa: ASYNC110  (a process has no event to wait for)
             await asyncio.sleep(0.1)
         await asyncio.sleep(0.3)
@@ -105,18 +105,18 @@ class NotebookClient(PapermillNotebookClient):  # type: ignore[misc]
             self.task_poll_for_reply.cancel()
 
     async def _async_poll_output_msg(self, parent_msg_id: str, cell: NotebookNode, cell_index: int) -> None:
-        """Take messages until the kernel has done with a cell, those of earlier cells among them."""
+        """Process messages, including those of earlier cells, until the kernel is done with a cell."""
         self._requests[parent_msg_id] = cell_index
         while await self._take_message() != cell_index:
             pass
 
     async def take_late_outputs(self) -> None:
-        """Take what comes after the last cell: a kernel waits with its end until its outputs are taken."""
+        """Process messages after the last cell: a kernel does not end before its outputs are read."""
         while True:
             await self._take_message()
 
     async def _take_message(self) -> int | None:
-        """Take the next output of the kernel; return the position of the cell that it ends, if it ends one."""
+        """Process the next message of the kernel; if it ends a cell, return the cell's position."""
         assert self.kc is not None
         msg = await self.kc.iopub_channel.get_msg(timeout=None)
         position = self._requests.get(msg["parent_header"].get("msg_id"))
@@ -128,7 +128,7 @@ class NotebookClient(PapermillNotebookClient):  # type: ignore[misc]
         return None
 
     def process_message(self, msg: dict[str, Any], cell: NotebookNode, cell_index: int) -> NotebookNode | None:
-        """Handle one message of the kernel as nbclient does, and tell the observer."""
+        """Handle a message of the kernel as nbclient does, and notify the observer."""
         if msg["msg_type"] not in _FLAT and nested_too_deeply(msg["content"]):
             log.warning("message-ignored", type=msg["msg_type"], reason=f"more than {DEEPEST} levels of nesting")
             return None
@@ -138,7 +138,7 @@ class NotebookClient(PapermillNotebookClient):  # type: ignore[misc]
             output = super(PapermillNotebookClient, self).process_message(msg, cell, cell_index)
         except CellExecutionComplete:
             raise
-        except Exception as error:  # noqa: BLE001  (nbclient trusts what widgets send; a notebook must not end by that)
+        except Exception as error:  # noqa: BLE001  (nbclient trusts messages of widgets; they must not end a notebook)
             log.warning("message-ignored", type=msg["msg_type"], reason=repr(error))
             return None
         if msg["msg_type"] != "status":
@@ -159,7 +159,7 @@ class NotebookClient(PapermillNotebookClient):  # type: ignore[misc]
         return collector.take(msg, display_id)
 
     def clear_output(self, outs: list[NotebookNode], msg: dict[str, Any], cell_index: int) -> None:
-        """Take the outputs of a cell or widget away, at once or when the next one comes."""
+        """Clear the outputs of a cell or widget, at once or when the next one arrives."""
         widgets = self.output_hook_stack[msg["parent_header"].get("msg_id")]
         if widgets:
             widgets[-1].clear_output(outs, msg, cell_index)
@@ -167,7 +167,7 @@ class NotebookClient(PapermillNotebookClient):  # type: ignore[misc]
             self._collector(cell_index, outs).clear(wait=bool(msg["content"].get("wait")))
 
     def remove_output_hook(self, msg_id: str, hook: Any) -> None:
-        """Let a widget capture no more; those of several tasks need not end in the order of a stack."""
+        """Stop a widget's capture; captures of several tasks may end in any order."""
         if hook in self.output_hook_stack[msg_id]:
             self.output_hook_stack[msg_id].remove(hook)
 
@@ -175,7 +175,7 @@ class NotebookClient(PapermillNotebookClient):  # type: ignore[misc]
         self.new_collector([]).update(display_id, msg)
 
     def new_collector(self, outputs: list[NotebookNode]) -> Collector:
-        """Return a collector of outputs into a list."""
+        """Return a collector that adds outputs to a list."""
         return Collector(
             outputs,
             redactor=self.redactor,
@@ -204,17 +204,17 @@ class NotebookClient(PapermillNotebookClient):  # type: ignore[misc]
             collector.settle()
 
     def end_cell(self, position: int) -> int:
-        """Finish a cell's streams and return how many characters stand in the log only."""
+        """Finish a cell's streams and return the number of characters that only the log has."""
         collector = self._collectors.pop(position, None)
         dropped = collector.finish() if collector is not None else 0
         self._current = None
-        for widget in self.widgets_to_tell.values():
-            widget.tell_kernel()
-        self.widgets_to_tell.clear()
+        for widget in self.widgets_to_sync.values():
+            widget.sync_to_kernel()
+        self.widgets_to_sync.clear()
         return dropped
 
     def end(self) -> Iterator[tuple[int | None, int]]:
-        """Finish what came late and what widgets captured; yield its cell, and how much the log alone has."""
+        """Finish late and captured outputs; yield their cell and the number of characters that only the log has."""
         for position in list(self._collectors):
             yield position, self._collectors.pop(position).finish()
         for widget in self.comm_objects.values():

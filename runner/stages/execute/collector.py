@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What one place takes of a kernel's outputs: a cell, or an Output widget that captures them.
+"""Collect a kernel's outputs for a cell, or for an Output widget that captures them.
 
-Both keep within the same bounds, lose the same secrets and put the same text into the log. What
-a widget captures is sent back to the kernel, as a frontend does, but only between cells: a message
-that is sent while a reply is awaited on the same socket takes the wake-up of that reply with it
-(ZeroMQ signals edges, and jupyter_client sends past the asyncio socket), and the cell seems to run
-until its deadline. A busy kernel does not read it before anyway, and would stop us once its queue
-is full.
+Both have the same limits and redaction, and write the same text to the log. Captured outputs are
+sent back to the kernel, as a frontend does, but only between cells: a message sent while a reply is
+awaited on the same socket consumes the wake-up of that reply (ZeroMQ is edge-triggered, and
+jupyter_client bypasses the asyncio socket), and the cell seems to run until its deadline. A busy
+kernel would not read it earlier, and would block us once its queue is full.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ PIECE_CHARS = 1_000_000
 COLLECT_CHARS = 32_000_000
 
 Displays = dict[str, list[NotebookNode]]
-"""Outputs by their display id, wherever they stand; an update reaches all of them."""
+"""Outputs by display id, in all cells; an update changes all of them."""
 
 
 class Collector:
@@ -39,7 +38,7 @@ class Collector:
     outputs
         The list, which is changed in place.
     printed
-        Takes the name of a stream and text for the log.
+        Called with the name of a stream and text for the log.
     displays
         Shared by all collectors of a notebook.
     """
@@ -59,7 +58,7 @@ class Collector:
         self._printed = printed
         self._displays = displays
         self._streams: dict[int, Stream] = {}
-        """Streams by the identity of their output."""
+        """Streams by the `id` of their output."""
         self._bounds: dict[str, Bound] = {}
         self._results = Results(log_name)
         self._redacted: dict[str, RedactedStream] = {}
@@ -82,19 +81,19 @@ class Collector:
         return node
 
     def update(self, display_id: str, msg: dict[str, Any]) -> None:
-        """Give all outputs of a display their new content."""
+        """Replace the content of all outputs of a display."""
         nodes = self._displays.get(display_id)
         if not nodes:
             return
         logged = msg["msg_type"] == "update_display_data"
         shown = {**msg, "header": {**msg["header"], "msg_type": "display_data"}}
-        # What replaces another output takes nothing of what new ones may have.
+        # A replacement does not use up the limit for new outputs.
         new = output_from_msg(self._bounded(self._without_secrets(shown), Results(self._log_name), logged=logged))
         for node in nodes:
             node["data"], node["metadata"] = new["data"], new["metadata"]
 
     def clear(self, *, wait: bool = False) -> None:
-        """Take the outputs away, at once or when the next one comes; what they took of the bounds is free again."""
+        """Clear the outputs and their use of the limits, at once or when the next output arrives."""
         self._clear_first = wait
         if wait:
             return
@@ -109,7 +108,7 @@ class Collector:
         self._results = Results(self._log_name)
 
     def error(self, content: dict[str, Any]) -> dict[str, Any]:
-        """Return name, message and traceback of an error as they may be recorded."""
+        """Return name, message and traceback of an error, redacted and bounded."""
         msg = {"msg_type": "error", "content": content}
         bounded: dict[str, Any] = self._bounded(self._without_secrets(msg), Results(self._log_name))["content"]
         return bounded
@@ -118,7 +117,7 @@ class Collector:
         return {**msg, "content": redacted_output(msg["content"], self._redactor)} if self._redactor else msg
 
     def _bounded(self, msg: dict[str, Any], results: Results, *, logged: bool = True) -> dict[str, Any]:
-        """Return the message of a result or an error with texts that are not too long; the log gets them whole."""
+        """Return the message of a result or error with truncated texts; the log gets them in full."""
         content = dict(msg["content"])
         data = content.get("data")
         if isinstance(data, dict) and isinstance(data.get("text/plain"), str):
@@ -141,8 +140,8 @@ class Collector:
                 node = self._write(name, piece)
         self._printed_chars += len(text)
         if self._printed_chars >= COLLECT_CHARS:
-            # Messages lie in cycles of asyncio's futures, and a few megabytes in few objects do not
-            # make the garbage collector run by itself.
+            # Messages are in reference cycles of asyncio's futures, and megabytes in a few objects do
+            # not trigger the garbage collector.
             self._printed_chars = 0
             gc.collect()
         return node
@@ -171,7 +170,7 @@ class Collector:
             stream.settle()
 
     def flush(self) -> None:
-        """Write what was held back because a secret might go on in the next piece."""
+        """Write text that was held back because it may be the start of a secret."""
         for name, redacted in self._redacted.items():
             rest = redacted.flush()
             if rest:
@@ -179,13 +178,13 @@ class Collector:
         self.settle()
 
     def finish(self) -> int:
-        """Finish the streams and return how many characters stand in the log only."""
+        """Finish the streams and return the number of characters that only the log has."""
         self.flush()
         return self._results.dropped_chars + sum(stream.dropped_chars for stream in self._streams.values())
 
 
 class CapturedOutput(OutputWidget):  # type: ignore[misc]
-    """An Output widget as a frontend shows it. ``executor`` is our `NotebookClient`."""
+    """An Output widget as in a frontend; ``executor`` is a `NotebookClient`."""
 
     def __init__(self, comm_id: str, state: dict[str, Any], kernel_client: Any, executor: Any) -> None:
         super().__init__(comm_id, {**state, "outputs": []}, kernel_client, executor)
@@ -198,12 +197,12 @@ class CapturedOutput(OutputWidget):  # type: ignore[misc]
         self._changed(msg)
 
     def clear_output(self, outs: Any, msg: dict[str, Any], cell_index: int) -> None:
-        """Take the outputs away, at once or when the next one comes."""
+        """Clear the outputs, at once or when the next one arrives."""
         self.collector.clear(wait=bool(msg["content"].get("wait")))
         self._changed(msg)
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Take what the kernel's side of the widget says."""
+        """Apply the state sent by the kernel."""
         super().set_state(state)
         if "outputs" in state:
             self._set_outputs(state)
@@ -217,9 +216,9 @@ class CapturedOutput(OutputWidget):  # type: ignore[misc]
 
     def _changed(self, msg: dict[str, Any]) -> None:
         self.parent_header = msg["parent_header"]
-        self.executor.widgets_to_tell[self.comm_id] = self
+        self.executor.widgets_to_sync[self.comm_id] = self
 
-    def tell_kernel(self) -> None:
-        """Send the outputs to the kernel's side of the widget, where the next cell may read them."""
+    def sync_to_kernel(self) -> None:
+        """Send the outputs to the kernel's copy of the widget, for the next cells to read."""
         self.collector.flush()
         self.sync_state()

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs inside a Python kernel: keeps Dask's performance report of the last cluster that a notebook worked with.
+"""Runs inside a Python kernel: saves Dask's performance report of the last cluster that a notebook used.
 
-It begins when a client connects and is written when that client closes, or when the kernel is asked to end, as most
-notebooks never close theirs: in `atexit` the client's own thread has no executor any more. Without bokeh, which draws
-it, there is none. Nothing here may raise into the notebook.
+It starts when a client connects and is written when that client closes or on the kernel's shutdown request, as most
+notebooks never close their client, and in `atexit` its thread has no executor any more. It needs bokeh. Nothing here
+may raise into the notebook.
 """
 
 from __future__ import annotations
@@ -18,27 +18,27 @@ from typing import Any
 
 _PATH = Path(os.environ["RUNNER_FAULT_LOG"]).with_name("dask.html")
 _OPEN = _PATH.with_suffix(".open")
-"""Is there while a report is to be written; the runner waits longer for the kernel's end."""
+"""Exists while a report is pending; the runner then waits longer for the kernel's end."""
 _PID = os.getpid()
 
 
 class Reports:
-    """The reports under way, by their clients."""
+    """The pending reports by client."""
 
     def __init__(self) -> None:
         self._running: dict[Any, Any] = {}
 
     def follow(self, module: Any) -> None:
-        """Patch the clients of `distributed.client`; it has just been imported."""
+        """Patch the client class of the just imported `distributed.client`."""
         from IPython import get_ipython  # type: ignore[attr-defined, unused-ignore]
 
         if importlib.util.find_spec("bokeh") is None:
             return
         begin = functools.partial(self._begin, module.performance_report)
-        module.Client.__init__ = _then(module.Client.__init__, begin)
-        module.Client.close = _first(module.Client.close, self._finish)
+        module.Client.__init__ = _hooked(module.Client.__init__, after=begin)
+        module.Client.close = _hooked(module.Client.close, before=self._finish)
         kernel: Any = get_ipython().kernel  # type: ignore[no-untyped-call, unused-ignore]
-        kernel.do_shutdown = _first(kernel.do_shutdown, self._finish_all)
+        kernel.do_shutdown = _hooked(kernel.do_shutdown, before=self._finish_all)
 
     def _begin(self, report: Any, client: Any) -> None:
         if not client.asynchronous and client.status == "running" and os.getpid() == _PID:
@@ -67,33 +67,25 @@ class Reports:
 
 
 def _is_not_ours(record: logging.LogRecord) -> bool:
-    """Return False for the traceback that a scheduler in this process prints where bokeh does not match Dask."""
+    """Return False for the traceback that a scheduler in this process prints if bokeh does not match Dask."""
     return "performance_report" not in record.getMessage()
 
 
-def _first(call: Any, what: Any) -> Any:
-    """Return a function that does something with its first argument before it does what it did."""
+def _hooked(call: Any, *, before: Any = None, after: Any = None) -> Any:
+    """Wrap a function to call hooks with its first argument before and after it."""
 
     @functools.wraps(call)
-    def replaced(*args: Any, **kwargs: Any) -> Any:
+    def hooked(*args: Any, **kwargs: Any) -> Any:
         with contextlib.suppress(Exception):
-            what(*args[:1])
-        return call(*args, **kwargs)
-
-    return replaced
-
-
-def _then(call: Any, what: Any) -> Any:
-    """Return a function that does something with its first argument after it did what it did."""
-
-    @functools.wraps(call)
-    def replaced(*args: Any, **kwargs: Any) -> Any:
+            if before is not None:
+                before(*args[:1])
         result = call(*args, **kwargs)
         with contextlib.suppress(Exception):
-            what(*args[:1])
+            if after is not None:
+                after(*args[:1])
         return result
 
-    return replaced
+    return hooked
 
 
 with contextlib.suppress(Exception):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Deadlines of a notebook and of its cells: when one passes, the run is asked to stop."""
+"""Deadlines of a notebook and its cells, which request a stop of the run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class NotebookDeadline:
-    """The notebook's deadline, which stands still while the notebook is held."""
+    """The notebook's deadline, paused while the notebook is held."""
 
     stopper: Stopper
     seconds: float | None
@@ -26,18 +26,13 @@ class NotebookDeadline:
     _timer: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
-        """Let the time run, from where it stopped."""
+        """Start or resume the countdown."""
         if self.seconds:
-            self._timer = _timer(
-                self.stopper,
-                StopKind.NOTEBOOK_TIMEOUT,
-                "notebook",
-                self.seconds,
-                self.seconds if self._left is None else self._left,
-            )
+            left = self.seconds if self._left is None else self._left
+            self._timer = _timer(self.stopper, StopKind.NOTEBOOK_TIMEOUT, "notebook", self.seconds, left)
 
     def stop(self) -> None:
-        """Stop the time."""
+        """Pause the countdown."""
         if self._timer is not None:
             self._left = max(0.0, self._timer.when() - asyncio.get_running_loop().time())
             self._timer.cancel()
@@ -45,7 +40,7 @@ class NotebookDeadline:
 
 @contextlib.contextmanager
 def cell_deadline(stopper: Stopper, seconds: float | None) -> Iterator[None]:
-    """Have a cell run no longer than so many seconds, if any."""
+    """Request a stop if the block takes longer than a cell may; None: no limit."""
     timer = _timer(stopper, StopKind.CELL_TIMEOUT, "cell", seconds, seconds) if seconds else None
     try:
         yield

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Known signatures of failure, turned into a cause and a hint.
+"""Derive cause and hint of a failure from known signatures.
 
-A table of signatures, tried in order; the first that fits names the cause. To teach it a new
-one, add a row and a line to its table test. Texts come from notebooks: they are bounded before
-they are matched, and no pattern may take more than linear time, because matching holds the
-interpreter's lock and with it the heartbeat and the signal handlers.
+Signatures are tried in order; the first match determines the cause. To add one, add a row and a
+line to its table test. Texts come from notebooks: they are bounded before matching, and no pattern
+may take more than linear time, because matching holds the GIL and so blocks the heartbeat and the
+signal handlers.
 """
 
 from __future__ import annotations
@@ -22,32 +22,32 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What is known of a failure, as text and facts."""
+    """Texts and facts about a failure."""
 
     status: Status
     error_name: str = ""
     message: str = ""
     traceback: str = ""
-    """Traceback of the cell, without colours."""
+    """Traceback of the cell, without ANSI colours."""
     crash_output: str = ""
-    """What faulthandler and the kernel's raw stderr hold."""
+    """Output of faulthandler and the kernel's raw stderr."""
     signal: str | None = None
     oom_kills: int = 0
     guard_acted: bool = False
     shm_free_bytes: int | None = None
     gpu_peak_fraction: float | None = None
-    """Largest share of a device's memory that was in use near the end."""
+    """Largest share of a device's memory in use near the end."""
     lfs_pointers: tuple[str, ...] = ()
-    """Files that the cell reads and that are git-lfs pointers instead of data."""
+    """Files read by the cell that are git-lfs pointers instead of data."""
     ucx_tls: str | None = None
     """The kernel's ``UCX_TLS``."""
     place: Place | None = None
-    """Where it ran, for hints that can be followed there."""
+    """Where the notebook ran, for hints that apply there."""
 
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """A cause and what to do about it."""
+    """A cause and a hint."""
 
     cause: Cause
     hint: str
@@ -59,8 +59,8 @@ class _Signature:
     cause: Cause
     hint: str
 
-    def fits(self, text: str) -> bool:
-        """Return True if one line of the text has all patterns, in any order."""
+    def matches(self, text: str) -> bool:
+        """Return True if a line of the text matches all patterns, in any order."""
         if len(self.patterns) == 1:
             return self.patterns[0].search(text) is not None
         if not all(pattern.search(text) for pattern in self.patterns):
@@ -74,12 +74,12 @@ def _row(pattern: str | tuple[str, ...], cause: Cause, hint: str) -> _Signature:
 
 
 _NUMBA = (
-    "driver 580 and later crash when numba older than 0.63 calls cuCtxGetDevice_v2 through ctypes: "
+    "drivers 580 and later crash when numba before 0.63 calls cuCtxGetDevice_v2 through ctypes: "
     "set NUMBA_CUDA_USE_NVIDIA_BINDING=1 before the kernel starts (plan: env), or use numba 0.63 or later"
 )
 _DEVICE = (
     "the GPU's memory was full: use managed memory (rmm.reinitialize(managed_memory=True)) or a smaller pool, "
-    "fewer cells, or a larger card"
+    "fewer cells, or a larger GPU"
 )
 _UCX = "set UCX_TLS=tcp,cuda_copy,cuda_ipc and UCX_MEMTYPE_CACHE=n for this notebook (plan: env)"
 _SHM_SIZE = "give the container at least 1 GiB (docker --shm-size=1g, Tekton: emptyDir with medium Memory)"
@@ -93,7 +93,7 @@ _CRASH = (
     _row(
         r"libuc[spt]\b|\bucp_|[/\\]ucxx?[/\\]|[/\\]ucp[/\\]|UCX +(ERROR|FATAL)",
         Cause.UCX,
-        f"frames of UCX may only be its signal handler; if it is UCX itself, {_UCX}",
+        f"frames of UCX may just be its signal handler; if UCX itself crashed, {_UCX}",
     ),
 )
 _RAISED = (
@@ -114,7 +114,7 @@ _RAISED = (
     _row(
         r"\bENOSPC\b|No space left on device|Disk quota exceeded|errno ?(= ?)?28\b",
         Cause.DISK_FULL,
-        "the disk is full: free space or ask for a larger volume (plan: requires.disk_gb)",
+        "the disk is full: free space or request a larger volume (plan: requires.disk_gb)",
     ),
     _row(
         r"cudaErrorInsufficientDriver|driver version is insufficient|NVIDIA driver on your system is too old|"
@@ -135,7 +135,7 @@ _RAISED = (
         r"busy or unavailable|cudaErrorDevicesUnavailable|CUDA_ERROR_DEVICE_UNAVAILABLE|cudaErrorDeviceAlreadyInUse|"
         r"device already in use|in prohibited mode|compute mode (is )?(exclusive|prohibited)",
         Cause.GPU_BUSY,
-        "the GPU takes no further process: another one uses it in exclusive compute mode, or the mode is prohibited; "
+        "the GPU accepts no further process: another one uses it in exclusive compute mode, or the mode is prohibited; "
         "see `nvidia-smi -q -d COMPUTE` and choose another GPU, or wait for this one (--wait)",
     ),
     _row(
@@ -143,7 +143,7 @@ _RAISED = (
         r"cudaErrorInvalidDevice\b|CUDA_ERROR_INVALID_DEVICE\b|invalid device ordinal|"
         r"no GPUs? (was |were )?(found|detected)",
         Cause.NO_DEVICE,
-        "the kernel sees no GPU, or fewer than the cell uses: ask the gate for what it needs, --min-gpus 1 or more "
+        "the kernel sees no GPU, or fewer than the cell uses: request them from the gate with --min-gpus 1 or more "
         "(plan: requires.gpus)",
     ),
     _row(
@@ -159,10 +159,10 @@ _RAISED = (
     ),
     _row(r"\bUCXX?\w{0,40}Error", Cause.UCX, _UCX),
 )
-_BEHIND = tuple(
+_WRAPPED = tuple(
     row for row in _RAISED if row.cause in {Cause.DEVICE_MEMORY, Cause.DRIVER, Cause.GPU_BUSY, Cause.NO_DEVICE}
 )
-"""What counts when only an error behind the error says it: a library wrapped what CUDA said."""
+"""Signatures also searched in chained errors, as libraries wrap CUDA's errors."""
 _LIBRARY = re.compile(
     r"(?<![\w+.-])(?P<lib>[\w+.-]{1,80}?\.so[.\d]{0,20})(?!\w)|"
     r"(?P<other>NVVM library|libdevice|cuda_fp16\.h|CUDA headers)",
@@ -181,7 +181,7 @@ _UNREADABLE = re.compile(
     r"Expecting value: line 1 column 1|file could not be opened|unsupported format|unable to determine the file format",
     re.IGNORECASE,
 )
-"""A file is there, and it is not of the format that its reader expects."""
+"""Errors of readers about a file with an unexpected format."""
 _NETWORK = re.compile(
     r"Name or service not known|Temporary failure in name resolution|Network is unreachable|Connection refused|"
     r"Connection timed out|Max retries exceeded|getaddrinfo failed|No route to host|ProxyError|NameResolutionError|"
@@ -189,9 +189,9 @@ _NETWORK = re.compile(
     re.IGNORECASE,
 )
 _WGET = _row(
-    (r"\bwget\b", r"returned non-zero exit status 4\b"),  # its code for a failure of the network
+    (r"\bwget\b", r"returned non-zero exit status 4\b"),  # network failure
     Cause.NETWORK,
-    "the network was not reached: declare the file as a dataset of the plan, or allow egress to that host",
+    "the network is unreachable: declare the file as a dataset in the plan, or allow egress to that host",
 )
 _MODULE = re.compile(r"No module named ['\"]?([\w.]{1,200})")
 _FILE = re.compile(
@@ -199,18 +199,18 @@ _FILE = re.compile(
     r"unable to open file: name = ['\"]([^'\"]{1,1000})['\"], errno = 2\b"  # h5py
 )
 _ERROR_LINE = re.compile(r"^[A-Za-z_][\w.]*+: .*+$", re.MULTILINE)
-"""Lines of a traceback that show an error; those with source code begin with blanks, numbers or arrows."""
+"""Lines of a traceback with an error; lines of source code begin with blanks, numbers or arrows."""
 _EXTENSIONS = re.compile(r"^Extension modules:.*$", re.MULTILINE)
-"""faulthandler's list of all that is loaded, which says nothing about what crashed."""
+"""faulthandler's list of all loaded modules, unrelated to the crash."""
 _MAX_CHARACTERS = 100_000
-_NO_TRACEBACK = "the kernel sent no traceback: look at the cell's own outputs and at the log"
+_NO_TRACEBACK = "the kernel sent no traceback: see the cell's outputs and the log"
 _HOST_MEMORY = "give the container more memory (plan: requires.memory_gb), or load less at once"
 _PLACED: dict[Place, dict[str, str]] = {
     "machine": {
-        _HOST_MEMORY: "load less at once, end other programs, or use a machine with more memory",
-        _SHM_SIZE: "remove what earlier programs left in it, or make it larger (mount -o remount,size=8g /dev/shm)",
+        _HOST_MEMORY: "load less at once, stop other programs, or use a machine with more memory",
+        _SHM_SIZE: "remove leftovers of other programs from it, or enlarge it (mount -o remount,size=8g /dev/shm)",
         _NO_DRIVER: "the NVIDIA driver of this machine is missing or does not load: see `nvidia-smi`",
-        "no OOM kill was counted in this container, so look at the node's log": "see `journalctl -k` for who killed it",
+        "no OOM kill was counted in this container, so check the node's log": "see `journalctl -k` for the cause",
         "of the image": "of the environment",
         "from the image": "from the environment",
         "the image's CUDA version": "the driver's CUDA version",
@@ -228,11 +228,11 @@ _PLACED: dict[Place, dict[str, str]] = {
         _NO_DRIVER: "the NVIDIA driver is not in the Pod: set a limit on nvidia.com/gpu, on a node that has the driver",
     },
 }
-"""What hints say instead where it is known what can be done."""
+"""Replacements in hints, by the place of the run."""
 
 
 def diagnose(evidence: Evidence) -> Diagnosis | None:
-    """Return the cause of a failure and what to do, or None for an end that needs no cause."""
+    """Return cause and hint of a failure, None for other ends."""
     evidence = replace(
         evidence,
         message=bounded(evidence.message),
@@ -243,20 +243,20 @@ def diagnose(evidence: Evidence) -> Diagnosis | None:
         return None
     found = _death(evidence) if evidence.status is Status.KERNEL_DIED else _raised(evidence)
     hint = found.hint
-    for said, instead in _PLACED[evidence.place].items() if evidence.place else ():
-        hint = hint.replace(said, instead)
+    for general, specific in _PLACED[evidence.place].items() if evidence.place else ():
+        hint = hint.replace(general, specific)
     return replace(found, hint=hint)
 
 
 def bounded(text: str, characters: int = _MAX_CHARACTERS) -> str:
-    """Return the head and the tail of a text that is longer than anybody wrote by hand."""
+    """Return a text, or its head and tail if it is too long."""
     if len(text) <= characters:
         return text
     return f"{text[: characters // 2]}\n{text[-characters // 2 :]}"
 
 
 def lacks_cuda(ucx_tls: str | None) -> bool:
-    """Return True if this value of ``UCX_TLS`` names the transports and none of them carries GPU arrays.
+    """Return True if this value of ``UCX_TLS`` lists transports of which none carries GPU arrays.
 
     >>> lacks_cuda("tcp"), lacks_cuda("tcp,cuda_copy"), lacks_cuda("all"), lacks_cuda("^ib"), lacks_cuda(None)
     (True, False, False, False, False)
@@ -266,7 +266,7 @@ def lacks_cuda(ucx_tls: str | None) -> bool:
 
 
 def _ucx_hint(evidence: Evidence, diagnosis: Diagnosis) -> Diagnosis:
-    """Name what is wrong with the kernel's own setting, where it is known."""
+    """Replace the hint if the kernel's ``UCX_TLS`` is the known problem."""
     if diagnosis.cause is Cause.UCX and lacks_cuda(evidence.ucx_tls):
         hint = f"UCX_TLS={(evidence.ucx_tls or '')[:80]} has no cuda_copy, so GPU arrays cannot be sent: {_UCX}"
         return replace(diagnosis, hint=hint)
@@ -275,7 +275,7 @@ def _ucx_hint(evidence: Evidence, diagnosis: Diagnosis) -> Diagnosis:
 
 def _death(evidence: Evidence) -> Diagnosis:
     if evidence.guard_acted:
-        return Diagnosis(Cause.HOST_MEMORY, f"the memory guard acted before the host's OOM killer: {_HOST_MEMORY}")
+        return Diagnosis(Cause.HOST_MEMORY, f"the memory guard acted before the host's OOM killer did: {_HOST_MEMORY}")
     if evidence.oom_kills and evidence.signal in {None, "SIGKILL"}:
         return Diagnosis(Cause.HOST_MEMORY, f"the host's OOM killer acted: {_HOST_MEMORY}")
     text = _EXTENSIONS.sub("", f"{evidence.crash_output}\n{evidence.traceback}")
@@ -284,7 +284,7 @@ def _death(evidence: Evidence) -> Diagnosis:
     if evidence.signal == "SIGKILL":
         return Diagnosis(
             Cause.KILLED,
-            "the kernel was killed (SIGKILL); no OOM kill was counted in this container, so look at the node's log",
+            "the kernel was killed (SIGKILL); no OOM kill was counted in this container, so check the node's log",
         )
     module = _MODULE.search(text)
     if module:
@@ -297,13 +297,13 @@ def _crash(evidence: Evidence, text: str) -> Diagnosis:
     if known:
         return _ucx_hint(evidence, known)
     if "std::bad_alloc" in text:
-        return Diagnosis(Cause.HOST_MEMORY, f"native code could not get memory: {_HOST_MEMORY}")
+        return Diagnosis(Cause.HOST_MEMORY, f"native code could not allocate memory: {_HOST_MEMORY}")
     if evidence.signal == "SIGBUS":
-        return Diagnosis(Cause.SHM, f"a bus error is most often a full /dev/shm: {_SHM_SIZE}")
+        return Diagnosis(Cause.SHM, f"the usual cause of a bus error is a full /dev/shm: {_SHM_SIZE}")
     if evidence.signal == "SIGSEGV":
         return Diagnosis(
             Cause.SEGFAULT,
-            "native code crashed: the frames are in the log; check that driver, CUDA and packages belong together",
+            "native code crashed: the frames are in the log; check that driver, CUDA and packages are compatible",
         )
     if evidence.gpu_peak_fraction is not None and evidence.gpu_peak_fraction > 0.98:
         return Diagnosis(
@@ -320,27 +320,27 @@ def _raised(evidence: Evidence) -> Diagnosis:
     found = _first(_RAISED, text) or _missing_library(text) or _input(evidence, text)
     if found:
         return _ucx_hint(evidence, found)
-    behind = "\n".join(_ERROR_LINE.findall(evidence.traceback))
-    found = _first(_BEHIND, behind) or _missing_library(behind)
+    chained = "\n".join(_ERROR_LINE.findall(evidence.traceback))
+    found = _first(_WRAPPED, chained) or _missing_library(chained)
     if found:
         return found
     if evidence.oom_kills:
         return Diagnosis(Cause.HOST_MEMORY, f"the host's OOM killer ended a process of this run: {_HOST_MEMORY}")
-    where = "the traceback's last lines say where" if evidence.traceback else _NO_TRACEBACK
+    where = "see the last lines of the traceback" if evidence.traceback else _NO_TRACEBACK
     return Diagnosis(Cause.EXCEPTION, where)
 
 
 def _input(evidence: Evidence, text: str) -> Diagnosis | None:
-    """Return what was wrong with memory, network or files of the host."""
+    """Return the diagnosis of a problem with the host's memory, network or files."""
     if evidence.error_name in {"MemoryError", "_ArrayMemoryError"}:
-        return Diagnosis(Cause.HOST_MEMORY, f"Python could not get memory: {_HOST_MEMORY}")
-    if _NETWORK.search(text) or _WGET.fits(text):
+        return Diagnosis(Cause.HOST_MEMORY, f"Python could not allocate memory: {_HOST_MEMORY}")
+    if _NETWORK.search(text) or _WGET.matches(text):
         return Diagnosis(Cause.NETWORK, _WGET.hint)
     if evidence.lfs_pointers:
         names = ", ".join(evidence.lfs_pointers[:5])
         return Diagnosis(
             Cause.LFS_POINTER,
-            f"{names} is a git-lfs pointer and not the data: install git-lfs and run `git lfs pull` in the checkout, "
+            f"{names} is a git-lfs pointer instead of data: install git-lfs and run `git lfs pull` in the checkout, "
             "or clone again with git-lfs installed",
         )
     if evidence.error_name == "FileNotFoundError" or _FILE.search(text):
@@ -348,30 +348,30 @@ def _input(evidence: Evidence, text: str) -> Diagnosis | None:
         name = f" {(found[1] or found[2])!r}" if found else ""
         return Diagnosis(
             Cause.MISSING_FILE,
-            f"the input{name} is not there: check the working directory (plan: cwd) and which notebook writes it "
+            f"the input{name} is missing: check the working directory (plan: cwd) and which notebook writes it "
             "(plan: needs)",
         )
     return None
 
 
 def is_unreadable(message: str) -> bool:
-    """Return True if a reader complains that a file is not of its format."""
+    """Return True if a reader reports a file with an unexpected format."""
     return _UNREADABLE.search(bounded(message)) is not None
 
 
 def _first(signatures: Iterable[_Signature], text: str) -> Diagnosis | None:
-    return next((Diagnosis(each.cause, each.hint) for each in signatures if each.fits(text)), None)
+    return next((Diagnosis(each.cause, each.hint) for each in signatures if each.matches(text)), None)
 
 
 def _missing_library(text: str) -> Diagnosis | None:
-    """Name a native library that could not be loaded, from the line that says so."""
+    """Return the diagnosis for a native library that could not be loaded."""
     for line in text.splitlines():
         if _NOT_LOADED.search(line):
             found = _LIBRARY.search(line)
             if found:
                 return Diagnosis(
                     Cause.MISSING_LIBRARY,
-                    f"the native library {found['lib'] or found['other']} is missing from the image or of another "
+                    f"the native library {found['lib'] or found['other']} is missing from the image or has another "
                     "version than the package was built for: install the package for the image's CUDA version; "
                     "`runner validate` loads the GPU packages without a notebook",
                 )
@@ -381,5 +381,5 @@ def _missing_library(text: str) -> Diagnosis | None:
 def _missing_module(name: str) -> Diagnosis:
     return Diagnosis(
         Cause.MISSING_MODULE,
-        f"the image lacks the Python module {name!r}: build it in, nothing is installed at run time",
+        f"the Python module {name!r} is missing from the image: build it in, nothing is installed at run time",
     )

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The executed notebook: saved whole, often and cheaply enough, and made to say what happened.
+"""Save the executed notebook regularly and mark its cells with their status.
 
-A save costs at most 5 % of the wall time, and a killed runner loses at most the larger of 5 s
-and 20 times one save: the time from the start of one save to the start of the next is
-20 times what the last one cost, and never less than `SHORTEST_SECONDS`.
+Saves take at most 5 % of the wall time, and a killed runner loses at most the larger of 5 s and 20
+times the duration of a save: the interval between the starts of two saves is 20 times the duration
+of the last one, and at least `SHORTEST_SECONDS`.
 
-Each cell carries how it ended in its metadata, and banners show where the notebook went wrong.
+The metadata of each cell has its status, and banners mark where the notebook failed.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from runner.core.redact import Redactor
 
 SHORTEST_SECONDS = 4.0
-# papermill's words for a cell; its own metadata is wrong whenever a kernel dies.
+# papermill's names of a cell's status; the metadata that it writes is wrong if a kernel dies.
 _PAPERMILL = {
     CellStatus.SUCCEEDED: "completed",
     CellStatus.FAILED: "failed",
@@ -44,15 +44,15 @@ _PAPERMILL = {
 
 
 def notebook_bytes(notebook: Any, redactor: Redactor | None = None) -> bytes:
-    """Return a notebook as JSON, sources and streams split into lines so that diffs stay readable.
+    """Return a notebook as JSON, with sources and streams split into lines for readable diffs.
 
-    Unlike `nbformat.write` this neither copies nor validates the outputs, which is where the time
-    goes with images of megabytes.
+    Unlike `nbformat.write` this neither copies nor validates the outputs, which is slow for images
+    of megabytes.
     """
     if redactor:
         notebook = redacted(notebook, redactor)
     document = {**notebook, "cells": [_cell(cell) for cell in notebook["cells"]]}
-    # Half a character has no UTF-8; Python's way to escape it is JSON's as well.
+    # A lone surrogate has no UTF-8; Python and JSON escape it in the same way.
     return (json.dumps(document, ensure_ascii=False, indent=1, sort_keys=True) + "\n").encode(errors="backslashreplace")
 
 
@@ -67,10 +67,10 @@ def _cell(cell: Any) -> dict[str, Any]:
 
 
 def redacted(notebook: Mapping[str, Any], redactor: Redactor) -> dict[str, Any]:
-    """Return a notebook without secrets: a copy whose texts are masked, and that is as valid as it was.
+    """Return a copy of a notebook with masked secrets that is still valid.
 
-    Secrets may stand in sources, in the state of widgets, and in the keys of what a cell shows as JSON.
-    The names and types of nbformat stay, whatever a secret looks like.
+    Secrets may occur in sources, in the state of widgets, and in the keys of JSON outputs. Names and
+    types of nbformat are kept, even if a secret equals one.
     """
     return {
         **notebook,
@@ -92,11 +92,11 @@ def _redacted_cell(cell: Mapping[str, Any], redactor: Redactor) -> dict[str, Any
     return found
 
 
-_Look = tuple[int, int, int, int]
+_State = tuple[int, int, int, int]
 
 
-def _look(path: Path) -> _Look | None:
-    """Return what changes when something else is put in the place of a file, or it is written to."""
+def _state(path: Path) -> _State | None:
+    """Return device, inode, size and time of a file, which change if it is replaced or written."""
     try:
         status = path.lstat()
     except OSError:
@@ -110,11 +110,11 @@ class Saver:
     Parameters
     ----------
     path
-        Where to.
+        File to write.
     content
-        Gives the notebook's bytes as it is now; called on the event loop, so that it is consistent.
+        Returns the notebook's current bytes; called on the event loop, so that they are consistent.
     within_cell_seconds
-        How often to save while a cell runs; 0 is only when one has ended.
+        Interval of saves while a cell runs; 0: only save after cells.
     """
 
     def __init__(self, path: Path, content: Callable[[], bytes], within_cell_seconds: float = SHORTEST_SECONDS) -> None:
@@ -128,27 +128,27 @@ class Saver:
         self._storage = threading.Lock()
         self.dirty = False
         self.cell_ended = True
-        """Whether a cell has ended since the last save."""
+        """True if a cell has ended since the last save."""
         self.saves = 0
         self.seconds = 0.0
         self.on_saved: Callable[[], None] = lambda: None
-        """Called after each save that reached the disk, before the next one can begin."""
-        self._left: _Look | None = None
+        """Called after each successful save, before the next one can start."""
+        self._left: _State | None = None
 
     @property
     def intact(self) -> bool:
-        """Whether the file is as the last save left it; a notebook may delete, move or rewrite its own record."""
-        return self._left is not None and _look(self._path) == self._left
+        """True if the file is unchanged since the last save; a notebook may delete, move or rewrite it."""
+        return self._left is not None and _state(self._path) == self._left
 
     @property
     def due(self) -> bool:
-        """Whether there is something to save and it is time."""
+        """True if there are unsaved changes and the interval has passed."""
         shortest = SHORTEST_SECONDS if self.cell_ended else max(SHORTEST_SECONDS, self._within_cell_seconds)
         pause = max(shortest, 20 * self._last_cost)
         return self.dirty and time.monotonic() - self._last_start >= pause
 
     async def save_if_due(self) -> None:
-        """Save off the event loop, so that slow storage does not hold up the kernel's messages."""
+        """Save in a thread, so that slow storage does not delay the kernel's messages."""
         if self.due:
             with self._save() as content:
                 await asyncio.to_thread(self._write, self._begun, content)
@@ -159,17 +159,17 @@ class Saver:
         Raises
         ------
         RecordError
-            The file cannot be written; it is as it was, and there is still something to save.
+            The file cannot be written; the old content and the unsaved changes are kept.
         """
         with self._save() as content:
             self._write(self._begun, content)
 
     def _write(self, number: int, content: bytes) -> None:
-        """Write unless a later save has been written: a thread lives on when its save is cancelled."""
+        """Write unless a later save was written: the thread of a cancelled save keeps running."""
         with self._storage:
             if number > self._written:
                 files.write(self._path, content)
-                self._left = _look(self._path)
+                self._left = _state(self._path)
                 self._written = number
                 self.on_saved()
 
@@ -189,7 +189,7 @@ class Saver:
 
 
 def code_cells(notebook: Any) -> tuple[CodeCell, ...]:
-    """Return the code cells of a prepared notebook as `status.derive` wants them."""
+    """Return the code cells of a prepared notebook for `outcome.derive`."""
     cells = []
     position = 0
     for cell in notebook.cells:
@@ -203,7 +203,7 @@ def code_cells(notebook: Any) -> tuple[CodeCell, ...]:
 
 
 def mark(notebook: Any, result: NotebookResult, facts: Facts) -> None:
-    """Repair the metadata of cells and notebook so that they tell the derived status."""
+    """Write the derived status to the metadata of cells and notebook."""
     for cell in notebook.cells:
         if cell.cell_type != "code" or cell.id not in result.cells:
             continue
@@ -225,7 +225,7 @@ def mark(notebook: Any, result: NotebookResult, facts: Facts) -> None:
 
 
 def add_banners(notebook: Any, result: NotebookResult, hint: str | None = None) -> None:
-    """Put a banner on top of a notebook that went wrong, one above the cell where it did, and above repaired ones."""
+    """Add banners: on top of a failed notebook, above the cell that failed, and above repaired cells."""
     remove_banners(notebook)
     for place, cell in reversed(list(enumerate(notebook.cells))):
         if "repaired" in cell.metadata.get("runner", {}):
@@ -234,7 +234,7 @@ def add_banners(notebook: Any, result: NotebookResult, hint: str | None = None) 
         return
     text = f"**{result.status.value}** — {_plain(result.reason)}"
     if hint:
-        text += f"\n\nWhat may help: {_plain(hint)}"
+        text += f"\n\nHint: {_plain(hint)}"
     place = next((i for i, cell in enumerate(notebook.cells) if cell.id == result.cell_id), None)
     if place is not None:
         here = f'<a id="failure"></a>\n\n**The notebook ended here: {result.status.value}**'
@@ -244,13 +244,13 @@ def add_banners(notebook: Any, result: NotebookResult, hint: str | None = None) 
 
 
 def _repaired(old_source: str) -> str:
-    """Return what stands above a repaired cell; the fence is longer than any in the source."""
+    """Return the banner's text for a repaired cell, with a fence longer than any in the source."""
     fence = "`" * (2 + max(map(len, re.findall("`+", old_source)), default=1))
-    return f"**This cell was repaired while the notebook ran. Before, it was:**\n\n{fence}\n{old_source}\n{fence}"
+    return f"**This cell was repaired while the notebook ran. Its original source:**\n\n{fence}\n{old_source}\n{fence}"
 
 
 def remove_banners(notebook: Any) -> None:
-    """Take out banners, ours and papermill's, of an earlier run."""
+    """Remove the banners of runner and papermill."""
     notebook.cells = [
         cell
         for cell in notebook.cells
@@ -264,6 +264,6 @@ def _banner(text: str) -> Any:
 
 
 def _plain(text: str) -> str:
-    """Return text that Markdown shows as it is."""
+    """Return text escaped for Markdown."""
     escaped = html.escape(text, quote=False)
     return "".join(f"\\{c}" if c in "\\`*_[]#|$" else c for c in escaped)

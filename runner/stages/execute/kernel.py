@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The kernel as a process: started, interrupted, killed, and its exit explained.
+"""The kernel process: start, interrupt, kill, and explain its exit.
 
 Its channels are UNIX sockets in a private folder with a short path (a socket path has at most
-107 bytes, and TCP ports collide when kernels start side by side:
-https://github.com/nteract/papermill/issues/511). Where a socket cannot be made there, TCP is
-used with a warning. The private folder also takes what the kernel writes when its own
-channels are gone: its raw stderr and the traceback that `faulthandler` leaves on a crash.
+107 bytes, and TCP ports collide when kernels start concurrently:
+https://github.com/nteract/papermill/issues/511). If no socket can be created there, TCP is used
+with a warning. The private folder also has the output of a kernel without working channels: its
+raw stderr and the traceback of `faulthandler` after a crash.
 
-Beside its cells a kernel is asked whether it is there, to clean up, and whether a source compiles.
+Besides cells, a kernel handles requests for its info, to clean up, and to compile a source.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ from runner.machine.kernel_specs import Kernels
 FAULT_LOG = "RUNNER_FAULT_LOG"
 STARTUP = "RUNNER_KERNEL_STARTUP"
 WAITING_MESSAGES = 8
-"""Outputs that wait for us at most; then the kernel waits, see `kernel_startup.lose_no_output`."""
-# One expression with a namespace of its own, so that nothing is left in the notebook's.
+"""Maximum number of queued outputs; then the kernel blocks, see `kernel_startup.block_when_full`."""
+# A single expression with a separate namespace, so that nothing is left in the notebook's.
 _RUN_STARTUP = f"exec(open(__import__('os').environ['{STARTUP}']).read(), {{'__name__': 'runner_startup'}})"
 
 _COMMANDS = (
@@ -48,8 +48,8 @@ _OWN_OPTIONS = tuple(f"RUNNER_{command.upper()}_" for command in _COMMANDS)
 _OWN_VARIABLES = frozenset(
     {"RUNNER_SOCKET_DIR", "RUNNER_LOCK_DIR", "RUNNER_IMAGE", "RUNNER_ALLOCATOR_PROBE", "RUNNER_FAULT_LOG"}
 )
-# Runs in the kernel before it ends, for allocators with exit hooks of their own; only the
-# end of the process frees the device, and only `release` proves it.
+# Runs in the kernel before it ends, for allocators with exit hooks; only the end of the process
+# frees the device, and only `release` proves it.
 _CLEANUP_CODE = """
 def _(sys=__import__('sys')):
     __import__('gc').collect()
@@ -60,7 +60,7 @@ def _(sys=__import__('sys')):
         sys.modules['rmm'].reinitialize(pool_allocator=False)
 _()
 """
-# Expressions, so that nothing of them stays in the notebook's namespace or history.
+# Expressions, which leave nothing in the notebook's namespace or history.
 _TRANSFORMED = "__import__('IPython').get_ipython().transform_cell({source!r})"
 _COMPILED = f"__import__('builtins').compile({_TRANSFORMED}, 'cell', 'exec', {ast.PyCF_ALLOW_TOP_LEVEL_AWAIT})"
 _SYNTAX_ERRORS = {"SyntaxError", "IndentationError", "TabError"}
@@ -68,11 +68,11 @@ _SECONDS = 5.0
 
 
 def kernel_environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return the variables that a kernel gets from the process that starts it.
+    """Return the variables that a kernel inherits from the process that starts it.
 
-    Names like ``RUNNER_TEMP`` and ``RUNNER_TOOL_CACHE`` are those of GitHub's runners and stay. MPLBACKEND goes:
-    with the backend of a batch job around us, figures would be missing from the notebook. Who wants one says so in
-    the plan's ``env`` or with ``--env``.
+    Names like ``RUNNER_TEMP`` and ``RUNNER_TOOL_CACHE`` belong to GitHub's runners and are kept. MPLBACKEND is
+    removed: with the backend of a surrounding batch job, figures would be missing from the notebook. Set it in the
+    plan's ``env`` or with ``--env``.
 
     >>> kernel_environment({"RUNNER_RUN_TIMEOUT": "2h", "RUNNER_TEMP": "/t", "MPLBACKEND": "Agg", "HOME": "/h"})
     {'RUNNER_TEMP': '/t', 'HOME': '/h'}
@@ -85,12 +85,12 @@ def kernel_environment(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def check_kernel(name: str) -> str:
-    """Return the kernel's name after checking that it is installed.
+    """Return the name of a kernel if it is installed.
 
     Raises
     ------
     BrokenInputError
-        It is not, and the message lists the kernels that are; or its spec is damaged.
+        It is not installed, with a list of those that are; or its spec is damaged.
     """
     specs = Kernels()
     try:
@@ -100,7 +100,7 @@ def check_kernel(name: str) -> str:
             missing = not Path(name).expanduser().exists()
             raise BrokenInputError(
                 f"the environment {name!r} {'does not exist' if missing else 'has no Jupyter kernel'}",
-                hint="`runner kernels` lists those that were found"
+                hint="`runner kernels` lists the available kernels"
                 if missing
                 else f"install one with `{name}/bin/python -m pip install ipykernel`",
             ) from None
@@ -110,10 +110,10 @@ def check_kernel(name: str) -> str:
             hint=f"{did_you_mean(name, installed)}choose one with --kernel (`runner kernels`), "
             "or install it with `python -m pip install ipykernel` in its environment",
         ) from None
-    except Exception as error:  # a file that others wrote: no JSON, wrong types, not to be read
+    except Exception as error:  # a foreign file: not JSON, wrong types, unreadable
         raise _broken_spec(specs, name, str(error) or type(error).__name__) from error
     if not argv or not argv[0]:
-        raise _broken_spec(specs, name, "its `argv` names no program")
+        raise _broken_spec(specs, name, "its `argv` has no program")
     return name
 
 
@@ -126,7 +126,7 @@ def _broken_spec(specs: Kernels, name: str, problem: str) -> BrokenInputError:
 
 
 class Kernel:
-    """One kernel process and its private folder.
+    """A kernel process and its private folder.
 
     Parameters
     ----------
@@ -135,9 +135,9 @@ class Kernel:
     cwd
         Working directory of the kernel.
     env
-        Its whole environment.
+        Its complete environment.
     startup
-        Lines of Python that run before the first cell, outside history and namespace.
+        Lines of Python run before the first cell, outside of history and namespace.
     """
 
     def __init__(self, name: str, *, cwd: Path, env: Mapping[str, str], startup: tuple[str, ...] = ()) -> None:
@@ -150,7 +150,7 @@ class Kernel:
         self._env = {**env, FAULT_LOG: str(self.fault_log), STARTUP: str(startup_code)}
         self._startup = startup
         self.transport = _transport(self.folder)
-        # A signature key of our own process keeps other users of the machine out of TCP channels.
+        # A signature key per process keeps other users of the machine out of TCP channels.
         self.manager = AsyncKernelManager(
             kernel_name=name,
             kernel_spec_manager=Kernels(),
@@ -168,17 +168,17 @@ class Kernel:
         context = zmq.asyncio.Context()
         context.setsockopt(zmq.RCVHWM, WAITING_MESSAGES)
         client = self.manager.client(context=context)
-        client.start_channels(hb=False)  # whether it lives is asked of its process
+        client.start_channels(hb=False)  # the process itself shows whether it is alive
         client.allow_stdin = False
         return client
 
     async def start(self) -> int:
-        """Start the process and return its pid; it answers later.
+        """Start the process and return its pid, without waiting until it answers.
 
         Raises
         ------
         BrokenInputError
-            It cannot be started: a program that is not there, or a kernel spec that is damaged.
+            It cannot be started, for example because its program is missing or its spec is damaged.
         """
         arguments: list[str] = []
         try:
@@ -189,29 +189,29 @@ class Kernel:
                 await self.manager.start_kernel(
                     extra_arguments=arguments, cwd=str(self.cwd), env=self._env, stdout=stderr, stderr=stderr
                 )
-        except Exception as error:  # a provisioner, and what stands in a kernel spec, may raise anything
+        except Exception as error:  # provisioners and kernel specs may raise anything
             raise BrokenInputError(
                 f"the kernel {self.name!r} cannot be started: {type(error).__name__}: {error}",
                 hint="check its kernel spec",
             ) from error
-        # The provisioner forgets its process on shutdown; the exit status is wanted after that.
+        # The provisioner drops its process on shutdown, but its exit status is needed later.
         self._process = getattr(self.manager.provisioner, "process", None)
         self.pid = getattr(self._process, "pid", None)
         return self.pid or 0
 
     @property
     def returncode(self) -> int | None:
-        """Exit status as `subprocess` gives it (negative: a signal), None while it runs."""
+        """Exit status as in `subprocess` (negative: a signal), None while it runs."""
         return self._process.poll() if self._process is not None else None
 
     @property
     def alive(self) -> bool:
-        """Whether the process still runs."""
+        """True if the process is running."""
         return self._process is not None and self._process.poll() is None
 
     @property
     def has_children(self) -> bool:
-        """Whether processes that the kernel started are still there."""
+        """True if child processes of the kernel are running."""
         return self.pid is not None and procfs.has_children(self.pid)
 
     def signal_group(self, number: int) -> None:
@@ -222,13 +222,13 @@ class Kernel:
             os.killpg(self.pid, number)
 
     async def interrupt(self) -> None:
-        """Ask the running cell to stop, in the way its kernel spec wants."""
+        """Interrupt the running cell as the kernel spec specifies."""
         if self.alive:
-            with contextlib.suppress(Exception):  # a kernel that is just dying may refuse; its death is seen elsewhere
+            with contextlib.suppress(Exception):  # a dying kernel may refuse; its death is detected elsewhere
                 await self.manager.interrupt_kernel()
 
     async def ended(self, seconds: float) -> bool:
-        """Wait until the process has ended, at most so long, and return True if it has."""
+        """Wait for the process to end, for so many seconds, and return True if it has."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + seconds
         pause = 0.005
@@ -240,7 +240,7 @@ class Kernel:
         return True
 
     async def shut_down(self, grace_seconds: float = 5.0) -> None:
-        """End the process: asked to shut down, then TERM, then KILL. Afterwards it is gone."""
+        """End the process by a shutdown request, then SIGTERM, then SIGKILL."""
         if self.alive:
             with contextlib.suppress(Exception):
                 await self.manager.request_shutdown()
@@ -253,7 +253,7 @@ class Kernel:
             await self.manager.cleanup_resources()
 
     def crash_output(self) -> tuple[str, str]:
-        """Return what faulthandler wrote, and the end of the process's raw stderr."""
+        """Return the output of faulthandler, and the end of the process's raw stderr."""
         return _tail(self.fault_log), _tail(self.stderr_log)
 
     def remove_folder(self) -> None:
@@ -284,7 +284,7 @@ def _tail(path: Path, limit: int = 20_000) -> str:
 
 
 def runs_here(name: str) -> bool:
-    """Return True if a kernel is this very Python, so that our package versions are its versions."""
+    """Return True if a kernel uses this Python, and so the same package versions."""
     try:
         program = Path(Kernels().get_kernel_spec(name).argv[0])
     except Exception:  # noqa: BLE001  (a damaged spec is reported by `check_kernel`)
@@ -298,7 +298,7 @@ def runs_here(name: str) -> bool:
 
 
 def python_of(name: str) -> str | None:
-    """Return the Python that a kernel runs on, None where it is not a Python or cannot be determined."""
+    """Return the Python executable of a kernel, None if it is another language or unknown."""
     try:
         spec = Kernels().get_kernel_spec(name)
     except Exception:  # noqa: BLE001  (a damaged spec is reported by `check_kernel`)
@@ -308,25 +308,24 @@ def python_of(name: str) -> str | None:
 
 
 async def answer(kc: Any, asked: set[str], seconds: float) -> dict[str, Any] | None:
-    """Return the reply to one of several requests for the kernel's info, or None in time.
+    """Return the reply to one of several kernel info requests, None after the timeout.
 
-    Both channels are read at once, so that no first output is missed: a kernel whose outputs nobody takes waits
-    instead of answering.
+    Both channels are read concurrently: a kernel whose outputs are not read blocks instead of answering.
     """
     asked.add(kc.kernel_info())
-    reply, heard = await asyncio.gather(
+    reply, output = await asyncio.gather(
         _matching(kc.shell_channel, asked, seconds), _matching(kc.iopub_channel, asked, seconds)
     )
-    return reply if heard is not None else None
+    return reply if output is not None else None
 
 
 async def clean_up(kc: Any) -> None:
-    """Have the allocators of the kernel give back what they hold."""
+    """Release the memory pools of the kernel's allocators."""
     await _matching(kc.shell_channel, {kc.execute(_CLEANUP_CODE, silent=True, store_history=False)}, _SECONDS)
 
 
 async def syntax_problem(kc: Any, source: str) -> str | None:
-    """Return why the Python of an idle kernel cannot compile a cell; None if it can, or if no Python answers."""
+    """Compile a cell in an idle Python kernel and return its syntax error, None without error or reply."""
     expressions = {"compiled": _COMPILED.format(source=source)}
     asked = kc.execute("", silent=True, store_history=False, user_expressions=expressions)
     reply = await _matching(kc.shell_channel, {asked}, _SECONDS)
@@ -335,7 +334,7 @@ async def syntax_problem(kc: Any, source: str) -> str | None:
 
 
 async def _matching(channel: Any, requests: set[str], seconds: float) -> dict[str, Any] | None:
-    """Return the next message on a channel that belongs to one of the requests, or None in time."""
+    """Return the next message on a channel for one of the requests, None after the timeout."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + seconds
     while (left := deadline - loop.time()) > 0:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a kernel noted: the files of the checkout that it read, hosts that it looked up, how ``!commands`` and it ended.
+"""Notes of a kernel: files of the checkout that it read, hosts that it looked up, how ``!commands`` and it ended.
 
-`opened_startup` and `shell_startup` run in the kernel and write; here is what starts them and reads what they wrote.
-The files are the kernel's, so what is in them is not trusted.
+`opened_startup` and `shell_startup` run in the kernel and write them; this module starts these and reads the notes,
+which are not trusted because the notebook can write to them.
 """
 
 from __future__ import annotations
@@ -30,23 +30,23 @@ _HERE = ("localhost", "127.", "::1", "0.0.0.0")  # noqa: S104  (compared with, n
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Opened:
-    """Paths as the kernel named them, and hosts other than this one."""
+    """Paths as named by the kernel, and hosts other than this one."""
 
     read: tuple[Path, ...] = ()
-    """Not those that it wrote as well."""
+    """Without those that it also wrote."""
     hosts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class ShellWarning:
-    """What a person should know of a run that may be green; ``cell_id`` where it was."""
+    """A problem that does not fail the run, with its cell if known."""
 
     text: str
     cell_id: str | None = None
 
 
 def startup(checkout: Path) -> tuple[str, ...]:
-    """Return the lines that make a kernel note this, without leaving anything in the notebook's namespace."""
+    """Return the startup lines of a kernel that write the notes, outside of the notebook's namespace."""
     return _line("shell"), _line("opened", CHECKOUT=str(checkout)), _line("dask")
 
 
@@ -55,7 +55,7 @@ def _line(what: str, **names: str) -> str:
 
 
 def opened(folder: Path) -> Opened:
-    """Return what a kernel noted in its private folder of what it opened, as far as it is well formed."""
+    """Return the well-formed notes in a kernel's private folder about files and hosts."""
     rows: dict[str, dict[str, None]] = {"read": {}, "written": {}, "host": {}}
     for row in _rows(folder / OPENED):
         with contextlib.suppress(ValueError, TypeError, KeyError):
@@ -69,14 +69,14 @@ def opened(folder: Path) -> Opened:
 
 
 def warnings(folder: Path, events: Mapping[str, CellEvent]) -> tuple[ShellWarning, ...]:
-    """Return what it noted of its commands and its end, as far as it is well formed.
+    """Return the well-formed notes about a kernel's commands and its end.
 
     Parameters
     ----------
     folder
         The kernel's private folder.
     events
-        When each cell ran, on the clock that kernel and runner share.
+        The cells' events, on the monotonic clock that kernel and runner share.
     """
     found: dict[ShellWarning, None] = {}
     ending: list[str] | None = None
@@ -88,7 +88,7 @@ def warnings(folder: Path, events: Mapping[str, CellEvent]) -> tuple[ShellWarnin
                     found[ShellWarning(text, _cell(float(row["now"]), events))] = None
                 case "program":
                     text = (
-                        f"`!{_short(row['name'])}` is {_short(row['path'])}, by PATH, and not of the kernel's "
+                        f"`!{_short(row['name'])}` resolves to {_short(row['path'])} by PATH, outside of the kernel's "
                         f"environment {_short(row['prefix'])}: use {{sys.executable}}, or %pip instead of !pip"
                     )
                     found[ShellWarning(text, _cell(float(row["now"]), events))] = None
@@ -100,10 +100,10 @@ def warnings(folder: Path, events: Mapping[str, CellEvent]) -> tuple[ShellWarnin
             continue
     listed = list(found)[:_MOST_WARNINGS]
     if more := len(found) - len(listed):
-        listed.append(ShellWarning(f"and {more} more commands of the kind"))
+        listed.append(ShellWarning(f"and {more} more such commands"))
     if ending is not None:
         what = f"the thread {ending[0]}" if ending else "an exit handler"
-        listed.append(ShellWarning(f"{what} still ran when the kernel was ended: its work was cut off"))
+        listed.append(ShellWarning(f"{what} was still running when the kernel was ended: its work is incomplete"))
     return tuple(listed)
 
 
@@ -119,12 +119,10 @@ def _rows(path: Path) -> Iterator[Any]:
 
 
 def _source(path: Path) -> Path:
-    """Return the module that a file of bytecode was made from."""
+    """Return the source of a bytecode file, or the path itself."""
     if path.suffix == ".pyc" and path.parent.name == "__pycache__":
-        try:
+        with contextlib.suppress(ValueError):
             return Path(importlib.util.source_from_cache(str(path)))
-        except ValueError:
-            return path
     return path
 
 

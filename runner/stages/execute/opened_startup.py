@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs inside a Python kernel: notes which files of the checkout it opens, and which hosts it looks up.
 
-By an audit hook, so that imports, pandas and `open` are all seen; what a C library or another program opens is not.
+Uses an audit hook, which sees imports, pandas and `open`, but not files opened by C libraries or other programs.
 Standard library only; nothing here may raise into the notebook.
 """
 
@@ -19,14 +19,14 @@ _WRITING = os.O_WRONLY | os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_TRUNC
 
 
 class Opened:
-    """What was opened and not yet written down.
+    """Files and hosts, with those not yet written to the notes.
 
     Parameters
     ----------
     path
-        Where it is written.
+        File of the notes.
     roots
-        Folders whose files count, each ending with a slash.
+        Folders whose files are noted, each with a trailing slash.
     """
 
     def __init__(self, path: str, roots: tuple[str, ...]) -> None:
@@ -37,7 +37,7 @@ class Opened:
         self._written = 0
 
     def hook(self, event: str, arguments: tuple[Any, ...]) -> None:
-        """Note one event; called for all that Python audits, so it leaves at once for most."""
+        """Note an event; called for all audit events, so it returns at once for most."""
         if event not in {"open", "socket.getaddrinfo"} or len(self._seen) >= _MOST:
             return
         with contextlib.suppress(Exception):
@@ -45,14 +45,14 @@ class Opened:
                 host = arguments[0]
                 self._seen["host", host.decode() if isinstance(host, bytes) else str(host)] = None
             elif not isinstance(arguments[0], int):
-                path = os.path.abspath(os.fsdecode(arguments[0]))  # noqa: PTH100  (links stay as they are named)
+                path = os.path.abspath(os.fsdecode(arguments[0]))  # noqa: PTH100  (does not resolve symlinks)
                 if path.startswith(self._roots):
                     _path, mode, flags = arguments
                     writing = any(c in mode for c in "wax+") if isinstance(mode, str) else bool(flags & _WRITING)
                     self._seen["written" if writing else "read", path] = None
 
     def write(self, *_: Any) -> None:
-        """Append what is new; a forked child of the kernel writes nothing."""
+        """Append new entries, except in forked children of the kernel."""
         with contextlib.suppress(Exception):
             if os.getpid() != self._pid:
                 return
@@ -67,7 +67,7 @@ class Opened:
 
 
 def start(folder: str) -> None:
-    """Begin to note what is opened below a folder, by its name and by where its links lead."""
+    """Start to note files opened below a folder, by its path and its resolved path."""
     from IPython.core.getipython import get_ipython
 
     opened = Opened(

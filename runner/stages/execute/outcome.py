@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a notebook ended, derived from what happened.
+"""Derive the status of a notebook and its cells from facts; all functions are pure.
 
-papermill's own metadata is wrong exactly when things go wrong (a killed kernel leaves every
-cell ``completed``), so nothing is read from it. Everything here is pure: facts in, words out.
+papermill's metadata is not used, because it is wrong after failures: a killed kernel leaves every
+cell ``completed``.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from runner.core.units import format_bytes
 
 _OTHERS_NAMED = 20
 Outcome = Literal["ok", "error", "unfinished"]
-"""Of a cell that was started: it ended well, it raised, or no reply ever came."""
+"""End of a started cell: it succeeded, raised, or got no reply."""
 
 
 @dataclass(frozen=True, slots=True)
 class CodeCell:
-    """A code cell as prepared. ``index`` counts the source's code cells; None: a rule inserted it."""
+    """A prepared code cell; ``index`` counts the source's code cells and is None for an inserted one."""
 
     id: str
     index: int | None
@@ -33,46 +33,46 @@ class CodeCell:
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """An error that a cell showed, or that the kernel replied with."""
+    """An error in a cell's outputs or in the kernel's reply."""
 
     name: str
     message: str = ""
     traceback: tuple[str, ...] = ()
     monotonic: float = 0.0
-    """When it was seen."""
+    """Time of its arrival."""
 
     @classmethod
     def of(cls, content: Mapping[str, Any], *, monotonic: float = 0.0) -> Self:
-        """Return the error in the content of a message, which may be of any kernel."""
+        """Return the error in the content of a message from any kernel."""
         lines = content.get("traceback")
         traceback = tuple(map(str, lines)) if isinstance(lines, list | tuple) else ()
         return cls(str(content.get("ename") or ""), str(content.get("evalue") or ""), traceback, monotonic)
 
     @property
     def ends_notebook(self) -> bool:
-        """Return True if it is the notebook's wish to end, whatever the cell's tags allow."""
+        """Return True if the notebook ends itself, regardless of the cell's tags."""
         return self.name == "SystemExit"
 
 
 def judge(
     shown: Sequence[Shown], reply: Mapping[str, Any] | None, *, expected: bool = False, interrupted: bool = False
 ) -> tuple[Outcome, Shown | None]:
-    """Return how a cell ended and by which error: the one rule for every way to run a notebook.
+    """Return the outcome of a cell and its error.
 
     An error that a cell shows makes it fail, whatever the kernel replied: `%run`, `%%capture` and
-    an Output widget show an error and go on. The first one counts; what comes after it, as a
-    debugger that asks nobody, is its echo.
+    an Output widget show an error and continue. The first error counts; later ones, such as a
+    debugger without input, follow from it.
 
     Parameters
     ----------
     shown
-        Errors that were shown while the cell ran, wherever they were captured.
+        Errors shown while the cell ran, including captured ones.
     reply
-        Content of the kernel's reply; None if none was seen, and then no cell succeeded.
+        Content of the kernel's reply; None if none arrived, and so the cell did not succeed.
     expected
         The cell is tagged ``raises-exception``.
     interrupted
-        The kernel was asked to interrupt the cell, which some answer as if it had not run.
+        The kernel was asked to interrupt the cell, to which some reply as if it had not run.
     """
     errors = [*shown, *(_replied(reply, shown, interrupted=interrupted) if reply is not None else ())]
     first = errors[0] if errors else None
@@ -85,7 +85,7 @@ def judge(
 
 
 def _replied(reply: Mapping[str, Any], shown: Sequence[Shown], *, interrupted: bool) -> Iterator[Shown]:
-    """Yield the errors of a reply that were not shown."""
+    """Yield the errors of a reply that the cell did not show."""
     status = reply.get("status")
     error = Shown.of(reply)
     if status == "error" and all(each.name != error.name for each in shown):
@@ -103,10 +103,7 @@ def _replied(reply: Mapping[str, Any], shown: Sequence[Shown], *, interrupted: b
 
 @dataclass(frozen=True, slots=True)
 class CellEvent:
-    """What happened to a cell that was started.
-
-    ``outcome`` is ``ok``, ``error`` (it raised) or ``unfinished`` (no reply ever came), see `judge`.
-    """
+    """A cell that was started, with its outcome from `judge`."""
 
     id: str
     started_at: str
@@ -117,23 +114,23 @@ class CellEvent:
     error_message: str | None = None
     traceback: tuple[str, ...] = ()
     failed_line: str | None = None
-    """The line of the cell that failed, if the traceback shows it."""
+    """The failed line of the cell, if the traceback shows it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """Everything the status is derived from."""
+    """All facts that the status is derived from."""
 
     cells: Mapping[str, CellEvent] = field(default_factory=dict)
     runs: Mapping[str, tuple[CellRun, ...]] = field(default_factory=dict)
-    """Each time that a cell was sent to the kernel; more than once where its notebook was repaired."""
+    """The executions of each cell, several if the notebook was repaired."""
     stop: Stop | None = None
     kernel_returncode: int | None = None
-    """Exit status of a kernel that ended on its own account; None while it lived or when we ended it."""
+    """Exit status of a kernel that ended by itself; None if it was alive or ended by runner."""
     kernel_dead: bool = False
-    """The kernel ended on its own account before the notebook was done."""
+    """The kernel ended by itself before the notebook was done."""
     start_problem: str | None = None
-    """Why the kernel never answered."""
+    """The reason why the kernel never answered."""
     oom_kills: int = 0
 
 
@@ -146,10 +143,10 @@ class NotebookResult:
     exit_code: int
     cells: dict[str, CellStatus]
     cell_id: str | None = None
-    """The cell it went wrong in."""
+    """The cell that failed."""
     signal: str | None = None
     kernel_ended: bool = False
-    """The kernel ended before the notebook did, or never began: no cell raised."""
+    """The kernel ended before the notebook did, or never started: no cell raised."""
 
 
 class _End(NamedTuple):
@@ -160,14 +157,14 @@ class _End(NamedTuple):
 
 
 def derive(cells: Sequence[CodeCell], facts: Facts) -> NotebookResult:
-    """Return how the notebook ended.
+    """Return the status of the notebook and its cells.
 
     Parameters
     ----------
     cells
         All code cells of the prepared notebook, in order.
     facts
-        What was seen of cells, kernel and stop requests.
+        Facts about cells, kernel and stop requests.
     """
     culprit = next((c for c in cells if _broke(facts.cells.get(c.id), facts)), None)
     end = _notebook(cells, facts, culprit)
@@ -198,7 +195,7 @@ def _notebook(cells: Sequence[CodeCell], facts: Facts, culprit: CodeCell | None)
 
 
 def _others(cells: Sequence[CodeCell], facts: Facts) -> str:
-    """Name the cells that failed after the first one, where the run went on."""
+    """List the cells that failed after the first one."""
     if not cells:
         return ""
     named = [f"{facts.cells[c.id].error_name or facts.cells[c.id].outcome}{_where(c)}" for c in cells[:_OTHERS_NAMED]]
@@ -210,22 +207,22 @@ def _raised(event: CellEvent, where: str, others: str) -> _End:
     if event.error_name == "SystemExit":
         reason = f"the notebook ended itself{where} by SystemExit({event.error_message or '0'})"
         return _End(Status.INCOMPLETE, reason)
-    reason = f"{event.error_name or 'an error without a name'}{where}"
+    reason = f"{event.error_name or 'an unnamed error'}{where}"
     if event.error_message and event.error_message.strip():
         reason += f": {_short(event.error_message)}"
-    elif event.failed_line:  # an exception without a message: the line says what failed
+    elif event.failed_line:  # an exception without a message: show the line instead
         reason += f": {_short(event.failed_line)}"
     return _End(Status.FAILED, reason + others)
 
 
 def _died(facts: Facts, where: str) -> _End:
-    if not facts.kernel_dead:  # killed for its silence, and not even that ended it: a hanging driver
+    if not facts.kernel_dead:  # even SIGKILL did not end it: a hanging driver
         return _End(Status.KERNEL_DIED, f"the kernel stopped answering{where}", kernel_ended=True)
     death = signal_name(facts.kernel_returncode)
     if death is None and facts.kernel_returncode is not None:
         reason = f"the kernel exited by itself{where} with code {facts.kernel_returncode}"
         return _End(Status.INCOMPLETE, reason, kernel_ended=True)
-    if facts.oom_kills and death in {None, "SIGKILL"}:  # a crash is not one of the OOM killer's
+    if facts.oom_kills and death in {None, "SIGKILL"}:  # another signal is a crash
         reason = f"the kernel was killed by the host's OOM killer{where}"
     else:
         reason = f"the kernel died{where}" + (f" by {death}" if death else "")
@@ -259,7 +256,7 @@ def _cell(cell: CodeCell, facts: Facts) -> CellStatus:
 
 
 def _forget_unreached_blanks(cells: Sequence[CodeCell], statuses: dict[str, CellStatus]) -> None:
-    """Take back that blank cells behind the point where the run ended were reached."""
+    """Mark blank cells after the end of the run as not run."""
     reached = max(
         (
             i
@@ -279,9 +276,9 @@ def _unreached(cell: CodeCell, facts: Facts) -> bool:
 
 
 def _broke(event: CellEvent | None, facts: Facts) -> bool:
-    """Return True if a cell did not come to a good end.
+    """Return True if a cell did not succeed.
 
-    The one that ran when somebody asked to stop did not, whatever it says: it may have caught our interrupt.
+    The cell that ran at a stop request did not, whatever its outcome: it may have caught the interrupt.
     """
     return event is not None and (event.outcome != "ok" or (_after(event, facts.stop) and _is_last(event, facts)))
 
@@ -291,14 +288,14 @@ def _is_last(event: CellEvent, facts: Facts) -> bool:
 
 
 def _after(event: CellEvent, stop: Stop | None) -> bool:
-    """Return True if a cell ended after the request: its error is then the echo of it and not its own."""
+    """Return True if a cell ended after the stop request, which then caused its error."""
     return stop is not None and event.ended_monotonic >= stop.monotonic
 
 
 def _too_late(cells: Sequence[CodeCell], facts: Facts, stop: Stop, event: CellEvent | None) -> bool:
-    """Return True if the notebook was done, or its kernel dead, before anybody asked to stop."""
+    """Return True if the notebook was done, or its kernel dead, before the stop request."""
     if event is not None:
-        # The guard kills before it asks.
+        # The memory guard kills before it requests the stop.
         died = facts.kernel_dead and event.outcome == "unfinished" and stop.kind is not StopKind.MEMORY_GUARD
         return died and not _after(event, stop)
     done = bool(facts.cells) and not any(_unreached(cell, facts) for cell in cells)
@@ -306,7 +303,7 @@ def _too_late(cells: Sequence[CodeCell], facts: Facts, stop: Stop, event: CellEv
 
 
 def signal_name(returncode: int | None) -> str | None:
-    """Return the signal in an exit status, also as a shell wrapper reports it (128 + n)."""
+    """Return the signal in an exit status, including the 128 + n of a shell wrapper."""
     if returncode is None:
         return None
     number = -returncode if returncode < 0 else returncode - 128

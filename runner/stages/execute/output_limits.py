@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Outputs of a cell, kept within bounds.
+"""Limits for the outputs of a cell.
 
-A cell that prints 200 MB must neither fill our memory nor the notebook: of what it prints to
-one stream the first and the last part are kept, with a marker for what is missing; the whole
-text goes to the log. The bound is the cell's, into however many outputs displays divide the
-stream. Texts of results and errors share another one. Progress bars that redraw their line with
-a carriage return leave their last state only.
+A cell that prints 200 MB must fill neither memory nor the notebook: the head and tail of each
+stream are kept around a marker; the full text goes to the log. The limit applies to a cell's
+stream even if displays divide it into several outputs. Texts of results and errors share another
+limit. Of progress bars that redraw their line with a carriage return, only the last state is kept.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ HEAD_CHARS = 1_000_000
 TAIL_CHARS = 200_000
 LINE_CHARS = 65_536
 SHORT_CHARS = 2_000
-"""A result that is no longer stays whole, however many came before it."""
+"""Results up to this length are never truncated."""
 _KINDS = {
     *(f"text/{kind}" for kind in ("plain", "html", "markdown", "latex")),
     *(f"image/{kind}" for kind in ("png", "jpeg", "gif", "webp", "bmp", "svg+xml")),
@@ -35,40 +34,40 @@ _FIGURES = ("image/", "application/vnd.plotly.v", "application/vnd.vega")
 
 
 class Bound:
-    """What all outputs of one stream in one cell may hold together."""
+    """The shared limit for all outputs of a stream in a cell."""
 
     def __init__(self) -> None:
         self._room = HEAD_CHARS
         self._ends: deque[Stream] = deque()
-        """Streams that have text after the head, oldest first."""
+        """Streams with text after the head, oldest first."""
         self._end_chars = 0
         self._newest: Stream | None = None
 
     def follow(self, stream: Stream) -> None:
-        """Take a further stream; the one before it gets no more text."""
+        """Add a stream; the previous one gets no more text."""
         if self._newest is not None:
             self._newest.finish()
         self._newest = stream
 
     def head(self, text: str) -> str:
-        """Return what of a text still belongs to the head."""
+        """Return the part of a text that still fits the head."""
         head = text[: self._room]
         self._room -= len(head)
         return head
 
     def grow(self, stream: Stream, count: int) -> None:
-        """Note that a stream has so much more text after the head."""
+        """Count text of a stream after the head."""
         if not count:
             return
         if not self._ends or self._ends[-1] is not stream:
             self._ends.append(stream)
         self._end_chars += count
-        # Trimmed at twice its length only: cutting at every message would copy it every time.
+        # Trim only at twice the length: trimming for every message would copy it every time.
         if self._end_chars > 2 * TAIL_CHARS:
             self.trim()
 
     def trim(self) -> None:
-        """Leave the last part of what came after the head."""
+        """Keep only the tail of the text after the head."""
         while self._end_chars > TAIL_CHARS:
             dropped, empty = self._ends[0].drop(self._end_chars - TAIL_CHARS)
             self._end_chars -= dropped
@@ -77,14 +76,14 @@ class Bound:
 
 
 class Stream:
-    """The text of one stream output, bounded.
+    """The bounded text of a stream output.
 
     Parameters
     ----------
     node
         The output in the notebook; `settle` writes the bounded text into it.
     log_name
-        Where the whole text is, for the marker.
+        Name of the log with the full text, for the marker.
     bound
         Shared by the outputs of this stream in the cell.
     """
@@ -98,11 +97,11 @@ class Stream:
         self._line = ""
         """The unfinished last line, still open for a carriage return."""
         self.dropped_chars = 0
-        """How many characters stand in the log only."""
+        """Number of characters that only the log has."""
         bound.follow(self)
 
     def write(self, text: str) -> None:
-        """Append text as a terminal would show it."""
+        """Append text, interpreting carriage returns as a terminal does."""
         done, newline, self._line = (self._line + text).rpartition("\n")
         done += newline
         if "\r" in done:
@@ -122,19 +121,19 @@ class Stream:
         self._bound.grow(self, len(rest))
 
     def drop(self, count: int) -> tuple[int, bool]:
-        """Lose characters from the start of the tail; return how many, and whether none is left."""
+        """Drop characters from the start of the tail; return their number, and True if the tail is empty."""
         count = min(count, len(self._tail))
         self._tail = self._tail[count:]
         self.dropped_chars += count
         return count, not self._tail
 
     def finish(self) -> None:
-        """Store the unfinished line: no more text comes."""
+        """Store the unfinished line after the last text."""
         line, self._line = self._line.removesuffix("\r"), ""
         self._store(line)
 
     def settle(self) -> None:
-        """Put the bounded text into the notebook's output."""
+        """Write the bounded text to the notebook's output."""
         self._bound.trim()
         marker = _marker(self.dropped_chars, "stream", self._log_name) if self.dropped_chars else ""
         self._head = ["".join(self._head)]
@@ -142,19 +141,19 @@ class Stream:
 
 
 class Results:
-    """Texts of results and errors of one cell: a representation may have any length.
+    """Limit for the texts of results and errors of a cell.
 
-    Images and HTML are left whole, as they cannot be cut.
+    Images and HTML are kept in full, as they cannot be truncated.
     """
 
     def __init__(self, log_name: str) -> None:
         self._log_name = log_name
         self._room = HEAD_CHARS
         self.dropped_chars = 0
-        """How many characters stand in the log only."""
+        """Number of characters that only the log has."""
 
     def text(self, text: str) -> str:
-        """Return a text, or its ends around a marker once the cell has shown much."""
+        """Return a text, or its head and tail around a marker if it exceeds the limit."""
         head = max(self._room, SHORT_CHARS)
         tail = head * TAIL_CHARS // HEAD_CHARS
         self._room -= min(self._room, len(text))
@@ -170,9 +169,9 @@ def _marker(dropped: int, what: str, log_name: str) -> str:
 
 
 def redacted_output(output: Mapping[str, Any], redactor: Redactor) -> dict[str, Any]:
-    """Return an output, or the content of the message that brings it, without secrets.
+    """Return an output, or the content of its message, with secrets masked.
 
-    What nbformat names stays; keys within the data, as JSON has them, are texts like any other.
+    Names of nbformat are kept; keys within JSON data are masked as other texts are.
     """
     found = dict(output)
     for key in ("text", "ename", "evalue", "traceback"):
@@ -189,7 +188,7 @@ def redacted_output(output: Mapping[str, Any], redactor: Redactor) -> dict[str, 
 
 
 def _last_state(line: str) -> str:
-    """Return what is left of a line that was redrawn; a final carriage return stays open for the next state."""
+    """Return the last state of a redrawn line; a final carriage return is kept for the next state."""
     if "\r" not in line:
         return line
     states = [state for state in line.split("\r") if state]
@@ -197,7 +196,7 @@ def _last_state(line: str) -> str:
 
 
 def output_bytes(output: Any) -> int:
-    """Return the size of one output of a cell as text."""
+    """Return the size of an output as text."""
     if output["output_type"] == "stream":
         return len(output.get("text", ""))
     if output["output_type"] == "error":
@@ -206,5 +205,5 @@ def output_bytes(output: Any) -> int:
 
 
 def is_figure(output: Any) -> bool:
-    """Return True if an output shows an image, or a figure that the page draws as one."""
+    """Return True if an output shows an image or a figure that the page renders as one."""
     return any(kind.startswith(_FIGURES) for kind in output.get("data", {}))

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The papermill engine named ``runner``: kernel handling and truthful metadata for papermill's users.
 
-``papermill --engine runner in.ipynb out.ipynb`` runs cells as `runner run` does. The last
-write and the banner are then papermill's; what stands in the metadata is ours.
+``papermill --engine runner in.ipynb out.ipynb`` runs cells as `runner run` does. papermill does
+the last write and adds its banner; the metadata is written here.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import contextlib
 import os
 import threading
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,28 +33,24 @@ from runner.stages.execute.outcome import Facts, NotebookResult, derive
 from runner.stages.execute.session import Limits, Session
 
 
-def _nothing() -> None:
-    """Be the `settle` of a manager whose client does not exist yet."""
-
-
 def _local(output_path: str | None) -> Path | None:
-    """Return the file that papermill would write; None for a store, stdout or no output.
+    """Return the file that papermill would write, None for a store, stdout or no output.
 
-    With ``--cwd`` the process works in the notebook's folder, but outputs are relative to the caller's.
+    With ``--cwd`` the process runs in the notebook's folder, but outputs are relative to the caller's.
     """
     handler = papermill_io.get_handler(output_path)
     return Path(handler._cwd or "", str(output_path)) if isinstance(handler, LocalHandler) else None  # noqa: SLF001
 
 
 class Manager(NotebookExecutionManager):  # type: ignore[misc]
-    """papermill's manager without its two full writes a cell; `Saver` writes when it is time."""
+    """papermill's manager without its two full writes per cell; `Saver` schedules the writes."""
 
     def __init__(self, nb: Any, output_path: str | None = None, **options: Any) -> None:
         super().__init__(nb, output_path=output_path, **options)
         self.saver: Saver | None = None
-        self.settle: Callable[[], None] = _nothing
+        self.settle: Callable[[], None] = lambda: None
         self.redactor = Redactor()
-        """Applied to the whole document: secrets may stand in sources and in the state of widgets."""
+        """Applied to the whole document: secrets may occur in sources and in the state of widgets."""
         path = _local(output_path)
         if path is not None:
             self.saver = Saver(path, self._content, options.get("autosave_cell_every", SHORTEST_SECONDS))
@@ -64,28 +60,28 @@ class Manager(NotebookExecutionManager):  # type: ignore[misc]
         return notebook_bytes(self.nb, self.redactor)
 
     def save(self, **_: Any) -> None:
-        """Note that there is something to save."""
+        """Mark the notebook as changed."""
         if self.saver is not None:
             self.saver.dirty = True
 
     def cell_complete(self, *arguments: Any, **options: Any) -> None:
-        """Note that a cell has ended, which is a moment to save."""
+        """Mark the end of a cell, after which to save."""
         if self.saver is not None:
             self.saver.cell_ended = True
         super().cell_complete(*arguments, **options)
 
     def autosave_cell(self) -> None:
-        """Do nothing: `Saver` keeps the time."""
+        """Do nothing: `Saver` schedules the writes."""
 
     def write(self) -> None:
-        """Save now, wherever the output is."""
+        """Save now, to a file or a store."""
         if self.saver is not None:
             self.saver.save()
         elif self.output_path:
             super().save()
 
     def notebook_complete(self, **_: Any) -> None:
-        """Set the times; unlike papermill, leave the status of cells alone."""
+        """Set the times; unlike papermill, keep the status of cells."""
         self.end_time = self.now()
         self.nb.metadata.papermill["end_time"] = self.end_time.isoformat()
         if self.start_time:
@@ -107,7 +103,7 @@ class RunnerEngine(Engine):  # type: ignore[misc]
         autosave_cell_every: int = 30,
         **kwargs: Any,
     ) -> Any:
-        """Run the notebook and leave it with truthful metadata, also when this raises.
+        """Run the notebook and write truthful metadata, even if this raises.
 
         Raises
         ------
@@ -118,7 +114,7 @@ class RunnerEngine(Engine):  # type: ignore[misc]
         nbclient.exceptions.CellTimeoutError
             A deadline passed.
         SystemExit
-            A signal asked us to end; everything is saved.
+            A signal ended the run; everything is saved.
         """
         name = Path(str(kwargs.get("input_path") or "for papermill"))
         check_shape(nb, name)
@@ -150,13 +146,13 @@ class RunnerEngine(Engine):  # type: ignore[misc]
         cleanup: bool = True,
         **_: Any,
     ) -> NotebookResult:
-        """Run the cells; papermill's options mean what they mean there.
+        """Run the cells; papermill's options have their usual meaning.
 
         Parameters
         ----------
         cleanup
-            End processes that the notebook leaves behind, as `runner run` does; from Python,
-            ``papermill.execute_notebook(..., cleanup=False)`` leaves them alone.
+            End leftover processes of the notebook, as `runner run` does; from Python,
+            ``papermill.execute_notebook(..., cleanup=False)`` keeps them.
         """
         stopper = Stopper()
         tag = uuid.uuid4().hex
@@ -172,7 +168,9 @@ class RunnerEngine(Engine):  # type: ignore[misc]
             save=nb_man.saver.save_if_due if nb_man.saver else None,
         )
         try:
-            with _signals(stopper):
+            # Signals can be handled in the main thread only.
+            main = threading.current_thread() is threading.main_thread()
+            with stopper.on_signals() if main else contextlib.nullcontext():
                 result = conclude(nb_man, run_session(session))
         finally:
             if cleanup:
@@ -184,25 +182,21 @@ class RunnerEngine(Engine):  # type: ignore[misc]
 
 
 def run_session(session: Session) -> Facts:
-    """Run a session to its end, whether or not an event loop runs here already."""
-    facts: Facts = run_sync(_run)(session)
+    """Run a session to its end, even within a running event loop."""
+    facts: Facts = run_sync(session.run)()
     return facts
 
 
 def conclude(manager: Manager, facts: Facts) -> NotebookResult:
-    """Mark the notebook with what is derived from the facts, and return that."""
+    """Derive the result from the facts, write it to the notebook's metadata, and return it."""
     result = derive(code_cells(manager.nb), facts)
     mark(manager.nb, result, facts)
     manager.notebook_complete()
     return result
 
 
-async def _run(session: Session) -> Facts:
-    return await session.run()
-
-
 class _Echo(Observer):
-    """Passes what cells print to where papermill wants it."""
+    """Forwards printed text to papermill's log and files."""
 
     def __init__(self, manager: Manager, *, log_output: bool, files: dict[str, Any]) -> None:
         self._manager = manager
@@ -220,16 +214,6 @@ class _Echo(Observer):
 
     def changed(self) -> None:
         self._manager.save()
-
-
-@contextlib.contextmanager
-def _signals(stopper: Stopper) -> Iterator[None]:
-    """Listen to signals where that is possible: in the main thread."""
-    if threading.current_thread() is threading.main_thread():
-        with stopper.on_signals():
-            yield
-    else:
-        yield
 
 
 def _raise(result: NotebookResult) -> None:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs the cells of a prepared notebook in a kernel and collects the facts.
+"""Run the cells of a prepared notebook in a kernel and collect the facts.
 
-Every end that is not the notebook's own (deadline, signal, guard) comes through one `Stopper`.
+Every external end (deadline, signal, memory guard) is requested through the `Stopper`.
 """
 
 from __future__ import annotations
@@ -44,24 +44,24 @@ if TYPE_CHECKING:
 
 INTERRUPT_GRACE_SECONDS = 2.0
 DASK_REPORT_SECONDS = 20.0
-"""How long a kernel that draws the report of its Dask cluster may take to end."""
+"""Time for a kernel to end if it renders the report of its Dask cluster."""
 LAST_OUTPUTS_SECONDS = 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """Deadlines of a run; None means none."""
+    """Deadlines of a run; None: no limit."""
 
     notebook_seconds: float | None = None
     cell_seconds: float | None = None
     start_seconds: float = 120.0
     allow_errors: bool = False
-    """Run on after a cell that raised."""
+    """Continue after a cell that raised."""
 
 
 @dataclass(slots=True)
 class Session:
-    """One execution: cells in, facts out.
+    """An execution of the cells, which returns facts.
 
     Parameters
     ----------
@@ -70,7 +70,7 @@ class Session:
     kernel
         The kernel, started or not.
     stopper
-        Where requests to end come from and where deadlines are announced.
+        Source of stop requests, to which deadlines are added.
     """
 
     nb_man: Any
@@ -84,7 +84,7 @@ class Session:
     on_kernel: Callable[[int], None] | None = None
     save: Callable[[], Awaitable[None]] | None = None
     hold: Callable[[Session, int], Awaitable[int | None]] | None = None
-    """Called with the position of a cell that raised; returns where to go on, or None to end."""
+    """Called with the position of a cell that raised; returns the position to continue from, or None to end."""
     oom_kills: Callable[[], int] = lambda: 0
     events: dict[str, CellEvent] = field(default_factory=dict)
     runs: dict[str, tuple[CellRun, ...]] = field(default_factory=dict)
@@ -93,7 +93,7 @@ class Session:
     _ending: asyncio.Task[None] | None = None
 
     async def run(self) -> Facts:
-        """Run the notebook; whatever happens, the kernel is gone afterwards."""
+        """Run the notebook; the kernel is always ended afterwards."""
         loop = asyncio.get_running_loop()
 
         def listener(stop: Stop) -> None:
@@ -121,7 +121,7 @@ class Session:
                 saver.cancel()
             await self._end_kernel()
             if reader:
-                with contextlib.suppress(Exception):  # what lies on the way when the kernel has ended
+                with contextlib.suppress(Exception):  # reads messages still in transit after the kernel's end
                     await asyncio.wait_for(reader, LAST_OUTPUTS_SECONDS)
                 self._take_late_errors()
             self._close()
@@ -136,7 +136,7 @@ class Session:
         )
 
     async def _start(self) -> str | None:
-        """Bring the kernel to answer; return why it did not."""
+        """Start the kernel and wait for its answer; return the reason of a failure."""
         try:
             if self.kernel.pid is None:
                 await self.kernel.start()
@@ -153,7 +153,7 @@ class Session:
         return await self._answer(kc)
 
     async def _answer(self, kc: Any) -> str | None:
-        """Wait for the kernel's answer; return why none came."""
+        """Wait for the kernel's answer; return the reason if there is none."""
         deadline = time.monotonic() + self.limits.start_seconds
         asked: set[str] = set()
         while self.stopper.stop is None:
@@ -169,7 +169,7 @@ class Session:
 
     @property
     def _settings(self) -> dict[str, Any]:
-        """What the notebook's author set for all its cells."""
+        """The author's settings for all cells of the notebook."""
         return execution_settings(self.nb_man.nb.metadata)
 
     @property
@@ -178,7 +178,7 @@ class Session:
         return seconds_of(self._settings.get("timeout")) if given is None else given
 
     async def _cells(self, deadline: NotebookDeadline) -> None:
-        """Run the cells; after one that raised, go on from where its repair says."""
+        """Run the cells; after a failure, continue from the cell that a repair specifies."""
         start: int | None = 0
         while start is not None and await self._cells_from(start):
             start = None
@@ -188,8 +188,8 @@ class Session:
                 deadline.start()
 
     async def _cells_from(self, start: int) -> bool:
-        """Run the cells from a position on; return True if one raised, which a repair may mend."""
-        runs_on = self.limits.allow_errors or self._settings.get("allow_errors", False)
+        """Run the cells from a position on; return True if one raised and may be repaired."""
+        allow_errors = self.limits.allow_errors or self._settings.get("allow_errors", False)
         for position, cell in enumerate(self.nb_man.nb.cells):
             mark = cell.metadata.get("runner", {})
             if position < start or cell.cell_type != "code" or not cell.source.strip() or mark.get("dropped"):
@@ -200,12 +200,12 @@ class Session:
             failed = self._take_late_errors() or event.outcome == "error"
             if event.outcome == "unfinished" or event.error_name == "SystemExit":
                 return False
-            if failed and not runs_on:
+            if failed and not allow_errors:
                 return True
         return False
 
     async def _held(self, hold: Callable[[Session, int], Awaitable[int | None]]) -> int | None:
-        """Wait for a repair while the kernel idles; return where to go on, with nothing left of what ran from there."""
+        """Wait for a repair while the kernel idles; clear the outputs from its position on and return the position."""
         assert self.client is not None
         cells = self.nb_man.nb.cells
         raised = (at for at, cell in enumerate(cells) if (e := self.events.get(cell.id)) and e.outcome == "error")
@@ -223,7 +223,7 @@ class Session:
         return start
 
     async def _cell(self, cell: NotebookNode, position: int) -> CellEvent:
-        """Run one cell under its deadline and tell what became of it."""
+        """Run a cell with its deadline and return its event."""
         assert self.client is not None
         started_at, started = utc_now(), time.monotonic()
         self.nb_man.cell_start(cell, position)
@@ -234,7 +234,7 @@ class Session:
         self.client.begin_cell(position)
         own = seconds_of(execution_settings(cell.metadata).get("timeout"))
         with cell_deadline(self.stopper, self._cell_seconds if own is None else own):
-            silence = await self._attempt(cell, position)
+            problem = await self._attempt(cell, position)
         self._cell_done.set()
         outcome, error = judge(
             self.client.shown(position),
@@ -249,7 +249,7 @@ class Session:
             started_monotonic=started,
             ended_monotonic=time.monotonic(),
             outcome=outcome,
-            error_message=silence,
+            error_message=problem,
         )
         if error is not None:
             event = self._with_error(event, error, cell)
@@ -262,7 +262,7 @@ class Session:
         return event
 
     async def _attempt(self, cell: NotebookNode, position: int) -> str | None:
-        """Send the cell to the kernel; return why no reply came, if none did. What it says is for `judge`."""
+        """Send the cell to the kernel; return the reason if no reply arrived. `judge` evaluates the reply."""
         assert self.client is not None
         try:
             with contextlib.suppress(CellExecutionError):
@@ -276,12 +276,12 @@ class Session:
         return None
 
     def _with_error(self, event: CellEvent, error: Shown, cell: NotebookNode) -> CellEvent:
-        """Return the event with what the error says.
+        """Return the event with the error.
 
-        A cell that failed holds it as an output, wherever it was captured: page, papermill and
-        other readers of the notebook look for it there.
+        The error is added to the outputs of a failed cell even if it was captured, because the page,
+        papermill and other readers of the notebook expect it there.
         """
-        shown = list(error.traceback) or [f"{error.name or 'Error'}: {error.message}"]  # papermill prints nothing else
+        shown = list(error.traceback) or [f"{error.name or 'Error'}: {error.message}"]  # papermill prints only this
         content = {"ename": error.name, "evalue": error.message, "traceback": shown}
         if event.outcome == "error" and not (
             error.ends_notebook or any(output.output_type == "error" for output in cell.outputs)
@@ -296,7 +296,7 @@ class Session:
         )
 
     def _take_late_errors(self) -> bool:
-        """Let cells fail whose tasks or threads showed an error after their end; tell whether one did."""
+        """Fail cells whose tasks or threads showed an error after their end; return True if any did."""
         assert self.client is not None
         failed = False
         for position, error in self.client.late_errors():
@@ -304,14 +304,14 @@ class Session:
             event = self.events.get(cell.id)
             outcome, shown = judge([error], {"status": "ok"}, expected=_may_raise(cell))
             if stop is not None and error.monotonic >= stop.monotonic:
-                continue  # the echo of our interrupt
+                continue  # caused by the interrupt
             if event is not None and event.outcome == "ok" and outcome == "error" and shown is not None:
                 self.events[cell.id] = self._with_error(dataclasses.replace(event, outcome=outcome), shown, cell)
                 failed = True
         return failed
 
     def _place(self, position: int) -> int | str:
-        """Return the number of a code cell in the source, from 1, as everywhere in logs and reports."""
+        """Return the number of a code cell in the source, from 1, as in logs and reports."""
         cell_id = self.nb_man.nb.cells[position].id
         index = next(cell.index for cell in code_cells(self.nb_man.nb) if cell.id == cell_id)
         return "inserted" if index is None else index + 1
@@ -326,7 +326,7 @@ class Session:
             self._ending = asyncio.get_running_loop().create_task(self._end_cell(stop))
 
     async def _end_cell(self, stop: Stop) -> None:
-        """End the running cell: interrupted, and killed when it does not listen."""
+        """Interrupt the running cell, and kill the kernel if it does not react."""
         log.warning("stopping", kind=stop.kind.value, reason=stop.detail)
         if stop.kind is not StopKind.MEMORY_GUARD and self.client is not None:
             await self.kernel.interrupt()
@@ -343,12 +343,12 @@ class Session:
             if self.client is not None:
                 try:
                     await self.save()
-                except RecordError as error:  # the disk may have room again by the next time
+                except RecordError as error:  # the disk may have space again for the next save
                     log.warning("save", reason=str(error))
 
     async def _end_kernel(self) -> None:
-        # ipykernel sometimes hangs while it closes. Workers and GPUs may need their time to end well;
-        # without them there is nothing to wait for.
+        # ipykernel sometimes hangs on shutdown. Workers and GPUs need time to end cleanly; without
+        # them there is nothing to wait for.
         patient = self.stopper.stop is None and (self.cleanup or self.kernel.has_children)
         seconds = 3.0 if patient else 1.0
         if self.stopper.stop is None and (self.kernel.folder / "dask.open").exists():
@@ -362,7 +362,7 @@ class Session:
             with contextlib.suppress(Exception):
                 self.client.set_widgets_metadata()
         if self.client is not None and self.client.kc is not None:
-            with contextlib.suppress(Exception):  # a reader of them may just be waiting
+            with contextlib.suppress(Exception):  # a reader may be waiting on them
                 self.client.kc.stop_channels()
             self.client.kc = None
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs inside a Python kernel: notes commands that failed, and work that its end may cut off.
+"""Runs inside a Python kernel: notes commands that failed, and work interrupted by its end.
 
-IPython lets a cell succeed whose ``!command`` failed, and a kernel that is asked to end may be in the
-middle of something. Both are written to a file, which the runner reads afterwards. Standard library
-and what IPython itself needs only; nothing here may raise into the notebook.
+IPython lets a cell succeed even if its ``!command`` failed, and a kernel may be busy when it is shut
+down. Both are written to a file that the runner reads afterwards. Uses only the standard library
+and IPython's dependencies; nothing here may raise into the notebook.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _PYTHON = re.compile(r"(?:^|[;&|(])\s{0,20}(python3?|pip3?)(?=\s|$)")
 
 
 class Notes:
-    """Rows of JSON in a file; a forked child of the kernel writes none."""
+    """Rows of JSON in a file, except from forked children of the kernel."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -35,7 +35,7 @@ class Notes:
         self.threads = set(threading.enumerate())
 
     def write(self, **row: Any) -> None:
-        """Append a row, if it is possible."""
+        """Append a row if possible."""
         with contextlib.suppress(Exception):
             if os.getpid() != self.pid or self.rows >= _MOST_ROWS:
                 return
@@ -48,7 +48,7 @@ class Notes:
                 os.close(handle)
 
     def command(self, command: Any, code: Any) -> None:
-        """Note a command that failed, and once each program of another environment."""
+        """Note a failed command, and each program of another environment once."""
         with contextlib.suppress(Exception):
             text = command.decode(errors="replace") if isinstance(command, bytes) else str(command)
             for name in set(_PYTHON.findall(text[:10_000])) - self.programs:
@@ -61,7 +61,7 @@ class Notes:
                 self.write(event="command", command=text[:500], code=code)
 
     def ending(self) -> None:
-        """Note that the interpreter ends, and for which threads it waits."""
+        """Note that the interpreter is shutting down, and the threads that it waits for."""
         with contextlib.suppress(Exception):
             waits = [t.name for t in threading.enumerate() if not t.daemon and t not in self.threads and t.is_alive()]
             me = threading.current_thread().name
@@ -69,17 +69,17 @@ class Notes:
 
 
 def start() -> None:
-    """Begin to note."""
+    """Start to note."""
     notes = Notes(str(Path(os.environ["RUNNER_FAULT_LOG"]).parent / "shell.jsonl"))
-    # The first that is registered is called last, after all handlers of the notebook.
+    # The first registered handler is called last, after all handlers of the notebook.
     atexit.register(lambda: notes.write(event="ended"))
     with contextlib.suppress(AttributeError):
-        threading._register_atexit(notes.ending)  # type: ignore[attr-defined]  # noqa: SLF001  (nothing public is called before the wait for threads)
+        threading._register_atexit(notes.ending)  # type: ignore[attr-defined]  # noqa: SLF001  (no public hook runs before the wait for threads)
     _watch_commands(notes)
 
 
 def _watch_commands(notes: Notes) -> None:
-    """Look at exit statuses where IPython drops them, below what expands variables by the depth of frames."""
+    """Wrap the functions where IPython drops exit statuses, below those that expand variables by frame depth."""
     from ipykernel import zmqshell
     from IPython.core import interactiveshell
     from IPython.utils import _process_common

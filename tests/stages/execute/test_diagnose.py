@@ -454,7 +454,7 @@ def test_an_end_that_explains_itself_needs_no_cause(status: Status) -> None:
 @pytest.mark.parametrize(
     ("place", "says", "never"),
     [
-        ("machine", ["end other programs", "mount -o remount", "see `nvidia-smi`"], ["container", "Tekton", "image"]),
+        ("machine", ["stop other programs", "mount -o remount", "see `nvidia-smi`"], ["container", "Tekton", "image"]),
         ("container", ["docker --memory", "docker --shm-size", "docker --gpus"], ["Tekton", "Kubernetes", "plan:"]),
         ("cluster", ["requires.memory_gb", "emptyDir", "nvidia.com/gpu"], ["docker"]),
     ],

@@ -51,7 +51,7 @@ def test_what_the_notebook_wrote_into_the_file_harms_nobody(tmp_path: Path) -> N
     found = warnings(folder, EVENTS)
 
     assert len(found) == 21
-    assert found[-1].text == "and 10 more commands of the kind"
+    assert found[-1].text == "and 10 more such commands"
 
 
 def test_commands_that_fail_are_warnings_with_cell_and_code(tmp_path: Path) -> None:
@@ -109,8 +109,8 @@ def test_work_that_the_kernels_end_cuts_off_is_named(tmp_path: Path) -> None:
         seen[name] = cli.metrics(tmp_path / "out", name)["warnings"]
 
     assert seen == {
-        "handler": ["an exit handler still ran when the kernel was ended: its work was cut off"],
-        "thread": ["the thread upload still ran when the kernel was ended: its work was cut off"],
+        "handler": ["an exit handler was still running when the kernel was ended: its work is incomplete"],
+        "thread": ["the thread upload was still running when the kernel was ended: its work is incomplete"],
         "quick": [],
     }
     assert (tmp_path / "done").exists()

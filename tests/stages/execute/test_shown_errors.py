@@ -77,7 +77,7 @@ def test_a_cell_that_shows_an_error_failed(tmp_path, name):
         if out.output_type == "error"
     ]
     assert shown[0].ename == error
-    assert ("traceback's last lines" in failure["hint"]) == bool(failure["traceback_tail"])
+    assert ("last lines of the traceback" in failure["hint"]) == bool(failure["traceback_tail"])
     if name in {"Output", "nested"}:
         assert "captured" in (tmp_path / "out" / "n.log").read_text()
         assert "captured" in (tmp_path / "out" / "n.html").read_text()
