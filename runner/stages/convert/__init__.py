@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stage 6: the executed notebook as one HTML page."""
+"""Stage 6: convert the executed notebook to an HTML page."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the packages of the notebook's kernel can give a page: libraries of scripts, and pictures of figures."""
+"""Get JavaScript libraries and pictures of figures from the packages of the notebook's kernel."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 
 from runner.core import log
 
-_ASK = """
+_SCRIPT = """
 import base64, importlib.util, json, sys
 
 def panel():
@@ -57,69 +57,68 @@ for number, (what, name, content) in enumerate(json.load(sys.stdin)):
 for server in servers:
     server.stop_sync_server(silence_warnings=True)
 """
-_NOWHERE = {
+_NO_NETWORK = {
     **dict.fromkeys(("http_proxy", "https_proxy", "all_proxy"), "http://127.0.0.1:9"),
     "no_proxy": "<-loopback>",
 }
-"""A figure that names an address gets nothing from there: what draws it runs a browser, which otherwise goes to this
-machine and to link-local addresses by itself."""
+"""Block URLs in figures: the browser that renders them would otherwise reach this machine and link-local addresses."""
 
 
 def ask(pythons: Iterable[str], questions: Sequence[tuple[str, str, Any]], *, seconds: float) -> dict[int, str]:
-    """Return the answers by the number of their question; each Python is asked what those before it did not know.
+    """Return answers by the index of their question; each Python gets the questions still unanswered.
 
     Parameters
     ----------
     pythons
-        Programs, that of the kernel first.
+        Python executables, the kernel's first.
     questions
-        ``library`` and its name, or ``picture``, the library that draws it, and what from.
+        ``library``, its name and None; or ``picture``, the library that renders it, and the figure.
     seconds
-        How long one program has; what it said until then counts.
+        Time limit per executable; answers before that count.
     """
     answers: dict[int, str] = {}
     for python in dict.fromkeys(pythons):
         left = [number for number in range(len(questions)) if number not in answers]
         if left:
             failed: set[str] = set()
-            for line in _said(python, json.dumps([questions[number] for number in left]), seconds).splitlines():
-                with contextlib.suppress(
-                    ValueError, LookupError, TypeError, AttributeError
-                ):  # packages print on their own
-                    said = json.loads(line)
-                    if isinstance(said.get("answer"), str):
-                        answers[left[said["number"]]] = said["answer"]
+            output = _output(python, json.dumps([questions[number] for number in left]), seconds)
+            for line in output.splitlines():
+                # Packages may print other lines.
+                with contextlib.suppress(ValueError, LookupError, TypeError, AttributeError):
+                    reply = json.loads(line)
+                    if isinstance(reply.get("answer"), str):
+                        answers[left[reply["number"]]] = reply["answer"]
                     elif len(failed) < 5:
-                        failed.add(str(said["failed"]))
+                        failed.add(str(reply["failed"]))
             for reason in sorted(failed):
                 log.info("interactive", python=python, reason=reason)
     return answers
 
 
-def _said(python: str, question: str, seconds: float) -> bytes:
-    """Return what a Python prints, until its time is over; browsers that it started end with it."""
+def _output(python: str, questions: str, seconds: float) -> bytes:
+    """Return the output of a Python within the time limit; its browsers are ended with it."""
     try:
         process = subprocess.Popen(
-            [python, "-c", _ASK],
+            [python, "-c", _SCRIPT],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            cwd="/",  # where no module of the notebook's folder hides a package
+            cwd="/",  # modules in the notebook's folder must not shadow packages
             env={
                 **{name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")},
-                **_NOWHERE,
+                **_NO_NETWORK,
                 "PYTHONSAFEPATH": "1",
             },
             start_new_session=True,
         )
     except OSError as error:
-        log.warning("interactive", python=python, reason=f"its packages cannot be asked: {error}")
+        log.warning("interactive", python=python, reason=f"cannot be started: {error}")
         return b""
     with process:
         try:
-            return process.communicate(question.encode(), timeout=seconds)[0]
+            return process.communicate(questions.encode(), timeout=seconds)[0]
         except subprocess.TimeoutExpired:
-            log.warning("interactive", python=python, reason=f"not all figures were drawn within {seconds:g} s")
+            log.warning("interactive", python=python, reason=f"not all figures were rendered within {seconds:g} s")
         finally:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(process.pid, signal.SIGKILL)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What plotly and Vega/Altair draw from, found in outputs in whatever form it was saved.
+"""Find the specifications of plotly and Vega/Altair figures in outputs.
 
-A notebook holds their figures as JSON under a MIME type, or as HTML with a script that draws them and loads the library
-from a network: the default of Altair, and of plotly's notebook renderers.
+They are saved as JSON under a MIME type, or as HTML with a script that renders them and loads the library from the
+network: the default of Altair and of plotly's notebook renderers.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ _DECODER = json.JSONDecoder()
 
 
 class Figure(NamedTuple):
-    """One figure."""
+    """A figure."""
 
     library: str
     """``plotly`` or ``vega``."""
     content: dict[str, Any]
-    """``data`` and ``layout`` of plotly, or a specification of Vega or Vega-Lite."""
+    """``data`` and ``layout`` of plotly, or a Vega or Vega-Lite specification."""
 
 
 def figure_of(data: object) -> Figure | None:
-    """Return the figure that a bundle holds."""
+    """Return the figure in a MIME bundle, None if it has none."""
     if not isinstance(data, dict):
         return None
     if isinstance(figure := data.get(_PLOTLY), dict):
@@ -50,11 +50,11 @@ def figure_of(data: object) -> Figure | None:
     return None
 
 
-def of_another(outputs: Sequence[Mapping[str, Any]]) -> set[int]:
-    """Return the ids of outputs that show nothing: they load a library, or are the place where the next one draws."""
+def auxiliary(outputs: Sequence[Mapping[str, Any]]) -> set[int]:
+    """Return the ids of outputs without content: they load a library or are the placeholder of the next one."""
     found = set()
     for before, output in pairwise([{}, *outputs]):
-        data, earlier = (one if isinstance(one := bundle.get("data"), dict) else {} for bundle in (output, before))
+        data, earlier = dict_of(output.get("data")), dict_of(before.get("data"))
         html, place = text_of(data.get("text/html")).strip(), text_of(earlier.get("text/html"))
         if not _LOADERS.isdisjoint(data):
             found |= {id(output), *([id(before)] if place.startswith("<script") or "bk-notebook-logo" in place else [])}
@@ -68,7 +68,7 @@ def of_another(outputs: Sequence[Mapping[str, Any]]) -> set[int]:
 
 
 def text_of(value: object) -> str:
-    """Return a text of a notebook, which may be stored as a list of lines."""
+    """Return a text field of a notebook, which may be stored as a list of lines."""
     if isinstance(value, str):
         return value
     if isinstance(value, list):
@@ -76,8 +76,13 @@ def text_of(value: object) -> str:
     return "" if value is None else str(value)
 
 
+def dict_of(value: object) -> dict[str, Any]:
+    """Return a mapping of a notebook, empty if it has another type."""
+    return value if isinstance(value, dict) else {}
+
+
 def _calls(script: str, opener: str) -> Iterator[list[Any]]:
-    """Yield what the last calls of a function are given, as far as it is JSON, at most three arguments each."""
+    """Yield the JSON arguments, at most three, of the last calls of a function."""
     end = len(script)
     for _ in range(_CALLS):
         end = script.rfind(opener, 0, end)

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Interactive outputs, each in a frame of its own that works without a network.
+"""Interactive outputs, each in a separate frame that works offline.
 
-A frame is sandboxed without the page's origin, so that its scripts reach neither the page nor other frames. The page's
-policy allows the scripts that stand in the page, by their hashes, and no address. What libraries draw with (plotly,
-Bokeh, Vega) comes from the packages of the notebook's kernel and stands in the page once; `frames.js` puts it into the
-frames that need it.
+A frame is sandboxed without the page's origin, so its scripts can access neither the page nor other frames. The page's
+policy allows only the scripts in the page, by their hashes, and no URLs. The libraries (plotly, Bokeh, Vega) come from
+the packages of the notebook's kernel and are in the page once; `frames.js` inserts them into the frames that need them.
 """
 
 from __future__ import annotations
@@ -27,24 +26,24 @@ _PACKAGES = {"plotly": "plotly", "bokeh": "bokeh", "panel": "panel", "vega": "vl
 _BOKEH = "application/vnd.bokehjs_exec.v0+json"
 _HOLOVIEWS = "application/vnd.holoviews_exec.v0+json"
 _LOADED = re.compile(r"<script\b[^>]{0,2000}\bsrc=[^>]{0,2000}>\s*</script>|<link\b[^>]{0,2000}>", re.IGNORECASE)
-"""What a fragment would load from a network."""
+"""Elements of a fragment that load from the network."""
 _SCRIPTS = {"", "text/javascript", "application/javascript", "module"}
 _ONLINE = "$3Dmolpromise"
-"""What py3Dmol loads its library from a network with."""
+"""The call with which py3Dmol loads its library from the network."""
 _WATCH = """{
-const lost = [], said = new Set();
-addEventListener('error', (event) => lost.push(event.message || 'a script failed'));
-addEventListener('unhandledrejection', (event) => lost.push(`${event.reason}`));
+const problems = [], shown = new Set();
+addEventListener('error', (event) => problems.push(event.message || 'a script failed'));
+addEventListener('unhandledrejection', (event) => problems.push(`${event.reason}`));
 addEventListener('securitypolicyviolation', ({ blockedURI }) => {
-  if (blockedURI.startsWith('http')) lost.push(`Not loaded, as a figure has no network: ${blockedURI}`);
+  if (blockedURI.startsWith('http')) problems.push(`Not loaded, as a figure has no network: ${blockedURI}`);
 });
 const drawn = () => document.body.innerText.trim() || [...document.body.querySelectorAll('*')].some(
   (one) => (one.shadowRoot && one.offsetHeight) || one.matches('svg, canvas, img, video, audio, input, button'));
-const tell = () => {
-  const empty = said.size === 0 && !drawn();
-  for (const text of lost.filter((one) => one.startsWith('Not loaded') || empty)) {
-    if (said.has(text) || said.size >= 3) continue;
-    said.add(text);
+const report = () => {
+  const empty = shown.size === 0 && !drawn();
+  for (const text of problems.filter((one) => one.startsWith('Not loaded') || empty)) {
+    if (shown.has(text) || shown.size >= 3) continue;
+    shown.add(text);
     const line = document.createElement('p');
     line.style.font = '14px sans-serif';
     line.style.overflowWrap = 'anywhere';
@@ -53,18 +52,18 @@ const tell = () => {
   }
   parent.postMessage(document.body.scrollHeight + 16, '*');
 };
-addEventListener('load', () => [300, 3000].forEach((wait) => setTimeout(tell, wait)));
+addEventListener('load', () => [300, 3000].forEach((wait) => setTimeout(report, wait)));
 }"""
-"""Says in the frame what its scripts could not load, or why they drew nothing, and tells the page its height."""
+"""Shows in the frame failed loads and errors of its scripts, and sends its height to the page."""
 
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """One interactive output."""
+    """An interactive output."""
 
     document: str
     library: str
-    """Name of what its scripts need; empty for none."""
+    """Name of the library that its scripts need, empty for none."""
 
 
 class Frames:
@@ -73,11 +72,11 @@ class Frames:
     Parameters
     ----------
     outputs
-        The outputs of each cell, those in widgets too.
+        The outputs of each cell, including those in widgets.
     figures
         Their figures by the id of the output.
     pythons
-        Programs whose packages are asked for libraries.
+        Python executables whose packages provide the libraries.
     """
 
     def __init__(
@@ -93,9 +92,9 @@ class Frames:
         wanted = sorted({frame.library for frame in self._by_output.values() if frame.library})
         found = ask(pythons, [("library", name, None) for name in wanted], seconds=_SECONDS)
         self.libraries = {wanted[number]: _in_page(text) for number, text in sorted(found.items())}
-        """What is in the page once, by name."""
+        """Libraries in the page, by name."""
         self.missing = {name: _PACKAGES[name] for name in wanted if name not in self.libraries}
-        """Packages that the kernel's environment lacks, by the library that they bring."""
+        """Packages missing from the kernel's environment, by the library that they provide."""
 
     def of(self, output: Mapping[str, Any]) -> Frame | None:
         """Return the frame of an output; None if it is not interactive, or its library is unavailable."""
@@ -103,24 +102,24 @@ class Frames:
         return None if frame is None or frame.library in self.missing else frame
 
     def lacking(self, output: Mapping[str, Any]) -> str:
-        """Return the package that an interactive output needs and the kernel's environment lacks; empty for none."""
+        """Return the missing package that an interactive output needs, empty for none."""
         frame = self._by_output.get(id(output))
         return self.missing.get(frame.library, "") if frame else ""
 
     def policy(self, script: str) -> str:
-        """Return which scripts the page allows: its own one, the libraries, and those of the frames."""
+        """Return the script policy: the page's own script, the libraries, and those of the frames."""
         allowed = [script, *self.libraries.values()]
         for frame in self._by_output.values():
             allowed += _Scripts(frame.document).inline
         hashes = " ".join(sorted({f"'{policy_hash(text)}'" for text in allowed}))
-        evaluated = " 'unsafe-eval'" if "vega" in self.libraries else ""  # its expressions become functions
+        evaluated = " 'unsafe-eval'" if "vega" in self.libraries else ""  # it compiles expressions to functions
         return f"script-src 'unsafe-hashes'{evaluated} {hashes}"
 
 
 def frame_of(data: object, before: object = None, figure: Figure | None = None) -> Frame | None:
-    """Return the interactive form of a bundle, if all that it needs can stand in the page.
+    """Return the frame of an interactive MIME bundle, None if it cannot work offline.
 
-    Bokeh puts the element that it draws into an output ``before`` that of its script.
+    Bokeh puts the element that it renders to in the output ``before`` that of its script.
     """
     if not isinstance(data, dict):
         return None
@@ -146,7 +145,7 @@ def _document(html: str, script: str) -> str:
 
 
 def _newlines(text: str) -> str:
-    """Return text as a browser reads it, of which it takes the hash."""
+    """Return text as normalized by a browser before it computes the hash."""
     return without_surrogates(text).replace("\r\n", "\n").replace("\r", "\n").replace("\0", "\ufffd")
 
 
@@ -159,14 +158,14 @@ def _in_page(script: str) -> str:
 
 
 class _Scripts(HTMLParser):
-    """The scripts of a fragment: what stands in it, handlers too, and what it would load."""
+    """The scripts of a fragment: inline ones, including handlers, and the libraries it loads."""
 
     def __init__(self, html: str) -> None:
         super().__init__(convert_charrefs=True)
         self.inline: list[str] = []
         self.known: set[str] = set()
         self.foreign = False
-        """It loads what is in no package."""
+        """True if it loads something that no package provides."""
         self._script: list[str] | None = None
         self.feed(html)
         self.close()

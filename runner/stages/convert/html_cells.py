@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Cells as the template of a notebook page sees them.
+"""The view of a notebook's cells for the page template.
 
-Markdown is rendered first, for the title and the contents list; outputs only when the template
-comes to their cell, so that no more than one cell's images are held twice.
+Markdown is rendered first, for the title and the table of contents; outputs when the template
+reaches their cell, so that only one cell's images are in memory twice.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from markupsafe import Markup
 
 from runner.core.surrogates import without_surrogates
 from runner.core.units import format_seconds
-from runner.stages.convert.figures import Figure, figure_of, text_of
+from runner.stages.convert.figures import Figure, dict_of, figure_of, text_of
 from runner.stages.convert.frames import Frames
 from runner.stages.convert.html_outputs import Display, Place, displays
 from runner.stages.convert.markdown import Heading, MarkdownPage
@@ -37,11 +37,10 @@ _FAILED = {"failed", "interrupted"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CellView:
-    """One cell of the page.
+    """A cell of the page.
 
-    ``place`` is the number of a code cell, from 1 as in the report, or ``inserted-1`` for one that
-    preparation added. ``state`` is one of ``failed, interrupted, expected-error, dropped, not-run``,
-    or empty.
+    ``place`` is the number of a code cell, from 1 as in the report, or ``inserted-1`` for one added
+    by preparation. ``state`` is ``failed, interrupted, expected-error, dropped, not-run`` or empty.
     """
 
     kind: str
@@ -59,22 +58,22 @@ class CellView:
 
 
 class NotebookView:
-    """A notebook as the template sees it.
+    """A notebook for the template.
 
     Parameters
     ----------
     notebook
         nbformat 4 as a mapping.
     name
-        What the page calls it.
+        Name in the page.
     file
         Name of its file, for hints.
     look
-        What the page shows.
+        Options of the page.
     folder
-        Where images are that the markdown names by path.
+        Base of relative image paths in Markdown.
     warnings
-        Takes what a reader of the page should know.
+        List to which warnings are added.
     """
 
     def __init__(
@@ -84,7 +83,7 @@ class NotebookView:
         self._file = file
         self._look = look
         self._warnings = warnings
-        self._metadata = _mapping(notebook.get("metadata"))
+        self._metadata = dict_of(notebook.get("metadata"))
         cells = notebook.get("cells")
         self._cells = [cell for cell in cells if isinstance(cell, dict)] if isinstance(cells, list) else []
         self._removed = {n: self._tags(cell) for n, cell in enumerate(self._cells)} if look.remove_tagged else {}
@@ -95,7 +94,7 @@ class NotebookView:
         pythons = (_python(self._metadata), sys.executable) if figures or look.interactive else ()
         self._pictures = Pictures({key: figure for key, figure in figures.items() if key not in saved}, pythons)
         self.frames = Frames(outputs, figures, pythons) if look.interactive and not look.trust else None
-        """Interactive outputs; None where they are not kept."""
+        """Interactive outputs, None if they are not kept."""
         self._rendered = {
             position: self._render_markdown(cell)
             for position, cell in enumerate(self._cells)
@@ -105,24 +104,24 @@ class NotebookView:
 
     @property
     def title(self) -> str:
-        """Text of the first heading that says something, else the name."""
+        """Text of the first heading that is not empty, else the name."""
         return next((heading.text for heading in self._headings if heading.text), self.name)
 
     @property
     def language(self) -> str:
-        """Natural language of the notebook, where its metadata say it."""
+        """Natural language from the notebook's metadata, English by default."""
         language = self._metadata.get("lang") or self._metadata.get("language")
         return language if isinstance(language, str) and language.isascii() and len(language) <= 12 else "en"
 
     @property
     def facts(self) -> list[tuple[str, str]]:
-        """Facts of the head of the page."""
-        kernel = _mapping(self._metadata.get("kernelspec"))
-        info = _mapping(self._metadata.get("language_info"))
+        """Facts in the page header."""
+        kernel = dict_of(self._metadata.get("kernelspec"))
+        info = dict_of(self._metadata.get("language_info"))
         code = sum(map(_is_code, self._cells))
         language = " ".join(str(info[key]) for key in ("name", "version") if info.get(key))
         pairs = [
-            ("Status", _status(_mapping(self._metadata.get("runner")))),
+            ("Status", _status(dict_of(self._metadata.get("runner")))),
             ("Kernel", str(kernel.get("display_name") or kernel.get("name") or "")),
             ("Language", language),
             ("Code cells", str(code)),
@@ -131,18 +130,18 @@ class NotebookView:
 
     @property
     def contents(self) -> list[Heading]:
-        """Headings of the first three levels, where there are enough to be worth a list."""
+        """Headings of the first three levels, if there are more than two."""
         shown = [heading for heading in self._headings if heading.level <= 3 and heading.text]
         return shown[:_MAX_CONTENTS] if len(shown) > 2 else []
 
     @property
     def has_h1(self) -> bool:
-        """Return True if the notebook has a main heading of its own."""
+        """True if the notebook has a level-1 heading."""
         return any(heading.level == 1 for heading in self._headings)
 
     @property
     def cells(self) -> Iterator[CellView]:
-        """Cells in order, each made when it is asked for."""
+        """Cells in order, created lazily."""
         places = _places(self._cells)
         for position, cell in enumerate(self._cells):
             removed = self._removed.get(position, ())
@@ -151,7 +150,7 @@ class NotebookView:
                 if "remove-cell" not in removed or code.state in _FAILED:
                     yield code
             elif position in self._rendered:
-                banner = bool(_mapping(_mapping(cell.get("metadata")).get("runner")).get("banner"))
+                banner = bool(dict_of(dict_of(cell.get("metadata")).get("runner")).get("banner"))
                 yield CellView(kind="markdown", body=self._rendered[position], banner=banner)
             elif "remove-cell" not in removed:
                 yield CellView(kind="raw", body=Markup(escape(without_surrogates(text_of(cell.get("source"))))))  # noqa: S704
@@ -160,17 +159,17 @@ class NotebookView:
         source = text_of(cell.get("source"))
         try:
             return Markup(self._markdown.render(source, cell.get("attachments")))  # noqa: S704
-        except Exception as error:  # noqa: BLE001  (hostile input; its source is still readable)
+        except Exception as error:  # noqa: BLE001  (hostile input; the source is shown instead)
             self._warnings.append(f"a markdown cell could not be rendered: {error!r:.200}")
             return Markup(f"<pre>{escape(without_surrogates(source))}</pre>")  # noqa: S704
 
     def _tags(self, cell: dict[str, Any]) -> list[Any]:
-        tags = _mapping(cell.get("metadata")).get("tags")
+        tags = dict_of(cell.get("metadata")).get("tags")
         return [str(tag).replace("_", "-") for tag in tags] if isinstance(tags, list) else []
 
     def _code(self, cell: dict[str, Any], name: str, removed: Sequence[str]) -> CellView:
-        metadata = _mapping(cell.get("metadata"))
-        jupyter = _mapping(metadata.get("jupyter"))
+        metadata = dict_of(cell.get("metadata"))
+        jupyter = dict_of(metadata.get("jupyter"))
         tags = self._tags(cell)
         place = Place(
             notebook=self.name,
@@ -185,11 +184,11 @@ class NotebookView:
         )
         outputs = tuple(displays(cell.get("outputs"), place))
         state, reason = _state(metadata, tags, outputs)
-        without = self._look.no_input or ("remove-input" in removed and state not in _FAILED)
+        no_input = self._look.no_input or ("remove-input" in removed and state not in _FAILED)
         return CellView(
             kind="code",
             place=name,
-            body=Markup("" if without else highlighted(text_of(cell.get("source")), self._lexer_name)),  # noqa: S704
+            body=Markup("" if no_input else highlighted(text_of(cell.get("source")), self._lexer_name)),  # noqa: S704
             state=state,
             reason=without_surrogates(reason),
             label="Parameters of this run" if "injected-parameters" in tags else "",
@@ -202,12 +201,12 @@ class NotebookView:
 
     @property
     def _lexer_name(self) -> str:
-        info, kernel = _mapping(self._metadata.get("language_info")), _mapping(self._metadata.get("kernelspec"))
+        info, kernel = dict_of(self._metadata.get("language_info")), dict_of(self._metadata.get("kernelspec"))
         return str(info.get("pygments_lexer") or info.get("name") or kernel.get("language") or "ipython3").lower()
 
 
 def highlighted(source: str, lexer_name: str) -> str:
-    """Return source code as HTML with the classes of pygments."""
+    """Return source code as HTML with Pygments' classes."""
     source = without_surrogates(source)
     lexer = _lexer(lexer_name)
     if lexer is None or len(source) > MAX_HIGHLIGHTED_CHARACTERS:
@@ -234,7 +233,7 @@ def _formatter() -> Any:
 
 @cache
 def _lexer(name: str) -> Any:
-    """Return the lexer of a language; Python's without the search over plugins, which takes long."""
+    """Return the lexer of a language; skip the slow search over plugins for Python."""
     if name in {"python", "python3", "ipython", "ipython3"}:
         try:
             from ipython_pygments_lexers import IPython3Lexer
@@ -251,17 +250,17 @@ def _lexer(name: str) -> Any:
 
 
 def _python(metadata: dict[str, Any]) -> str:
-    """Return the program of the notebook's kernel; ours where it is not installed here."""
+    """Return the Python executable of the notebook's kernel, else this one."""
     from jupyter_client.kernelspec import NoSuchKernel
 
     from runner.machine.kernel_specs import Kernels
 
     try:
-        spec = Kernels().get_kernel_spec(str(_mapping(metadata.get("kernelspec")).get("name")))
+        spec = Kernels().get_kernel_spec(str(dict_of(metadata.get("kernelspec")).get("name")))
     except (NoSuchKernel, OSError, ValueError):
         return sys.executable
     program = str(spec.argv[0]) if spec.argv and spec.language.lower() == "python" else ""
-    return program if Path(program).is_absolute() else sys.executable  # as Jupyter takes a plain `python`
+    return program if Path(program).is_absolute() else sys.executable  # Jupyter resolves a plain `python` so
 
 
 def _figures(outputs: list[list[dict[str, Any]]]) -> tuple[dict[int, Figure], set[int]]:
@@ -276,9 +275,9 @@ def _figures(outputs: list[list[dict[str, Any]]]) -> tuple[dict[int, Figure], se
 
 
 def _places(cells: list[dict[str, Any]]) -> dict[int, str]:
-    """Return the names of the code cells by position: numbers of the source notebook where it was prepared by us."""
-    code = {position: _mapping(cell.get("metadata")) for position, cell in enumerate(cells) if _is_code(cell)}
-    indices = {position: _mapping(metadata.get("runner")).get("index") for position, metadata in code.items()}
+    """Return the names of the code cells by position: if prepared by runner, numbers in the source notebook."""
+    code = {position: dict_of(cell.get("metadata")) for position, cell in enumerate(cells) if _is_code(cell)}
+    indices = {position: dict_of(metadata.get("runner")).get("index") for position, metadata in code.items()}
     known = {position: index for position, index in indices.items() if type(index) is int and index >= 0}
     if len(set(known.values())) < len(known) or not known:
         return {position: str(number) for number, position in enumerate(code, 1)}
@@ -288,9 +287,11 @@ def _places(cells: list[dict[str, Any]]) -> dict[int, str]:
 
 
 def _status(mark: dict[str, Any]) -> str:
-    """Return how the notebook ended; a run that was killed before it was judged left no more than a provisional end."""
+    """Return the notebook's status, which is provisional if its run was killed before the last stages."""
     status = str(mark.get("status") or "")
-    return f"provisional: {status}, but expectations and release were not judged" if mark.get("provisional") else status
+    return (
+        f"provisional: {status}, but expectations and release were not checked" if mark.get("provisional") else status
+    )
 
 
 def _is_code(cell: dict[str, Any]) -> bool:
@@ -298,8 +299,8 @@ def _is_code(cell: dict[str, Any]) -> bool:
 
 
 def _state(metadata: dict[str, Any], tags: list[Any], outputs: tuple[Display, ...]) -> tuple[str, str]:
-    """Return the state of a code cell and why."""
-    mark = _mapping(metadata.get("runner"))
+    """Return the state of a code cell and its reason."""
+    mark = dict_of(metadata.get("runner"))
     dropped, status = mark.get("dropped"), mark.get("status")
     if dropped:
         return "dropped", dropped if isinstance(dropped, str) else ""
@@ -309,20 +310,16 @@ def _state(metadata: dict[str, Any], tags: list[Any], outputs: tuple[Display, ..
         return ("expected-error" if expected else "failed"), errors[0]
     if status in {"failed", "interrupted"}:
         return str(status), ""
-    if status == "not-run" or _mapping(metadata.get("papermill")).get("status") == "pending":
+    if status == "not-run" or dict_of(metadata.get("papermill")).get("status") == "pending":
         return "not-run", ""
     return "", ""
 
 
 def _seconds(metadata: dict[str, Any]) -> str:
-    duration = _mapping(metadata.get("papermill")).get("duration")
+    duration = dict_of(metadata.get("papermill")).get("duration")
     return format_seconds(duration) if isinstance(duration, int | float) and 0 <= duration < 1e8 else ""
 
 
 def _count(cell: dict[str, Any]) -> int | None:
     count = cell.get("execution_count")
     return count if isinstance(count, int) else None
-
-
-def _mapping(value: object) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}

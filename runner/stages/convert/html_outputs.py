@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Outputs of a cell as pieces of a page: of each the richest form that is safe to show.
+"""Convert outputs of a cell for the page: the richest form of each that is safe to show.
 
-Nothing in a notebook's outputs can be relied upon: a bundle may be empty, of the wrong types,
-or hold scripts. Each output becomes one `Display`; what cannot be shown says so in its place.
+A notebook's outputs are not trusted: a MIME bundle may be empty, have wrong types or contain
+scripts. Each output becomes one `Display`; a note replaces one that cannot be shown.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from markupsafe import Markup
 
 from runner.core.surrogates import without_surrogates
-from runner.stages.convert.figures import of_another, text_of
+from runner.stages.convert.figures import auxiliary, dict_of, text_of
 from runner.stages.convert.frames import frame_of
 from runner.stages.convert.images import svg_data_url
 from runner.stages.convert.interactive import figure_note, first_frame, removed_from
@@ -33,40 +33,40 @@ if TYPE_CHECKING:
     from runner.stages.convert.pictures import Pictures
     from runner.stages.convert.widgets import Widgets
 
-_NOTHING = Markup()
+
 _RASTER = ("image/png", "image/jpeg", "image/gif", "image/webp", "image/bmp")
-_ASKS_FOR_TRUST = "Make this Notebook Trusted to load map"
-"""What folium leaves room for its map with."""
+_NOT_TRUSTED = "Make this Notebook Trusted to load map"
+"""folium's placeholder for its map."""
 _THEMED_MAX_CHARACTERS = 5_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Display:
-    """One output, ready for the page.
+    """An output, ready for the page.
 
     ``kind`` is one of ``stdout, stderr, error, image, frame, html, markdown, latex, text, note``.
     """
 
     kind: str
-    body: Markup = _NOTHING
+    body: Markup = Markup()  # noqa: RUF009  (immutable)
     id: str = ""
     themed: bool = False
-    """HTML without colours of its own, which may follow the dark theme."""
+    """True for HTML without own colours, which may follow the dark theme."""
     source: str = ""
-    """Data URL of an image, its parts not yet joined to the page."""
+    """Data URL of an image."""
     alt: str = ""
     width: int | None = None
     height: int | None = None
     result: bool = False
     title: str = ""
     frame: Frame | None = None
-    """What a page with interactive figures shows of it."""
+    """The frame in a page with interactive figures."""
     note: str = ""
 
 
 @dataclass(slots=True, kw_only=True)
 class Place:
-    """Where an output stands: names for its ids and for the text of its image."""
+    """Context of an output, with counters for ids and alternative texts."""
 
     notebook: str
     file: str
@@ -80,20 +80,20 @@ class Place:
     figures: int = 0
     outputs: int = 0
     lacking: str = ""
-    """Package that would make the output at hand interactive."""
+    """Missing package that would make the current output interactive."""
     depth: int = 0
-    """How many widgets stand around it, and which were opened."""
+    """Number of surrounding widgets; `opened` are those already shown."""
     opened: set[object] = field(default_factory=set)
     warnings: list[str] = field(default_factory=list)
 
     def keep(self, data: Mapping[str, Any]) -> str:
-        """Return what to do to keep the scripts of a bundle."""
+        """Return the instruction for keeping the scripts of a MIME bundle."""
         if self.lacking or frame_of(data):
             return self.keep_figure()
         return f"run `runner convert --trust-html {quote(self.file)}`"
 
     def keep_figure(self) -> str:
-        """Return what to do to keep an output that can be interactive."""
+        """Return the instruction for keeping an interactive output."""
         if self.lacking:
             return f"install {self.lacking} in the kernel's environment"
         return f"run `runner convert --interactive {quote(self.file)}`"
@@ -104,16 +104,16 @@ class Place:
         return f"cell-{self.cell}-output-{self.outputs}"
 
     def next_figure(self) -> str:
-        """Return the text that stands for the next image."""
+        """Return the alternative text of the next image."""
         self.figures += 1
         number = f"figure {self.figures}" if self.figures > 1 else "figure"
         return f"{number} from cell {self.cell} of {self.notebook}"
 
 
 def displays(outputs: object, place: Place) -> Iterator[Display]:
-    """Return the displays of a cell's outputs; neighbouring texts of one stream become one."""
+    """Yield the displays of a cell's outputs; adjacent texts of a stream are joined."""
     listed = [item for item in outputs if isinstance(item, dict)] if isinstance(outputs, list) else []
-    hidden = set() if place.trust else of_another(listed)
+    hidden = set() if place.trust else auxiliary(listed)
     for stream, group in groupby(listed, key=_stream_name):
         if stream:
             yield Display(kind=stream, body=Markup(terminal_html("".join(text_of(o.get("text")) for o in group))))  # noqa: S704
@@ -122,13 +122,13 @@ def displays(outputs: object, place: Place) -> Iterator[Display]:
                 if id(output) in hidden:
                     continue
                 held = list(_held(output, place))
-                if not held or place.widgets.text(_mapping(output.get("data")).get(WIDGET_VIEW)):
+                if not held or place.widgets.text(dict_of(output.get("data")).get(WIDGET_VIEW)):
                     yield _guarded(output, place)
                 yield from held
 
 
 def _held(output: dict[str, Any], place: Place) -> Iterator[Display]:
-    """Show what the widgets of an output hold."""
+    """Show the outputs in the widgets of an output."""
     if place.depth >= DEEPEST:
         return
     place.opened = place.opened if place.depth else set()
@@ -144,10 +144,10 @@ def _stream_name(output: dict[str, Any]) -> str:
 
 
 def _guarded(output: dict[str, Any], place: Place) -> Display:
-    """Show an output; one that breaks the conversion costs itself and not the page."""
+    """Show an output, or a note if its conversion fails."""
     try:
         return _error(output) if output.get("output_type") == "error" else _bundle(output, place)
-    except Exception as error:  # noqa: BLE001  (hostile input; the page is worth more than one output)
+    except Exception as error:  # noqa: BLE001  (hostile input must not prevent the page)
         place.warnings.append(f"cell {place.cell}: an output could not be shown: {error!r:.200}")
         return Display(kind="note", note=f"This output could not be shown ({type(error).__name__}).")
 
@@ -161,17 +161,15 @@ def _error(output: dict[str, Any]) -> Display:
 
 
 def _bundle(output: dict[str, Any], place: Place) -> Display:
-    """Show the richest form that can be shown, and say what a richer one would have been."""
-    data = _mapping(output.get("data"))
+    """Show the richest form that is safe, with a note on richer ones."""
+    data = dict_of(output.get("data"))
     result = output.get("output_type") == "execute_result"
-    metadata = _mapping(output.get("metadata"))
+    metadata = dict_of(output.get("metadata"))
     if place.frames and (frame := place.frames.of(output)):
         return Display(kind="frame", frame=frame, title=f"Interactive {place.next_figure()}")
     if not place.trust and (picture := place.pictures.of(output)):
         width, height = png_size(picture)
-        note = (
-            f"A picture of an interactive figure; run `runner convert --interactive {quote(place.file)}` to keep it so."
-        )
+        note = f"Static picture; run `runner convert --interactive {quote(place.file)}` to keep the figure interactive."
         source, alt = f"data:image/png;base64,{picture}", place.next_figure()
         return Display(kind="image", source=source, alt=alt, width=width // 2, height=height // 2, note=note)
     place.lacking = place.frames.lacking(output) if place.frames else ""
@@ -183,16 +181,12 @@ def _bundle(output: dict[str, Any], place: Place) -> Display:
         if display.kind != "note":
             return replace(display, result=result, note=display.note or note)
         note = note or display.note
-    note = note or f"No form of this output can be shown here ({', '.join(map(str, data)) or 'it is empty'})."
+    note = note or f"No format of this output can be shown here ({', '.join(map(str, data)) or 'it is empty'})."
     return Display(kind="note", note=note[:1000], result=result)
 
 
-def _mapping(value: object) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
-
-
 def _damaged(kind: str) -> Display:
-    return Display(kind="note", note=f"The {kind} form of this output is damaged and was left out.")
+    return Display(kind="note", note=f"The {kind} data of this output is damaged and was omitted.")
 
 
 def _html(_: str, value: object, place: Place, __: object) -> Display:
@@ -201,7 +195,7 @@ def _html(_: str, value: object, place: Place, __: object) -> Display:
         return Display(kind="html", id=name, body=Markup(without_surrogates(source)))  # noqa: S704
     if frame := first_frame(source):
         url, count = frame
-        which = f"The first of {count} pictures" if count > 1 else "The only picture"
+        which = f"The first of {count} frames" if count > 1 else "The only frame"
         note = f"{which} of an animation; {place.keep({'text/html': source})} to play it."
         return Display(kind="image", source=url, alt=place.next_figure(), note=note)
     cleaned = clean_html(source, scope=f"#{name}", find=place.markdown.find)
@@ -209,13 +203,13 @@ def _html(_: str, value: object, place: Place, __: object) -> Display:
     note = removed.note(place.keep({"text/html": source})) if removed.anything else ""
     if note:
         place.warnings.append(f"cell {place.cell}: scripts or frames of an output were removed")
-    if not shows_something(cleaned) or _ASKS_FOR_TRUST in cleaned:
+    if not shows_something(cleaned) or _NOT_TRUSTED in cleaned:
         return Display(kind="note", note=note)
     return Display(kind="html", id=name, themed=_is_themed(cleaned), body=Markup(cleaned), note=note)  # noqa: S704
 
 
 def _is_themed(cleaned: str) -> bool:
-    """Return True if HTML brings no colours: then it may be light on dark, else it gets white paper."""
+    """Return True if HTML has no own colours and so can be dark; other HTML gets a white background."""
     lowered = cleaned[:_THEMED_MAX_CHARACTERS].lower()
     own = ("<svg", "color", "background", "fill:", "<img")
     return not any(word in lowered for word in own)
@@ -241,7 +235,7 @@ def _svg(kind: str, value: object, place: Place, metadata: Mapping[str, Any]) ->
 
 
 def _raster(kind: str, value: object, place: Place, metadata: Mapping[str, Any]) -> Display:
-    # Not decoded, not parsed: the template escapes it into an attribute, which costs next to nothing.
+    # Neither decoded nor parsed: the template escapes it into an attribute, which is cheap.
     content = text_of(value)
     return _image(kind, f"data:{kind};base64,{content}", place, metadata) if content.strip() else _damaged(kind)
 
@@ -294,4 +288,4 @@ _SHOWN: Iterable[tuple[str, _Show]] = (
     ("text/plain", _text),
     ("application/json", _json),
 )
-"""Richest first. A form that cannot be shown gives a note, which stands next to the one that is shown instead."""
+"""Richest first. A format that cannot be shown yields a note, which is added to the one shown instead."""

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures and recordings that a page holds, as data URLs: attachments, files beside the notebook, SVG.
+"""Images, audio and video of a page as data URLs: attachments, files beside the notebook, SVG.
 
-They end in `<img>`, `<video>` or `<audio>`, where browsers neither run scripts nor load anything. There
-the ids and styles of an SVG cannot meet those of other figures either.
+In `<img>`, `<video>` and `<audio>` browsers neither run scripts nor load anything, and the ids and
+styles of an SVG cannot clash with those of other figures.
 """
 
 from __future__ import annotations
@@ -18,30 +18,30 @@ from urllib.parse import unquote, urlsplit
 from runner.core.surrogates import without_surrogates
 
 IMAGE_URL = re.compile(r"data:image/(?:png|jpe?g|gif|webp|avif|bmp|x-icon|svg\+xml)[;,]", re.IGNORECASE)
-"""Start of a data URL that an `<img>` may show."""
+"""Prefix of a data URL allowed in `<img>`."""
 MEDIA_URL = re.compile(r"data:(?:audio|video)/[\w.+-]+[;,]", re.IGNORECASE)
-"""Start of a data URL that a player may play."""
+"""Prefix of a data URL allowed in a player."""
 MAX_BYTES = 20_000_000
-"""A larger file is not taken into the page."""
+"""Larger files are not embedded."""
 _SVG = "http://www.w3.org/2000/svg"
 
 
 class LocalFiles:
-    """What the markdown of a page names by an address that is not of the network.
+    """Local files and attachments in the Markdown of a page.
 
     Parameters
     ----------
     folder
-        Where files are that are named by path; None leaves them out.
+        Base of relative paths; None: embed no files.
     """
 
     def __init__(self, folder: Path | None) -> None:
         self._folder = folder.resolve() if folder else None
         self.attachments: Mapping[str, Any] = {}
-        """Of the cell that is rendered."""
+        """Attachments of the current cell."""
 
     def data_url(self, url: str) -> str | None:
-        """Return what an address names; None where that is unavailable, or neither picture nor recording."""
+        """Return the data URL of a local address, None if it is unavailable or not an image, audio or video."""
         if url.startswith("attachment:"):
             return self._attached(url.removeprefix("attachment:"))
         parts = urlsplit(url)
@@ -50,7 +50,7 @@ class LocalFiles:
             return None
         try:
             file = (self._folder / unquote(parts.path)).resolve()
-            # A path that leads out of the folder is not followed.
+            # Paths that lead out of the folder are rejected.
             if not file.is_relative_to(self._folder) or not file.is_file() or file.stat().st_size > MAX_BYTES:
                 return None
             content = file.read_bytes()
@@ -74,7 +74,7 @@ def _is_shown(kind: str) -> bool:
 
 
 def svg_data_url(svg: str) -> str | None:
-    """Return an SVG document as a data URL; None if it is not well-formed or brings entities of its own."""
+    """Return an SVG document as a data URL, None if it is not well-formed or defines entities."""
     from defusedxml.ElementTree import fromstring
 
     text = without_surrogates(svg)
@@ -82,7 +82,7 @@ def svg_data_url(svg: str) -> str | None:
         tag = fromstring(text).tag
     except Exception:  # noqa: BLE001  (expat, defusedxml and encoding errors share no root)
         return None
-    if tag == "svg":  # an image needs the namespace that an element of a page does without
+    if tag == "svg":  # the namespace is optional in a page but required in an image
         text = re.sub(r"<svg(?=[\s>/])", f'<svg xmlns="{_SVG}"', text, count=1)
     elif tag != f"{{{_SVG}}}svg":
         return None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a page without scripts shows of outputs that need them, and what it says of the rest."""
+"""Static replacements for outputs that need scripts, and notes on removed content."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ _ENCODED = re.compile(r"data:image/png;base64,(?:[A-Za-z0-9+/=]|\\?\s){16,}")
 _LONGEST_ADDRESS = 200
 
 _FIGURES = {
-    "plotly": ("Plotly figure", "`fig.show('png')` saves a picture with it"),
-    "vega": ("Vega chart", "`alt.renderers.enable('png')` saves a picture with it"),
-    "vegalite": ("Vega-Lite chart", "`alt.renderers.enable('png')` saves a picture with it"),
-    "bokehjs_exec": ("Bokeh figure", "`bokeh.io.export_png` saves a picture of it"),
-    "holoviews_exec": ("HoloViews figure", "its matplotlib backend saves a picture with it"),
+    "plotly": ("Plotly figure", "`fig.show('png')` also saves a picture"),
+    "vega": ("Vega chart", "`alt.renderers.enable('png')` also saves a picture"),
+    "vegalite": ("Vega-Lite chart", "`alt.renderers.enable('png')` also saves a picture"),
+    "bokehjs_exec": ("Bokeh figure", "`bokeh.io.export_png` saves a picture"),
+    "holoviews_exec": ("HoloViews figure", "its matplotlib backend also saves a picture"),
 }
-"""By the name in its MIME type: what a library of scripts draws, and what keeps a picture of it."""
+"""Kinds of figure and how to save a picture, by the vendor name in the MIME type."""
 _VENDOR = re.compile(r"application/vnd\.([a-z_]{1,40})\.v\d[\d.]*\+json")
 
 
 def figure_note(kind: str, keep: str) -> str:
-    """Return what to say of a form of an output that a library of scripts draws; empty for any other."""
+    """Return the note for a figure's MIME type, empty for other types."""
     match = _VENDOR.fullmatch(kind)
     known = _FIGURES.get(match[1]) if match else None
     if known is None:
@@ -32,39 +32,34 @@ def figure_note(kind: str, keep: str) -> str:
     return f"An interactive {known[0]} ({kind}) is not shown, as it needs scripts; {keep} to keep it; {known[1]}."
 
 
-def is_active(html: str) -> bool:
-    """Return True if a fragment has scripts, frames or the like."""
-    return _ACTIVE.search(html) is not None
-
-
 @dataclass(slots=True)
 class Removed:
-    """What a fragment has that a page without scripts does not keep."""
+    """Parts of a fragment that a page without scripts does not keep."""
 
     scripts: bool = False
     embedded: bool = False
     form: bool = False
     frames: list[str] = field(default_factory=list)
-    """Address of each frame; empty for one that brings its content with it."""
+    """URL of each frame, empty for inline content."""
 
     @property
     def anything(self) -> bool:
-        """Return True if something is removed."""
+        """True if something is removed."""
         return bool(self.scripts or self.embedded or self.form or self.frames)
 
     def note(self, keep: str) -> str:
-        """Return the sentence for the reader."""
-        said = []
+        """Return the note for the reader."""
+        notes = []
         if self.scripts:
-            said.append(f"Scripts of this output were removed; {keep} to keep them.")
+            notes.append(f"Scripts of this output were removed; {keep} to keep them.")
         for address in self.frames[:3]:
-            what = f"the page of {address[:_LONGEST_ADDRESS]}" if address else "a page of its own"
-            said.append(f"A frame with {what} is not shown; {keep} to keep it.")
+            what = f"A frame with {address[:_LONGEST_ADDRESS]}" if address else "An inline frame"
+            notes.append(f"{what} is not shown; {keep} to keep it.")
         if self.embedded:
-            said.append(f"An embedded object is not shown; {keep} to keep it.")
+            notes.append(f"An embedded object is not shown; {keep} to keep it.")
         if self.form:
-            said.append("A form is shown without its function.")
-        return " ".join(said)
+            notes.append("A form is shown without its function.")
+        return " ".join(notes)
 
 
 class _Reader(HTMLParser):
@@ -83,17 +78,17 @@ class _Reader(HTMLParser):
 
 
 def removed_from(html: str) -> Removed:
-    """Return what cleaning takes out of a fragment."""
+    """Return the parts that cleaning removes from a fragment."""
     reader = _Reader()
-    if is_active(html):
+    if _ACTIVE.search(html):
         reader.feed(html)
     return reader.removed
 
 
 def first_frame(html: str) -> tuple[str, int] | None:
-    """Return the first picture of an animation that a script would play, and how many there are.
+    """Return the first frame of an animation played by a script, and the number of frames; None for other HTML.
 
-    matplotlib's `to_jshtml` writes each into an array called `frames`, in lines that a backslash continues.
+    matplotlib's `to_jshtml` writes them into an array called `frames`, with lines continued by backslashes.
     """
     start = _FRAME_OF_ANIMATION.search(html)
     first = _ENCODED.match(html, start.end()) if start else None

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-r"""Markdown of notebooks as safe HTML, with headings that can be linked and formulas as MathML.
+r"""Render Markdown of notebooks as safe HTML, with linkable headings and formulas as MathML.
 
-The parser is nbconvert's (mistune with Jupyter's rules for formulas), so that a notebook reads
-here as it does there. Three things differ. `$5 and $10` stays money: a dollar sign opens a
-formula only as pandoc has it. Formulas are written as MathML and not left to a script. Images
-come from attachments or from files beside the notebook, never from the network.
+The parser is nbconvert's (mistune with Jupyter's rules for formulas), so notebooks look the same.
+There are three differences: `$5 and $10` is not a formula, as a dollar sign opens one only by
+pandoc's rules; formulas become MathML and need no script; images come from attachments or files
+beside the notebook, never from the network.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _MULTILINE = re.compile(rf"(?<!\\)\$\$|\\\\\[|{_ENVIRONMENT}")
 
 
 class Heading(NamedTuple):
-    """A heading as the contents list shows it."""
+    """A heading for the table of contents."""
 
     level: int
     id: str
@@ -37,25 +37,25 @@ class Heading(NamedTuple):
 
 
 class MarkdownPage:
-    """Renders the markdown of one page; ids of headings are unique over the page.
+    """Renders the Markdown of a page, with unique ids of headings.
 
     Parameters
     ----------
     folder
-        Where images that the markdown names by path are; None leaves them out.
+        Base of relative image paths; None: embed no files.
     """
 
     def __init__(self, folder: Path | None = None) -> None:
-        self._parser: Any = None  # nbconvert is imported for those who have markdown
+        self._parser: Any = None  # import nbconvert only if there is Markdown
         self._ids: Counter[str] = Counter()
         self.headings: list[Heading] = []
         """Headings rendered so far, in order."""
         self._files = LocalFiles(folder)
         self.find = self._files.data_url
-        """Looks up pictures beside the notebook, for its outputs too."""
+        """Looks up images beside the notebook, also for its outputs."""
 
     def render(self, text: str, attachments: object = None, scope: str | None = None) -> str:
-        """Return markdown text as safe HTML; ``attachments`` are those of its cell."""
+        """Return Markdown text as safe HTML; ``attachments`` are those of its cell."""
         if self._parser is None:
             text = _front_matter_as_code(text)
         self._parser = self._parser or _parser(self._ids, self.headings, self.find)
@@ -64,12 +64,12 @@ class MarkdownPage:
 
 
 def plain_text(html: str) -> str:
-    """Return the text of rendered inline markdown."""
+    """Return the text of rendered inline Markdown."""
     return " ".join(unescape(_TAGS.sub("", html)).split())
 
 
 def _front_matter_as_code(text: str) -> str:
-    """Keep the settings that a notebook of jupytext or Quarto begins with from becoming a rule and a heading."""
+    """Convert the front matter of jupytext or Quarto to a code block, so it is not parsed as Markdown."""
     first, *lines = text.split("\n", _LONGEST_FRONT_MATTER)
     end = next((number for number, line in enumerate(lines) if line.rstrip() == "---"), 0)
     if first.rstrip() != "---" or not end or not lines[0].partition(":")[0].isidentifier() or ":" not in lines[0]:
@@ -78,21 +78,21 @@ def _front_matter_as_code(text: str) -> str:
 
 
 def _slug(text: str) -> str:
-    """Return the id Jupyter gives a heading, so that links written in Jupyter lead to it."""
+    """Return Jupyter's id of a heading, so that links written in Jupyter work."""
     return re.sub(r"\s+", "-", text.strip())[:100] or "section"
 
 
 def _ahead(state: Any) -> Ahead:
-    """Return what comes next in the text that a state of the parser is about."""
+    """Return the search index of the parser state's text."""
     ahead: Ahead | None = getattr(state, "ahead", None)
     if ahead is None or ahead.text is not state.src:
         ahead = state.ahead = Ahead(state.src)
     return ahead
 
 
-# Jupyter's rules match whole formulas. Where none closes, each opening delimiter searches the rest of
-# the text, in one regular expression that holds the interpreter's lock. So these rules match what opens
-# a formula, and its end is looked up.
+# Jupyter's rules match whole formulas. Without a closing delimiter, each opening one searches the rest
+# of the text, in a single regular expression that holds the GIL. So these rules match the opening
+# delimiter only, and look up the end.
 
 
 @cache
@@ -105,7 +105,7 @@ def _block_class() -> type[Any]:
         SPECIFICATION = {**MathBlockParser.SPECIFICATION, "multiline_math": _MULTILINE.pattern}  # noqa: RUF012
 
         def parse_multiline_math(self, match: re.Match[str], state: Any) -> int | None:
-            """Keep a formula in one paragraph, the first of the line that closes."""
+            """Keep the first closed formula of a line in one paragraph."""
             line_end = state.find_line_end()
             opener: re.Match[str] | None = match
             while opener is not None and opener.start() < line_end:
@@ -120,7 +120,7 @@ def _block_class() -> type[Any]:
 
 
 def _image_with_blanks(match: re.Match[str], state: Any, find: Find) -> int | None:
-    """Take a picture whose name has blanks for one, where it is there: Jupyter's own menu writes such names."""
+    """Parse an image whose name contains blanks if it exists: Jupyter's menu writes such names."""
     line = state.src[match.end() : match.end() + _LONGEST_IMAGE].partition("\n")[0]
     alt, _, rest = line.partition("](")
     url, closed, _ = rest.partition(")")
@@ -132,25 +132,25 @@ def _image_with_blanks(match: re.Match[str], state: Any, find: Find) -> int | No
 
 
 def _reference(_: Any, match: re.Match[str], state: Any) -> int:
-    r"""Show the label that `\ref` in a text names, as no formula has a number."""
+    r"""Show the label of a `\ref` in text, as formulas have no numbers."""
     state.append_token({"type": "text", "raw": f"({match['label']})"})
     return match.end()
 
 
 @cache
 def _inline_class() -> type[Any]:
-    """Build the inline rules when markdown is first rendered: importing nbconvert takes a tenth of a second."""
+    """Build the inline rules on first use: importing nbconvert takes a tenth of a second."""
     from nbconvert.filters.markdown_mistune import MathInlineParser
 
     class Inline(MathInlineParser):  # type: ignore[misc]
-        """Jupyter's inline rules, less those that take money for formulas."""
+        """Jupyter's inline rules, except those that parse dollar amounts as formulas."""
 
-        # As pandoc, no blank inside the delimiters, no digit after the last; or blanks at both ends, or with a command.
+        # As in pandoc: no blank inside the delimiters, no digit after them; or blanks at both ends, or a command.
         tight = r"(?<![$\\])\$(?=[^\s$])(?P<math_inline_tex>(?:[^$\\`]|\\.)+?)(?<=\S)\$(?![\d$])"
         blank = r"(?=\s)(?:[^$\\`]|\\.)+?(?<=\s)"
         command = r"(?:[^$\\`\n]|\\[^a-zA-Z])*\\[a-zA-Z](?:[^$\\`\n]|\\.)*"
         loose = rf"(?<![$\\])\$(?P<math_inline_loose>{blank}|{command})\$(?![\d$]|\s*\d)"
-        SPECIFICATION = {  # noqa: RUF012  (the base class has it so)
+        SPECIFICATION = {  # noqa: RUF012  (as in the base class)
             **MathInlineParser.SPECIFICATION,
             "block_math_tex": r"(?<!\\)\$\$",
             "block_math_latex": r"(?<!\\)\\\\\[",
@@ -185,7 +185,7 @@ def _inline_class() -> type[Any]:
             return match.end()
 
         def parse_block_math_tex(self, match: re.Match[str], state: Any) -> int | None:
-            """Take what is between two equal delimiters for a formula."""
+            """Parse the text between two matching delimiters as a formula."""
             found = _ahead(state).closing(match[0], None, match.end())
             if found is None:
                 return self._as_text(match, state)
@@ -196,7 +196,7 @@ def _inline_class() -> type[Any]:
         parse_block_math_latex = parse_inline_math_latex = parse_block_math_tex
 
         def parse_single_backslash_math(self, match: re.Match[str], state: Any) -> int | None:
-            r"""Take `\(a^2\)` for a formula, but leave `\[1\]` and `\(see below\)` as escaped brackets."""
+            r"""Parse `\(a^2\)` as a formula, but `\[1\]` and `\(see below\)` as escaped brackets."""
             found = _ahead(state).closing(match[0], None, match.end())
             sign = _ahead(state).next(_LOOKS_LIKE_TEX, match.end())
             if found is None or sign is None or sign.start() >= found[0]:
@@ -212,7 +212,7 @@ def _inline_class() -> type[Any]:
             return found[1]
 
         def _as_text(self, match: re.Match[str], state: Any) -> int | None:
-            """Read a delimiter that opens nothing as markdown does: an escaped bracket, or just text."""
+            """Parse a delimiter without a formula as plain Markdown: an escaped bracket or text."""
             escaped = re.compile(self.specification["escape"]).match(state.src, match.start())
             return self.parse_escape(escaped, state) if escaped else None
 
@@ -224,7 +224,7 @@ def _renderer_class() -> type[Any]:
     from nbconvert.filters.markdown_mistune import IPythonRenderer
 
     class Renderer(IPythonRenderer):  # type: ignore[misc]
-        """Writes MathML, linkable headings and images without URLs; nothing here is trusted afterwards."""
+        """Writes MathML, linkable headings and images; its output is sanitized afterwards."""
 
         ids: Counter[str]
         headings: list[Heading]
@@ -237,7 +237,7 @@ def _renderer_class() -> type[Any]:
             return f'<h{level} id="{escape(name)}">{text}{anchor}</h{level}>\n'
 
         def new_id(self, wanted: str) -> str:
-            """Return an id that no heading of the page has yet."""
+            """Return an id that is unique in the page."""
             name = wanted
             while self.ids[name]:
                 self.ids[wanted] += 1
@@ -259,13 +259,13 @@ def _renderer_class() -> type[Any]:
             return to_mathml(f"\\begin{{{name}}}{body}\\end{{{name}}}", display=True)
 
         def block_mermaidjs(self, code: str) -> str:
-            return f"<pre><code>{escape(code.strip())}</code></pre>"  # drawn by a script in Jupyter
+            return f"<pre><code>{escape(code.strip())}</code></pre>"  # rendered by a script in Jupyter
 
     return Renderer
 
 
 def _parser(ids: Counter[str], headings: list[Heading], find: Find) -> Any:
-    """Return a parser that notes ids and headings there, and looks up pictures."""
+    """Return a parser that adds to ``ids`` and ``headings``, and looks up images with ``find``."""
     from nbconvert.filters.markdown_mistune import MarkdownWithMath
 
     renderer = _renderer_class()(escape=False)
@@ -276,5 +276,5 @@ def _parser(ids: Counter[str], headings: list[Heading], find: Find) -> Any:
 
 
 def preload() -> None:
-    """Import the parser and build its expressions."""
+    """Import the parser and compile its expressions."""
     MarkdownPage().render("# a $x$")

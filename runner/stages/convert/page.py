@@ -1,16 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An executed notebook as one HTML page that needs no network and runs no script.
+"""Convert an executed notebook to an HTML page without scripts that works offline.
 
-nbconvert's own exporter was measured and not taken: its page has some 300 kB of JupyterLab
-style and three scripts from content networks, its sanitiser escapes headings, and importing it
-takes longer than everything done here. What is taken of it are the parts that decide how a
-notebook reads: the markdown parser with Jupyter's formulas and the terminal colours. The page
-around them is `report_templates/notebook/`.
+nbconvert's exporter is not used: its page has some 300 kB of JupyterLab styles and three scripts
+from CDNs, its sanitizer escapes headings, and its import takes longer than the whole conversion
+here. Two parts of nbconvert are used: the Markdown parser with Jupyter's formulas, and the terminal
+colours. The page template is `report_templates/notebook/`.
 
-Safe by default means: what outputs and markdown bring is cleaned (`safe_html`), and a
-Content-Security-Policy forbids scripts and every load all the same. With ``trust`` the HTML and
-JavaScript of outputs stay as they are and may run and load; the page says so at its top.
-Markdown is cleaned even then.
+Pages are safe by default: outputs and Markdown are sanitized, and a Content-Security-Policy also
+forbids all scripts and loads. With ``trust`` the HTML and JavaScript of outputs are kept and may
+run and load, which the page states at the top. Markdown is sanitized even then.
 """
 
 from __future__ import annotations
@@ -36,35 +34,35 @@ CSP_INTERACTIVE = (
     "default-src 'none'; {scripts}; style-src 'unsafe-inline'; img-src data: blob:; media-src data:; font-src data:; "
     "worker-src blob:; base-uri 'none'; form-action 'none'"
 )
-"""The frames have the page's policy, so it allows what stands in them."""
+"""Frames inherit the page's policy, so it allows their content."""
 CSP_TRUSTED = (
     "default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval' data: blob: https:; "
     "style-src 'unsafe-inline' data: https:; img-src data: blob: https:; media-src data: blob: https:; "
     "font-src data: https:; connect-src data: blob: https:; worker-src blob:; frame-src data: blob: https:; "
     "base-uri 'none'; form-action 'none'"
 )
-"""What outputs bring may run and load, over TLS; the page itself still refers to nothing."""
+"""Outputs may run scripts and load over TLS; the page itself loads nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Look:
-    """What a page shows of its notebook."""
+    """Options of a page."""
 
     trust: bool = False
     """Keep scripts and frames of outputs."""
     no_input: bool = False
-    """Leave out the code."""
+    """Omit the code."""
     remove_tagged: bool = False
-    """Leave out what the tags ``remove-cell``, ``remove-input`` and ``remove-output`` name, failures excepted."""
+    """Apply the tags ``remove-cell``, ``remove-input`` and ``remove-output``, except to failed cells."""
     interactive: bool = False
-    """Keep interactive figures, each in a frame that works without a network; see `runner.stages.convert.frames`."""
+    """Keep interactive figures, each in a frame that works offline; see `runner.stages.convert.frames`."""
     report: str | None = None
-    """Address of the report that the page leads back to."""
+    """URL of the report that the page links to."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConvertedHtml:
-    """A page that was written."""
+    """A written page."""
 
     path: Path
     bytes: int
@@ -81,14 +79,14 @@ def convert(
     name: str | None = None,
     folder: Path | None = None,
 ) -> ConvertedHtml:
-    """Write the page of a notebook file; see `write_page` for one that is in memory.
+    """Write the page of a notebook file; see `write_page` for a notebook in memory.
 
     Raises
     ------
     BrokenInputError
-        The file is not a notebook that can be read.
+        The file is not a readable notebook.
     RecordError
-        The page cannot be written; what was there before is untouched.
+        The page cannot be written; an existing file is unchanged.
     """
     from runner.core.notebook_document import read_notebook
 
@@ -112,24 +110,24 @@ def write_page(
     folder: Path | None = None,
     file: str | None = None,
 ) -> ConvertedHtml:
-    """Write the page of a notebook in memory, piece by piece, so that it never stands there whole.
+    """Write the page of a notebook in pieces, so that it is never in memory as a whole.
 
     Parameters
     ----------
     notebook
-        nbformat 4 as a mapping. It is neither validated nor changed.
+        nbformat 4 as a mapping, neither validated nor changed.
     html
-        Where the page goes; it appears whole or not at all.
+        File of the page, written atomically.
     name
-        What the page calls the notebook.
+        Name of the notebook in the page.
     look
-        What the page shows.
+        Options of the page.
     title
         Title of the page instead of the notebook's first heading.
     folder
-        Where images are that the markdown names by path; None leaves them out.
+        Base of relative image paths in Markdown; None: embed no files.
     file
-        Name of the notebook's file; NAME.executed.ipynb if it is not given.
+        Name of the notebook's file, NAME.executed.ipynb by default.
     """
     started = time.perf_counter()
     warnings: list[str] = []
@@ -150,12 +148,12 @@ def convert_notebook(
     title: str | None = None,
     folder: Path | None = None,
 ) -> str:
-    """Return the page of a notebook as text; the parameters are those of `write_page`."""
+    """Return the page of a notebook as text; see `write_page` for the parameters."""
     return "".join(_pieces(notebook, name, [], look=look, title=title, folder=folder))
 
 
 def find_notebooks(paths: Iterable[Path]) -> list[Path]:
-    """Return the notebooks that paths name: files as given, and those in each folder, sorted by name.
+    """Return the notebooks at paths: files as given, and those in each folder, sorted by name.
 
     Raises
     ------
@@ -164,38 +162,35 @@ def find_notebooks(paths: Iterable[Path]) -> list[Path]:
     """
     found: dict[Path, None] = {}
     for path in paths:
-        found.update(dict.fromkeys(_notebooks_at(path)))
+        notebooks = [path]
+        if path.is_dir():
+            notebooks = sorted(
+                item for item in path.glob("*.ipynb") if item.is_file() and not item.name.startswith(".")
+            )
+            if not notebooks:
+                raise BrokenInputError(f"the folder {path} has no notebooks", hint="give a folder with .ipynb files")
+        elif not path.exists():
+            hint = f"{did_you_mean_path(path)}give notebooks, or folders with notebooks"
+            raise BrokenInputError(f"{path} does not exist", hint=hint)
+        elif path.suffix != ".ipynb":
+            raise BrokenInputError(f"{path} is not a notebook", hint="give files that end in .ipynb")
+        found.update(dict.fromkeys(notebooks))
     return list(found)
 
 
 def notebook_name(path: Path) -> str:
-    """Return the name of a notebook file without what says that it was executed."""
+    """Return the name of a notebook file without `.executed.ipynb`."""
     return path.name.removesuffix(".ipynb").removesuffix(".executed")
 
 
 def preload(cells: Iterable[Mapping[str, Any]]) -> None:
-    """Import and compile what the conversion of a notebook needs, while it still runs."""
+    """Import and compile the modules for the conversion while the notebook is running."""
     from runner.stages.convert import html_cells, markdown
 
     _template()
     if any(cell.get("cell_type") == "markdown" for cell in cells):
         markdown.preload()
     html_cells.preload()
-
-
-def _notebooks_at(path: Path) -> list[Path]:
-    if path.is_dir():
-        notebooks = sorted(item for item in path.glob("*.ipynb") if item.is_file() and not item.name.startswith("."))
-        if not notebooks:
-            raise BrokenInputError(f"the folder {path} holds no notebook", hint="give a folder with .ipynb files")
-        return notebooks
-    if not path.exists():
-        raise BrokenInputError(
-            f"{path} does not exist", hint=f"{did_you_mean_path(path)}give notebooks, or folders that hold some"
-        )
-    if path.suffix != ".ipynb":
-        raise BrokenInputError(f"{path} is not a notebook", hint="give files that end in .ipynb")
-    return [path]
 
 
 def _pieces(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Static pictures of interactive figures, drawn by kaleido and vl-convert where the kernel or we have them."""
+"""Static pictures of interactive figures, rendered by kaleido and vl-convert if installed."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _MOST = 200
 
 
 class Pictures:
-    """The pictures of a page, all drawn when the first one is wanted.
+    """The pictures of a page, all rendered on first access.
 
     Parameters
     ----------
     figures
         The figures by the id of their output.
     pythons
-        Programs whose packages draw.
+        Python executables whose packages render.
     """
 
     def __init__(self, figures: Mapping[int, Figure], pythons: Sequence[str]) -> None:
@@ -33,11 +33,11 @@ class Pictures:
         self._pythons = pythons
 
     def of(self, output: Mapping[str, Any]) -> str | None:
-        """Return the PNG of an output in base64; None where there is no figure, or nothing that draws it."""
-        return self._drawn.get(id(output)) if id(output) in self._figures else None
+        """Return the PNG of an output in base64, None without a figure or a renderer."""
+        return self._rendered.get(id(output)) if id(output) in self._figures else None
 
     @cached_property
-    def _drawn(self) -> dict[int, str]:
+    def _rendered(self) -> dict[int, str]:
         questions = [("picture", figure.library, _offline(figure)) for figure in self._figures.values()]
         answers = ask(self._pythons, questions, seconds=_SECONDS)
         return {key: answers[number] for number, key in enumerate(self._figures) if number in answers}
@@ -50,7 +50,7 @@ def png_size(encoded: str) -> tuple[int, int]:
 
 
 def _offline(figure: Figure) -> dict[str, Any]:
-    """Return what a figure is drawn from, without pictures of files or of a network."""
+    """Return a figure's content without images from files or the network."""
     layout = figure.content.get("layout")
     if figure.library != "plotly" or not isinstance(layout, dict) or not isinstance(layout.get("images"), list):
         return figure.content

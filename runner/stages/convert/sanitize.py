@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""HTML of notebooks, reduced to what cannot run, load or leave the page.
+"""Sanitize HTML of notebooks, so that it cannot run scripts, load or navigate.
 
-Outputs and markdown are hostile input. nh3 does the work: the Rust sanitiser ammonia with the
-HTML parser of a browser engine, an allow-list, and a maintained replacement of bleach, which is
-deprecated. The regular expressions below run before it (to refuse) or after it (on its own,
-canonical text) and are no part of the safety.
+Outputs and Markdown are hostile input. They are sanitized by nh3: the Rust library ammonia with the
+HTML parser of a browser engine and an allow-list, a maintained replacement of the deprecated
+bleach. The regular expressions below run before it (to reject) or after it (on its canonical
+output); safety does not depend on them.
 """
 
 from __future__ import annotations
@@ -89,15 +89,15 @@ _WITH_CONTENT_REMOVED = """
     object script select style template textarea title xmp
 """
 _MISSING = "runner-missing"
-"""Scheme that marks an image which is not in the page, between nh3 and `_replace_missing`."""
+"""Scheme that marks a missing image for `_Placeholders`."""
 
 _LINK = re.compile(r"(?:https?://|mailto:|#|\?|\.{0,2}/(?![/\\])|[^/\\:?#]+(?:[/?#]|$))", re.IGNORECASE)
 _FRAGMENT = re.compile(r"\s*url\(\s*['\"]?#[\w:.-]+['\"]?\s*\)\s*", re.IGNORECASE)
 _IMG = re.compile(r'<(img|input|a)((?: [a-zA-Z:-]+="[^"]*")*)>|</a>')
 _EMPTY_HEAD = re.compile(r"<th((?: (?!scope)[a-zA-Z:-]+=\"[^\"]*\")*)(?: scope=\"[^\"]*\")?>(?:\s|&nbsp;)*</th>")
-"""A corner of a table, as of a DataFrame: a screen reader takes an empty `th` for a heading of nothing."""
+"""An empty table corner, as in a DataFrame, which screen readers would announce as a heading."""
 _BLOCK_MATH = re.compile(r'<math(?=(?: [a-zA-Z:-]+="[^"]*")* display="block")')
-"""A formula that scrolls where it is wide, for which the keyboard must reach it."""
+"""A wide formula scrolls, so it must be focusable by keyboard."""
 _ATTRIBUTE = re.compile(r' ([a-zA-Z:-]+)="([^"]*)"')
 _TAG = re.compile(r"<(/?)([a-zA-Z][^\s/>]*)")
 _SHOWS = re.compile(r"<(?:img|svg|input|hr|audio|video|progress|meter|math)\b|>[^<]*[^<\s]|^[^<]*[^<\s]")
@@ -108,26 +108,27 @@ _MAX_DEPTH = 1_000
 
 
 Find = Callable[[str], str | None]
-"""Returns what an address names as a data URL."""
+"""Return the data URL of a local address, None if unavailable."""
 
 
 def clean_html(html: str, *, scope: str | None = None, find: Find | None = None) -> str:
-    """Return a fragment without anything that runs, loads or navigates by itself.
+    """Return a fragment that runs nothing, loads nothing and does not navigate.
 
     Parameters
     ----------
     html
-        Output or rendered markdown.
+        Output or rendered Markdown.
     scope
-        Selector of the element that will hold the fragment; its `<style>` elements are kept,
-        confined to that element. Without it they are dropped.
+        Selector of the element that contains the fragment, to which its `<style>` elements are
+        restricted. Without it they are dropped.
     find
-        Looks up pictures and recordings that are not of the network; without it there are none.
+        Looks up local images, audio and video; without it there are none.
     """
     html = without_surrogates(html)
     if _is_too_deep(html):
-        return f'<p class="nb-note">This HTML is nested too deeply to be shown; its source:</p>{_source(html)}'
-    cleaned = _IMG.sub(_StandIns(), _cleaner(find).clean(html))
+        note = '<p class="nb-note">This HTML is nested too deeply to be shown; its source:</p>'
+        return f"{note}<pre>{escape(html[:100_000])}</pre>"
+    cleaned = _IMG.sub(_Placeholders(), _cleaner(find).clean(html))
     cleaned = _BLOCK_MATH.sub('<math tabindex="0"', _EMPTY_HEAD.sub(r"<td\1></td>", cleaned))
     css = safe_stylesheet(_styles_of(html), scope) if scope and "<style" in html.lower() else ""
     return f"<style>{css}</style>{cleaned}" if css else cleaned
@@ -139,9 +140,9 @@ def shows_something(cleaned: str) -> bool:
 
 
 def missing_image(url: str, alt: str = "", *, in_link: bool = False) -> str:
-    """Return the visible stand-in for an image that is not in the page; its URL is shown, never loaded.
+    """Return the visible placeholder of a missing image; its URL is shown but never loaded.
 
-    A badge ``in_link`` leaves the link to what stands around it.
+    A badge ``in_link`` is already inside a link and gets no other.
     """
     remote = url.startswith(("http://", "https://", "//"))
     what = "Remote image, not loaded" if remote else "Image that is not part of the notebook"
@@ -164,7 +165,7 @@ def _cleaner(find: Find | None) -> nh3.Cleaner:
             attributes[tag] = attributes.get(tag, set()) | set(names.split())
 
     def filtered(tag: str, name: str, value: str) -> str | None:
-        """Return the value an attribute may keep."""
+        """Return the safe value of an attribute, None to drop it."""
         if name == "style":
             return safe_declarations(value) or None
         if name in {"href", "src"}:
@@ -197,10 +198,10 @@ def _filtered_url(tag: str, url: str) -> str | None:
     return url if MEDIA_URL.match(url) else None
 
 
-class _StandIns:
-    """Names pictures that are not in the page, and drops controls that nobody hears.
+class _Placeholders:
+    """Replaces missing images by placeholders, and drops inputs.
 
-    Check boxes stay: xarray folds its sections with them; every other kind of input asks for something.
+    Check boxes are kept, because xarray folds its sections with them.
     """
 
     def __init__(self) -> None:
@@ -224,7 +225,7 @@ class _StandIns:
 
 
 class _StyleReader(HTMLParser):
-    """Collects the text of `<style>` elements; what it collects is judged by `safe_css`."""
+    """Collects the text of `<style>` elements for `safe_stylesheet`."""
 
     def __init__(self) -> None:
         super().__init__(convert_charrefs=True)
@@ -249,7 +250,7 @@ def _styles_of(html: str) -> str:
 
 
 def _is_too_deep(html: str) -> bool:
-    """Return True if elements are nested so deeply that parsing takes minutes (time grows with the square)."""
+    """Return True if elements are nested so deeply that parsing, in quadratic time, takes minutes."""
     if html.count("<") < _MANY_TAGS:
         return False
     still_open: Counter[str] = Counter()
@@ -265,7 +266,3 @@ def _is_too_deep(html: str) -> bool:
             if depth > _MAX_DEPTH:
                 return True
     return False
-
-
-def _source(html: str) -> str:
-    return f"<pre>{escape(html[:100_000])}</pre>"

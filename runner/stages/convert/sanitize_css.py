@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Styles of outputs, reduced to what can only change how that output looks.
+"""Sanitize styles of outputs, so that they affect only the appearance of their output.
 
-Tables of pandas, xarray and anndata bring their style with them, so dropping all styles would
-cost readability. tinycss2 (the CSS parser behind WeasyPrint and bleach) parses them; what
-passes is an allow-list of properties, below a selector that confines them to their output.
-Nothing that loads, leaves the box, or could close the `<style>` element comes through.
+Tables of pandas, xarray and anndata include styles, without which they would be hard to read. They
+are parsed with tinycss2 (the CSS parser of WeasyPrint and bleach); allowed properties are kept,
+below a selector that restricts them to their output. Values that load something, position outside
+the box or could close the `<style>` element are dropped.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ _MAX_DEPTH = 4
 
 @lru_cache(maxsize=4096)
 def safe_declarations(css: str) -> str:
-    """Return the harmless declarations of a `style` attribute, as text for that attribute."""
+    """Return the safe declarations of a `style` attribute."""
     import tinycss2
 
     if len(css) > MAX_CHARACTERS:
@@ -60,14 +60,14 @@ def safe_declarations(css: str) -> str:
 
 @lru_cache(maxsize=256)
 def safe_stylesheet(css: str, scope: str) -> str:
-    """Return the harmless rules of a stylesheet, each confined to descendants of ``scope``.
+    """Return the safe rules of a stylesheet, restricted to descendants of ``scope``.
 
     Parameters
     ----------
     css
         Text of `<style>` elements.
     scope
-        Selector of the element that holds the output, such as ``#cell-3-output-1``.
+        Selector of the element that contains the output, such as ``#cell-3-output-1``.
     """
     import tinycss2
 
@@ -77,7 +77,7 @@ def safe_stylesheet(css: str, scope: str) -> str:
 
 
 def _rules(rules: Iterable[Any], scope: str, depth: int) -> str:
-    """Return style rules and conditional groups; imports, fonts, namespaces and the rest are dropped."""
+    """Return style rules and conditional groups; drop all others, such as imports, fonts and namespaces."""
     import tinycss2
 
     kept: list[str] = []
@@ -97,9 +97,9 @@ def _rules(rules: Iterable[Any], scope: str, depth: int) -> str:
 
 
 def _scoped(prelude: list[Any], scope: str) -> str:
-    """Put each selector of a list below the scope; `:root` and `body` become the scope itself.
+    """Restrict each selector of a list to the scope; `:root` and `body` become the scope itself.
 
-    A state of the root, such as ``html[theme=dark]``, is that of an application which is not here.
+    A state of the root, such as ``html[theme=dark]``, never applies in the page and is dropped.
     """
     import tinycss2
 
@@ -129,7 +129,7 @@ def _declarations(nodes: Iterable[Any]) -> str:
         if node.type != "declaration" or not _is_safe(node):
             continue
         value = tinycss2.serialize(node.value).strip()
-        if _is_plain(value.replace(";", "")):  # inside a string or a data URL it ends nothing
+        if _is_plain(value.replace(";", "")):  # allowed inside a string or a data URL
             kept.append(f"{node.name}:{value}{' !important' if node.important else ''}")
     return ";".join(kept)
 
@@ -138,13 +138,13 @@ def _is_safe(declaration: Any) -> bool:
     name = declaration.lower_name
     if name not in PROPERTIES and not name.startswith("--"):
         return False
-    if name == "position" and not _stays_in_its_box(declaration.value):
+    if name == "position" and not _is_contained(declaration.value):
         return False
-    # A variable may end up as any property's value, so the same rules hold for it.
+    # A variable may become the value of any property, so the same rules apply.
     return name == declaration.name.lower() and _is_plain(name) and all(map(_loads_nothing, declaration.value))
 
 
-def _stays_in_its_box(value: list[Any]) -> bool:
+def _is_contained(value: list[Any]) -> bool:
     words = [token for token in value if token.type != "whitespace"]
     return len(words) == 1 and words[0].type == "ident" and words[0].lower_value in {"static", "relative", "absolute"}
 
@@ -165,5 +165,5 @@ def _loads_nothing(token: Any) -> bool:
 
 
 def _is_plain(text: str) -> bool:
-    """Return True if text cannot close the `<style>` element or its rule, nor open anything else."""
+    """Return True if text cannot close the `<style>` element or its rule, or open another."""
     return not any(character in text for character in "<{};@\\\0")

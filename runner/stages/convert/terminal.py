@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Text that was written for a terminal, as HTML: colours, redrawn lines, and a bound on its length."""
+"""Convert terminal text to HTML, with colours, redrawn lines and a length limit."""
 
 from __future__ import annotations
 
@@ -31,28 +31,26 @@ def terminal_html(text: str) -> str:
 
 
 def last_states(text: str) -> str:
-    r"""Return what a terminal shows of lines that were redrawn with ``\r``, as progress bars do."""
+    r"""Return text with only the last state of lines redrawn with ``\r``, as of progress bars."""
     if "\r" not in text:
         return text
     return "\n".join(line.rstrip("\r").rpartition("\r")[2] for line in text.split("\n"))
 
 
 def _bounded(text: str) -> str:
-    """Return the head and the tail of a text that no browser would show in reasonable time."""
+    """Return a text, or its head and tail if it is too long for a browser."""
     left_out = len(text) - HEAD_CHARACTERS - TAIL_CHARACTERS
     if left_out <= 0:
         return text
-    note = f"\x1b[0m\n[... {format_bytes(left_out)} left out of this page; the executed notebook has them ...]\n"
+    note = f"\x1b[0m\n[... {format_bytes(left_out)} omitted from this page; see the executed notebook ...]\n"
     return text[:HEAD_CHARACTERS] + note + text[-TAIL_CHARACTERS:]
 
 
 def _coloured(text: str) -> str:
-    """Convert in pieces: nbconvert's filter copies the rest of its text at each colour code.
+    """Convert in pieces, because nbconvert's filter copies the rest of its text at each colour code.
 
-    The codes since the last reset are repeated at the start of each piece.
+    Codes since the last reset are repeated at the start of each piece.
     """
-    if "\x1b" not in text:
-        return escape(text)  # as the filter does, whose import takes a tenth of a second
     from nbconvert.filters.ansi import ansi2html
 
     html: list[str] = []
@@ -65,7 +63,7 @@ def _coloured(text: str) -> str:
         for code in _COLOUR.findall(piece):
             codes = [] if code in _RESETS else [*codes[-16:], code]
         start = end
-    # As a variable, so that the stylesheet can make it readable on light and on dark ground.
+    # A variable, so that the stylesheet can adapt it to light and dark backgrounds.
     return _TEXT_COLOUR.sub(r'style="--ansi: \1"', "".join(html).replace("\x1b", ""))
 
 

@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-r"""TeX as MathML, so that formulas are readable without a network and without a script.
+r"""Convert TeX to MathML, so that formulas need neither network nor scripts.
 
-MathJax, which Jupyter uses, is a script of some megabytes from a content network. Browsers show
-MathML natively, and latex2mathml is a maintained, pure Python translation of the TeX that
-notebooks contain. Whatever it does not know stays as TeX in a `<code>`, which a reader can
-still read; it is never dropped. Its result is not escaped everywhere (`\text{<b>}` comes back
-as a tag), so it is only ever used behind the sanitiser of `runner.stages.convert.sanitize`.
+Jupyter's MathJax is a script of several megabytes from a CDN. Browsers render MathML natively, and
+latex2mathml is a maintained pure Python converter. Unsupported TeX is shown as `<code>`, never
+dropped. The output is not escaped everywhere (`\text{<b>}` becomes a tag), so it must be sanitized
+by `runner.stages.convert.sanitize`.
 """
 
 from __future__ import annotations
@@ -16,10 +15,10 @@ from collections.abc import Iterator
 from html import escape
 
 MAX_FORMULA_CHARACTERS = 20_000
-"""Longer TeX is shown as it is; no formula for people is that long."""
+"""Longer TeX is shown as source."""
 
 _ENVIRONMENTS = {
-    # Numbers would start again with each formula, and Jupyter shows none either.
+    # Numbering would restart with each formula, and Jupyter shows no numbers either.
     "align": "align*",
     "alignat": "align*",
     "aligned": "align*",
@@ -30,7 +29,7 @@ _ENVIRONMENTS = {
     "flalign*": "align*",
     "split": "align*",
     "equation": "equation*",
-    # A table of one column: browsers ignore the line breaks that latex2mathml makes of these.
+    # A table of one column: browsers ignore the line breaks that latex2mathml writes for these.
     "gather": "matrix",
     "gather*": "matrix",
     "gathered": "matrix",
@@ -44,16 +43,16 @@ _REWRITTEN = re.compile(
     r"|(?P<word>nonumber|notag|arg)(?![a-zA-Z])"
     r"|(?P<newline>\\)\*?(?:\[\s*+-?[\d.]+\s*+[a-z]{2}\s*+\])?(?=(?P<bracket>\s*+\[)?))"
 )
-"""What latex2mathml does not know, or takes for something else."""
+"""Commands that latex2mathml does not support or misinterprets."""
 _BRACES = str.maketrans("", "", "{}")
 _LESS_THAN = "\ue000"
-"""Stands in for `<` inside latex2mathml, which does not escape it in text."""
+"""Replaces `<` inside latex2mathml, which does not escape it in text."""
 
 _OPENER = re.compile(
     r"(?s)(?<!\\)\$\$|\\[\[(]|\\begin\{(?P<name>[a-zA-Z]+\*?)\}"
     r"|(?<![\\$])\$(?P<inline>(?:[^$\\]|\\.)++)\$(?!\$)"
 )
-"""What opens a formula inside the text of a `text/latex` output."""
+"""The start of a formula in a `text/latex` output."""
 _CLOSERS = {
     "$$": re.compile(r"(?<!\\)\$\$"),
     r"\[": re.compile(r"\\\]"),
@@ -65,7 +64,7 @@ _END = re.compile(r"\\end\{([a-zA-Z]*\*?)\}")
 
 
 class Ahead:
-    """What comes next in one text, looked for once, so that many formulas that never close cost linear time."""
+    """Cached forward searches in a text, so that many unclosed formulas take linear time."""
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -82,7 +81,7 @@ class Ahead:
         return found
 
     def closing(self, opener: str, environment: str | None, start: int) -> tuple[int, int] | None:
-        """Return where the formula that was opened ends: before and after what closes it, or None."""
+        """Return start and end of the delimiter that closes a formula, None if it is not closed."""
         if environment is None:
             found = self.next(_CLOSERS[opener], start)
             return found.span() if found else None
@@ -96,7 +95,7 @@ class Ahead:
 
 
 def to_mathml(tex: str, *, display: bool) -> str:
-    """Return a formula without its delimiters as MathML, or as readable TeX where that fails."""
+    """Return a formula, given without delimiters, as MathML, or as TeX source if that fails."""
     tex = tex.strip()
     mathml = _translate(tex, "block" if display else "inline")
     if mathml is not None:
@@ -105,7 +104,7 @@ def to_mathml(tex: str, *, display: bool) -> str:
 
 
 def mixed_to_html(text: str) -> str:
-    """Return a `text/latex` output, formulas between prose, as HTML."""
+    """Return a `text/latex` output, prose with formulas, as HTML."""
     return "".join(_pieces(text))
 
 
@@ -121,7 +120,7 @@ def _pieces(text: str) -> Iterator[str]:
 
 
 def _formulas(text: str) -> Iterator[tuple[int, int, str, bool]]:
-    """Yield start, end and TeX of each formula, and whether it stands in a line of text."""
+    """Yield start, end and TeX of each formula, and True if it is inline."""
     ahead = Ahead(text)
     position = 0
     while match := _OPENER.search(text, position):
@@ -144,11 +143,11 @@ def _translate(tex: str, display: str) -> str | None:
     prepared = _REWRITTEN.sub(_rewritten, tex).replace("<", _LESS_THAN)
     try:
         mathml = str(convert(prepared, display=display))
-    except Exception:  # noqa: BLE001  (its errors share no root, and deep nesting is a RecursionError)
+    except Exception:  # noqa: BLE001  (its errors have no common base; deep nesting raises RecursionError)
         return None
     if "<mi>\\" in mathml or "<mi>&</mi>" in mathml:
-        return None  # a command or an alignment it does not know: the TeX reads better
-    mathml = mathml.replace("<mi>&#x000", '<mi mathvariant="normal">&#x000')  # so it writes one letter of \mathrm
+        return None  # an unsupported command or alignment: the TeX source is more readable
+    mathml = mathml.replace("<mi>&#x000", '<mi mathvariant="normal">&#x000')  # a single letter in \mathrm
     mathml = mathml.replace(f"<mi>{_LESS_THAN}</mi>", "<mo>&lt;</mo>").replace(_LESS_THAN, "&lt;")
     return mathml.replace("<math ", f'<math alttext="{escape(tex)}" ', 1)
 
@@ -156,14 +155,14 @@ def _translate(tex: str, display: str) -> str | None:
 def _rewritten(match: re.Match[str]) -> str:
     if name := match["name"]:
         known = _ENVIRONMENTS.get(name)
-        # A row may begin with a bracket, which is no option there.
+        # A row may begin with a bracket that is not an option.
         return f"\\{match['edge']}{{{known or name}}}" + (
             "{}" if known == "align*" and match["edge"] == "begin" else ""
         )
     if match["newline"]:
         return "\\\\" + ("{}" if match["bracket"] else "")
     if match["command"] in {"ce", "pu"}:
-        return "\\text{" + match["inside"].translate(_BRACES) + "}"  # latex2mathml ends a text at the first brace
+        return "\\text{" + match["inside"].translate(_BRACES) + "}"  # latex2mathml ends text at the first brace
     if match["command"] in {"ref", "eqref"}:
         return f"\\text{{({match['inside']})}}"
     return r"\operatorname{arg}" if match["word"] == "arg" else ""

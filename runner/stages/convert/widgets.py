@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Widgets as text: a page without scripts cannot draw them, but a progress bar has a last state.
+"""Show the last state of widgets, as a page without scripts cannot render them.
 
-Jupyter stores the state of all widgets in the notebook's metadata. Boxes, labels and bars are
-read from there (a tqdm bar is a box of label, bar, label), and so are what Output widgets captured and plotly's
-FigureWidgets; for any other widget the plain text that its output carries is shown instead.
+Jupyter stores the state of all widgets in the notebook's metadata. Boxes, labels and bars are read
+from there (a tqdm bar is a box of label, bar, label), as are captured outputs of Output widgets and
+plotly's FigureWidgets; for any other widget the plain text of its output is shown.
 """
 
 from __future__ import annotations
@@ -14,12 +14,14 @@ from collections.abc import Iterator
 from copy import deepcopy
 from typing import Any
 
+from runner.stages.convert.figures import dict_of
+
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 _STATE = "application/vnd.jupyter.widget-state+json"
 _BOXES = ("HBoxModel", "VBoxModel", "BoxModel", "GridBoxModel", "AccordionModel", "TabModel", "StackModel")
 _MAX_DEPTH = 8
 DEEPEST = 4
-"""So many widgets are opened that outputs in widgets show."""
+"""Maximum nesting of outputs in widgets."""
 _MAX_PARTS = 200
 _BAR_CHARACTERS = 20
 _NUMBERS = {f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)} | {"float32", "float64"}
@@ -35,22 +37,22 @@ class Widgets:
     """
 
     def __init__(self, metadata: object) -> None:
-        stored = _mapping(_mapping(metadata).get("widgets")).get(_STATE)
-        self._models = _mapping(_mapping(stored).get("state"))
-        self._figures = {key: figure for key, model in self._models.items() if (figure := _figure(_mapping(model)))}
+        stored = dict_of(dict_of(metadata).get("widgets")).get(_STATE)
+        self._models = dict_of(dict_of(stored).get("state"))
+        self._figures = {key: figure for key, model in self._models.items() if (figure := _figure(dict_of(model)))}
 
     def text(self, view: object) -> str:
-        """Return the last state of a view as one line of text; empty where that is not known."""
-        parts = self._parts(_mapping(view).get("model_id"), 0)
+        """Return the last state of a view as a line of text, empty if unknown."""
+        parts = self._parts(dict_of(view).get("model_id"), 0)
         return " ".join(part for part in parts[:_MAX_PARTS] if part).strip()
 
     def name(self, view: object) -> str | None:
-        """Return the kind of a widget in words; None where its state was not saved."""
-        name, _ = self._model(_mapping(view).get("model_id"))
+        """Return the kind of a widget, None if its state was not saved."""
+        name, _ = self._model(dict_of(view).get("model_id"))
         return str(name)[:80].removesuffix("Model") if name else None
 
     def every(self, outputs: object) -> Iterator[dict[str, Any]]:
-        """Yield outputs, each followed by those that its widgets hold."""
+        """Yield outputs, each followed by those in its widgets."""
         for output in outputs if isinstance(outputs, list) else ():
             if isinstance(output, dict):
                 opened: set[object] = set()
@@ -64,10 +66,10 @@ class Widgets:
                 yield from self._inside(held, opened, depth + 1)
 
     def held(self, output: dict[str, Any], opened: set[object]) -> list[Any]:
-        """Return the outputs that the widgets of an output hold, captured or figures, without those opened already."""
-        models = [(_mapping(_mapping(output.get("data")).get(WIDGET_VIEW)).get("model_id"), 0)]
+        """Return the captured outputs and figures in the widgets of an output, except widgets already opened."""
+        models = [(dict_of(dict_of(output.get("data")).get(WIDGET_VIEW)).get("model_id"), 0)]
         found: list[Any] = []
-        for model, depth in models:  # grows while it is read
+        for model, depth in models:  # grows during the iteration
             if not isinstance(model, str) or model in opened:
                 continue
             opened.add(model)
@@ -82,8 +84,8 @@ class Widgets:
         return found
 
     def _model(self, model: object) -> tuple[object, dict[str, Any]]:
-        entry = _mapping(self._models.get(model) if isinstance(model, str) else None)
-        return entry.get("model_name"), _mapping(entry.get("state"))
+        entry = dict_of(self._models.get(model) if isinstance(model, str) else None)
+        return entry.get("model_name"), dict_of(entry.get("state"))
 
     def _parts(self, model: object, depth: int) -> list[str]:
         name, state = self._model(model)
@@ -97,8 +99,8 @@ class Widgets:
 
 
 def _figure(model: dict[str, Any]) -> dict[str, Any] | None:
-    """Return a FigureWidget of plotly as the output of a figure: its state is what it showed when it was displayed."""
-    state = _mapping(model.get("state"))
+    """Return a plotly FigureWidget as an output with its figure when first displayed, None for other widgets."""
+    state = dict_of(model.get("state"))
     parts = {part: state.get(f"_widget_{part}", state.get(f"_{part}")) for part in ("data", "layout")}
     if not isinstance(parts["data"], list) or not isinstance(parts["layout"], dict):
         return None
@@ -111,7 +113,7 @@ def _figure(model: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def _fill(place: Any, path: list[Any], name: Any, encoded: str) -> None:
-    """Put numbers where a widget's state leaves their place empty."""
+    """Insert the numbers of a binary buffer into a widget's state."""
     import numpy as np
 
     for key in path:
@@ -121,14 +123,14 @@ def _fill(place: Any, path: list[Any], name: Any, encoded: str) -> None:
 
 
 def _children(name: object, state: dict[str, Any]) -> list[Any]:
-    """Return the models that a box holds."""
+    """Return the child models of a box."""
     children = state.get("children") if name in _BOXES else None
     listed = children[:_MAX_PARTS] if isinstance(children, list) else []
     return [str(child).removeprefix("IPY_MODEL_") for child in listed]
 
 
 def _setting(state: dict[str, Any]) -> str:
-    """Return what a control is set to, with its description: `k: 7`, `method: leiden`."""
+    """Return the value of a control with its description: `k: 7`, `method: leiden`."""
     value, index, labels = state.get("value"), state.get("index"), state.get("_options_labels")
     if isinstance(labels, list) and type(index) is int and 0 <= index < len(labels):
         value = labels[index]
@@ -151,7 +153,3 @@ def _plain(html: str) -> str:
     from runner.stages.convert.markdown import plain_text
 
     return plain_text(html[:10_000])
-
-
-def _mapping(value: object) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}

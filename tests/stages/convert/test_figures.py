@@ -146,7 +146,7 @@ def test_a_picture_stands_for_a_figure_that_needs_scripts():
     assert json.loads(drawn[2])["layout"] == {"images": layout["images"][1:]}
     notes = [note.text for note in page.all(having="nb-note")]
     assert all("runner convert --interactive nb.executed.ipynb" in note for note in notes)
-    assert ["picture of" in note for note in notes] == [True, True, True, False]
+    assert ["Static picture" in note for note in notes] == [True, True, True, False]
 
 
 @pytest.mark.usefixtures("drawing")

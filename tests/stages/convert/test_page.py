@@ -413,7 +413,7 @@ def test_an_animation_shows_its_first_picture():
         ({"application/vnd.vegalite.v5+json": {}, "text/plain": "<VegaLite 5 object>"}, "alt.renderers.enable('png')"),
         ({"application/vnd.vegalite.v5.16.3+json": {}, "text/plain": "<VegaLite 5 object>"}, "Vega-Lite chart"),
         ({"text/html": "<iframe src='https://maps.example/a?b=1'></iframe>"}, "page of https://maps.example/a?b=1"),
-        ({"text/html": "<iframe srcdoc='<p>map</p>'></iframe>"}, "A frame with a page of its own is not shown"),
+        ({"text/html": "<iframe srcdoc='<p>map</p>'></iframe>"}, "An inline frame is not shown"),
         ({"application/vnd.jupyter.widget-view+json": {"model_id": "x"}}, "its state was not saved"),
         ({"text/html": "<script>1</script>", "text/plain": "x"}, "runner convert --interactive nb.executed.ipynb"),
         ({"text/html": "<script src='https://a.example/b.js'></script>"}, "convert --trust-html nb.executed.ipynb"),
@@ -659,7 +659,7 @@ def test_a_huge_stream_is_bounded():
     shown = page.one("pre", having="nb-stdout").text
     assert shown.startswith("head\n")
     assert shown.endswith("\ntail")
-    assert "MB left out of this page" in shown
+    assert "MB omitted from this page" in shown
     assert len(page.html) < 10_000_000
 
 
@@ -793,7 +793,7 @@ def test_what_names_no_notebook_is_an_error(tmp_path):
     for path, says in (
         (tmp_path / "none", "does not exist"),
         (tmp_path / "a.txt", "not a notebook"),
-        (tmp_path, "holds no notebook"),
+        (tmp_path, "has no notebooks"),
     ):
         with pytest.raises(BrokenInputError, match=says):
             find_notebooks([path])
