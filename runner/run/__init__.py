@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One run of one notebook: `lifecycle` tells the story, the modules beside it are its parts."""
+"""A run of a notebook: `lifecycle` sequences the stages, the other modules implement the steps."""

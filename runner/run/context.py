@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What all stages of a run share."""
+"""State shared by all stages of a run."""
 
 from __future__ import annotations
 
@@ -21,34 +21,34 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunContext:
-    """One run: its job, where it notes results, and who may end it."""
+    """A run: its job, its record, and the source of stop requests."""
 
     job: Job
     metrics: MetricsBuilder
-    """Takes what each stage finds out."""
+    """The record so far, to which each stage adds its results."""
     stopper: Stopper
     redactor: Redactor
     runlog: RunLog
     claim: Claim
     trace: Trace
     repairs: list[Channel] = field(default_factory=list)
-    """Those who repaired the notebook and wait for how it ends."""
+    """Connections of repairs that wait for the end of the run."""
     cleanup: ExitStack = field(default_factory=ExitStack)
-    """Undoes at the end what stages began, whatever happened."""
+    """Callbacks that clean up after the stages, even after an error."""
     twice: ExitStack = field(default_factory=ExitStack)
     """Removes the scratch folder of a second run."""
     files: dict[str, str] = field(default_factory=lambda: {"log": ".log"})
-    """Suffixes of files that the run writes while it goes on, by their key in `Outputs`."""
+    """Suffixes of files written continuously during the run, by their key in `Outputs`."""
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Time a stage, and say in the claim that the run is in it."""
+        """Time a stage and show it in the claim."""
         self.claim.update(stage=name)
         with self.trace.span(name), self.metrics.stage(name):
             yield
 
-    def tell(self, **message: Any) -> None:
-        """Tell those who repaired the notebook; whoever does not listen is let go."""
+    def notify_repairs(self, **message: Any) -> None:
+        """Send a message to waiting repairs, and drop closed connections."""
         for channel in tuple(self.repairs):
             try:
                 channel.send(**self.redactor.tree(message))
@@ -56,7 +56,7 @@ class RunContext:
                 self.repairs.remove(channel)
                 channel.close()
 
-    def let_go(self) -> None:
-        """Part with those who repaired the notebook, who know how it ended."""
+    def close_repairs(self) -> None:
+        """Close the connections of waiting repairs."""
         while self.repairs:
             self.repairs.pop().close()

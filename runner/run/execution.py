@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Execute a prepared notebook on the machine: kernel, samples, memory guard, and what came of it.
+"""Execute a prepared notebook with kernel, sampler and memory guard, and record the result.
 
-Brings together what knows the notebook and what knows the machine; neither knows the other.
+Connects the execute stage with the modules of `runner.machine`, which do not depend on each other.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import contextlib
 import dataclasses
 import os
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -44,10 +44,10 @@ _LARGEST_DASK_REPORT = 1 << 26
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Execution:
-    """A notebook that was executed, and what watched it."""
+    """An executed notebook with its facts and the monitors of the run."""
 
     checked: Checked
-    """The notebook it was made from, with what repairs changed."""
+    """The source notebook, including changes by repairs."""
     notebook: Any
     saver: Saver
     facts: Facts
@@ -59,7 +59,7 @@ class Execution:
 
 
 def execute(run: RunContext, decision: GateDecision, checked: Checked, preparation: Preparation) -> Execution:
-    """Run the cells; afterwards the kernel is gone and the record has status, cells and failure.
+    """Run the cells, end the kernel, and record status, cells and failure.
 
     Raises
     ------
@@ -74,9 +74,9 @@ def execute(run: RunContext, decision: GateDecision, checked: Checked, preparati
     job, metrics = run.job, run.metrics
 
     def on_breach(used_bytes: int) -> None:
-        """Kill first, explain later: called by the guard with the container nearly full, until it is not."""
-        kernel.signal_group(signal.SIGKILL)  # one call for most of them
-        watch.family.kill()  # then all others of the run, whatever session they are in
+        """Kill the run's processes; called by the guard while the container is nearly full."""
+        kernel.signal_group(signal.SIGKILL)  # a single call for most of them
+        watch.family.kill()  # then all others of the run, in any session
         limit = format_bytes(watch.container.limit_bytes)
         detail = f"{format_bytes(used_bytes)} of {limit} were in use and could not be reclaimed"
         run.stopper.request(StopKind.MEMORY_GUARD, detail)
@@ -105,14 +105,14 @@ def execute(run: RunContext, decision: GateDecision, checked: Checked, preparati
     metrics.note(environment=provenance.environment(job, checked.kernel, kernel.transport))
     with watch:
         watch.follow(run_sync(kernel.start)())
-        # The kernel takes most of a second to answer; what is imported meanwhile costs nothing.
+        # The kernel takes most of a second to answer; imports in the meantime are free.
         commit = provenance.Commit(job.source, checked.source_bytes)
         manager = _manager(run, preparation.notebook)
         recorder.preload_page(job, preparation.notebook)
         from runner.stages.execute import papermill_engine
 
         def settle(facts: Facts) -> Execution:
-            """Record how the notebook ended, as far as the facts go."""
+            """Record the result from the facts so far."""
             result = papermill_engine.conclude(manager, facts)
             crash = _crash_output(run, kernel, result)
             probing.collect(kernel.folder)
@@ -133,33 +133,22 @@ def execute(run: RunContext, decision: GateDecision, checked: Checked, preparati
             _warn_of_commands(run, execution, kernel)
             return execution
 
-        hold = _hold(run, checked, preparation, watch, settle)
+        hold: Hold | None = None
+        if job.hold_seconds:
+            from runner.run.hold import Hold
+
+            hold = Hold(run, checked, preparation, watch.family, settle)
         return settle(_run_cells(run, decision, manager, kernel, watch, hold))
 
 
-def _hold(
-    run: RunContext,
-    checked: Checked,
-    preparation: Preparation,
-    watch: Watch,
-    settle: Callable[[Facts], Execution],
-) -> Hold | None:
-    """Return what holds the notebook when it fails, if that is wanted; its imports stay out of other runs."""
-    if not run.job.hold_seconds:
-        return None
-    from runner.run.hold import Hold
-
-    return Hold(run, checked, preparation, watch.family, settle)
-
-
 def _end_unswept(run: RunContext, watch: Watch) -> None:
-    """End the processes of a run that broke off before `release` swept them."""
+    """End the processes of a run that was aborted before `release` swept them."""
     if run.metrics.record.release is None and run.job.options.cleanup_between_notebooks:
         watch.family.kill()
 
 
 def _environment(run: RunContext, decision: GateDecision, preparation: Preparation) -> dict[str, str]:
-    """Return the kernel's environment: ours without our own options, then plan, GPUs and datasets."""
+    """Return the kernel's environment: this process's without runner's options, then plan, GPUs and datasets."""
     from runner.data.mirror import has_proxy, proxy_exceptions
     from runner.stages.execute.diagnose import lacks_cuda
     from runner.stages.execute.kernel import kernel_environment
@@ -180,21 +169,21 @@ def _environment(run: RunContext, decision: GateDecision, preparation: Preparati
 
 
 def _log_visibility(run: RunContext, decision: GateDecision, visible: Mapping[str, str]) -> None:
-    """Log which GPUs the kernel sees, and warn where the plan or an option wanted others."""
+    """Log the GPUs visible to the kernel, and warn if the plan or an option requested others."""
     shown = visible["CUDA_VISIBLE_DEVICES"]
     why = "chosen by the gate" if shown else f"hidden: {decision.record.reason}"
     log.info("gpu-visibility", nb=run.job.name, CUDA_VISIBLE_DEVICES=shown, reason=why)
     wanted = run.job.env.get("CUDA_VISIBLE_DEVICES")
     if wanted is not None and wanted != shown:
         run.metrics.warn(
-            f"CUDA_VISIBLE_DEVICES={wanted!r} was replaced by {shown!r}: the kernel sees the GPUs that the gate "
+            f"CUDA_VISIBLE_DEVICES={wanted!r} was replaced by {shown!r}: the kernel sees only the GPUs that the gate "
             "chose (--min-gpus), unless --gpu-visibility all"
         )
 
 
 def _manager(run: RunContext, notebook: Any) -> Manager:
-    """Return papermill's manager of a notebook that is about to run."""
-    import_papermill()  # first: it imports our engine by its entry point
+    """Return papermill's manager for the notebook."""
+    import_papermill()  # first: it imports the engine below by its entry point
 
     from runner.stages.execute.papermill_engine import Manager
 
@@ -203,7 +192,7 @@ def _manager(run: RunContext, notebook: Any) -> Manager:
     manager.redactor = run.redactor
     assert manager.saver is not None  # the output is a local file
     manager.saver.on_saved = run.claim.saved
-    # Whose it is, for a report that finds it without a record: a run that died left it so.
+    # The run, for a report that finds the notebook of a dead run without a record.
     notebook.metadata.runner = {"run_id": run.job.run_id}
     manager.notebook_start()
     return manager
@@ -212,7 +201,7 @@ def _manager(run: RunContext, notebook: Any) -> Manager:
 def _run_cells(
     run: RunContext, decision: GateDecision, manager: Manager, kernel: Kernel, watch: Watch, hold: Hold | None
 ) -> Facts:
-    """Run the cells in the kernel that was started."""
+    """Run the cells in the started kernel."""
     from runner.run.observer import Reporter
     from runner.stages.execute import papermill_engine
     from runner.stages.execute.session import Limits, Session
@@ -241,7 +230,7 @@ def _run_cells(
 
 
 def _crash_output(run: RunContext, kernel: Kernel, result: NotebookResult) -> str:
-    """Move what a dying kernel wrote into the log, and return it."""
+    """Copy a dying kernel's output to the log, and return it."""
     fault, stderr = (run.redactor.text(text) for text in kernel.crash_output())
     died = result.status in {Status.KERNEL_DIED, Status.INCOMPLETE}
     for title, text in (("faulthandler", fault), ("kernel stderr", stderr if died else "")):
@@ -252,7 +241,7 @@ def _crash_output(run: RunContext, kernel: Kernel, result: NotebookResult) -> st
 
 
 def _keep_dask_report(run: RunContext, kernel: Kernel) -> None:
-    """Copy the report of the notebook's Dask cluster, if there is one, to the outputs."""
+    """Copy the report of the notebook's Dask cluster, if any, to the outputs."""
     with contextlib.suppress(OSError, RecordError):
         text = files.read(kernel.folder / "dask.html", _LARGEST_DASK_REPORT).decode(errors="replace")
         files.write(run.job.path(".dask.htm"), run.redactor.text(text))
@@ -262,7 +251,7 @@ def _keep_dask_report(run: RunContext, kernel: Kernel) -> None:
 def judge(
     run: RunContext, decision: GateDecision, execution: Execution, *, crash_output: str, ucx_tls: str | None
 ) -> None:
-    """Record status, cells and failure, and mark the notebook."""
+    """Record status, cells and failure, and write the status to the notebook."""
     from runner.machine.host import shm_free_bytes
     from runner.stages.execute import cell_records
 
@@ -287,12 +276,12 @@ def judge(
 
 
 def mark(run: RunContext, execution: Execution, *, provisional: bool = False) -> None:
-    """Make the notebook say how it ended.
+    """Write the status of the run to the notebook.
 
     Parameters
     ----------
     provisional
-        Expectations and release were not judged yet, so that a success is not final.
+        Expectations and release are not checked yet, so a success is not final.
     """
     from runner.stages.execute.executed_notebook import add_banners
 
@@ -313,7 +302,7 @@ def mark(run: RunContext, execution: Execution, *, provisional: bool = False) ->
 
 
 def _warn_of_commands(run: RunContext, execution: Execution, kernel: Kernel) -> None:
-    """Warn of what a green cell hides: commands that failed, and work that the kernel's end cut off."""
+    """Warn about problems of successful cells: failed commands, and work interrupted by the kernel's end."""
     from runner.stages.execute import kernel_notes
 
     for warning in kernel_notes.warnings(kernel.folder, execution.facts.cells):
@@ -326,13 +315,13 @@ def _warn_of_commands(run: RunContext, execution: Execution, kernel: Kernel) -> 
 
 
 def _without_gpu(run: RunContext, decision: GateDecision, failure: Failure) -> Failure:
-    """Name our own part in it where a kernel that was given no GPU looked for one."""
+    """Replace the hint if the kernel failed because it was given no GPU."""
     hidden = run.job.options.gpu_visibility == "chosen" and not decision.gpus
     if failure.cause is not Cause.NO_DEVICE or not hidden:
         return failure
     hint = (
-        f"the kernel was given no GPU ({decision.record.reason}): ask the gate for one with --min-gpus 1 "
-        "(plan: requires.gpus), or show the kernel every GPU with --gpu-visibility all"
+        f"the kernel was given no GPU ({decision.record.reason}): request one with --min-gpus 1 "
+        "(plan: requires.gpus), or make all GPUs visible with --gpu-visibility all"
     )
     return dataclasses.replace(failure, hint=hint)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""After a cell raised: everything is saved as of a failure, kernel and GPU stay, and a repair may go on from there."""
+"""Hold a failed notebook: save its results, keep kernel and GPU, and wait for a repair to continue."""
 
 from __future__ import annotations
 
@@ -34,18 +34,18 @@ if TYPE_CHECKING:
     from runner.run.preparation import Preparation
     from runner.stages.execute.session import Session
 
-_LOOK_SECONDS = 0.1
+_POLL_SECONDS = 0.1
 
 
 class Hold:
-    """Holds a run whose notebook failed; the session calls it.
+    """Holds a run with a failed notebook; called by the session.
 
     Parameters
     ----------
     checked
-        The source notebook that is run; replaced by what a repair made of it.
+        The source notebook; updated by repairs.
     family
-        The processes of the notebook, none of which may repair it.
+        The processes of the notebook, which may not repair it.
     settle
         Records and marks a failure from the facts.
     """
@@ -68,7 +68,7 @@ class Hold:
         self._why = ""
 
     async def __call__(self, session: Session, position: int) -> int | None:
-        """Wait for a repair and return where to go on; None where the hold ended otherwise."""
+        """Wait for a repair and return the position to continue from, None if the hold ended without one."""
         run, seconds = self._run, self._run.job.hold_seconds
         began, before = time.monotonic(), run.metrics.record
         self._decision = asyncio.get_running_loop().create_future()
@@ -81,7 +81,7 @@ class Hold:
             try:
                 listener, path = stack.enter_context(listening())
             except OSError as error:
-                self._why = f"no repair can reach it: {error}"
+                self._why = f"it cannot listen for repairs: {error}"
                 self._decision.set_result(None)
             else:
                 run.claim.tell(socket=str(path), held_until=held_until)
@@ -101,27 +101,32 @@ class Hold:
             run.metrics.warn(f"held for {format_seconds(held)} after the failure: {self._why}")
             log.warning("hold-ended", nb=run.job.name, reason=self._why)
             return None
-        self._go_on(session, repair, hello)
+        self._apply(session, repair, hello)
         return repair.start
 
     def _announce(self, hello: Mapping[str, Any]) -> None:
-        """Tell log, terminal and whoever repaired it before that the notebook is held."""
+        """Report the hold to the log, the terminal and waiting repairs."""
         run = self._run
         command = ["runner", "repair", run.job.name, "--retry", "--output-dir", str(run.job.output_dir)]
-        until = hello["held_until"]
-        go_on = shlex.join(command)
-        log.warning("held", nb=run.job.name, cell=hello["cell"], until=until, error=hello["error"], go_on=go_on)
-        run.tell(held=hello)
-        run.let_go()
+        log.warning(
+            "held",
+            nb=run.job.name,
+            cell=hello["cell"],
+            until=hello["held_until"],
+            error=hello["error"],
+            go_on=shlex.join(command),
+        )
+        run.notify_repairs(held=hello)
+        run.close_repairs()
 
     def _save(self, session: Session) -> Any:
-        """Save notebook and record as of a failure; return a copy of the notebook to make the page from."""
+        """Save notebook and record as after a failure; return a copy of the notebook for the page."""
         recorder, facts = Recorder(self._run), Facts(cells=session.events, runs=session.runs)
         execution = self._settle(facts)
         recorder.save_notebook(execution.saver)
         recorder.write_early("held")
         shown = copy.deepcopy(execution.notebook)
-        remove_banners(execution.notebook)  # outputs find their cells by position
+        remove_banners(execution.notebook)  # outputs are assigned to cells by position
         return shown
 
     def _write_page(self, notebook: Any) -> None:
@@ -149,17 +154,17 @@ class Hold:
         return "inserted" if index is None else index + 1
 
     async def _wait(self, session: Session, seconds: float) -> None:
-        """Wait until the hold is decided: by a repair, the deadline, a request to stop or the kernel's death."""
+        """Wait for the end of the hold: a repair, the deadline, a stop request or the kernel's death."""
         deadline = time.monotonic() + seconds
         while not self._decision.done():
             if session.stopper.stop is not None:
                 self._why = session.stopper.stop.detail
             elif not session.kernel.alive:
-                self._why = "its kernel ended meanwhile"
+                self._why = "its kernel ended"
             elif time.monotonic() >= deadline:
-                self._why = f"no repair came within {format_seconds(seconds)}"
+                self._why = f"no repair within {format_seconds(seconds)}"
             else:
-                await asyncio.wait({self._decision}, timeout=_LOOK_SECONDS)
+                await asyncio.wait({self._decision}, timeout=_POLL_SECONDS)
                 continue
             self._decision.set_result(None)
 
@@ -174,7 +179,7 @@ class Hold:
             talk.add_done_callback(talks.discard)
 
     async def _talk(self, channel: Channel, session: Session, position: int, hello: Mapping[str, Any]) -> None:
-        """Answer one repair, whoever it is from."""
+        """Serve a connection."""
         self._open.add(channel)
         with contextlib.suppress(OSError, ValueError):
             if problem := refusal(channel.peer, {one.pid for one in self._family.survivors()}):
@@ -192,7 +197,7 @@ class Hold:
     async def _answer(self, channel: Channel, request: Mapping[str, Any], session: Session, position: int) -> None:
         try:
             repair = await self._repair(request, session, position)
-        except Exception as error:  # noqa: BLE001  (whatever is wrong with a repair, the hold goes on)
+        except Exception as error:  # noqa: BLE001  (no error of a repair ends the hold)
             text = self._run.redactor.text
             message, hint = (error.message, error.hint) if isinstance(error, RunnerError) else (repr(error), None)
             await asyncio.to_thread(channel.send, error=text(message), hint=text(hint or ""))
@@ -204,12 +209,12 @@ class Hold:
         await asyncio.to_thread(channel.send, progress=repair.summary if repair else ["given up"])
 
     async def _repair(self, request: Mapping[str, Any], session: Session, position: int) -> Repair | None:
-        """Return the repair that is asked for; None to give up.
+        """Return the requested repair, None to give up.
 
         Raises
         ------
         RunnerError
-            It cannot work, or comes too late.
+            It cannot work or is too late.
         """
         repair = None if request.get("give_up") else await self._planned(request, session, position)
         if self._decision.done():
@@ -227,11 +232,11 @@ class Hold:
         assert session.client is not None
         for number, cell in repair.changed:
             if problem := await syntax_problem(session.client.kc, cell.source):
-                raise UsageError(f"cell {number} cannot be compiled: {problem}", hint="correct it; the hold goes on")
+                raise UsageError(f"cell {number} cannot be compiled: {problem}", hint="correct it; the hold continues")
         return repair
 
-    def _go_on(self, session: Session, repair: Repair, hello: Mapping[str, Any]) -> None:
-        """Put the repair into the notebook that runs, and note it."""
+    def _apply(self, session: Session, repair: Repair, hello: Mapping[str, Any]) -> None:
+        """Apply the repair to the running notebook, and record it."""
         run = self._run
         self.checked = apply(repair, session.nb_man.nb, self.checked)
         session.nb_man.nb.metadata.runner = {"run_id": run.job.run_id}
@@ -239,7 +244,7 @@ class Hold:
         changed = ", ".join(str(number) for number, _ in repair.changed) or "none"
         start = self._number(session, repair.start)
         failed = f"{hello['error']} in cell {hello['cell']}"
-        run.metrics.warn(f"repaired after {failed}: ran on from cell {start}, changed cells: {changed}")
+        run.metrics.warn(f"repaired after {failed}: continued from cell {start}, changed cells: {changed}")
         log.info("repaired", nb=run.job.name, cell=start, changed=changed)
         with contextlib.suppress(OSError):
-            run.job.path(".metrics.json").unlink()  # it says how the notebook failed, and that goes on
+            run.job.path(".metrics.json").unlink()  # the failure is repaired

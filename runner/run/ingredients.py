@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the results of a notebook depend on, and the key that is made of it.
+"""Ingredients: the inputs that a notebook's results depend on, and the resume key computed from them.
 
-Each ingredient has a name that a person understands and a value that is short: a text, or a hash where the content
-matters or must not be read. Two runs with the same key make the same results, as far as their inputs are declared.
-Markdown, comments, ports of the mirror and the place of the checkout are no part of it.
+Each ingredient has a readable name and a short value: a text, or a hash of content or secrets. Two runs with the same
+key produce the same results, as far as their inputs are declared. Markdown, comments, ports of the mirror and the path
+of the checkout are not included.
 """
 
 from __future__ import annotations
@@ -48,32 +48,32 @@ _LAYOUT = frozenset({tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """The ingredients of one notebook as they are now, and the packages that one of them is the hash of."""
+    """The current ingredients of a notebook, and the packages behind their hash."""
 
     ingredients: Mapping[str, str]
     packages: Mapping[str, str] | None
 
     @property
     def key(self) -> str:
-        """The key."""
+        """The resume key."""
         return key_of(self.ingredients)
 
 
 def key_of(ingredients: Mapping[str, str]) -> str:
-    """Return the key of a set of ingredients."""
+    """Return the resume key of a set of ingredients."""
     counted = {name: value for name, value in ingredients.items() if name not in _EXPLAIN_ONLY}
-    if CELLS in counted:  # a cell that is empty or was dropped does nothing
+    if CELLS in counted:  # empty and dropped cells have no effect
         counted[CELLS] = ",".join(cell.removeprefix(_INSERTED) for cell in counted[CELLS].split(",") if _runs(cell))
     return hashlib.sha256(json.dumps(counted, sort_keys=True).encode()).hexdigest()
 
 
 def declared(job: Job, checked: Checked) -> Recipe:
-    """Return what is known of a notebook before it runs, without its inputs.
+    """Return the ingredients known before a notebook runs, without the content of inputs.
 
     Raises
     ------
     BrokenInputError
-        The notebook cannot be prepared, or a dataset is not what it was.
+        The notebook cannot be prepared, or a dataset has changed.
     """
     prepared = prepare(checked.notebook, rules=job.rules, name=job.name).notebook
     before = _cells(prepared)
@@ -98,7 +98,7 @@ def declared(job: Job, checked: Checked) -> Recipe:
 
 
 def needed_products(job: Job) -> list[Path]:
-    """Return the products of all notebooks that a notebook needs, which it does not make itself."""
+    """Return the products of all needed notebooks, except those of the notebook itself."""
     if job.plan is None or job.entry is None:
         return []
     patterns = [pattern for need in _needed(job.plan, job.entry) for pattern in need.products]
@@ -107,12 +107,12 @@ def needed_products(job: Job) -> list[Path]:
 
 
 def needs_without_products(job: Job, keys: Mapping[str, str]) -> dict[str, str]:
-    """Return the keys of needed notebooks that declare no products: nothing else tells what they made.
+    """Return the keys of needed notebooks without declared products, in place of the products.
 
     Parameters
     ----------
     keys
-        The key, or the run where there is none, of each notebook's record.
+        The key, else the run id, of each notebook's record.
     """
     if job.plan is None or job.entry is None:
         return {}
@@ -121,7 +121,7 @@ def needs_without_products(job: Job, keys: Mapping[str, str]) -> dict[str, str]:
 
 
 def content(paths: list[str], kind: str, checkout: Path, hashes: HashCache) -> dict[str, str]:
-    """Return the hashes of files and folders of the checkout, as ingredients of one kind."""
+    """Return the hashes of files and folders of the checkout as ingredients of a kind."""
     found = {}
     for path in paths:
         try:
@@ -132,7 +132,7 @@ def content(paths: list[str], kind: str, checkout: Path, hashes: HashCache) -> d
 
 
 def gpus_now(job: Job, recorded: Metrics | None) -> str:
-    """Return number and architecture of the GPUs that a run would get: those of the recorded run if they are here."""
+    """Return the GPUs that a run would get, as an ingredient: those of the recorded run if available."""
     from runner.core.requirements import gpus_wanted
     from runner.machine.gpus import DriverProblem, open_driver
 
@@ -145,20 +145,20 @@ def gpus_now(job: Job, recorded: Metrics | None) -> str:
     except DriverProblem:
         here = []
     if len(here) < count:
-        return gpus([]) if job.asked.cpu_fallback else f"{count} needed, {len(here)} here"
+        return gpus([]) if job.asked.cpu_fallback else f"{count} needed, {len(here)} available"
     before = recorded.ingredients.get(GPUS) if recorded else None
     same = next((one for one in dict.fromkeys(here) if gpus([one] * count) == before and here.count(one) >= count), "")
     return gpus([same] * count if same else here[:count])
 
 
 def gpus(architectures: list[str]) -> str:
-    """Return how many GPUs of which architectures, as an ingredient."""
+    """Return number and architectures of GPUs as an ingredient."""
     kinds = {one: architectures.count(one) for one in sorted(architectures)}
     return ", ".join(f"{count} x {one}" for one, count in kinds.items()) or "none"
 
 
 def cells(ingredient: str) -> Iterator[tuple[int | None, str]]:
-    """Yield number in the source (None for a cell that a rule inserted) and hash of the cells that run."""
+    """Yield number (None for an inserted cell) and hash of the cells that run."""
     number = 0
     for cell in ingredient.split(","):
         number += not cell.startswith(_INSERTED)
@@ -181,7 +181,7 @@ def _cell(cell: NotebookNode, *, in_python: bool) -> str:
     about = cell.metadata.get("runner", {})
     if "dropped" in about:
         return _DROPPED
-    source = _meaning(cell.source) if in_python else cell.source.strip()
+    source = _normalized(cell.source) if in_python else cell.source.strip()
     if not source:
         return ""
     fails = "raises-exception" in cell.metadata.get("tags", []) or _allows_errors(cell.metadata)
@@ -192,10 +192,10 @@ def _allows_errors(metadata: Mapping[str, Any]) -> bool:
     return bool(execution_settings(metadata).get("allow_errors"))
 
 
-def _meaning(source: str) -> str:
-    """Return a cell as its tokens, without comments and line breaks that mean nothing, where it is pure Python.
+def _normalized(source: str) -> str:
+    """Return the tokens of a pure Python cell, without comments and insignificant line breaks, else its source.
 
-    Not as its tree: a semicolon at the end keeps IPython from showing the value.
+    A syntax tree would lose a semicolon at the end, which keeps IPython from showing the value.
     """
     parsed = parse(source)
     if parsed is None or parsed.has_magics:
@@ -223,7 +223,7 @@ def _packages(kernel: str, env: Mapping[str, str]) -> Mapping[str, str] | None:
 
 
 def _dataset(job: Job, name: str) -> str:
-    """Return the hash of a staged dataset; of one that the notebook fetches itself, what the plan says of it."""
+    """Return the hash of a staged dataset, else that of its declaration in the plan."""
     dataset = job.datasets[name]
     if job.cache is not None:
         try:
@@ -235,7 +235,7 @@ def _dataset(job: Job, name: str) -> str:
 
 
 def _needed(plan: Plan, entry: Notebook) -> list[Notebook]:
-    """Return all that a notebook needs, directly or not, in the plan's order."""
+    """Return all direct and indirect needs of a notebook, in the plan's order."""
     wanted, found = list(entry.needs), set[str]()
     while wanted:
         name = wanted.pop()

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One notebook, start to finish.
+"""Run a notebook through all stages.
 
     gate -> prepare -> execute (sampling, guard) -> release -> expect -> convert -> metrics
 
-Conversion and metrics happen whatever failed before them; a fault of theirs never hides the
-notebook's. The first cause in time wins.
+Conversion and metrics always run; their errors never hide the notebook's. The earliest cause wins.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ if TYPE_CHECKING:
     from runner.stages.gate.gate import GateDecision
 
 SIGNAL_RECORD_SECONDS = 8.0
-"""After a signal, notebook and metrics are on the disk within this time."""
+"""Time limit after a signal for writing notebook and metrics."""
 
 
 def run(job: Job, stopper: Stopper) -> Metrics:
@@ -47,13 +46,13 @@ def run(job: Job, stopper: Stopper) -> Metrics:
     UsageError
         A standalone run fails a check; nothing was written.
     AlreadyRunningError
-        Another live run has this name here; nothing was written.
+        Another live run in the output folder has this name; nothing was written.
     RecordError
         The record cannot be written.
     """
     redactor = Redactor(job.hidden)
     with contextlib.ExitStack() as stack:
-        # First of all: the first process of a container does not even hear a signal that it does not handle.
+        # First: PID 1 of a container ignores signals without a handler.
         stack.enter_context(stopper.on_signals())
         preflight.check_name_is_free(job)
         checked = preflight.check_standalone(job)
@@ -75,7 +74,7 @@ def run(job: Job, stopper: Stopper) -> Metrics:
                 return resumed.record
             because = resumed.because
         attempts.set_aside(job.output_dir, job.name)
-        stack.callback(sums.write_notebook, job.output_dir, job.name)  # once the log is closed
+        stack.callback(sums.write_notebook, job.output_dir, job.name)  # after the log is closed
         runlog = stack.enter_context(RunLog(job.path(".log"), redactor))
         stack.enter_context(log.of_libraries())
         trace = stack.enter_context(tracing("run", notebook=job.name, run_id=job.run_id, plan=plan))
@@ -98,21 +97,21 @@ def run(job: Job, stopper: Stopper) -> Metrics:
         )
         recorder = Recorder(context)
         try:
-            _until_an_end(context, recorder, checked)
+            _run_stages(context, recorder, checked)
             record = recorder.write()
         except Exception as error:
             recorder.write_fault(error)
             raise
         stopper.over = True
         trace.note(record.reason if record.exit_code else "", status=record.status.value, exit_code=record.exit_code)
-        context.tell(exit_code=record.exit_code, lines=end_lines(record))
-        context.let_go()
+        context.notify_repairs(exit_code=record.exit_code, lines=end_lines(record))
+        context.close_repairs()
         log.info("end", nb=job.name, status=record.status, wall=record.wall_seconds, reason=record.reason)
         return record
 
 
-def _until_an_end(run: RunContext, recorder: Recorder, checked: Checked | None) -> None:
-    """Go through the stages; an end before the notebook's own is an end as well."""
+def _run_stages(run: RunContext, recorder: Recorder, checked: Checked | None) -> None:
+    """Run the stages, and record an early end."""
     try:
         with run.twice, run.cleanup:
             _stages(run, recorder, checked)
@@ -132,7 +131,7 @@ def _stages(run: RunContext, recorder: Recorder, checked: Checked | None) -> Non
         metrics.end(Status.SKIPPED, skip)
         return
     with run.stage("prepare"):
-        checked = checked or preflight.check(job)  # before anything waits for a GPU
+        checked = checked or preflight.check(job)  # before the wait for a GPU
     with run.stage("gate"):
         decision = run.cleanup.enter_context(_gate(job, stopper))
     metrics.note(gate=decision.record)
@@ -156,7 +155,7 @@ def _stages(run: RunContext, recorder: Recorder, checked: Checked | None) -> Non
         checked = executed.checked
         inputs = dataclasses.replace(inputs, recipe=ingredients.declared(job, checked))
     recorder.save_notebook(executed.saver)
-    recorder.write_early("release")  # a record is there before anything that may take its time
+    recorder.write_early("release")  # before stages that may take long
     with run.stage("release"):
         verification.release(run, decision, executed, signal_seconds=SIGNAL_RECORD_SECONDS)
     with run.stage("expect"):
@@ -169,14 +168,14 @@ def _stages(run: RunContext, recorder: Recorder, checked: Checked | None) -> Non
     with run.stage("hash"):
         resume.note_key(run, inputs, decision.gpus, executed.opened)
     recorder.save_notebook(executed.saver)
-    if recorder.problem is not None:  # no success is shown beside a record that says lost
+    if recorder.problem is not None:  # the notebook must not show a success if its record is lost
         metrics.fault(recorder.problem)
         execution.mark(run, executed)
     recorder.write_early("convert")
     with run.stage("convert"):
         convert(run, executed.notebook)
     if recorder.problem is None:
-        recorder.save_notebook(executed.saver)  # once more, if its file was touched meanwhile
+        recorder.save_notebook(executed.saver)  # again, in case its file was changed
         resume.note_notebook(run)
 
 

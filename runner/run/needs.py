@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether a notebook may run after those before it: needs, and stopping after a failure.
+"""Decide if a notebook may run after earlier ones: needs, and the stop after a failure.
 
-Decided here and not in YAML, from the metrics that stand in the output folder.
+Decided from the metrics in the output folder, not in YAML.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """How a notebook ended, in which run."""
+    """The end of a notebook and its run."""
 
     status: Status
     run_id: str
     optional: bool = False
     provisional: bool = False
-    """Not everything in its record was judged, so that it meets no need."""
+    """The record is not complete, so it satisfies no need."""
 
 
 def ended(folder: Path, names: Sequence[str]) -> dict[str, Ended]:
-    """Read how notebooks ended; those without readable metrics are left out."""
+    """Return the ends of notebooks with readable metrics."""
     found = {}
     for name in names:
         try:
@@ -47,12 +47,12 @@ def ended(folder: Path, names: Sequence[str]) -> dict[str, Ended]:
 
 
 def lost(folder: Path, names: Sequence[str], run_id: str, *, sleep: Callable[[float], None]) -> dict[str, Ended]:
-    """Return those of this run that have no record and whose process is gone.
+    """Return the notebooks of this run without a record whose process is gone.
 
     Parameters
     ----------
     names
-        Whom to look for; those with a record of this run need not be among them.
+        Notebooks without a record of this run.
     sleep
         Waits while a run of another machine is watched; whatever it raises ends the watch.
     """
@@ -64,7 +64,7 @@ def lost(folder: Path, names: Sequence[str], run_id: str, *, sleep: Callable[[fl
 
 
 def why_skipped(job: Job, sleep: Callable[[float], None]) -> str | None:
-    """Return why a job must not run, from the records that its output folder has now; None if it may.
+    """Return why a job must not run, from the records in its output folder, None if it may.
 
     Parameters
     ----------
@@ -102,9 +102,9 @@ def reason_to_skip(
     needs
         Notebooks that must have succeeded.
     earlier
-        Notebooks that stand before this one in the plan.
+        Notebooks before this one in the plan.
     any_run
-        A success of any run qualifies, not only one of this run.
+        A success in any run qualifies, not only in this run.
     """
     if not continue_on_failure:
         for name in earlier:
@@ -116,14 +116,14 @@ def reason_to_skip(
         if result is None:
             return f"it needs {name}, which has no result"
         if result.run_id != run_id and not any_run:
-            return f"it needs {name}, whose result is of another run"
+            return f"it needs {name}, whose result is from another run"
         if result.provisional:
-            return f"it needs {name}, whose record is provisional: not everything in it was judged"
+            return f"it needs {name}, whose record is provisional: its run was not completed"
         if result.status is not Status.SUCCEEDED:
             return f"it needs {name}, which ended {result.status.value}"
     return None
 
 
 def passed(result: Ended) -> bool:
-    """Return True if a notebook that ended so lets the run go on: succeeded, or optional and skipped."""
+    """Return True if the run may continue after this end: a success, or an optional notebook skipped."""
     return result.status is Status.SUCCEEDED or (result.status is Status.SKIPPED and result.optional)

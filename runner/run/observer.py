@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Turns what happens to cells into log lines, heartbeat and samples."""
+"""Writes cell events to the log, the heartbeat and the samples."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Reporter(Observer):
-    """Tells the log, the heartbeat and the samples.
+    """Observer that updates the log, the heartbeat and the samples.
 
     Parameters
     ----------
@@ -38,7 +38,7 @@ class Reporter(Observer):
         self._saver = saver
 
     def cell_started(self, cell: Any, position: int) -> None:
-        """Show which cell runs now."""
+        """Show the running cell."""
         index = cell.metadata.runner.get("index")
         title = title_of(cell.source)
         self._run.claim.update(
@@ -49,10 +49,10 @@ class Reporter(Observer):
         )
         self._run.trace.start_cell(f"cell {_place(index)}", title=title, cell_count=self._count)
         log.info("cell-start", nb=self._name, cell=_place(index), of=self._count, title=title)
-        self._run.tell(progress=[log.masked(f"cell {_place(index)} of {self._count}: {title or ''}")])
+        self._run.notify_repairs(progress=[log.masked(f"cell {_place(index)} of {self._count}: {title or ''}")])
 
     def cell_ended(self, cell: Any, position: int, event: CellEvent) -> None:
-        """Show how the cell ended and what the run takes."""
+        """Show the cell's outcome and the run's memory."""
         self._run.trace.end_cell("" if event.outcome == "ok" else event.error_name or event.outcome)
         self._sampler.sample_now()
         latest = self._sampler.latest
@@ -70,11 +70,11 @@ class Reporter(Observer):
         )
 
     def printed(self, name: str, text: str) -> None:
-        """Put what a cell prints into the log file."""
+        """Write printed text to the log file."""
         self._run.runlog.printed(text)
 
     def changed(self) -> None:
-        """Note that there is something to save."""
+        """Mark the notebook as changed."""
         self._saver.dirty = True
 
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Everything that can be known of a notebook before it waits for a GPU and starts a kernel.
+"""Preflight checks of a notebook, before it waits for a GPU and starts a kernel.
 
-A typo must cost neither a queue nor the results of the run before: a standalone run is checked
-before it writes or moves anything.
+A typo must cost neither time in a queue nor the results of the previous run: a standalone run is
+checked before it writes or moves anything.
 """
 
 from __future__ import annotations
@@ -27,23 +27,23 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checked:
-    """A notebook that can be prepared and run as the job says."""
+    """A notebook that can be prepared and run for its job."""
 
     notebook: NotebookNode
-    """The source, as it was when it was checked."""
+    """The source at the time of the check."""
     source_bytes: bytes
-    """Its file at that time."""
+    """The content of its file."""
     source: Source
     kernel: str
 
 
 def check_standalone(job: Job) -> Checked | None:
-    """Check a standalone run before it claims its name; None for a part of a plan's run.
+    """Check a standalone run before it claims its name; return None for part of a plan's run.
 
     Raises
     ------
     UsageError
-        The notebook cannot be run as the options say.
+        The notebook cannot be run with these options.
     """
     if not job.standalone:
         return None
@@ -53,23 +53,23 @@ def check_standalone(job: Job) -> Checked | None:
 
 @contextlib.contextmanager
 def as_usage(job: Job) -> Iterator[None]:
-    """Treat broken input of a standalone run as a wrong call, which leaves no record.
+    """Treat broken input of a standalone run as a usage error, without a record.
 
-    A part of a plan's run leaves its ``broken-input`` record instead, since the report must list it.
+    Part of a plan's run writes a ``broken-input`` record instead, which the report must list.
     """
     try:
         yield
     except BrokenInputError as error:
         if not job.standalone:
             raise
-        hint = "; ".join(filter(None, [error.hint, "nothing was written, earlier results stay"]))
+        hint = "; ".join(filter(None, [error.hint, "nothing was written, earlier results are kept"]))
         raise UsageError(error.message, hint=hint) from error
 
 
 def check_options(jobs: Sequence[Job]) -> None:
-    """Check the options that the notebooks of one plan share, before the first of them runs.
+    """Check the options shared by the notebooks of a plan, before the first of them runs.
 
-    What is wrong with a single notebook is left to its own run, which records it.
+    Problems of a single notebook are left to its run, which records them.
 
     Raises
     ------
@@ -80,7 +80,7 @@ def check_options(jobs: Sequence[Job]) -> None:
     if not jobs[0].checkout.is_dir():
         raise UsageError(
             f"the checkout {jobs[0].checkout} is not a folder",
-            hint=f"{did_you_mean_path(jobs[0].checkout)}give the folder that the plan's paths start from as --checkout",
+            hint=f"{did_you_mean_path(jobs[0].checkout)}set --checkout to the folder that the plan's paths start from",
         )
     check_names([job.name for job in jobs], jobs[0].output_dir)
     if options.kernel is not None:
@@ -100,12 +100,12 @@ def check_options(jobs: Sequence[Job]) -> None:
 
 
 def check_names(names: Sequence[str], folder: Path) -> None:
-    """Check that the files of notebooks stay apart in a folder that ignores case.
+    """Check that the files of notebooks do not clash in a folder that ignores case.
 
     Raises
     ------
     UsageError
-        Two names differ in case only, and the folder takes them for one.
+        Two names differ only in case, and the folder ignores case.
     """
     taken: dict[str, str] = {}
     for name in names:
@@ -118,7 +118,7 @@ def check_names(names: Sequence[str], folder: Path) -> None:
 
 
 def check_name_is_free(job: Job) -> None:
-    """Check that the run's files are not those of a notebook whose name is spelled in another case.
+    """Check that the run's files are not those of a notebook with the same name in another case.
 
     Raises
     ------
@@ -130,35 +130,35 @@ def check_name_is_free(job: Job) -> None:
         others = [name for name in names if name != path.name and files.folded(name) == files.folded(path.name)]
         if others and path.name not in names and path.exists():
             raise UsageError(
-                f"the notebook {job.name!r} would have the file {others[0]!r} of another: "
+                f"the notebook {job.name!r} would overwrite the file {others[0]!r} of another: "
                 f"{job.output_dir} ignores case",
                 hint="give another --name, or an --output-dir on another volume; nothing was written",
             )
 
 
 def check_source(job: Job) -> None:
-    """Raise when the notebook's file does not exist, and name the step that should have put it there.
+    """Check that the notebook's file exists, else suggest the missing step.
 
     Raises
     ------
     BrokenInputError
-        There is no such file.
+        The file does not exist.
     """
     if job.source.exists():
         return
     if job.entry is None:
         raise BrokenInputError(
             f"the notebook {job.source} does not exist",
-            hint=f"{did_you_mean_path(job.source)}check the path; a name of a plan needs --plan as well",
+            hint=f"{did_you_mean_path(job.source)}check the path; the name of a notebook in a plan also needs --plan",
         )
     if job.checkout.is_dir() and any(job.checkout.iterdir()):
         raise BrokenInputError(
             f"the checkout {job.checkout} has no {job.entry.path}",
-            hint="is it the right repository and revision? `runner plan check --checkout` says what is missing",
+            hint="is it the right repository and revision? `runner plan check --checkout` lists missing files",
         )
     raise BrokenInputError(
-        f"the notebook {job.entry.path} is not there: the checkout {job.checkout} is empty",
-        hint=f"clone it first: on Tekton by the task safe-git-clone-task, else `runner clone URL {job.checkout}`",
+        f"the notebook {job.entry.path} is missing: the checkout {job.checkout} is empty",
+        hint=f"clone it first: on Tekton with safe-git-clone-task, else with `runner clone URL {job.checkout}`",
     )
 
 
@@ -195,8 +195,8 @@ def check(job: Job) -> Checked:
         clash = next((one for one in case_clashes(job.plan, job.checkout) if set(one) & set(job.products)), None)
         if clash:
             raise BrokenInputError(
-                f"the products {clash[0]!r} and {clash[1]!r} may be one file: {job.checkout} ignores case",
-                hint="write the same name in the same case, or name them apart",
+                f"the products {clash[0]!r} and {clash[1]!r} may be the same file: {job.checkout} ignores case",
+                hint="use the same case for the same file, or different names",
             )
     data = job.source.read_bytes()
     source = provenance.source_record(job, notebook, data, wanted)

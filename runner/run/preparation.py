@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Prepare a notebook and the files around it: datasets served, earlier products set aside, cells changed.
+"""Prepare a notebook and its files: serve datasets, set aside old products, change cells.
 
-`--prepare-only` writes down what would run, without running it.
+`--prepare-only` writes the prepared notebook without running it.
 """
 
 from __future__ import annotations
@@ -39,29 +39,29 @@ class Preparation:
 
     notebook: NotebookNode
     prepare: Callable[[NotebookNode], Prepared]
-    """Prepares a notebook in the same way again, with what is staged for this run."""
+    """Prepares a notebook in the same way, with the staged data of this run."""
     staged: tuple[Change, ...]
-    """What was changed around the notebook."""
+    """Changes to files around the notebook."""
     staging: Staging | None
-    """The datasets and products around it; None if it has none."""
+    """Its datasets and products, None if it has none."""
     expected_before: Before
-    """Expected files that were there before the run."""
+    """Expected files that existed before the run."""
 
 
 def prepare(run: RunContext, checked: Checked) -> Preparation:
-    """Stage data and apply rules and parameters to the notebook that was checked.
+    """Stage data and apply rules and parameters to the checked notebook.
 
     Raises
     ------
     BrokenInputError
-        A dataset is not what it should be.
+        A dataset is missing or has changed.
     """
     from runner.stages.prepare.prepare import prepare as prepare_notebook
 
     job, metrics = run.job, run.metrics
     metrics.note(source=checked.source)
     staging: Staging | None = None
-    if job.plan is not None or job.options.offline:  # else nothing is staged, and what that imports stays out
+    if job.plan is not None or job.options.offline:  # else skip the imports, as nothing is staged
         from runner.stages.prepare.staging import Staging
 
         staging = Staging(job, checked.source.sha256 or "")
@@ -102,14 +102,14 @@ def prepare(run: RunContext, checked: Checked) -> Preparation:
 
 
 def prepare_only(job: Job, *, as_json: bool) -> int:
-    """Write ``NAME.prepared.ipynb`` and list what preparation changed.
+    """Write ``NAME.prepared.ipynb`` and list the changes.
 
     Raises
     ------
     BrokenInputError
         A rule, parameter or dataset matches nothing.
     UsageError
-        The same in a standalone run.
+        A rule or parameter of a standalone run matches nothing.
     """
     from runner.stages.prepare.prepare import prepare as prepare_notebook
 

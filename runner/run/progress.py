@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Progress on a terminal: a table of the notebooks that run, read from their claims. Elsewhere the log suffices."""
+"""Progress on a terminal: a table of the running notebooks, read from their claims."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
 _KEPT_LINES = 20
-"""Of a notebook's process, to tell why it left no record."""
+"""Lines of a notebook's process, shown if it wrote no record."""
 
 _STAGES = {
     "prepare": "preparing",
@@ -44,14 +44,14 @@ class _Row:
 
 
 class Progress:
-    """The notebooks of a run that are running now.
+    """The running notebooks of a run.
 
     Parameters
     ----------
     count
-        How many there are in all.
+        Total number of notebooks.
     verbose
-        Show log lines above the table as well.
+        Also show log lines above the table.
     """
 
     def __init__(self, count: int, *, verbose: bool) -> None:
@@ -62,23 +62,23 @@ class Progress:
         self._rows: dict[str, _Row] = {}
 
     def begin(self, name: str, path: Path) -> None:
-        """Show a notebook, whose claim is at a path."""
-        self._rows = {**self._rows, name: _Row(path)}  # replaced whole: another thread draws it
+        """Add a notebook with the path of its claim."""
+        self._rows = {**self._rows, name: _Row(path)}  # replaced, not changed: another thread reads it
 
     def end(self, name: str) -> list[str]:
-        """Show it no longer; return the last lines of its log."""
+        """Remove a notebook and return the last lines of its log."""
         row = self._rows[name]
         self._ended += 1
         self._rows = {other: one for other, one in self._rows.items() if other != name}
         return list(row.logged)
 
     def passed(self, line: str) -> None:
-        """Say that a notebook had not to be run."""
+        """Count a notebook that need not run, and print a line."""
         self._ended += 1
         self.screen.print(line)
 
     def logged(self, name: str, line: str) -> None:
-        """Take a line of a notebook's log."""
+        """Handle a line of a notebook's log."""
         if self._verbose:
             self.screen.print(line)
         elif row := self._rows.get(name):
@@ -106,7 +106,7 @@ class Progress:
         for name, row in rows[:most]:
             try:
                 cells = self._cells(name, row, now)
-            except (TypeError, ValueError):  # the file is not of our writing
+            except (TypeError, ValueError):  # a foreign file
                 cells = [(name, ""), ("unknown", "dim")]
             table.add_row(*(Text(text, style=style) for text, style in cells))
         parts: list[RenderableType] = []
@@ -146,12 +146,12 @@ class Progress:
 
 @contextlib.contextmanager
 def watched(count: int, verbosity: int) -> Iterator[Progress | None]:
-    """Show the progress of so many notebooks where a person watches; None elsewhere.
+    """Show the progress of a number of notebooks on a terminal; yield None elsewhere.
 
     Parameters
     ----------
     verbosity
-        -1: errors alone; 0: the table on a terminal, log lines elsewhere; 1: both.
+        -1: errors only; 0: the table on a terminal, log lines elsewhere; 1: both.
     """
     shown = verbosity >= 0 and is_screen()
     least = logging.ERROR if verbosity < 0 else logging.WARNING if shown and not verbosity else logging.INFO

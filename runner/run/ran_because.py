@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Why a notebook runs again: what differs between the ingredients of its last success and those of now.
+"""Explain why a notebook runs again: differences between the ingredients of its last success and now.
 
-Pure: records in, sentences out. Each names the thing, and old and new where they can be shown.
+Pure functions from records to sentences, with old and new values if they can be shown.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ _SHOWN_CHARS = 60
 def differences(
     old: Metrics, now: Recipe, *, parameters: Mapping[str, Any], variables: Mapping[str, str]
 ) -> tuple[str, ...]:
-    """Return what changed since a recorded success; empty when nothing did.
+    """Return the changes since a recorded success.
 
     Parameters
     ----------
     parameters, variables
-        Those of now, as a record would have them.
+        Current values, redacted as in a record.
     """
     before, after = old.ingredients, now.ingredients
     if before.get("key") != after["key"]:
-        return ("this version of runner judges by other things than the one that recorded it",)
+        return ("it was recorded by a version of runner with other ingredients",)
     found: list[str] = []
     if parts.key_of({parts.CELLS: before.get(parts.CELLS, "")}) != parts.key_of({parts.CELLS: after[parts.CELLS]}):
         found += _sources(before, after, old.environment.parameters, parameters)
@@ -58,9 +58,9 @@ def _difference(
     elif kind == "variable":
         yield _changed(f"variable {what}", old.environment.variables.get(what), variables.get(what))
     elif name.startswith(parts.PRODUCT):
-        yield _content(what, was, is_now, "was made again with other content")
+        yield _content(what, was, is_now, "was rebuilt with different content")
     elif kind in {"file", "dataset"}:
-        yield _content(what, was, is_now, "has other content")
+        yield _content(what, was, is_now, "has changed")
     elif name.startswith(parts.NEED):
         yield f"{what}, which it needs and which declares no products, ran again"
     else:
@@ -76,7 +76,7 @@ def _content(what: str, was: str | None, is_now: str | None, otherwise: str) -> 
 def _sources(
     before: Mapping[str, str], after: Mapping[str, str], old: Mapping[str, Any], now: Mapping[str, Any]
 ) -> Iterator[str]:
-    """Separate parameters from edits."""
+    """Yield changed parameters and edited cells."""
     values = [_changed(f"parameter {name}", old.get(name), now.get(name)) for name in _unlike(old, now)]
     yield from values
     source = parts.CELLS if not values else parts.BEFORE_PARAMETERS
@@ -95,11 +95,11 @@ def _edits(before: str, after: str) -> Iterator[str]:
         both = min(end - start, new_end - new_start)
         yield from (f"{_cell(number)} changed" for number, _ in new[new_start : new_start + both])
         yield from (f"{_cell(number)} was added" for number, _ in new[new_start + both : new_end])
-        yield from (f"{_cell(number)} was taken out" for number, _ in old[start + both : end])
+        yield from (f"{_cell(number)} was removed" for number, _ in old[start + both : end])
 
 
 def _cell(number: int | None) -> str:
-    return "a cell that a rule inserts" if number is None else f"cell {number}"
+    return "an inserted cell" if number is None else f"cell {number}"
 
 
 def _packages(old: Mapping[str, str], new: Mapping[str, str]) -> str:
@@ -115,7 +115,7 @@ def _unlike(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 def _changed(what: str, old: Any, new: Any) -> str:
     if old is None or new is None:
-        return f"{what} {'was added' if old is None else 'was taken out'}"
+        return f"{what} {'was added' if old is None else 'was removed'}"
     shown = [text if len(text) <= _SHOWN_CHARS else f"{text[:_SHOWN_CHARS]}…" for text in map(_text, (old, new))]
     return f"{what} changed" + (f" {shown[0]} -> {shown[1]}" if shown[0] != shown[1] else "")
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Puts what a run leaves on the disk: page, notebook, metrics and Tekton's results, also of a run that broke off.
+"""Writes the results of a run: page, notebook, metrics and Tekton results, also of an aborted run.
 
-A page that cannot be made is a note and never the notebook's failure.
+A failed conversion is only a warning, never the notebook's failure.
 """
 
 from __future__ import annotations
@@ -27,22 +27,19 @@ if TYPE_CHECKING:
 
 
 SIGNAL_HTML_SECONDS = 20.0
-"""After a signal, HTML is written if it is done within this time."""
+"""Time limit for writing HTML after a signal."""
 
 
 class Recorder:
-    """Writes notebook and metrics; a full disk is remembered and reported at the end."""
+    """Writes notebook and metrics; errors of writing the notebook are raised at the end."""
 
     def __init__(self, run: RunContext) -> None:
         self._run = run
         self.problem: RecordError | None = None
-        """Why the notebook is not on the disk as it ended; a later save that succeeds clears it."""
+        """Error of the last save of the notebook, None if it succeeded."""
 
     def save_notebook(self, saver: Saver) -> None:
-        """Write the executed notebook if it, or its file, has changed since the last save.
-
-        If that fails, `problem` says why until a later save succeeds.
-        """
+        """Write the executed notebook if it or its file has changed since the last save; set `problem` on errors."""
         metrics, path = self._run.metrics, self._run.job.path(EXECUTED_SUFFIX)
         sizes, missing = dict(metrics.record.outputs.bytes), dict(metrics.record.outputs.unavailable)
         sizes.pop("notebook", None)
@@ -65,7 +62,7 @@ class Recorder:
         )
 
     def write_early(self, stage: str) -> None:
-        """Write a provisional record, in case the run is killed in the stage that begins now."""
+        """Write a provisional record, in case the run is killed in the stage that starts now."""
         with contextlib.suppress(RecordError):  # `write` raises it
             self._write(stage)
 
@@ -89,19 +86,19 @@ class Recorder:
         return metrics
 
     def write_fault(self, error: Exception) -> None:
-        """Leave a record of a run that broke off: all that is known, else how it ended.
+        """Write the record of an aborted run, in full or else only its end.
 
-        Where not even that can be written the claim stays, and a report says that the run was lost.
+        If even that fails the claim is kept, and a report shows the run as lost.
         """
         metrics = self._run.metrics
         metrics.fault(error)
-        log.error("broke-off", nb=self._run.job.name, reason=metrics.record.reason)
-        with contextlib.suppress(Exception):  # first: they lie on another volume, which has room
+        log.error("aborted", nb=self._run.job.name, reason=metrics.record.reason)
+        with contextlib.suppress(Exception):  # first: they are on another volume, which may have space
             self._write_results(metrics.metrics())
-        for close in (metrics.metrics, metrics.bare):
+        for build in (metrics.metrics, metrics.bare):
             try:
-                self._write_metrics(close())
-            except Exception as problem:  # noqa: BLE001  (the error that is raised is the first one)
+                self._write_metrics(build())
+            except Exception as problem:  # noqa: BLE001  (the first error is raised)
                 log.error("record", nb=self._run.job.name, reason=f"{type(problem).__name__}: {problem}")
             else:
                 return
@@ -113,12 +110,12 @@ class Recorder:
     def _write_results(self, metrics: Metrics) -> None:
         job = self._run.job
         if job.options.results_dir is not None:
-            shown = endings.settled(metrics)  # what holds if nothing follows
+            shown = endings.settled(metrics)  # final unless another record follows
             shown = dataclasses.replace(shown, reason=self._run.redactor.text(shown.reason))
             tekton_results.write(job.options.results_dir, shown, job.path(".metrics.json"))
 
     def _note_files(self) -> None:
-        """Note the files that the run itself wrote, and what they do not hold."""
+        """Record the files written during the run, and warn about missing and incomplete ones."""
         job, metrics, runlog = self._run.job, self._run.metrics, self._run.runlog
         sizes, unavailable = dict(metrics.record.outputs.bytes), dict(metrics.record.outputs.unavailable)
         found: dict[str, str | None] = {}
@@ -128,33 +125,33 @@ class Recorder:
                 found[key], sizes[key] = path.name, path.stat().st_size
             else:
                 found[key] = None
-                unavailable[key] = "it was deleted or replaced while the notebook ran, or could not be made"
-                metrics.warn(f"{path.name} is not there: {unavailable[key]}")
+                unavailable[key] = "it was deleted or replaced while the notebook ran, or could not be created"
+                metrics.warn(f"{path.name} is missing: {unavailable[key]}")
         metrics.note_outputs(bytes=sizes, unavailable=unavailable, **found)
         if runlog.bounds:
-            bounded = f"{job.path('.log').name} is bounded: "
-            others = (warning for warning in metrics.record.warnings if not warning.startswith(bounded))
-            metrics.note(warnings=(*others, f"{bounded}{runlog.bounds}"))
+            truncated = f"{job.path('.log').name} is truncated: "
+            others = (warning for warning in metrics.record.warnings if not warning.startswith(truncated))
+            metrics.note(warnings=(*others, f"{truncated}{runlog.bounds}"))
         if runlog.problem:
-            metrics.warn(f"the log is not whole: {runlog.problem}")
+            metrics.warn(f"the log is incomplete: {runlog.problem}")
 
 
 def preload_page(job: Job, notebook: Any) -> None:
-    """Import what the page needs while the cells run, so that nobody waits for it at the end."""
+    """Import the modules for the page in a thread while the cells run, to save time at the end."""
     if not job.options.html:
         return
 
     def work() -> None:
         from runner.stages.convert.page import preload
 
-        with contextlib.suppress(Exception):  # the conversion meets the same, and notes it
+        with contextlib.suppress(Exception):  # the conversion raises and reports it again
             preload(notebook.cells)
 
     threading.Thread(target=work, name="preload", daemon=True).start()
 
 
 def write_page_of(job: Job, notebook: Any, redactor: Redactor) -> ConvertedHtml:
-    """Write the page of a job's executed notebook, with what the job wants on it and without secrets."""
+    """Write the page of a job's executed notebook with the job's options, without secrets."""
     from runner.stages.convert.page import Look, write_page
     from runner.stages.execute.executed_notebook import redacted
 
@@ -170,7 +167,7 @@ def write_page_of(job: Job, notebook: Any, redactor: Redactor) -> ConvertedHtml:
 
 
 def convert(run: RunContext, notebook: Any, *, signal_seconds: float | None = None) -> None:
-    """Write the page, unless it is not done so many seconds after a signal."""
+    """Write the page; give up some seconds after a signal."""
     job, metrics = run.job, run.metrics
     signal_seconds = SIGNAL_HTML_SECONDS if signal_seconds is None else signal_seconds
     if not job.options.html:
@@ -181,7 +178,7 @@ def convert(run: RunContext, notebook: Any, *, signal_seconds: float | None = No
     def work() -> None:
         try:
             outcome.append(write_page_of(job, notebook, run.redactor))
-        except Exception as error:  # noqa: BLE001  (a fault of conversion must not hide the notebook's)
+        except Exception as error:  # noqa: BLE001  (an error of the conversion must not hide the notebook's)
             outcome.append(error)
 
     thread = threading.Thread(target=work, name="convert", daemon=True)
@@ -194,7 +191,7 @@ def convert(run: RunContext, notebook: Any, *, signal_seconds: float | None = No
         metrics.note_outputs(html=job.path(".html").name, bytes=sizes)
         metrics.warn(*result.warnings)
         return
-    reason = f"not done within {signal_seconds:.0f} s after the signal; `runner convert` can make it"
+    reason = f"not done within {signal_seconds:.0f} s after the signal; run `runner convert`"
     if result is not None:
         reason = f"conversion failed: {type(result).__name__}: {result}"
     log.warning("convert", nb=job.name, reason=reason)

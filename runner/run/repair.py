@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a repair changes: the cells of a fixed notebook, held against those that ran."""
+"""Plan and apply a repair: compare the cells of a fixed notebook with those that ran."""
 
 from __future__ import annotations
 
@@ -25,24 +25,24 @@ if TYPE_CHECKING:
     from runner.stages.prepare.prepare import Prepared
 
 _MADE_ID = re.compile(r"cell-\d+-[0-9a-f]{8}x*")
-"""The id of a cell whose file gives it none, see `runner.core.notebook_document`."""
+"""Id generated for a cell without one, see `runner.core.notebook_document`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Repair:
-    """A repair that can work."""
+    """A valid repair."""
 
     start: int
-    """Position of the cell to go on from."""
+    """Position of the cell to continue from."""
     source: NotebookNode
-    """The source notebook as it will have run."""
+    """The source notebook including the repair."""
     cells: Mapping[int, NotebookNode]
-    """What runs from there on, by its position in the notebook that runs."""
+    """New cells from there on, by position in the running notebook."""
     changes: tuple[Change, ...]
     changed: tuple[tuple[int | str, NotebookNode], ...]
-    """Number and new cell of those that run with another source."""
+    """Number and new cell of each changed cell that runs."""
     summary: tuple[str, ...]
-    """What to tell who asked for it."""
+    """Lines for the user."""
 
 
 def plan_repair(
@@ -53,12 +53,12 @@ def plan_repair(
     prepare: Callable[[NotebookNode], Prepared],
     failed: int,
 ) -> Repair:
-    """Return the repair that a request asks for: a ``notebook``, or a ``cell`` and its ``source``, or neither.
+    """Return the repair for a request with a ``notebook``, a ``cell`` and its ``source``, or neither.
 
     Parameters
     ----------
     executed
-        The notebook that runs, as prepared.
+        The running notebook, as prepared.
     source
         The notebook that it was prepared from.
     failed
@@ -67,7 +67,7 @@ def plan_repair(
     Raises
     ------
     UsageError
-        Cells were added, removed or moved; a changed cell would not run; or nothing is changed.
+        Cells were added, removed or moved, a changed cell would not run, or nothing is changed.
     BrokenInputError
         It is not a notebook, or a rule or parameter matches nothing in it.
     """
@@ -76,31 +76,31 @@ def plan_repair(
     new, old = prepared.notebook.cells, executed.cells
     twins = _code(prepared.notebook)
     if [_number(old[at]) for at in _code(executed)] != [_number(new[at]) for at in twins]:
-        raise UsageError("the plan's rules insert other cells into this notebook", hint="leave the texts they look for")
+        raise UsageError("the plan's rules insert other cells into this notebook", hint="keep the texts they match")
     places = dict(zip(_code(executed), twins, strict=True))
     wanted = request.get("from_cell")
     start = failed if wanted is None else _position(executed, wanted)
     if start > failed:
         raise UsageError(
-            f"cell {wanted} lies behind the failed cell {_number(old[failed])}, which would not run",
+            f"cell {wanted} is after the failed cell {_number(old[failed])}, which would not run",
             hint=f"--from-cell takes 1 to {_last_number(executed, failed)}",
         )
-    differ = [at for at, twin in places.items() if _does(old[at]) != _does(new[twin])]
+    differ = [at for at, twin in places.items() if _effective(old[at]) != _effective(new[twin])]
     early = [at for at in differ if at < start]
     if early and wanted is None:
         first, last = _last_number(executed, early[0]), _last_number(executed, failed)
         raise UsageError(
-            f"cell {_number(old[early[0]])} was changed and lies before the failed cell {_number(old[failed])}: "
-            "it has run as it was",
-            hint=f"--from-cell {first} runs on from there"
-            + (f"; --from-cell {last} leaves it as it ran" if last > first else ""),
+            f"cell {_number(old[early[0]])} was changed but is before the failed cell {_number(old[failed])}: "
+            "it has already run",
+            hint=f"--from-cell {first} continues from there"
+            + (f"; --from-cell {last} keeps it as it ran" if last > first else ""),
         )
     changed = tuple((_number(old[at]), new[places[at]]) for at in differ if at >= start)
     if not changed and not request.get("retry") and wanted is None:
-        raise UsageError("no cell is changed from the failed one on", hint="--retry runs it again as it is")
+        raise UsageError("no cell from the failed one on is changed", hint="--retry runs it again unchanged")
     numbers = ", ".join(str(number) for number, _ in changed)
-    summary = [f"running on from cell {_number(old[start])}" + (f", with cells changed: {numbers}" if changed else "")]
-    summary += [f"cell {_number(old[at])} was changed and does not run: what it did stays" for at in early]
+    summary = [f"continuing from cell {_number(old[start])}" + (f", changed cells: {numbers}" if changed else "")]
+    summary += [f"cell {_number(old[at])} was changed but does not run again: its effects are kept" for at in early]
     ran, position_of = copy.deepcopy(source), {_number(old[at]): at for at in places}
     for number, (kept, cell) in enumerate(zip(code_cells(ran), code_cells(fixed), strict=True), 1):
         if position_of[number] >= start:
@@ -116,7 +116,7 @@ def plan_repair(
 
 
 def apply(repair: Repair, executed: NotebookNode, checked: Checked) -> Checked:
-    """Give the cells from the start of a repair on their new sources; return the notebook as it now runs."""
+    """Replace the sources of the cells from the start of a repair on; return the repaired notebook."""
     for position, new in repair.cells.items():
         cell = executed.cells[position]
         first = cell.metadata.runner.get("repaired", {}).get("old_source", cell.source)
@@ -131,7 +131,7 @@ def apply(repair: Repair, executed: NotebookNode, checked: Checked) -> Checked:
 
 
 def _fixed(request: Mapping[str, Any], source: NotebookNode) -> NotebookNode:
-    """Return the source notebook as the request wants it."""
+    """Return the source notebook with the request's changes."""
     fixed = copy.deepcopy(source)
     cells = code_cells(fixed)
     if (number := request.get("cell")) is not None:
@@ -149,7 +149,7 @@ def _fixed(request: Mapping[str, Any], source: NotebookNode) -> NotebookNode:
 
 
 def _read(given: Any) -> NotebookNode:
-    """Return a notebook that was sent, checked as its file would be."""
+    """Return the notebook of a request, checked like a file."""
     name = Path("the repair")
     if not isinstance(given, dict) or nested_too_deeply(given):
         raise BrokenInputError("the repair is not a notebook", hint="give an .ipynb file")
@@ -160,10 +160,10 @@ def _read(given: Any) -> NotebookNode:
 
 
 def _check_order(cells: list[NotebookNode], theirs: list[NotebookNode]) -> None:
-    """Raise where code cells were added, removed or moved: which of them ran is unknown."""
+    """Check that no code cells were added, removed or moved: which of them ran would be unknown."""
     names, others = [cell.id for cell in cells], [cell.get("id") for cell in theirs]
     if all(map(_MADE_ID.fullmatch, names)) and len(names) == len(others):
-        # The file has no ids of its own, so that cells with other sources may be the same ones.
+        # Without ids in the file, cells with different sources may be the same cells.
         names, others = [cell.source for cell in cells], [cell.source for cell in theirs]
         if Counter(names) != Counter(others):
             return
@@ -173,7 +173,7 @@ def _check_order(cells: list[NotebookNode], theirs: list[NotebookNode]) -> None:
     first = min(len(names), len(others)) if first is None else first
     what = "added" if len(others) > len(names) else "removed" if len(others) < len(names) else "moved or replaced"
     raise UsageError(
-        f"code cells of the repair were {what}, from cell {first + 1} on; a repair only changes what cells hold",
+        f"code cells of the repair were {what}, from cell {first + 1} on; a repair can only change their content",
         hint="edit the source notebook and keep its cells; an empty cell does nothing",
     )
 
@@ -188,7 +188,7 @@ def _number(cell: NotebookNode) -> int | str:
 
 
 def _last_number(notebook: NotebookNode, at: int) -> int:
-    """Return the number of the last cell of the source up to a place, for inserted ones have none to say."""
+    """Return the number of the last source cell up to a position, as inserted cells have none."""
     numbers = (_number(notebook.cells[place]) for place in _code(notebook) if place <= at)
     return max((number for number in numbers if isinstance(number, int)), default=1)
 
@@ -200,8 +200,8 @@ def _position(notebook: NotebookNode, number: Any) -> int:
     return found[0]
 
 
-def _does(cell: NotebookNode) -> Any:
-    """Return what of a cell decides what it does and how it ends."""
+def _effective(cell: NotebookNode) -> Any:
+    """Return the parts of a cell that affect its execution and outcome."""
     runner = cell.metadata.runner
     return (
         cell.source,

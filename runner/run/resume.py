@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`--resume`: reuse an earlier success if nothing that it depends on has changed, else say why not.
+"""`--resume`: reuse an earlier success if none of its ingredients have changed, else report why not.
 
-For that the record of a success notes what its results depend on.
+The record of a success therefore has the ingredients of its results.
 """
 
 from __future__ import annotations
@@ -36,28 +36,28 @@ if TYPE_CHECKING:
 
 
 HASHES = ".hashes.json"
-"""The cache of hashes in an output folder."""
+"""File of the hash cache in an output folder."""
 CHANGED = "changed while the notebook ran"
-"""In the place of a hash: which content the notebook read is not known, so no later run has the same key."""
+"""Replaces a hash if it is unknown which content the notebook read, so no later run has the same key."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resumed:
-    """The record that was reused, or why the notebook runs."""
+    """The reused record, or why the notebook runs."""
 
     record: Metrics | None = None
     because: tuple[str, ...] = ()
 
 
 def resume(job: Job, stopper: Stopper, hashes: HashCache | None = None, checked: Checked | None = None) -> Resumed:
-    """Take over an earlier success for a job whose name is claimed, or say why it runs.
+    """Reuse an earlier success for a job whose name is claimed, or return why it runs.
 
-    What keeps a notebook from running at all (needs, broken input) is left to its run, which records it.
+    Reasons to skip or refuse a notebook (needs, broken input) are left to its run, which records them.
 
     Parameters
     ----------
     hashes
-        Those of the output folder, where several notebooks share them.
+        The hash cache of the output folder, if shared by several notebooks.
 
     Raises
     ------
@@ -94,16 +94,16 @@ def resume(job: Job, stopper: Stopper, hashes: HashCache | None = None, checked:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inputs:
-    """What is known before a notebook runs; contents are hashed afterwards, when nobody waits for a GPU."""
+    """Ingredients known before a notebook runs; contents are hashed afterwards, when it needs no GPU."""
 
     recipe: Recipe
-    looks: Mapping[str, tuple[int, ...]]
-    """How each product of what it needs looked."""
+    states: Mapping[str, tuple[int, ...]]
+    """State of each needed product before the run."""
     seen_ns: int
 
 
 def inputs_of(job: Job, checked: Checked) -> Inputs:
-    """Return what a notebook that is about to run depends on.
+    """Return the inputs of a notebook before it runs.
 
     Raises
     ------
@@ -113,13 +113,13 @@ def inputs_of(job: Job, checked: Checked) -> Inputs:
     needed = ingredients.needed_products(job)
     return Inputs(
         recipe=ingredients.declared(job, checked),
-        looks={str(path): _look(job.checkout / path) for path in needed},
+        states={str(path): _state(job.checkout / path) for path in needed},
         seen_ns=time.time_ns(),
     )
 
 
 def note_key(run: RunContext, inputs: Inputs, gpus: tuple[Gpu, ...], opened: Opened) -> None:
-    """Complete the record of a success with its key and with the content of its products."""
+    """Add the resume key and the hashes of the products to the record of a success."""
     job, metrics = run.job, run.metrics
     if metrics.record.status is not Status.SUCCEEDED:
         return
@@ -131,14 +131,14 @@ def note_key(run: RunContext, inputs: Inputs, gpus: tuple[Gpu, ...], opened: Ope
             **inputs.recipe.ingredients,
             ingredients.GPUS: ingredients.gpus([gpu.architecture for gpu in gpus]),
             **keys_of_needs(job),
-            **_content(job, list(inputs.looks), ingredients.PRODUCT, inputs, hashes),
-            **_content(job, _read_in_checkout(job, opened, [*inputs.looks, *made]), ingredients.FILE, inputs, hashes),
+            **_content(job, list(inputs.states), ingredients.PRODUCT, inputs, hashes),
+            **_content(job, _read_in_checkout(job, opened, [*inputs.states, *made]), ingredients.FILE, inputs, hashes),
         }
-    except (OSError, RunnerError) as error:  # a GPU may be lost since; that is not part of the notebook's result
+    except (OSError, RunnerError) as error:  # a GPU may be lost by now, which does not affect the results
         metrics.warn(f"--resume will run this notebook again: {error}")
         return
     hashes.save()
-    # Names of files are keys here, and keys of a record are not redacted. One with a secret in it is never reused.
+    # Keys of a record are not redacted, so redact file names here. A name with a secret is never reused.
     made, found = ({run.redactor.text(name): value for name, value in each.items()} for each in (made, found))
     metrics.note(
         resume_key=ingredients.key_of(found), ingredients=found, not_judged=tuple(f"host {h}" for h in opened.hosts)
@@ -147,7 +147,7 @@ def note_key(run: RunContext, inputs: Inputs, gpus: tuple[Gpu, ...], opened: Ope
 
 
 def note_notebook(run: RunContext) -> None:
-    """Add the content of the executed notebook, which is not written any more."""
+    """Add the hash of the executed notebook after its last write."""
     if run.metrics.record.resume_key is not None:
         try:
             run.metrics.note_outputs(notebook_sha256=sha256_of(run.job.path(EXECUTED_SUFFIX)))
@@ -156,32 +156,32 @@ def note_notebook(run: RunContext) -> None:
 
 
 def _content(job: Job, paths: list[str], kind: str, inputs: Inputs, hashes: HashCache) -> dict[str, str]:
-    """Hash what the notebook read, unless it is no longer what it was."""
+    """Hash files that the notebook read, unless they have changed since."""
     found = ingredients.content(paths, kind, job.checkout, hashes)
     for path in paths:
-        look = _look(job.checkout / path)
-        if inputs.looks.get(path, look) != look or (path not in inputs.looks and max(look[2:]) > inputs.seen_ns):
+        state = _state(job.checkout / path)
+        if inputs.states.get(path, state) != state or (path not in inputs.states and max(state[2:]) > inputs.seen_ns):
             found[kind + path] = CHANGED
     return found
 
 
 def _read_in_checkout(job: Job, opened: Opened, known: list[str]) -> list[str]:
-    """Return the files of the checkout that are inputs: not the run's own, and not judged by another ingredient."""
+    """Return the input files in the checkout, except the run's own files and those in other ingredients."""
     root = job.checkout.resolve()
     placed = [data.place.path for data in job.datasets.values() if data.place is not None]
-    judged = [root / path for path in (*known, *placed, products.ASIDE)]
-    judged += [job.output_dir.resolve(), job.source.resolve()]
+    excluded = [root / path for path in (*known, *placed, products.ASIDE)]
+    excluded += [job.output_dir.resolve(), job.source.resolve()]
     found = set()
     for path in opened.read:
         place = path.resolve()
         inside = place.is_relative_to(root) and place.is_file()
-        if inside and not any(place.is_relative_to(one) for one in judged):
+        if inside and not any(place.is_relative_to(one) for one in excluded):
             found.add(str(place.relative_to(root)))
     return sorted(found)
 
 
-def _look(path: Path) -> tuple[int, ...]:
-    """Return what changes when a file, or anything in a folder, is written; empty where there is nothing."""
+def _state(path: Path) -> tuple[int, ...]:
+    """Return metadata that changes if a file, or anything in a folder, is written; zeros if it is missing."""
     try:
         status = path.stat()
         if path.is_dir():

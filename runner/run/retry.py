@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A retry by an orchestrator, which knows only that the last attempt did not end with 0.
+"""Retries by an orchestrator, which only knows that the last attempt did not exit with 0.
 
-What the machine took away may work the next time: a run that was lost or terminated, a GPU that a neighbour held.
-What the notebook, its input or its limits decided ends the same way again, so that verdict is repeated at once.
+Failures caused by the machine may not recur: a run that was lost or terminated, a GPU used by others. Failures caused
+by the notebook, its input or its limits would recur, so their verdict is repeated at once.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ if TYPE_CHECKING:
 
 
 def worth_a_retry(record: Metrics) -> bool:
-    """Return True if the same run may end otherwise on another machine or at another time."""
+    """Return True if the run may end differently on another machine or at another time."""
     if record.status is Status.REFUSED:
         return record.gate is not None and _held_by_others(record.gate)
     return record.status in {Status.LOST, Status.TERMINATED}
 
 
 def _held_by_others(gate: Gate) -> bool:
-    """Return True if the machine has the GPUs that were asked for, and others held their memory."""
+    """Return True if the machine has the requested GPUs, but others used their memory."""
     need = gate.asked.gpu_free_fraction * (gate.asked.gpu_memory_gb or 0) * 1e9
     large = sum(gpu.total_bytes is not None and gpu.total_bytes >= need for gpu in gate.gpus)
     return large >= gate.asked.gpus > 0 and not any(check.status == "fail" for check in gate.checks)
 
 
 def final_verdict(job: Job) -> Metrics | None:
-    """Return the record of an earlier attempt that stands, None if the notebook is to run."""
+    """Return the record of an earlier attempt if it is final, None to run the notebook."""
     path = job.path(".metrics.json")
     record = None
     with suppress(OSError, ValueError):

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether an earlier success stands for a run that is asked for now, and taking it over.
+"""Decide if an earlier success can be reused, and reuse it.
 
-A recorded success is reused when its key is that of now and its files are as it left them. Otherwise every reason
-why not is reported. Earlier attempts are looked at as well: a run that failed since then, or a reuse that was killed
-half way, costs nothing that still stands.
+A recorded success is reused if its resume key is current and its files are unchanged. Otherwise all reasons are
+reported. Earlier attempts are also considered, so a later failed run or an interrupted reuse does not prevent it.
 """
 
 from __future__ import annotations
@@ -48,35 +47,37 @@ if TYPE_CHECKING:
     from runner.run.preflight import Checked
 
 METRICS = ".metrics.json"
-_REPAIRED = "reused although its run was repaired: --accept-repaired was given, and each cell ran last as it is now"
-_LOOKED_AT = 20
-"""Earlier attempts that are considered."""
+_REPAIRED = (
+    "reused although its run was repaired: --accept-repaired was given, and the last run of each cell is current"
+)
+_MAX_ATTEMPTS = 20
+"""Number of earlier attempts that are considered."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
-    """A record, and where its files are; a kill while they were moved may have left them in two folders."""
+    """A record and the folders of its files, which are two if a run was killed while it moved them."""
 
     folder: Path
     notebook_folder: Path
     record: Metrics | None
     problem: str = ""
-    """Why it is no success that could be reused, whatever is asked for now."""
+    """Why it can never be reused."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
-    """What is reused, or why the notebook runs."""
+    """The reused record, or why the notebook runs."""
 
     reused: Candidate | None
     because: tuple[str, ...] = ()
     unlike_source: bool = False
-    """The notebook's file is another one, but nothing of it that runs."""
+    """The notebook's file has changed, but not the code that runs."""
     expectations: tuple[Expectation, ...] = ()
 
 
 def decide(job: Job, checked: Checked, hashes: HashCache, redactor: Redactor) -> Decision:
-    """Compare a notebook with its recorded successes, the newest first.
+    """Compare a notebook with its recorded successes, newest first.
 
     Raises
     ------
@@ -84,7 +85,7 @@ def decide(job: Job, checked: Checked, hashes: HashCache, redactor: Redactor) ->
         The notebook cannot be prepared.
     """
     if job.options.rerun:
-        return Decision(reused=None, because=("it was asked for",))
+        return Decision(reused=None, because=("--rerun was given",))
     if job.entry is not None and job.entry.resume == "never":
         return Decision(reused=None, because=("the plan says resume: never",))
     found = earlier(job.output_dir, job.name)
@@ -98,7 +99,7 @@ def decide(job: Job, checked: Checked, hashes: HashCache, redactor: Redactor) ->
         judged = _expectations(job, checked, one)
         reasons = _reasons(job, one, declared, judged, hashes, redactor)
         if one.record.repaired and not job.options.accept_repaired:
-            reasons = ("its run was repaired (--accept-repaired takes it if its cells are as they ran)", *reasons)
+            reasons = ("its run was repaired (--accept-repaired reuses it if its cells are unchanged)", *reasons)
         if not reasons:
             unlike = one.record.source.sha256 != checked.source.sha256
             return Decision(reused=one, unlike_source=unlike, expectations=judged)
@@ -107,15 +108,15 @@ def decide(job: Job, checked: Checked, hashes: HashCache, redactor: Redactor) ->
 
 
 def take_over(job: Job, decision: Decision, redactor: Redactor, started: float) -> Metrics:
-    """Make the files of an earlier success those of this run, and return its record as it is written.
+    """Reuse the files of an earlier success for this run, and return the new record.
 
-    What stands in the place is moved to ``attempts/`` first. The record comes last: whoever is killed in between
-    leaves the earlier success there, where the next run finds it.
+    Existing files are moved to ``attempts/`` first. The record is written last: if the reuse is killed before, the
+    next run finds the earlier success there.
 
     Parameters
     ----------
     started
-        When the decision began, on the monotonic clock.
+        Start of the decision on the monotonic clock.
 
     Raises
     ------
@@ -129,11 +130,11 @@ def take_over(job: Job, decision: Decision, redactor: Redactor, started: float) 
     moved = attempts.set_aside(job.output_dir, job.name)
     places = [moved or one if one == job.output_dir else one for one in (candidate.notebook_folder, candidate.folder)]
     if moved is not None and not (moved / f"{job.name}{METRICS}").exists():
-        places.append(moved)  # the rest of what a killed run had begun to move
+        places.append(moved)  # files that a killed run had not moved yet
     for suffix in attempts.SUFFIXES:
         source = next((path for one in places if (path := one / f"{job.name}{suffix}").exists()), None)
         if suffix != METRICS and source is not None:
-            _same_file(source, job.path(suffix))
+            _link(source, job.path(suffix))
     taken = dataclasses.replace(
         record,
         run_id=job.run_id,
@@ -164,14 +165,14 @@ def take_over(job: Job, decision: Decision, redactor: Redactor, started: float) 
 
 
 def earlier(output_dir: Path, name: str) -> list[Candidate]:
-    """Return the record of a notebook and those of its attempts, newest first."""
-    folders = (output_dir, *list(reversed(attempts.folders(output_dir, name)))[:_LOOKED_AT])
+    """Return the records of a notebook and its attempts, newest first."""
+    folders = (output_dir, *list(reversed(attempts.folders(output_dir, name)))[:_MAX_ATTEMPTS])
     found = [one for folder in folders if (one := _candidate(folder, name)) is not None]
     return [_with_notebook(one, [folder / f"{name}{EXECUTED_SUFFIX}" for folder in folders]) for one in found]
 
 
 def keys_of_needs(job: Job) -> dict[str, str]:
-    """Return, as ingredients, the keys of needed notebooks that declare no products; the run where there is no key."""
+    """Return the resume keys, else run ids, of needed notebooks without declared products, as ingredients."""
     found = {}
     for notebook in job.plan.notebooks if job.plan and job.needs else ():
         one = None if notebook.products else _candidate(job.output_dir, notebook.name)
@@ -181,7 +182,7 @@ def keys_of_needs(job: Job) -> dict[str, str]:
 
 
 def _candidate(folder: Path, name: str) -> Candidate | None:
-    """Return what a folder has of a notebook; None where it has no record."""
+    """Return the record of a notebook in a folder, None if it has none."""
     record, problem = None, ""
     try:
         record = read_metrics(files.read(folder / f"{name}{METRICS}"))
@@ -197,7 +198,7 @@ def _candidate(folder: Path, name: str) -> Candidate | None:
 
 
 def _with_notebook(candidate: Candidate, paths: Sequence[Path]) -> Candidate:
-    """Look for the executed notebook in other folders, where it is not beside the record."""
+    """Search other folders for the executed notebook if it is not beside the record."""
     wanted = candidate.record.outputs.notebook_sha256 if candidate.record else None
     if wanted is not None and not (candidate.folder / paths[0].name).exists():
         for path in paths:
@@ -209,7 +210,7 @@ def _with_notebook(candidate: Candidate, paths: Sequence[Path]) -> Candidate:
 
 def _problem(record: Metrics) -> str:
     if record.schema_version != SCHEMA_VERSION:
-        return f"its record is of schema version {record.schema_version}, this runner reads {SCHEMA_VERSION}"
+        return f"its record has schema version {record.schema_version}, this version of runner reads {SCHEMA_VERSION}"
     if record.provisional:
         return "its record is provisional"
     if record.status is not Status.SUCCEEDED:
@@ -250,17 +251,17 @@ def _reasons(
     here = redactor.tree(dataclasses.asdict(provenance.environment(job, declared.ingredients["kernel"], "")))
     return (
         *ran_because.differences(record, now, parameters=here["parameters"], variables=here["variables"]),
-        *_files_that_differ(job, candidate, hashes),
+        *_changed_files(job, candidate, hashes),
         *(
-            f"the expected file {one.target} is not as it must be: {one.seen}"
+            f"the expected file {one.target} is invalid: {one.seen}"
             for one in judged
             if one.kind == "file" and not one.met and one.severity == "error"
         ),
     )
 
 
-def _files_that_differ(job: Job, candidate: Candidate, hashes: HashCache) -> list[str]:
-    """Return what of a success is no longer as it left it: the executed notebook and its products."""
+def _changed_files(job: Job, candidate: Candidate, hashes: HashCache) -> list[str]:
+    """Return the changes to the executed notebook and the products since a success."""
     record = candidate.record
     assert record is not None
     found = []
@@ -279,12 +280,12 @@ def _files_that_differ(job: Job, candidate: Candidate, hashes: HashCache) -> lis
         if content != recorded:
             later = _made_later(job) if later is None else later
             if content not in later.get(path, ()):
-                found.append(f"{path} has other content than it left there")
+                found.append(f"{path} has changed since that run")
     return found
 
 
 def _made_later(job: Job) -> dict[str, set[str]]:
-    """Return the content of products that notebooks later in the plan recorded: who wrote last, counts."""
+    """Return the product hashes recorded by later notebooks in the plan, which may overwrite shared products."""
     if job.plan is None or job.entry is None:
         return {}
     names = [notebook.name for notebook in job.plan.notebooks]
@@ -299,12 +300,12 @@ def _made_later(job: Job) -> dict[str, set[str]]:
 
 
 def _expectations(job: Job, checked: Checked, candidate: Candidate) -> tuple[Expectation, ...]:
-    """Judge what the plan expects now of what an earlier run left."""
+    """Check the plan's current expectations against an earlier run."""
     record = candidate.record
     assert record is not None
     if job.expect is None:
         return ()
-    with contextlib.suppress(Exception):  # an executed notebook that cannot be read counts as edited
+    with contextlib.suppress(Exception):  # an unreadable executed notebook counts as edited
         return expectations.check(
             job.expect,
             checkout=job.checkout,
@@ -316,8 +317,8 @@ def _expectations(job: Job, checked: Checked, candidate: Candidate) -> tuple[Exp
     return ()
 
 
-def _same_file(source: Path, target: Path) -> None:
-    """Have a file under a second name, or as a copy where the file system has no such names."""
+def _link(source: Path, target: Path) -> None:
+    """Hard-link a file, or copy it if the file system has no hard links."""
     try:
         os.link(source, target)
     except OSError:
@@ -333,5 +334,5 @@ def _convert_again(job: Job, redactor: Redactor) -> None:
     notebook = read_notebook(job.path(EXECUTED_SUFFIX), to_run=False)
     try:
         write_page_of(job, notebook, redactor)
-    except Exception as error:  # noqa: BLE001  (a fault of conversion must not hide the notebook's)
+    except Exception as error:  # noqa: BLE001  (an error of the conversion must not hide the notebook's)
         log.warning("convert", nb=job.name, reason=f"{type(error).__name__}: {error}")

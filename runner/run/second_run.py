@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`--twice`: a second run in a scratch folder tells which cells are stable.
+"""`--twice`: determine which cells are stable by a second run in a scratch folder.
 
-Each cell is bit-equal, equal in meaning or unstable. A cell or product that is unstable is an expectation that is not
-met. The scratch folder holds the checkout as it was before the first run.
+Each cell is bit-equal, equal in meaning or unstable. An unstable cell or product is an unmet expectation. The scratch
+folder has a copy of the checkout from before the first run.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ Stability = Literal["bit-equal", "equal-in-meaning", "unstable"]
 
 
 def judge(run: RunContext, execution: Execution, trial: Options) -> None:
-    """Run a successful notebook again, and note for each cell whether it shows the same.
+    """Run a successful notebook again, and record the stability of each cell.
 
     Parameters
     ----------
     trial
-        What `scratch` gave before the first run.
+        Options from `scratch` before the first run.
     """
     from runner.run.lifecycle import run as run_again
 
     metrics, stopper = run.metrics, run.stopper
     if metrics.record.status is not Status.SUCCEEDED or metrics.record.repaired:
-        metrics.warn("there was no second run: only a success that was not repaired is run twice")
+        metrics.warn("no second run: only successful runs without repairs are run twice")
         return
     run.cleanup.close()  # the second run needs the locks of the GPUs
     job = resolve(dataclasses.replace(trial, name=run.job.name, on_failure="end"))
@@ -72,7 +72,7 @@ def _unmet(target: str, seen: str, needed: str = "the same") -> Expectation:
 
 
 def _differences(run: RunContext, job: Job, record: Metrics) -> Iterator[Expectation]:
-    """Yield what was not the same, and note it in the record of each cell."""
+    """Yield the differences, and record the stability of each cell."""
     from runner.compare.notebooks import compare_cell, read_cells
     from runner.compare.verdict import Outcome, Tolerance
 
@@ -84,7 +84,7 @@ def _differences(run: RunContext, job: Job, record: Metrics) -> Iterator[Expecta
     stable: dict[int, Stability] = {}
     for one, two in zip(first, second, strict=True):
         index = one["metadata"].get("runner", {}).get("index")
-        if index is None:  # ours
+        if index is None:  # inserted
             continue
         found = compare_cell(f"cell {index + 1}", one, two, Tolerance())
         if found.outcome is Outcome.UNKNOWN:
@@ -118,7 +118,7 @@ def _product(run: RunContext, name: str, first: Path, second: Path) -> Iterator[
     try:
         found: list[Verdict] = [one for file in compare(first, second, Tolerance()).files for one in file.verdicts]
     except RunnerError as error:  # a library that is not installed
-        run.metrics.warn(f"second run: {name} has other bytes, and was not compared: {error}")
+        run.metrics.warn(f"second run: {name} has different bytes and cannot be compared: {error}")
         return
     for one in found:
         if one.outcome in {Outcome.DIFFERENT, Outcome.UNKNOWN}:

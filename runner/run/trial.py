@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs of a notebook that only measure: in a scratch folder with a copy of the checkout.
+"""Trial runs of a notebook in a scratch folder with a copy of the checkout.
 
-The notebook's own files and results stay as they are, also if we are killed.
+The notebook's files and results are unchanged, even if the trial is killed.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def scratch(job: Job) -> Iterator[Options]:
-    """Give the options of the same run in a folder of its own, with a copy of the checkout; both go afterwards."""
+    """Yield the options of the same run in a temporary folder with a copy of the checkout."""
     beside = job.output_dir.parent
     beside.mkdir(parents=True, exist_ok=True)
-    files.remove_left_over(beside, ".trial-*")  # of one that was killed
+    files.remove_left_over(beside, ".trial-*")  # of killed trials
     folder = Path(tempfile.mkdtemp(prefix=f".trial-{files.mark()}-", dir=beside))
     own = {folder, job.output_dir, *([job.cache] if job.cache else [])}
     checkout, outputs = folder / "checkout", folder / "outputs"
@@ -38,7 +38,7 @@ def scratch(job: Job) -> Iterator[Options]:
             ignore=lambda place, names: [name for name in names if Path(place) / name in own],
         )
         outputs.mkdir()
-        for need in job.needs:  # met as it was there
+        for need in job.needs:  # satisfied by the original records
             with contextlib.suppress(FileNotFoundError):
                 shutil.copy2(job.output_dir / f"{need}.metrics.json", outputs)
         inside = job.cwd.relative_to(job.checkout) if job.cwd.is_relative_to(job.checkout) else None
@@ -60,7 +60,7 @@ def scratch(job: Job) -> Iterator[Options]:
 
 
 def run_trial(options: Options) -> Metrics:
-    """Run what `scratch` gave and return its record; SIGTERM ends the command as it ends the run."""
+    """Run with the options from `scratch` and return the record; SIGTERM also ends the command."""
     from runner.core.stop import Stopper
     from runner.plan.job import resolve
     from runner.run.lifecycle import run

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Verify what an executed notebook left: GPU memory given back, what was used, files as the plan expects."""
+"""Verify an executed notebook: release of GPU memory, resource usage, and the plan's expectations."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 
 def release(run: RunContext, decision: GateDecision, execution: Execution, *, signal_seconds: float) -> None:
-    """End what is left of the run, prove the release, and join samples with cells.
+    """End leftover processes, prove the release, and assign samples to cells.
 
     Parameters
     ----------
     signal_seconds
-        How long it may take once a signal has come.
+        Time limit after a signal.
     """
     job, metrics = run.job, run.metrics
     proof = sweep_and_prove(
@@ -46,7 +46,7 @@ def release(run: RunContext, decision: GateDecision, execution: Execution, *, si
 
 
 def _note_use(run: RunContext, decision: GateDecision, execution: Execution) -> None:
-    """Note what cells, GPUs and host did, and where the notebook came from."""
+    """Record the resource usage of cells, GPUs and host, and the notebook's commit."""
     from runner.stages.execute import cell_records
 
     metrics, watch, probing = run.metrics, execution.watch, execution.probing
@@ -66,7 +66,7 @@ def _note_use(run: RunContext, decision: GateDecision, execution: Execution) -> 
     )
     for gpu in gpus:
         if gpu.neighbours:
-            others = f"others used {gpu.uuid} too, its peaks and utilization are not this notebook's alone"
+            others = f"others also used {gpu.uuid}, its peaks and utilization include theirs"
             metrics.warn(f"{others}: {shown(gpu.neighbours)}")
     if probing.warning:
         metrics.warn(probing.warning)
@@ -75,7 +75,7 @@ def _note_use(run: RunContext, decision: GateDecision, execution: Execution) -> 
 
 
 def expect(run: RunContext, checked: Checked, preparation: Preparation, execution: Execution) -> None:
-    """Compare what a successful notebook left with what the plan expects, then judge the release."""
+    """Check a successful notebook against the plan's expectations, then the release."""
     job, metrics, staging = run.job, run.metrics, preparation.staging
     if metrics.record.status is Status.SUCCEEDED and staging is not None:
         metrics.warn(*staging.warnings())

@@ -103,8 +103,8 @@ def test_products_in_two_cases_are_refused_where_they_are_one_file(
     request.getfixturevalue("one_case")
 
     (problem,) = check_plan(plan.load(path), tmp_path)
-    assert "'h5/Out.h5ad' and 'h5/out.*' may be one file" in str(problem)
-    with pytest.raises(BrokenInputError, match="may be one file"):
+    assert "'h5/Out.h5ad' and 'h5/out.*' may be the same file" in str(problem)
+    with pytest.raises(BrokenInputError, match="may be the same file"):
         preflight.check(job)
 
 

@@ -153,7 +153,11 @@ def test_a_dataset_that_was_never_asked_for_is_told(tmp_path: Path, file: str) -
     ended = run(tmp_path, "--no-html")
 
     assert ended.code == 0, ended.err
-    told = [text for text in cli.metrics(tmp_path / "out", "n")["warnings"] if "never requested by the notebook: census" in text]
+    told = [
+        text
+        for text in cli.metrics(tmp_path / "out", "n")["warnings"]
+        if "never requested by the notebook: census" in text
+    ]
     assert len(told) == (file == "old.txt")
 
 

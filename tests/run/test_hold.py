@@ -66,7 +66,7 @@ def test_of_forty_cells_failing_at_thirty_only_the_last_eleven_run_after_the_rep
     (tmp_path / "fixed.py").write_text("ran.append(30)\n")
     mended = repair(tmp_path, "--cell", 30, "--source", tmp_path / "fixed.py")
     assert mended.code == 0, mended.err
-    assert "running on from cell 30" in mended.out
+    assert "continuing from cell 30" in mended.out
     assert end(process) == 0
 
     record = cli.metrics(tmp_path / "out", "n")
@@ -213,7 +213,7 @@ def test_resume_takes_a_repaired_success_only_when_told_and_only_with_the_cells_
     ran, because = decision("--accept-repaired")
     assert "cell 2" in because
     notebooks.write(source, "x = 1", "x = 2  # another comment", "print(x)")
-    assert decision() == (ran, "its run was repaired (--accept-repaired takes it if its cells are as they ran)")
+    assert decision() == (ran, "its run was repaired (--accept-repaired reuses it if its cells are unchanged)")
     reused, _ = decision("--accept-repaired")
     assert reused != ran
     assert cli.runner("run-all", plan, "--output-dir", tmp_path / "out", "--resume", "--accept-repaired").code == 0
@@ -315,8 +315,8 @@ def test_kills_while_held_lose_nothing(tmp_path: Path) -> None:
         (["a = 1", "b = 2", "raise ValueError"], "removed"),
         (["a = 1", "raise ValueError", "b = 2", "c = 3"], "moved"),
         (["a = 1", "b = 2", "b = (", "c = 3"], "cannot be compiled: SyntaxError"),
-        (["a = 9", "b = 2", "b = 3", "c = 3"], "cell 1 was changed and lies before the failed cell 3"),
-        (["a = 1", "b = 2", "raise ValueError", "c = 3"], "no cell is changed"),
+        (["a = 9", "b = 2", "b = 3", "c = 3"], "cell 1 was changed but is before the failed cell 3"),
+        (["a = 1", "b = 2", "raise ValueError", "c = 3"], "no cell from the failed one on is changed"),
     ],
     ids=["added", "removed", "moved", "syntax", "earlier", "same"],
 )
@@ -445,4 +445,4 @@ def test_without_a_socket_the_failure_is_a_failure(tmp_path: Path) -> None:
     assert ended.code == 1, ended.err
     record = cli.metrics(tmp_path / "out", "n")
     assert (record["status"], record["failure"]["message"]) == ("failed", "first")
-    assert any("no repair can reach it: no sockets here" in warning for warning in record["warnings"])
+    assert any("it cannot listen for repairs: no sockets here" in warning for warning in record["warnings"])

@@ -257,7 +257,7 @@ def why(old: Job, new: Job, **versions: str) -> tuple[str, ...]:
 def test_a_parameter_is_named_with_its_values_and_not_as_a_changed_cell(tmp_path: Path) -> None:
     old = job_of(tmp_path, parameters={"n": 2500})
     assert why(old, job_of(tmp_path, parameters={"n": 5000})) == ("parameter n changed 2500 -> 5000",)
-    assert why(old, job_of(tmp_path)) == ("parameter n was taken out",)
+    assert why(old, job_of(tmp_path)) == ("parameter n was removed",)
     write = job_of(tmp_path, parameters={"n": 5000})
     then, old_record = recipe(old), dict(recipe(old).ingredients)
     write_notebook(tmp_path, sources("f(4)", at=3))
@@ -289,7 +289,7 @@ def test_cells_that_are_added_changed_and_taken_out_are_told_apart() -> None:
 
     assert edits("a,b,c", "a,x,c") == ["cell 2 changed"]
     assert edits("a,b,c", "a,b,n,c") == ["cell 3 was added"]
-    assert edits("a,b,c", "a,c") == ["cell 2 was taken out"]
+    assert edits("a,b,c", "a,c") == ["cell 2 was removed"]
     assert edits("a,,b", "a,-,b") == []
-    assert edits("a,b", "a,+n,b") == ["a cell that a rule inserts was added"]
+    assert edits("a,b", "a,+n,b") == ["an inserted cell was added"]
     assert edits("a,+n,b", "a,+n,c") == ["cell 2 changed"]

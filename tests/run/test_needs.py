@@ -43,7 +43,7 @@ def test_a_need_without_a_result_is_named() -> None:
 def test_a_success_of_another_run_counts_only_where_any_run_will_do() -> None:
     """Yesterday's file is no result of today, unless somebody runs a part of the plan on purpose."""
     old = {"01": Ended(Status.SUCCEEDED, OTHER)}
-    assert reason(old) == "it needs 01, whose result is of another run"
+    assert reason(old) == "it needs 01, whose result is from another run"
     assert reason(old, any_run=True) is None
 
 

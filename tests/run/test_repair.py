@@ -62,7 +62,7 @@ def test_a_hint_names_no_cell_that_has_no_number(tmp_path: Path) -> None:
     """Where a cell that a rule inserted failed, one goes on from a cell of the source before it."""
     rules = [Rule.model_validate({"insert": {"source": "raise KeyError", "before": "raise ValueError"}})]
     cells = (*CELLS[:2], "b = a + 1", *CELLS[3:])
-    with pytest.raises(UsageError, match="lies before the failed cell inserted") as error:
+    with pytest.raises(UsageError, match="is before the failed cell inserted") as error:
         repair(tmp_path, {"cells": cells}, rules=rules)
     assert "--from-cell 2 runs on" in (error.value.hint or "")
     assert "inserted" not in (error.value.hint or "")
@@ -72,12 +72,12 @@ def test_an_earlier_change_is_left_out_of_what_ran_when_the_user_says_so(tmp_pat
     """The notebook that is recorded as run holds what ran, and the user is told."""
     cells = ("a = 1", CELLS[1], "b = a + 1", "c = 3", "c = b")
     rules = [Rule.model_validate({"insert": {"source": "d = 0", "before": "b = a"}})]
-    with pytest.raises(UsageError, match="cell 2 was changed and lies before the failed cell 3") as error:
+    with pytest.raises(UsageError, match="cell 2 was changed but is before the failed cell 3") as error:
         repair(tmp_path, {"cells": cells}, rules=rules)
     assert "--from-cell 2" in (error.value.hint or "")
     planned = repair(tmp_path, {"cells": cells, "from_cell": 3}, rules=rules)
     assert planned.source.cells[2].source == "b = a"
-    assert "cell 2 was changed and does not run: what it did stays" in planned.summary
+    assert "cell 2 was changed but does not run again: its effects are kept" in planned.summary
 
 
 @pytest.mark.parametrize("ids", [True, False], ids=["with ids", "without ids"])
@@ -112,13 +112,13 @@ def test_markdown_may_change_as_it_likes(tmp_path: Path) -> None:
     [
         ({"cell": 9, "source": "1"}, "no code cell 9"),
         ({"cell": 3}, "no source for cell 3"),
-        ({"retry": True, "from_cell": 4}, "lies behind the failed cell 3"),
+        ({"retry": True, "from_cell": 4}, "is after the failed cell 3"),
         ({"retry": True, "from_cell": 9}, "no code cell 9"),
-        ({"cell": 3, "source": "raise ValueError"}, "no cell is changed"),
+        ({"cell": 3, "source": "raise ValueError"}, "no cell from the failed one on is changed"),
         ({"cell": 2, "source": "x = 1"}, "matched|is in no cell"),
         ({"notebook": []}, "not a notebook"),
         ({"notebook": {"cells": 5}}, "no list of `cells`"),
-        ({}, "no cell is changed"),
+        ({}, "no cell from the failed one on is changed"),
     ],
 )
 def test_what_cannot_work_is_said(tmp_path: Path, request_: dict[str, Any], says: str) -> None:

@@ -133,7 +133,7 @@ def test_a_clock_that_jumped_changes_no_decision(done: Path, years: int) -> None
     product = done / "out" / "b.txt"
     product.write_text("9" * product.stat().st_size)
     os.utime(product, (moment, moment))
-    assert decided(done)["b"] == "runs because out/b.txt has other content than it left there"
+    assert decided(done)["b"] == "runs because out/b.txt has changed since that run"
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can give files to another user")
@@ -173,24 +173,24 @@ def edit_notebook(folder: Path) -> None:
     ("name", "change", "why"),
     [
         ("a", lambda f: write_notebooks(f, a=["n = 1", MAKE, "print(n)"]), "cell 3 was added"),
-        ("a", lambda f: (f / "helper.py").write_text("X = 2\n"), "helper.py has other content"),
+        ("a", lambda f: (f / "helper.py").write_text("X = 2\n"), "helper.py has changed"),
         ("a", lambda f: (f / "helper.py").unlink(), "helper.py is missing"),
-        ("a", edit_product, "out/a.txt has other content than it left there"),
-        ("b", edit_product, "out/a.txt was made again with other content"),
+        ("a", edit_product, "out/a.txt has changed since that run"),
+        ("b", edit_product, "out/a.txt was rebuilt with different content"),
         ("b", lambda f: (f / "out" / "b.txt").unlink(), "out/b.txt is missing"),
         ("a", edit_notebook, "the executed notebook was edited"),
         ("a", lambda f: (f / "outputs" / "a.executed.ipynb").unlink(), "the executed notebook is missing"),
         ("d", lambda f: write_plan(f, d={"env": {"COLOUR": "blue"}}), "variable COLOUR changed red -> blue"),
         ("d", lambda f: write_plan(f, d={"resume": "never"}), "the plan says resume: never"),
         ("d", lambda f: rewrite(f, "d", provisional=True, stage="release"), "its record is provisional"),
-        ("d", lambda f: rewrite(f, "d", schema_version=2), "its record is of schema version 2, this runner reads 1"),
-        ("d", lambda f: rewrite(f, "d", schema_version=0), "its record is of schema version 0, this runner reads 1"),
+        ("d", lambda f: rewrite(f, "d", schema_version=2), "its record has schema version 2, this version of runner reads 1"),
+        ("d", lambda f: rewrite(f, "d", schema_version=0), "its record has schema version 0, this version of runner reads 1"),
         ("d", lambda f: rewrite(f, "d", status=Status.FAILED, exit_code=1), "its last run ended failed"),
         ("d", lambda f: rewrite(f, "d", resume_key=None), "its record has no key"),
         ("d", lambda f: rewrite(f, "d", ingredients={"key": "1"}), "its record was edited"),
         ("d", lambda f: (f / "outputs" / "d.metrics.json").write_text("{"), "its record cannot be read: it is not valid"),
         ("d", lambda f: (f / "outputs" / "d.metrics.json").unlink(), "it has no earlier run"),
-        ("c", lambda f: write_plan(f, c={"expect": {"files": ["gone.txt"]}}), "the expected file gone.txt is not as it"),
+        ("c", lambda f: write_plan(f, c={"expect": {"files": ["gone.txt"]}}), "the expected file gone.txt is invalid"),
     ],
 )  # fmt: skip
 def test_each_reason_to_run_again_is_named(done: Path, name: str, change: Callable[[Path], Any], why: str) -> None:
@@ -216,7 +216,7 @@ def test_the_one_that_is_asked_for_runs(done: Path) -> None:
     found = decided(done, Choice(rerun=["b"]))
     assert found == {
         **{name: found[name] for name in "ad"},
-        "b": "runs because it was asked for",
+        "b": "runs because --rerun was given",
         "c": "depends on b",
     }
     assert reused(found["a"])
@@ -341,7 +341,7 @@ def test_a_product_that_a_later_notebook_rewrote_counts_by_its_last_writer(done:
 
     assert reused(decided(done)["a"])
     (done / "out" / "a.txt").write_text("by hand")
-    assert decided(done)["a"] == "runs because out/a.txt has other content than it left there"
+    assert decided(done)["a"] == "runs because out/a.txt has changed since that run"
 
 
 def run(folder: Path, *given: object) -> cli.Ended:
@@ -398,7 +398,7 @@ def test_one_notebook_of_a_plan_is_resumed_as_the_plan_is(done: Path) -> None:
     assert "reused nb=b" in ended.err
     assert (results / "status").read_text() == "succeeded"
     assert cli.runner(*given, "--resume", "--rerun", "--no-html").code == 0
-    assert record(done, "b").ran_because == ("it was asked for",)
+    assert record(done, "b").ran_because == ("--rerun was given",)
 
 
 def test_dry_run_and_rerun_need_resume(done: Path) -> None:

@@ -412,12 +412,18 @@ def test_an_animation_shows_its_first_picture():
         ({"application/vnd.plotly.v1+json": {"data": []}}, "Plotly figure"),
         ({"application/vnd.vegalite.v5+json": {}, "text/plain": "<VegaLite 5 object>"}, "alt.renderers.enable('png')"),
         ({"application/vnd.vegalite.v5.16.3+json": {}, "text/plain": "<VegaLite 5 object>"}, "Vega-Lite chart"),
-        ({"text/html": "<iframe src='https://maps.example/a?b=1'></iframe>"}, "page of https://maps.example/a?b=1"),
+        (
+            {"text/html": "<iframe src='https://maps.example/a?b=1'></iframe>"},
+            "A frame with https://maps.example/a?b=1",
+        ),
         ({"text/html": "<iframe srcdoc='<p>map</p>'></iframe>"}, "An inline frame is not shown"),
         ({"application/vnd.jupyter.widget-view+json": {"model_id": "x"}}, "its state was not saved"),
         ({"text/html": "<script>1</script>", "text/plain": "x"}, "runner convert --interactive nb.executed.ipynb"),
         ({"text/html": "<script src='https://a.example/b.js'></script>"}, "convert --trust-html nb.executed.ipynb"),
-        ({"text/html": "<p>Make this Notebook Trusted to load map</p><iframe srcdoc='map'></iframe>"}, "A frame"),
+        (
+            {"text/html": "<p>Make this Notebook Trusted to load map</p><iframe srcdoc='map'></iframe>"},
+            "An inline frame",
+        ),
         ({"image/png": "  "}, "damaged"),
     ],
 )

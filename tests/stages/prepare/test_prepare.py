@@ -254,7 +254,10 @@ def test_rules_build_on_each_other_in_order(notebook):
 @pytest.mark.parametrize(
     ("find", "message"),
     [
-        ("adata[:500_000, :]", r"occurs nowhere, the rule requires once \(nearest text: 'adata = adata\[:1_000_000, :\]"),
+        (
+            "adata[:500_000, :]",
+            r"occurs nowhere, the rule requires once \(nearest text: 'adata = adata\[:1_000_000, :\]",
+        ),
         ("threads", r"occurs 2 times \(code cells 0, 1\), the rule requires once"),
         ("do_shutdown", "occurs nowhere.*occurs only in a dropped cell"),
         ("Title", "occurs nowhere.*occurs only in a cell that is not code"),

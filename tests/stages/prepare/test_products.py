@@ -64,9 +64,7 @@ class World:
         return judged.moved
 
     def record(self, run, patterns=PATTERNS):
-        return products.record(
-            patterns, checkout=self.checkout, output_dir=self.outputs, run=run, reused=self.reused
-        )
+        return products.record(patterns, checkout=self.checkout, output_dir=self.outputs, run=run, reused=self.reused)
 
 
 @pytest.mark.parametrize("pattern", ["notebooks/h5/*.h5ad", "notebooks/h5/a.h5ad", "**/*.h5ad", "notebooks/*/a.h5ad"])
