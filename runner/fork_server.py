@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A process that has imported what a notebook's run needs, and forks one process a notebook.
+"""A server process that imports the modules of a run once, and forks a process per notebook.
 
-Importing takes a third of the time of a small notebook, the same for each of them. `multiprocessing`'s
-fork server does not fit: it lives as long as any of its children, so that nothing would end the notebooks
-of a ``run-all`` that was killed.
+Imports take a third of the time of a small notebook. `multiprocessing`'s fork server is not suitable: it
+lives as long as any of its children, so nothing would end the notebooks of a killed ``run-all``.
 
-The server imports and forks, and nothing else: no thread, no GPU, no file. It ends with the process that
-started it, and its children hear SIGTERM then.
+The server only imports and forks, without threads, GPUs or files. It ends with its parent process, and
+its children then receive SIGTERM.
 """
 
 from __future__ import annotations
@@ -25,56 +24,56 @@ from runner.core.papermill_import import import_papermill
 from runner.machine.processes import end_with_parent
 
 _CHUNK_BYTES = 1 << 16
-_NOT_FOR_US: tuple[int, ...] = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_IGNORED: tuple[int, ...] = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Server:
-    """What runs in the server's process.
+    """The server, which runs in its own process.
 
     Parameters
     ----------
     connection
-        To who asks for processes; its end is ours.
+        Socket of the client; the server ends when it is closed.
     """
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
         self._woken, self._waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(self._waker)
-        self._usual = {number: signal.signal(number, signal.SIG_IGN) for number in _NOT_FOR_US}
-        self._usual[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, lambda *_: None)
+        self._handlers = {number: signal.signal(number, signal.SIG_IGN) for number in _IGNORED}
+        self._handlers[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, lambda *_: None)
 
     def serve(self) -> list[str] | None:
-        """Fork a process for each request; return its arguments in the process, None at the end of the server."""
+        """Fork a process for each request; return its arguments in the child, None at the end of the server."""
         while True:
             ready = select.select([self._connection.fileno(), self._woken], [], [])[0]
             if self._woken in ready:
                 os.read(self._woken, _CHUNK_BYTES)
                 for pid, code in _reaped():
-                    self._tell(ended=pid, code=code)
+                    self._send(ended=pid, code=code)
             if self._connection.fileno() in ready:
                 request, outputs, _, _ = socket.recv_fds(self._connection, _CHUNK_BYTES, 2)
                 while request and not request.endswith(b"\n"):
                     request += self._connection.recv(_CHUNK_BYTES)
                 if not request:
                     return None
-                if self._in_child(outputs):
+                if self._fork(outputs):
                     arguments: list[str] = json.loads(request)
                     return arguments
 
-    def _in_child(self, outputs: Sequence[int]) -> bool:
-        """Fork; return True in the process, which is then as if it had been started alone."""
-        signal.pthread_sigmask(signal.SIG_BLOCK, _NOT_FOR_US)  # what comes before the process can hear it waits
+    def _fork(self, outputs: Sequence[int]) -> bool:
+        """Fork; return True in the child, in which signals and outputs are set up as in a new process."""
+        signal.pthread_sigmask(signal.SIG_BLOCK, _IGNORED)  # until the child has its handlers
         server, pid = os.getpid(), os.fork()
         if pid == 0:
             end_with_parent()
             os.setpgid(0, 0)
             signal.set_wakeup_fd(-1)
-            for number, handler in self._usual.items():
+            for number, handler in self._handlers.items():
                 signal.signal(number, handler)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _NOT_FOR_US)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _IGNORED)
         if pid:
-            self._tell(started=pid)
+            self._send(started=pid)
         elif os.getppid() == server:
             for number, output in enumerate(outputs, start=1):
                 os.dup2(output, number)
@@ -87,21 +86,21 @@ class Server:
             os.close(output)
         return pid == 0
 
-    def _tell(self, **message: int) -> None:
-        with contextlib.suppress(OSError):  # who asked is gone: the next read says so
+    def _send(self, **message: int) -> None:
+        with contextlib.suppress(OSError):  # the client is gone, which the next read detects
             self._connection.sendall(json.dumps(message).encode() + b"\n")
 
 
 def _reaped() -> Iterator[tuple[int, int]]:
-    """Yield pid and exit code of each process that has ended."""
+    """Yield pid and exit code of each ended child."""
     with contextlib.suppress(ChildProcessError):
         while (found := os.waitpid(-1, os.WNOHANG))[0]:
             yield found[0], os.waitstatus_to_exitcode(found[1])
 
 
 def _import() -> None:
-    """Import what `runner run` imports when it comes to it; nothing of it starts a thread."""
-    import_papermill()  # first: it imports our engine by its entry point
+    """Import the modules of `runner run`, none of which starts a thread."""
+    import_papermill()  # first: it imports runner's engine by its entry point
 
     import runner.commands.run
     import runner.run.execution
@@ -117,11 +116,11 @@ def _import() -> None:
     import runner.stages.prepare.prepare
 
     runner.stages.convert.page.preload([{"cell_type": "markdown"}])
-    gc.freeze()  # its pages stay shared with the processes
+    gc.freeze()  # keep memory pages shared with the children
 
 
 def main() -> None:
-    """Serve, or in a process that was forked run the command."""
+    """Serve, and run the command in a forked child."""
     server = Server(socket.socket(fileno=int(sys.argv[1])))
     _import()
     arguments = server.serve()

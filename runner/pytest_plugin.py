@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`pytest --runner`: each notebook is a test that passes only if `runner run` calls it succeeded.
+"""`pytest --runner`: run each notebook as a test, which passes only if `runner run` succeeds.
 
-Loaded into every pytest of the environment, so it imports nothing of the project before a notebook runs.
+pytest loads this plugin in every session, so it imports nothing else of the project.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ import pytest
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add our options to pytest's."""
+    """Add the options of the plugin."""
     group = parser.getgroup("runner", "notebooks as tests")
     group.addoption("--runner", action="store_true", help="Collect notebooks (*.ipynb) and run each with `runner run`.")
     group.addoption(
         "--runner-args", default="", metavar="TEXT", help="Options of `runner run`, as in --runner-args='--timeout 1h'."
     )
-    group.addoption("--runner-output-dir", metavar="DIR", help="Keep records and pages here; else they are deleted.")
+    group.addoption("--runner-output-dir", metavar="DIR", help="Keep records and pages here; by default they are deleted.")
 
 
 def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> NotebookFile | None:
-    """Return a collector for a notebook; executed ones and checkpoints are none."""
+    """Return a collector for a notebook, None for executed notebooks and checkpoints."""
     wanted = file_path.suffix == ".ipynb" and not file_path.name.endswith(".executed.ipynb")
     if wanted and parent.config.getoption("runner") and ".ipynb_checkpoints" not in file_path.parts:
         return NotebookFile.from_parent(parent, path=file_path)
@@ -45,20 +45,20 @@ class NotebookFile(pytest.File):
         yield NotebookItem.from_parent(self, name="notebook")
 
 
-class NotebookFailed(Exception):  # noqa: N818  (what the test ended by, not an error of the plugin)
-    """A notebook did not succeed; holds what is to be shown."""
+class NotebookFailed(Exception):  # noqa: N818  (a test's failure, not an error of the plugin)
+    """A notebook did not succeed; the message is the report."""
 
 
 class NotebookItem(pytest.Item):
-    """One notebook as a test."""
+    """A notebook as a test."""
 
     def runtest(self) -> None:
-        """Run it in a process of its own.
+        """Run it in a separate process.
 
         Raises
         ------
         NotebookFailed
-            It ended in any other way than `succeeded` or `skipped`.
+            Its status is neither `succeeded` nor `skipped`.
         """
         root = self.config.rootpath
         inside = self.path.relative_to(root) if self.path.is_relative_to(root) else Path(self.path.name)
@@ -73,7 +73,7 @@ class NotebookItem(pytest.Item):
                 str(folder),
                 *shlex.split(self.config.getoption("runner_args")),
             ]
-            # In the presence of pytest's variables ipykernel does not capture what processes print.
+            # With pytest's variables set, ipykernel does not capture the output of processes.
             environ = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST_")}
             done = subprocess.run(
                 [sys.executable, "-P", "-m", "runner", "run", str(self.path), *arguments],
@@ -85,13 +85,13 @@ class NotebookItem(pytest.Item):
             raise NotebookFailed(_shown(record, done))
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
-        """Show the cell's traceback in place of our own."""
+        """Show the cell's traceback instead of the plugin's."""
         if isinstance(excinfo.value, NotebookFailed):
             return str(excinfo.value)
         return super().repr_failure(excinfo, style)
 
     def reportinfo(self) -> tuple[Path, int | None, str]:
-        """Return how the test is called in reports."""
+        """Return the name of the test in reports."""
         return self.path, None, str(self.path.name)
 
 
@@ -104,7 +104,7 @@ def _record(path: Path) -> dict[str, Any]:
 
 
 def _shown(record: dict[str, Any], done: subprocess.CompletedProcess[str]) -> str:
-    """Return traceback, reason and hint; where there is no record, what the command said."""
+    """Return traceback, reason and hint from the record, else the command's stderr."""
     if not record:
         return done.stderr.strip() or f"runner ended with {done.returncode}"
     failure = record.get("failure") or {}

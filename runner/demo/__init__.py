@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The demo: a plan and three notebooks on single-cell data that needs no download, shipped with the package."""
+"""The demo: a plan and three single-cell notebooks that need no download, shipped with the package."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ PLAN = "plan.yaml"
 
 
 def copy_to(folder: Path) -> Path:
-    """Copy plan and notebooks into a folder, where the notebooks may write, and return the plan's path.
+    """Copy plan and notebooks into a writable folder and return the plan's path.
 
-    Files of the demo are written again; whatever else is in the folder stays.
+    Files of the demo are overwritten; other files in the folder are kept.
 
     Raises
     ------
