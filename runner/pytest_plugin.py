@@ -26,7 +26,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--runner-args", default="", metavar="TEXT", help="Options of `runner run`, as in --runner-args='--timeout 1h'."
     )
-    group.addoption("--runner-output-dir", metavar="DIR", help="Keep records and pages here; by default they are deleted.")
+    group.addoption("--runner-output-dir", metavar="DIR", help="Keep records and pages here (default: delete them).")
 
 
 def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> NotebookFile | None:
