@@ -64,7 +64,7 @@ def test_a_hint_names_no_cell_that_has_no_number(tmp_path: Path) -> None:
     cells = (*CELLS[:2], "b = a + 1", *CELLS[3:])
     with pytest.raises(UsageError, match="is before the failed cell inserted") as error:
         repair(tmp_path, {"cells": cells}, rules=rules)
-    assert "--from-cell 2 runs on" in (error.value.hint or "")
+    assert "--from-cell 2 continues" in (error.value.hint or "")
     assert "inserted" not in (error.value.hint or "")
 
 

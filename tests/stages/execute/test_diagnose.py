@@ -39,7 +39,7 @@ REQUESTS = (
 )
 
 RAISED = {
-    "cupy": ("OutOfMemoryError", CUPY, Cause.DEVICE_MEMORY, "larger card"),
+    "cupy": ("OutOfMemoryError", CUPY, Cause.DEVICE_MEMORY, "larger GPU"),
     "cupy through its runtime": (
         "CUDARuntimeError",
         "cudaErrorMemoryAllocation: out of memory",
