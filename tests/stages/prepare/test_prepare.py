@@ -323,7 +323,10 @@ def test_without_a_parameters_cell_the_assignment_is_changed(notebook):
 @pytest.mark.parametrize(
     ("cells", "message"),
     [
-        (["n_tops = 5", "m = 1"], r"no cell assigns it at top level \(did you mean 'n_tops'\? assigned names: n_tops, m"),
+        (
+            ["n_tops = 5", "m = 1"],
+            r"no cell assigns it at top level \(did you mean 'n_tops'\? assigned names: n_tops, m",
+        ),
         (["import os"], "assigns nothing at top level"),
         (["for n_top in x: pass\nfor i in x:\n    n_top = i"], "only in a loop"),
         (["n_top += 1"], "only from its own value"),
