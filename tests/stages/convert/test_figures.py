@@ -13,7 +13,7 @@ from nbformat import v4
 from support.pages import Page
 
 from runner.stages.convert.environment import ask
-from runner.stages.convert.figures import figure_of, of_another
+from runner.stages.convert.figures import auxiliary, figure_of
 from runner.stages.convert.page import Look, convert_notebook
 
 DATA, LAYOUT = [{"type": "scatter", "y": [1, 2], "name": "a, (b) })("}], {"title": {"text": "</script>"}}
@@ -78,7 +78,7 @@ def test_outputs_that_only_load_a_library_are_not_shown(place):
     plotly = {"text/html": "<script>/** plotly.js v3.0 */</script>"}
     own = {"text/html": "<p>read me</p>"}
     outputs = [v4.new_output("display_data", data=one) for one in (logo, loader, own, place, drawing, plotly)]
-    hidden = of_another(outputs)
+    hidden = auxiliary(outputs)
     assert [id(output) in hidden for output in outputs] == [True, True, False, True, False, True]
     page = Page(convert_notebook(v4.new_notebook(cells=[v4.new_code_cell("1", outputs=outputs)])))
     assert "Bokeh figure" in page.one(having="nb-note").text

@@ -401,7 +401,7 @@ def test_an_animation_shows_its_first_picture():
     html = f"<div class='animation'><img id='_anim_img1'><input type='range'><button>+</button></div><script>{frames}</script>"
     page = output_page({"text/html": html, "text/plain": "<IPython.core.display.HTML object>"})
     assert page.one("img").attributes["src"] == f"data:image/png;base64,{PIXEL}"
-    assert "first of 3 pictures of an animation" in page.one(having="nb-note").text
+    assert "first of 3 frames of an animation" in page.one(having="nb-note").text
     assert [one.attributes["id"] for one in page.all("input")] == ["nb-hide"]  # the switch of the page
     assert page.all("button") == []
 
