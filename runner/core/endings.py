@@ -1,13 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a notebook ended, as people read it: its status, and of a failure where, what, and what to do.
+"""Final status of a run and a short description of its failure: cell, line, error, hint.
 
-A record is written early, so that a run that is killed leaves one. Until everything in it has been judged it is
-provisional: its success is not final. Whoever reads records reads them through `settled`, so that needs, Tekton's
-results and the report agree.
+A record is written early, so that a killed run leaves one. Until all checks are done the record is provisional and its
+success not final. Readers of records call `settled`, so that dependencies, Tekton results and the report agree.
 
-In a traceback frames of libraries come below the notebook's and may be many; without the notebook's own the end does
-not say what to change. Tracebacks are those of IPython; those of other kernels have no frame that is known here, and
-then their end is all there is.
+In a traceback the frames of libraries come below the notebook's and may be many, so the end alone does not show the
+line to change. Frames of the notebook are found in IPython's tracebacks; of other kernels only the end is shown.
 """
 
 from __future__ import annotations
@@ -33,12 +31,12 @@ _NOT_JUDGED = {
     "convert": "expectations and release were judged, but the page and the final record are missing",
 }
 _LONGEST_TRACEBACK = 200_000
-"""Characters that are looked at: the notebook's frame is near the top, the error at the end."""
+"""In characters; longer ones lose their middle: the notebook's frame is near the top, the error at the end."""
 _LINE_CHARS = 500
 _OWN = re.compile(r"(?:Cell |Input )?In ?\[\d{1,9}\]|<ipython-input-\d{1,9}-|File <timed (?:exec|eval)>")
-"""How the frame of a cell begins in IPython 8 and later, in 8.0, in 7, and below `%%time`."""
+"""Start of a cell's frame in IPython 8 and later, in 8.0, in 7, and below `%%time`."""
 _FRAME = re.compile(r"…|File |Cell In|Input In|<ipython-input-|[~/]")
-"""How a frame begins, or what `tail` writes where it leaves frames out."""
+"""Start of any frame, or the ellipsis that `tail` writes in place of omitted frames."""
 _ARROW = re.compile(r"-{1,8}> {1,8}\d{1,9} ?")
 _TIMED = re.compile(r"File <timed (?:exec|eval)>:(\d{1,9})")
 _FRAME_LINES = 8
@@ -46,7 +44,7 @@ _LONGEST = 300
 
 
 def final_success(path: Path) -> Metrics | None:
-    """Return the record of a success in which everything was judged; None for any other file."""
+    """Return the record if it is a final success; None for any other file."""
     with contextlib.suppress(OSError, ValueError):
         record = read_metrics(files.read(path))
         if record.status is Status.SUCCEEDED and not record.provisional:
@@ -55,14 +53,14 @@ def final_success(path: Path) -> Metrics | None:
 
 
 def status_of(status: Status, *, provisional: bool) -> Status:
-    """Return the status of a record whose run is gone."""
+    """Return the status of a record whose process has ended."""
     return Status.LOST if provisional and status is Status.SUCCEEDED else status
 
 
 def settled(record: Metrics) -> Metrics:
-    """Return a record as it counts when its run is gone.
+    """Return a record as it counts once its process has ended.
 
-    A success becomes `lost` and names its last stage; any other end stays, with a warning.
+    A provisional success becomes `lost` and names its last stage; any other status stays, with a warning.
     """
     if not record.provisional:
         return record
@@ -78,7 +76,7 @@ def settled(record: Metrics) -> Metrics:
 
 
 def own_frame(traceback: str) -> list[str]:
-    """Return the lines of the last frame of the notebook's own code, shortened around the line that failed."""
+    """Return the last frame of the notebook's own code, shortened around the line that failed."""
     if len(traceback) > _LONGEST_TRACEBACK:
         traceback = f"{traceback[: _LONGEST_TRACEBACK // 2]}\n…\n{traceback[-_LONGEST_TRACEBACK // 2 :]}"
     lines = traceback.splitlines()
@@ -93,14 +91,14 @@ def own_frame(traceback: str) -> list[str]:
 
 
 def failed_line(traceback: str, source: str = "") -> str | None:
-    """Return the line of a cell that failed, as its traceback shows it.
+    """Return the line of a cell that failed.
 
     Parameters
     ----------
     traceback
         Without colours.
     source
-        The cell. Below `%%time` IPython numbers its lines and does not show them.
+        The cell. Below `%%time` IPython gives line numbers without the lines.
     """
     frame = own_frame(traceback)
     if frame and (timed := _TIMED.match(frame[0])):
@@ -111,7 +109,7 @@ def failed_line(traceback: str, source: str = "") -> str | None:
 
 
 def tail(traceback: str, lines: int) -> str:
-    """Return the last lines, below the notebook's own last frame where that is further up."""
+    """Return the last lines, preceded by the notebook's own last frame if that is further up."""
     every = traceback.strip().splitlines()
     if len(every) <= lines:
         return "\n".join(every)
@@ -123,15 +121,15 @@ def tail(traceback: str, lines: int) -> str:
 
 
 def error_of(failure: Failure) -> str:
-    """Return name and message of an error on one line; the name once where the message begins with it."""
+    """Return name and message of an error on one line, without repeating a name that the message begins with."""
     name, message = failure.error_name or "", " ".join(failure.message[:500].split())
-    if failure.error_name == "":  # as bash, whose error is an exit status
+    if failure.error_name == "":  # as for bash, whose error is an exit status
         return f"an error without a name: {message}"
     return message if message.startswith(f"{name}:") or not name else f"{name}: {message}".removesuffix(": ")
 
 
 def failure_lines(metrics: Metrics) -> tuple[str, ...]:
-    """Return at most three lines for a terminal: cell and line, error, hint; the reason where no cell failed."""
+    """Return at most three lines for a terminal: cell and line, error, hint; or the reason if no cell failed."""
     failure = metrics.failure
     if failure is None:
         return (_one_line(metrics.reason),)
@@ -146,12 +144,12 @@ def failure_lines(metrics: Metrics) -> tuple[str, ...]:
 
 
 def end_lines(metrics: Metrics) -> tuple[str, ...]:
-    """Return how a notebook ended, for a terminal."""
+    """Return the outcome of a run, for a terminal."""
     first = f"{metrics.notebook}: {metrics.status.value} in {format_seconds(metrics.wall_seconds)}"
     return (first, *(f"  {line}" for line in failure_lines(metrics) if metrics.exit_code))
 
 
 def _one_line(text: str) -> str:
-    """Return one line of bounded length in which nothing moves a terminal's cursor."""
+    """Return one line of bounded length without terminal control sequences."""
     line = printable(text)
     return line if len(line) <= _LONGEST else f"{line[:_LONGEST]}…"

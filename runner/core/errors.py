@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every error a user can meet, with its exit code and what to do next.
+"""Errors shown to users, with their exit codes.
 
-One root, so that the command line needs one handler. A message names the value, the limit
-and the next step; the last of these goes into ``hint``.
+They share one root, so that the command line needs one handler. A message names the value and the limit; ``hint``
+gives the next step.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from itertools import islice
 from pathlib import Path
 
 _MOST_NAMES = 2_000
-"""Of a folder are compared with a name that is not in it."""
+"""Entries of a folder that are compared with a missing name."""
 
 
 class RunnerError(Exception):
-    """Root of the errors that are shown to users without a traceback.
+    """Base class of the errors that are shown to users without a traceback.
 
     Parameters
     ----------
     message
-        What is wrong, naming the value and the limit.
+        The problem, with the value and the limit.
     hint
-        What to do next.
+        The next step.
     """
 
     exit_code = 70
@@ -39,27 +39,27 @@ class RunnerError(Exception):
 
 
 class UsageError(RunnerError):
-    """The command was called in a way that cannot work; nothing ran, nothing was written."""
+    """Invalid use of a command; nothing ran and nothing was written."""
 
     exit_code = 2
 
 
 class PlanError(UsageError):
-    """The plan is not one: names file, key path and what is allowed."""
+    """Invalid plan; the message names file, key path and allowed values."""
 
 
 class AlreadyRunningError(UsageError):
-    """Another live process runs a notebook of this name in the same folder."""
+    """Another live process is running a notebook of this name in the same folder."""
 
 
 class RefusedError(RunnerError):
-    """The machine does not have what was asked for."""
+    """The machine does not meet the requirements."""
 
     exit_code = 3
 
 
 class BrokenInputError(RunnerError):
-    """Notebook, rule, parameter or dataset is not what it was said to be."""
+    """Notebook, rule, parameter or dataset is missing, damaged or does not match the plan."""
 
     exit_code = 9
 
@@ -79,7 +79,7 @@ class NetworkError(RunnerError):
 def did_you_mean(value: str, known: Iterable[str]) -> str:
     """Return ``did you mean 'NAME'? `` for the known name nearest to a value; empty if none is near.
 
-    Letter case and the ending ``.ipynb``, which people leave out, do not count as differences.
+    Letter case and the suffix ``.ipynb``, which people omit, are ignored.
     """
     import difflib
 
@@ -89,7 +89,7 @@ def did_you_mean(value: str, known: Iterable[str]) -> str:
 
 
 def did_you_mean_path(path: Path) -> str:
-    """Return the same for a path that does not exist: a name beside it."""
+    """Return the same hint for a path that does not exist, from the names in its folder."""
     with suppress(OSError):
         return did_you_mean(path.name, [one.name for one in islice(path.parent.iterdir(), _MOST_NAMES)])
     return ""

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files that are never seen half written, names that stay in their folder, and what killed processes left.
+"""Atomic writes, safe file names, and cleanup of temporary files of killed processes.
 
-The name of a temporary file carries the process that made it. A killed process cannot clean up, and nobody else may do
-so while it lives. So the next run removes what a dead process of this very boot and pid namespace left; elsewhere pids
-mean nothing.
+The name of a temporary file identifies the process that made it. A killed process cannot clean up, and no other may do
+so while it lives. So the next run removes files of dead processes of the same boot and pid namespace; pids of others
+cannot be compared.
 """
 
 from __future__ import annotations
@@ -32,23 +32,22 @@ _LONGEST_NAME = 255
 def check_name(name: str) -> str:
     """Return a notebook name after checking that it is one plain file name.
 
-    Blanks and letters of any script are fine; whatever could climb out of a folder, hide, or
-    break a line of a log is refused.
+    Blanks and letters of any script are allowed; names that could leave a folder, hide, or break a log line are not.
 
     Raises
     ------
     UsageError
-        The name is empty, too long, or holds a separator, a control or a direction character.
+        The name is empty, too long, or contains a separator, a control or a direction character.
     """
     if not name or name.startswith((".", "-")) or name != name.strip():
         raise UsageError(
-            f"{name!r} cannot name a notebook",
-            hint="a name is not empty, does not start with '.' or '-', and has no blank at its ends",
+            f"{name!r} is not a valid notebook name",
+            hint="a name must not be empty, start with '.' or '-', or have blanks at its ends",
         )
     bad = sorted({repr(c) for c in name if c in "/\\" or unicodedata.category(c) in {"Cc", "Cf", "Cs", "Zl", "Zp"}})
     if bad:
         raise UsageError(
-            f"{name!r} cannot name a notebook: it holds {', '.join(bad)}",
+            f"{name!r} is not a valid notebook name: it contains {', '.join(bad)}",
             hint="use one plain file name, without a path and without control characters",
         )
     if len(name.encode()) > 200:
@@ -58,15 +57,15 @@ def check_name(name: str) -> str:
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """Open a temporary file that takes the place of ``path`` when the block ends well.
+    """Open a temporary file that replaces ``path`` if the block succeeds.
 
-    The content is on the disk (fsync) before the rename, so that a reader or a crash sees the
-    old file or the new one, whole.
+    The content is on the disk (fsync) before the rename, so that after a crash either the old or the new file is
+    there, complete.
 
     Raises
     ------
     RecordError
-        The folder cannot be written or the disk is full; what was at ``path`` is untouched.
+        The folder cannot be written or the disk is full; the old file is untouched.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -88,7 +87,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 
 def reading(path: Path) -> BinaryIO:
-    """Open a regular file to be read; a notebook may have put a pipe there, on which we would wait for ever.
+    """Open a regular file for reading; a notebook may have put a pipe there, which would block forever.
 
     Raises
     ------
@@ -132,8 +131,8 @@ def make_folder(path: Path) -> None:
 
 
 def write(path: Path, content: str | bytes) -> int:
-    """Write a whole file as `replacing` does and return its number of bytes."""
-    # A path that is no UTF-8 may stand in a message; so escaped it is valid in JSON as well.
+    """Write a file atomically, see `replacing`, and return its size in bytes."""
+    # A message may contain a path that is not UTF-8; escaped like this it is valid in JSON as well.
     data = content.encode(errors="backslashreplace") if isinstance(content, str) else content
     with replacing(path) as stream:
         stream.write(data)
@@ -141,10 +140,10 @@ def write(path: Path, content: str | bytes) -> int:
 
 
 def ignores_case(folder: Path) -> bool:
-    """Return True if two names in a folder that differ in case only are one file.
+    """Return True if the file system ignores letter case in a folder.
 
-    Asked with a file of its own, as it is a property of the folder on some file systems. A folder
-    that is still to be made is as the one above it.
+    Tested with a temporary file, since on some file systems it is a property of the folder. A folder that does not
+    exist yet is like its parent.
     """
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
@@ -152,16 +151,16 @@ def ignores_case(folder: Path) -> bool:
         with tempfile.NamedTemporaryFile(prefix=".Case-", dir=folder) as probe:
             return (folder / Path(probe.name).name.swapcase()).exists()
     except OSError:
-        return False  # whoever writes there meets the error itself
+        return False  # the writer reports the error
 
 
 def folded(name: str) -> str:
-    """Return what names have in common that a folder which ignores case takes for one."""
+    """Return the form in which names are equal that a case-insensitive folder treats as one."""
     return unicodedata.normalize("NFC", name).casefold()
 
 
 def _umask() -> int:
-    """Return the umask; there is no call that only reads it, `/proc` does so without a race."""
+    """Return the umask from `/proc`: `os.umask` can only read it by setting it, which is a race."""
     try:
         status = Path("/proc/self/status").read_text()
         return int(status.split("Umask:")[1].split()[0], 8)
@@ -170,12 +169,12 @@ def _umask() -> int:
 
 
 def cannot_write(path: Path, error: OSError) -> RecordError:
-    """Return the error for a file that could not be written, with the step that helps against its cause."""
+    """Return the error for a file that could not be written, with a remedy."""
     return RecordError(f"cannot write {path}: {error.strerror or error}", hint=remedy(path, error.errno))
 
 
 def remedy(path: Path, number: int | None) -> str:
-    """Return the step that helps where a file cannot be written, by the error's number."""
+    """Return the remedy for a file that cannot be written, by errno."""
     if number == errno.ENOSPC:
         return f"the volume is full{_free(path)}: free space on it, enlarge it, or use another folder"
     if number == errno.EDQUOT:
@@ -193,7 +192,7 @@ def remedy(path: Path, number: int | None) -> str:
 
 
 def _free(path: Path) -> str:
-    """Return what is left where a file could not be written; a volume may also run out of inodes."""
+    """Return the free space of the volume of a path; a volume may also run out of inodes."""
     place = next((folder for folder in path.parents if folder.is_dir()), path.parent)
     with contextlib.suppress(OSError):
         volume = os.statvfs(place)
@@ -204,7 +203,7 @@ def _free(path: Path) -> str:
 
 
 def mark() -> str:
-    """Return what the name of a temporary file says of this process, with a dash or a dot to follow."""
+    """Return the identity of this process as used in names of temporary files; append a dash or a dot."""
     return _mark(os.getpid())
 
 
@@ -218,7 +217,7 @@ def _short(name: str) -> str:
 
 
 def private_folder(kind: str) -> Path:
-    """Return a new folder for this user alone whose path is short enough for sockets."""
+    """Return a new folder that only this user can access, with a path short enough for sockets."""
     for parent in (os.environ.get("RUNNER_SOCKET_DIR"), tempfile.gettempdir(), "/tmp", "/dev/shm"):
         if parent and len(parent) < 60:
             with contextlib.suppress(OSError):
@@ -228,7 +227,7 @@ def private_folder(kind: str) -> Path:
 
 
 def is_left_over(name: str) -> bool:
-    """Return True if a file of this name was made by a process of this namespace that has ended."""
+    """Return True if a temporary file of this name belongs to a dead process of this namespace."""
     match = _OWNER.search(name) if len(name) <= _LONGEST_NAME else None
     here = procfs.namespace()
     if match is None or not here or match[1] != _short(here):
@@ -237,7 +236,7 @@ def is_left_over(name: str) -> bool:
 
 
 def remove_left_over(folder: Path, pattern: str) -> None:
-    """Remove the temporary files and folders of dead processes that match a pattern; none is worth an error."""
+    """Remove temporary files and folders of dead processes that match a pattern; errors are ignored."""
     with contextlib.suppress(OSError):
         for path in [path for path in folder.glob(pattern) if is_left_over(path.name)]:
             if path.is_dir() and not path.is_symlink():

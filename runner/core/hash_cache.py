@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""SHA-256 of files and folders, remembered so that gigabytes are read once.
+"""Cached SHA-256 of files and folders, so that gigabytes are read only once.
 
-A file counts as the one that was hashed while its inode, size and both of its times are the same. A write that
-follows a hash within the granularity of the file system's clock would leave all of them as they are. So nothing is
-remembered of a file that changed less than `SETTLED_SECONDS` before it was hashed, by whatever clock.
+A file counts as unchanged while its inode, size, mtime and ctime are the same. A write within the granularity of the
+file system's clock after hashing would leave all of them unchanged. So a file that changed less than
+`SETTLED_SECONDS` before it was hashed, by whatever clock, is not cached.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from runner.core.errors import RecordError
 SETTLED_SECONDS = 2.0
 _VERSION = 1
 _MOST = 200_000
-"""Entries that are kept; the rest costs its hash again."""
+"""Entries kept; other files are hashed again."""
 _THREADS = 8
 
 
 def sha256_of(path: Path) -> str:
-    """Return the SHA-256 of a regular file, read now.
+    """Return the SHA-256 of a regular file, without the cache.
 
     Raises
     ------
@@ -40,12 +40,12 @@ def sha256_of(path: Path) -> str:
 
 
 class HashCache:
-    """Hashes of files, kept in a file of their own.
+    """Hashes of files, stored in a file.
 
     Parameters
     ----------
     path
-        Where they are kept. One that is missing, damaged or of another version holds nothing.
+        The cache. If it is missing, damaged or of another version, the cache is empty.
     """
 
     def __init__(self, path: Path) -> None:
@@ -54,7 +54,7 @@ class HashCache:
         self._new: dict[str, str] = {}
 
     def digest(self, path: Path) -> str:
-        """Return the hash of a file, or of the names and contents of all that a folder holds.
+        """Return the hash of a file, or of the names and contents of all files in a folder.
 
         Raises
         ------
@@ -72,7 +72,7 @@ class HashCache:
         return whole.hexdigest()
 
     def save(self) -> None:
-        """Keep what was hashed; of two that save at once the later one wins, which costs a hash."""
+        """Write the cache; if two processes do so at once the later one wins, at the cost of a hash."""
         if not self._new:
             return
         kept = {**_read(self._path), **self._new}
@@ -80,7 +80,7 @@ class HashCache:
         try:
             files.write(self._path, json.dumps({"version": _VERSION, "sha256": hashes}))
         except RecordError:
-            return  # it saves time only; whoever needs the disk for more meets the error itself
+            return  # the cache only saves time; a full disk is reported by other writers
         self._known, self._new = hashes, {}
 
     def _file(self, path: Path) -> str:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs inside a Python kernel: calls back when a library was imported, and at once for one that is there.
+"""Runs inside a Python kernel: calls a function once a library is imported, or at once if it already is.
 
-The texts that need it find `ImportWatch` in their namespace, see `kernel_line`. The kernel may be another Python
-with other packages, so what runs there needs the standard library alone and no newer syntax than that of Python 3.8.
-Nothing here can raise into the notebook.
+Scripts that need it find `ImportWatch` in their namespace, see `kernel_line`. The kernel may be another Python with
+other packages, so only the standard library and the syntax of Python 3.8 are used. No exception here reaches the
+notebook.
 """
 
 from __future__ import annotations
@@ -15,44 +15,44 @@ from typing import Any
 
 
 def kernel_line(*texts: Path, **names: str) -> str:
-    """Return one expression without a value that runs these files in a namespace of their own, this one first."""
+    """Return an expression with the value None that runs this file and then others in one separate namespace."""
     paths = [str(path) for path in (Path(__file__), *texts)]
     opened = "exec(open(path, encoding='utf-8').read(), space)"
     return f"[{opened} for space in ({names!r},) for path in {paths!r}] and None"
 
 
 class ImportWatch:
-    """An import finder that leaves finding to the others.
+    """An import finder that delegates to the other finders.
 
     Parameters
     ----------
     waiting
-        What to call with a module, by its name.
+        Callbacks by module name; each is called with its module.
     """
 
     def __init__(self, waiting: Any) -> None:
         self.waiting = dict(waiting)
 
     def start(self) -> None:
-        """Call for what is imported already, and wait for the rest."""
+        """Call back for imported modules, and watch for the rest."""
         for name in [name for name in self.waiting if name in sys.modules]:
             self._imported(name)
         if self.waiting:
             sys.meta_path.insert(0, self)
 
     def stop(self) -> None:
-        """Call no more."""
+        """Remove the finder."""
         self.waiting = {}
         sys.meta_path[:] = [finder for finder in sys.meta_path if finder is not self]
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
-        """Find a library as the other finders do, when it is imported."""
+        """Return the spec that the other finders find for a watched module."""
         if name not in self.waiting:
             return None
         for finder in sys.meta_path:
             spec = None if finder is self or not hasattr(finder, "find_spec") else finder.find_spec(name, path, target)
             if spec is not None:
-                with contextlib.suppress(Exception):  # a loader that takes none is not a library loader
+                with contextlib.suppress(Exception):  # a loader without settable attributes is not a library's
                     self._follow(spec.loader, name)
                 return spec
         return None
@@ -71,7 +71,7 @@ class ImportWatch:
     def _imported(self, name: str) -> None:
         callback = self.waiting.pop(name, None)
         if callback is not None:
-            with contextlib.suppress(Exception):  # a library that looks different in another version is left alone
+            with contextlib.suppress(Exception):  # other versions of a library may differ
                 callback(sys.modules[name])
         if not self.waiting:
             self.stop()

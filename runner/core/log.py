@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The log: one line an event, key=value, UTC, on stderr and in the file of the run.
+"""The log: one line per event, key=value, UTC, on stderr and in the log file of the run.
 
-stdout belongs to the answer of a command. Values are quoted when they hold blanks, so that a
-line stays one line whatever a notebook prints. Underneath is `logging`, so that what libraries
-log during a run comes out in the same way.
+stdout is for the result of a command. Values with blanks or control characters are quoted, so that an event stays on
+one line whatever a notebook prints. It is built on `logging`, so that messages of libraries appear in the same form.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from typing import Any
 _PLAIN = re.compile(r"[^\s\"=\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]+")
 _MESSAGE_CHARACTERS = 2_000
 _REPEATS = 10
-"""As often is one message of a library logged."""
+"""How often one message of a library is logged."""
 
 
 def utc_now() -> str:
@@ -65,7 +64,7 @@ def _message(record: logging.LogRecord) -> str:
 
 
 class _Output(logging.Handler):
-    """Takes lines to the run's file first, then to stderr those of a level that is wanted there."""
+    """Writes lines to the run's log file first, then to stderr if the level is shown there."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -81,11 +80,11 @@ class _Output(logging.Handler):
         ours = hasattr(record, "fields")
         if record.levelno - (0 if ours else logging.WARNING - logging.INFO) < self.least:
             return
-        # Nobody reads stderr any more, the disk behind it is full, its terminal is gone (all OSError), it is
-        # closed (ValueError, None), or a signal came in the middle of a print (RuntimeError: reentrant call).
-        # The file of the run still has the line.
+        # The reader of stderr is gone, its disk full or its terminal closed (all OSError), it is closed
+        # (ValueError, None), or a signal came during a print (RuntimeError: reentrant call).
+        # The log file of the run still has the line.
         with contextlib.suppress(OSError, ValueError, RuntimeError):
-            if sys.stderr is not None:  # to print, None means stdout
+            if sys.stderr is not None:  # print(file=None) writes to stdout
                 print(f"{text}\n", end="", file=sys.stderr, flush=True)
 
 
@@ -102,17 +101,17 @@ def info(event: str, **fields: Any) -> None:
 
 
 def warning(event: str, **fields: Any) -> None:
-    """Log an event that somebody should look at."""
+    """Log an event that needs attention."""
     _logger.warning(event, extra={"fields": fields})
 
 
 def error(event: str, **fields: Any) -> None:
-    """Log an event that made the command fail."""
+    """Log an event that makes the command fail."""
     _logger.error(event, extra={"fields": fields})
 
 
 class _Libraries(logging.Handler):
-    """Passes on what libraries log; a message that comes with each request of a run of hours, ten times."""
+    """Forwards log messages of libraries; one that recurs with each request of a long run, only ten times."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -131,7 +130,7 @@ class _Libraries(logging.Handler):
 
 @contextlib.contextmanager
 def of_libraries() -> Iterator[None]:
-    """Log the warnings and errors of libraries as well, for the length of the block."""
+    """Log the warnings and errors of libraries as well within the block."""
     root, libraries = logging.getLogger(), _Libraries()
     root.addHandler(libraries)
     logging.captureWarnings(True)
@@ -143,17 +142,17 @@ def of_libraries() -> Iterator[None]:
 
 
 def add_sink(sink: Callable[[str], None]) -> Callable[[], None]:
-    """Send each line to ``sink`` as well; the returned function stops that."""
+    """Send each line to ``sink`` as well; the returned function removes it."""
     return _added(_output.sinks, sink)
 
 
 def add_mask(mask: Callable[[str], str]) -> Callable[[], None]:
-    """Pass each line through ``mask`` before anybody sees it; the returned function stops that."""
+    """Pass each line through ``mask`` before it is written; the returned function removes it."""
     return _added(_output.masks, mask)
 
 
 def masked(text: str) -> str:
-    """Return a text as it may be shown."""
+    """Return a text with all masks applied."""
     for mask in _output.masks:
         text = mask(text)
     return text
@@ -166,7 +165,7 @@ def _added(listed: list[Any], one: Any) -> Callable[[], None]:
 
 @contextlib.contextmanager
 def showing(least: int) -> Iterator[None]:
-    """Print only lines of at least this level for the length of the block; those of libraries count one level less."""
+    """Print only lines of at least this level within the block; those of libraries count one level less."""
     before, _output.least = _output.least, least
     try:
         yield

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is recorded of the machine that a notebook ran on: GPUs, allocators, host, processes, environment.
+"""Records of the machine that a notebook ran on: GPUs, allocators, host, processes, environment.
 
-Parts of `runner.core.records.Metrics`, by the same rules.
+Parts of `runner.core.records.Metrics`, which describes the conventions.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GpuProcess:
-    """A process that NVML reports on a device; ``pid`` may be of another namespace."""
+    """A process that NVML reports on a device; ``pid`` may belong to another namespace."""
 
     pid: int
     used_bytes: int | None = None
@@ -21,10 +21,10 @@ class GpuProcess:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Allocated:
-    """Bytes really allocated on one device, reported by the allocator and not by NVML.
+    """Bytes allocated on one device as the allocator, not NVML, reports them.
 
-    ``source`` is ``rmm | cupy-hook | cupy-pool-bound | none``; ``reason`` says why ``none``.
-    ``overhead_bytes`` is what the device held outside the pool (context, libraries) at the peak.
+    ``source`` is ``rmm | cupy-hook | cupy-pool-bound | none``; ``reason`` explains ``none``.
+    ``overhead_bytes`` is device memory outside the pool (context, libraries) at the peak.
     """
 
     uuid: str
@@ -34,29 +34,29 @@ class Allocated:
     pool_bytes: int | None = None
     overhead_bytes: int | None = None
     managed: bool = False
-    """Managed memory, which may lie on the host in part."""
+    """Managed memory, which may be partly on the host."""
     reason: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AllocatorProbe:
-    """What the allocator probe measured with, and what it cost where it can tell.
+    """Mode and cost of the allocator probe.
 
-    ``hook_calls`` and ``hook_seconds`` are those of the allocation hook that ``exact`` adds.
+    ``hook_calls`` and ``hook_seconds`` are of the allocation hook that ``exact`` adds.
     """
 
     mode: Literal["off", "on", "exact"]
     libraries: dict[str, str] = field(default_factory=dict)
-    """Libraries that were measured, with their versions."""
+    """Versions of the measured libraries."""
     hook_calls: int | None = None
     hook_seconds: float | None = None
     trouble: str | None = None
-    """Why it stepped aside, if it did."""
+    """Why the probe was disabled, if it was."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceShortage:
-    """Device memory at the moment when a cell ran out of it; None where unknown."""
+    """Device memory at the moment a cell ran out of it; None if unknown."""
 
     asked_bytes: int | None = None
     allocated_bytes: int | None = None
@@ -64,15 +64,15 @@ class DeviceShortage:
     free_bytes: int | None = None
     total_bytes: int | None = None
     outside_bytes: int | None = None
-    """In use on the device, but neither by the run's pool nor before the run."""
+    """In use on the device outside the run's pool, less the memory in use before the run."""
     baseline_bytes: int | None = None
-    """In use before the run, by others."""
+    """In use by others before the run."""
     managed: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GpuUse:
-    """What one GPU of the run did."""
+    """Usage of one GPU by the run."""
 
     uuid: str
     index: int | None
@@ -85,37 +85,37 @@ class GpuUse:
     utilization_mean_percent: float | None = None
     utilization_max_percent: float | None = None
     energy_joules: float | None = None
-    """Drawn from the start of the kernel on."""
+    """Energy used since the start of the kernel."""
     energy_seconds: float | None = None
-    """The time in which it was drawn."""
+    """Period of ``energy_joules``."""
     energy_idle_joules: float | None = None
-    """What the GPU would have drawn in that time at its power before the kernel."""
+    """Energy over the same period at the power drawn before the kernel started."""
     held_seconds: float | None = None
     busy_seconds: float | None = None
     temperature_max_celsius: float | None = None
     activity: dict[str, float] = field(default_factory=dict)
-    """Means from the kernel's start to its end, of units and buses; on Hopper and newer."""
+    """Mean activity of units and buses over the kernel's lifetime; Hopper and newer."""
     driver_version: str | None = None
     cuda_version: str | None = None
     mig: bool = False
     neighbours: tuple[GpuProcess, ...] = ()
-    """Processes of others that NVML showed on this GPU during the run; its peaks hold their memory too."""
+    """Processes of others that NVML reported on this GPU during the run; its peaks include their memory."""
     processes: tuple[GpuProcess, ...] = ()
-    """Processes of the run on this GPU, such as Dask workers, each with its largest memory; empty in containers
-    where NVML lists pids of the host."""
+    """Processes of the run on this GPU, such as Dask workers, with their peak memory; empty in containers where NVML
+    lists pids of the host."""
     allocated: Allocated | None = None
     need_bytes: int | None = None
-    """Largest allocated peak plus what lay outside the pool at that moment."""
+    """Peak allocation plus the memory outside the pool at that moment."""
     smallest_card_gb: int | None = None
-    """Smallest common card that the need fits; None also when it fits none."""
+    """Smallest common card on which the need fits; None also if it fits on none."""
     card_margin_fraction: float | None = None
-    """Share of that card which stays free beyond the need."""
+    """Fraction of that card that stays free beyond the need."""
     unavailable: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Guard:
-    """The memory guard: where it would have acted, and whether it did."""
+    """The memory guard: its limit, and the memory at which it acted."""
 
     fraction: float
     limit_bytes: int | None
@@ -127,18 +127,18 @@ class Guard:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Host:
-    """The machine or container, and what the kernel's process tree used of it."""
+    """The machine or container, and its usage by the kernel's process tree."""
 
     hostname: str
     cpus: float | None = None
     memory_limit_bytes: int | None = None
     memory_limit_source: str | None = None
     peak_memory_bytes: int | None = None
-    """Largest RSS over the kernel's process tree."""
+    """Peak RSS of the kernel's process tree."""
     container_peak_memory_bytes: int | None = None
     cpu_seconds: float | None = None
     disk_read_bytes: int | None = None
-    """What that process tree read from disks and other block devices; the page cache is none."""
+    """Bytes the process tree read from disks and other block devices, not from the page cache."""
     disk_written_bytes: int | None = None
     oom_kills: int | None = None
     """Kills by the kernel's OOM killer in this container during the run."""
@@ -148,7 +148,7 @@ class Host:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Process:
-    """A process of the run that outlived the kernel."""
+    """A process that outlived the kernel of the run."""
 
     pid: int
     name: str
@@ -158,7 +158,7 @@ class Process:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Release:
-    """Proof that the GPUs are free again: device memory against the baseline."""
+    """Whether the GPUs are free again: device memory compared with the baseline."""
 
     released: bool | None
     reason: str
@@ -167,25 +167,25 @@ class Release:
     baseline_bytes: dict[str, int | None] = field(default_factory=dict)
     after_bytes: dict[str, int | None] = field(default_factory=dict)
     swept: tuple[Process, ...] = ()
-    """Processes of the run that were still there when the kernel had ended."""
+    """Processes of the run that were still alive after the kernel had ended."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampling:
-    """How the samples were taken and what taking them cost."""
+    """Interval and cost of sampling."""
 
     interval_seconds: float
     ticks: int = 0
     cpu_seconds: float | None = None
     left_out_ticks: int = 0
-    """Ticks that the samples file does not hold, because a long run is thinned out there."""
+    """Ticks omitted from the samples file, which is thinned out for long runs."""
     stopped: str | None = None
-    """Why sampling of the GPUs ended early, if it did."""
+    """Why sampling of the GPUs stopped early, if it did."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Environment:
-    """Where and with what the notebook ran; values of secrets never appear."""
+    """Environment of the run; values of secrets never appear."""
 
     image: str | None = None
     python: str | None = None
@@ -194,11 +194,11 @@ class Environment:
     kernel: str | None = None
     transport: str | None = None
     gpu_visibility: Literal["chosen", "all"] | None = None
-    """Whether the kernel saw the GPUs that the gate chose, if any, or all that are visible here."""
+    """Whether the kernel could use only the GPUs chosen by the gate, or all visible ones."""
     command: tuple[str, ...] = ()
-    """The command line that ran the notebook; addresses without user, password and query."""
+    """The command line of the run; URLs without user, password and query."""
     variables: dict[str, str] = field(default_factory=dict)
-    """Variables that the plan or an option gave the kernel."""
+    """Variables set for the kernel by the plan or an option."""
     secrets: tuple[str, ...] = ()
     """Names only."""
     parameters: dict[str, Any] = field(default_factory=dict)

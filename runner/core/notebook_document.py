@@ -1,15 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reading a notebook that somebody else wrote.
+"""Reading and checking notebooks.
 
-A file may be half written, of another format or no notebook at all; each of these is reported
-apart here, so that the stages after this one can rely on nbformat 4.5: every cell is a code,
-markdown or raw cell with one text as its source, a metadata mapping, tags that are texts and an
-id of its own. What Jupyter and the tools after it only fill in may be null, which is as if it
-was not there; of any other wrong type it is refused, as guessing would run something else.
+A file may be truncated, of another format or not a notebook; each of these has its own message. Later stages can rely
+on nbformat 4.5: every cell is a code, markdown or raw cell whose source is one string, with a metadata mapping, tags
+that are strings and a unique id. Optional metadata may be null, which counts as absent; any other wrong type is
+refused, as guessing could run something else.
 
-The full JSON Schema is not used: checking saved outputs against it takes most of the time of
-reading, and says nothing about what will run. Ids that are missing are made from position and
-source instead of at random, so that two runs of one notebook name the same cells.
+The full JSON Schema is not used: checking saved outputs against it takes most of the reading time and does not affect
+what runs. Missing ids are derived from position and source instead of at random, so that two runs of one notebook
+name the same cells.
 """
 
 from __future__ import annotations
@@ -29,14 +28,14 @@ from runner.core.units import duration_seconds
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _CELL_TYPES = ("code", "markdown", "raw")
 DEEPEST = 200
-"""Levels of a document. Readers and writers of JSON in Python end at a few hundred, by an error or a crash."""
+"""Levels of a document. JSON readers and writers in Python fail or crash at a few hundred."""
 _TOO_DEEP = f"is nested too deeply to be a notebook: more than {DEEPEST} levels"
 
 TEXT_SUFFIXES = {".py", ".md", ".qmd", ".rmd", ".r", ".jl"}
-"""Notebooks as text, which jupytext reads."""
+"""Text formats of notebooks, read with jupytext."""
 
 SKIP = "skip-execution"
-"""Jupyter's tag for a cell that is not to be run."""
+"""Jupyter's tag for cells that should not run."""
 
 
 def read_notebook(path: Path, *, to_run: bool = True) -> NotebookNode:
@@ -47,12 +46,12 @@ def read_notebook(path: Path, *, to_run: bool = True) -> NotebookNode:
     path
         The file.
     to_run
-        Refuse a notebook without code cells; one that is only shown may have none.
+        Refuse a notebook without code cells, which may still be rendered.
 
     Raises
     ------
     BrokenInputError
-        The file is missing, empty, no UTF-8, no JSON, no notebook, or has nothing to run.
+        The file is missing, empty, not UTF-8, not JSON, not a notebook, or has nothing to run.
     """
     document = _upgraded(_json(path), path)
     notebook = from_dict(document)
@@ -68,7 +67,7 @@ def read_notebook(path: Path, *, to_run: bool = True) -> NotebookNode:
 
 
 def code_cells(notebook: NotebookNode) -> list[NotebookNode]:
-    """Return the code cells in order; their position is the index used everywhere."""
+    """Return the code cells in order; cell indices everywhere refer to this list."""
     return [cell for cell in notebook.cells if cell.cell_type == "code"]
 
 
@@ -88,26 +87,26 @@ def _json(path: Path) -> dict[str, Any]:
     if path.suffix.lower() in TEXT_SUFFIXES:
         return _from_text(data, path)
     if not data.strip():
-        _refuse(path, f"is empty ({len(data)} bytes)", "fetch or save it again")
+        _refuse(path, f"is empty ({len(data)} bytes)", "download or save it again")
     document = _decoded(data, path)
     if not isinstance(document, dict) or not isinstance(document.get("nbformat"), int):
-        _refuse(path, "is JSON but no notebook: it has no `nbformat` number", "give an .ipynb file")
+        _refuse(path, "is JSON but not a notebook: it has no `nbformat` number", "give an .ipynb file")
     return document
 
 
 def _from_text(data: bytes, path: Path) -> dict[str, Any]:
-    """Return the notebook that a script or a Markdown file is to jupytext."""
+    """Return a script or Markdown file as the notebook that jupytext reads from it."""
     try:
         import jupytext
     except ImportError:
         hint = f"pip install 'rapids-notebook-runner[jupytext]', or convert it: jupytext --to ipynb {path.name}"
-        _refuse(path, "is a text, which is read through jupytext, and that is not installed", hint)
+        _refuse(path, "is a text notebook, which needs jupytext, and jupytext is not installed", hint)
     try:
         document: dict[str, Any] = jupytext.reads(data.decode("utf-8-sig"), fmt=path.suffix.lower())
-    except Exception as error:  # noqa: BLE001  (jupytext and the programs behind it raise whatever a text makes them)
+    except Exception as error:  # noqa: BLE001  (jupytext and the programs it calls raise anything)
         _refuse(path, f"cannot be read by jupytext: {error!r:.200}", f"try jupytext --to ipynb {path.name}")
     for cell in document["cells"]:
-        cell.pop("id", None)  # random; `_give_ids` makes one that lasts
+        cell.pop("id", None)  # random; `_give_ids` makes a stable one
     return document
 
 
@@ -120,18 +119,18 @@ def _decoded(data: bytes, path: Path) -> object:
         what = f"is not valid JSON: {error.msg} in line {error.lineno}, column {error.colno}"
         if data.startswith(b"version https://git-lfs"):
             what = "is a Git LFS pointer, not the notebook"
-        _refuse(path, what, "fetch or save it again")
+        _refuse(path, what, "download or save it again")
     except ValueError as error:
-        _refuse(path, f"has a number that cannot be read: {error}", "a number of so many digits belongs in a text")
+        _refuse(path, f"has a number that cannot be read: {error}", "write a number of so many digits as a string")
     except RecursionError:
-        _refuse(path, _TOO_DEEP, "fetch or save it again")
+        _refuse(path, _TOO_DEEP, "download or save it again")
     if nested_too_deeply(document):
-        _refuse(path, _TOO_DEEP, "fetch or save it again")
+        _refuse(path, _TOO_DEEP, "download or save it again")
     return document
 
 
 def _upgraded(document: dict[str, Any], path: Path) -> dict[str, Any]:
-    """Return nbformat 4: version 3 is converted as Jupyter does, others cannot be read."""
+    """Return the document as nbformat 4, converting version 3 as Jupyter does."""
     major = document["nbformat"]
     if major == 4:
         return document
@@ -141,16 +140,16 @@ def _upgraded(document: dict[str, Any], path: Path) -> dict[str, Any]:
 
     try:
         converted = nbformat.convert(nbformat.from_dict(document), 4)
-    except Exception as error:  # noqa: BLE001  (the converter raises whatever a broken document makes it raise)
+    except Exception as error:  # noqa: BLE001  (the converter raises anything on a broken document)
         _refuse(path, f"has nbformat 3 and cannot be converted: {error!r:.200}", "open it in Jupyter and save it again")
     for cell in converted.get("cells", []):
-        cell.pop("id", None)  # random; `_give_ids` makes one that lasts
+        cell.pop("id", None)  # random; `_give_ids` makes a stable one
     upgraded: dict[str, Any] = converted
     return upgraded
 
 
 def nested_too_deeply(value: Any) -> bool:
-    """Return True if JSON-like data has more levels than those who copy, clean and write it can follow."""
+    """Return True if JSON-like data has more levels than copying, cleaning and writing support."""
     level = [value]
     for _ in range(DEEPEST):
         containers = (item.values() if isinstance(item, dict) else item for item in level)
@@ -161,12 +160,12 @@ def nested_too_deeply(value: Any) -> bool:
 
 
 def check_shape(notebook: NotebookNode, path: Path) -> None:
-    """Check what later stages rely on, and join sources that are lists of lines.
+    """Check the structure that later stages rely on, and join sources that are lists of lines.
 
     Raises
     ------
     BrokenInputError
-        A part has a type that no reader of notebooks would understand.
+        A part has an invalid type.
     """
     fix = "it is damaged or was edited by hand; open it in Jupyter and save it again"
     if not isinstance(notebook.get("cells"), list):
@@ -176,7 +175,7 @@ def check_shape(notebook: NotebookNode, path: Path) -> None:
     _drop_leftovers(notebook.metadata)
     for position, cell in enumerate(notebook.cells):
         if not isinstance(cell, NotebookNode) or cell.get("cell_type") not in _CELL_TYPES:
-            _refuse(path, f"has no cell at cells[{position}], but {cell!r:.80}", fix)
+            _refuse(path, f"has an invalid cell at cells[{position}]: {cell!r:.80}", fix)
         cell.source = _joined(cell.get("source", ""))
         if cell.source is None:
             _refuse(path, f"has a source that is not text at cells[{position}]", fix)
@@ -188,12 +187,12 @@ def check_shape(notebook: NotebookNode, path: Path) -> None:
 
 
 def check_metadata(notebook: NotebookNode, path: Path) -> None:
-    """Check the metadata that decide what runs, and how.
+    """Check the metadata that affect execution.
 
     Raises
     ------
     BrokenInputError
-        One of them has a type that is not its own.
+        A value has the wrong type.
     """
     fix = "it was edited by hand or made by a tool; correct it, or open the notebook in Jupyter and save it again"
     for part in ("kernelspec", "language_info"):
@@ -208,21 +207,21 @@ def check_metadata(notebook: NotebookNode, path: Path) -> None:
         _check_settings(cell.metadata, path, f"the metadata of cells[{position}]")
         tags = _present(cell.metadata, "tags")
         if tags is not None and not (isinstance(tags, list) and all(isinstance(tag, str) for tag in tags)):
-            _refuse(path, f"has tags that are no list of texts at cells[{position}], but {tags!r:.80}", fix)
+            _refuse(path, f"has tags that are not a list of strings at cells[{position}], but {tags!r:.80}", fix)
 
 
 def execution_settings(metadata: Any) -> dict[str, Any]:
-    """Return what the author of a notebook or a cell set for its execution: `timeout` and `allow_errors`.
+    """Return the execution settings in the metadata of a notebook or a cell: `timeout` and `allow_errors`.
 
-    A notebook has them under `execution`, as for nbmake; a cell under `runner`, since nbformat allows only texts
-    in a cell's `execution`.
+    In a notebook they are under `execution`, as for nbmake; in a cell under `runner`, since nbformat allows only
+    strings in a cell's `execution`.
     """
     found = {**(metadata.get("execution") or {}), **(metadata.get("runner") or {})}
     return {key: found[key] for key in ("timeout", "allow_errors") if found.get(key) is not None}
 
 
 def seconds_of(timeout: Any) -> float | None:
-    """Return an author's timeout in seconds: a number of them, or a duration such as `15m`; None for none."""
+    """Return a timeout from metadata in seconds: a number, or a duration such as `15m`; None if not set."""
     if timeout is None or isinstance(timeout, int | float):
         return timeout
     return duration_seconds(str(timeout))
@@ -242,14 +241,14 @@ def _check_settings(metadata: Any, path: Path, where: str) -> None:
 
 
 def _drop_leftovers(metadata: dict[str, Any]) -> None:
-    """Take away what an earlier run or kernel wrote where it is damaged; this run writes its own."""
+    """Remove damaged metadata of an earlier run or kernel, which this run rewrites."""
     for part in ("papermill", "runner", "widgets", "execution", "language_info"):
         if not isinstance(metadata.get(part, {}), dict):
             del metadata[part]
 
 
 def _present(mapping: dict[str, Any], key: str) -> Any:
-    """Return a value that may be missing, after taking away a null, which is to mean the same."""
+    """Return an optional value, after removing a null, which means the same as absent."""
     value = mapping.get(key)
     if value is None:
         mapping.pop(key, None)
@@ -263,14 +262,14 @@ def _joined(text: object) -> str | None:
 
 
 def _check_outputs(cell: NotebookNode) -> None:
-    """Keep the saved outputs that are outputs; a damaged one must not stop a run that replaces it."""
+    """Drop damaged saved outputs: they must not prevent a run that replaces them."""
     outputs = cell.get("outputs")
     cell.outputs = [out for out in outputs if isinstance(out, dict)] if isinstance(outputs, list) else []
     cell.setdefault("execution_count", None)
 
 
 def _give_ids(notebook: NotebookNode) -> None:
-    """Give each cell an id that is valid and its own; ids that are both stay as they are."""
+    """Give each cell a valid and unique id; ids that are both are kept."""
     taken: set[str] = set()
     for position, cell in enumerate(notebook.cells):
         name = cell.get("id")
@@ -284,7 +283,7 @@ def _give_ids(notebook: NotebookNode) -> None:
 
 
 def mark_skipped(notebook: Any) -> list[Any]:
-    """Drop the code cells that their author tagged `skip-execution`, and return them."""
+    """Mark the code cells tagged `skip-execution` as dropped, and return them."""
     skipped = [cell for cell in notebook.cells if cell.cell_type == "code" and SKIP in cell.metadata.get("tags", [])]
     for cell in skipped:
         cell.metadata.setdefault("runner", {})["dropped"] = f"tagged {SKIP}"

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Import papermill without the clients of stores that only its own command reads from and writes to.
+"""Import papermill without the storage clients that only its own command uses.
 
-It imports each client that is installed: boto3, and in a RAPIDS image pyarrow, which brings numpy, pandas and threads.
-That takes longer than all the rest of papermill. We read and write local files. `requests` it cannot do without, so
-that one is imported when somebody asks it for something.
+papermill imports each installed client: boto3, and in a RAPIDS image pyarrow, which pulls in numpy, pandas and
+threads. That takes longer than the rest of papermill, and only local files are read and written here. `requests`
+cannot be omitted, so its import is deferred until first use.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ _CLIENTS = ("azure", "boto3", "gcsfs", "github", "pyarrow")
 
 
 def import_papermill() -> None:
-    """Import papermill and the engines of all entry points, ours among them."""
+    """Import papermill and the engines of all entry points, including the runner's."""
     masked = [name for name in _CLIENTS if name not in sys.modules and "papermill" not in sys.modules]
-    sys.modules.update(dict.fromkeys(masked))  # type: ignore[arg-type]  # None: not to be found
+    sys.modules.update(dict.fromkeys(masked))  # type: ignore[arg-type]  # None: ImportError
     later = _Later("requests") if masked and "requests" not in sys.modules else None
     if later:
         sys.modules["requests"] = later
@@ -33,7 +33,7 @@ def import_papermill() -> None:
 
 
 class _Later(ModuleType):
-    """Stands for a module until an attribute of it is wanted."""
+    """A placeholder that imports a module on first attribute access."""
 
     def __getattr__(self, name: str) -> Any:
         if sys.modules.get(self.__name__) is self:

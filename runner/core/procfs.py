@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Processes as /proc tells them: who they are, whose child, what they use.
+"""Processes from /proc: identity, parent, CPU time, memory, disk I/O.
 
-psutil reads the same files, but several of them for what one holds: 0.33 ms a process against 0.04. The
-sampler looks at all processes twice a second for hours and may cost next to nothing.
+psutil reads several of these files where one suffices: 0.33 ms per process instead of 0.04. The sampler reads all
+processes twice a second for hours and must cost next to nothing.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
 class Identity(NamedTuple):
-    """A process that cannot be mistaken for a later one with the same pid.
+    """Pid and start time, which distinguish a process from a later one with the same pid.
 
-    ``started`` is in clock ticks since the boot.
+    ``started`` is in clock ticks since boot.
     """
 
     pid: int
@@ -28,7 +28,7 @@ class Identity(NamedTuple):
 
 
 class Disk(NamedTuple):
-    """Bytes that went from and to disks, as `/proc/PID/io` counts them; what the page cache served did not."""
+    """Bytes read from and written to disks as counted in `/proc/PID/io`, without those served by the page cache."""
 
     read_bytes: int
     written_bytes: int
@@ -36,7 +36,7 @@ class Disk(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Stat:
-    """What `/proc/PID/stat` says of a process, in clock ticks and pages."""
+    """Fields of `/proc/PID/stat`, in clock ticks and pages."""
 
     pid: int
     name: str
@@ -45,7 +45,7 @@ class Stat:
     session: int
     own_ticks: int
     waited_ticks: int
-    """CPU time of its children that have ended and that it waited for."""
+    """CPU time of terminated children that it waited for."""
     started: int
     rss_pages: int
 
@@ -56,14 +56,14 @@ class Stat:
 
     @property
     def dead(self) -> bool:
-        """True when only the exit status is left."""
+        """Whether it is a zombie or gone."""
         return self.state in "ZXx"
 
 
 def read_stat(pid: int) -> Stat | None:
-    """Return what the kernel says of a process, None if there is none."""
+    """Return the state of a process, None if it does not exist."""
     content = content_of(f"/proc/{pid}/stat", 4096)
-    start, end = content.find(b"("), content.rfind(b")")  # the name may hold blanks and brackets
+    start, end = content.find(b"("), content.rfind(b")")  # the name may contain blanks and brackets
     if end < 0:
         return None
     name = "".join(c if c.isprintable() else "?" for c in content[start + 1 : end].decode(errors="replace"))
@@ -82,7 +82,7 @@ def read_stat(pid: int) -> Stat | None:
 
 
 def read_disk(pid: int) -> Disk | None:
-    """Return what a process and the children it waited for moved, None if it is gone or not ours to read."""
+    """Return the disk I/O of a process and the children it waited for, None if it is gone or not readable."""
     lines = (line.split(b": ") for line in content_of(f"/proc/{pid}/io", 4096).splitlines())
     counted = {line[0]: int(line[1]) for line in lines if len(line) == 2}
     if b"read_bytes" not in counted or b"write_bytes" not in counted:
@@ -91,24 +91,24 @@ def read_disk(pid: int) -> Disk | None:
 
 
 def ancestors(pid: int) -> Iterator[Stat]:
-    """Yield a process's parent, the parent of that, and so on, as far as they can be seen."""
+    """Yield the parent of a process, its grandparent and so on, as far as they are visible."""
     stat = read_stat(pid)
     while stat is not None and (stat := read_stat(stat.parent)) is not None:
         yield stat
 
 
 def has_children(pid: int) -> bool:
-    """Return True if a process has living children, whichever of its threads started them."""
+    """Return True if a process has live children, whichever of its threads started them."""
     return any(stat.parent == pid and not stat.dead for stat in map(read_stat, pids()) if stat)
 
 
 def pids() -> set[int]:
-    """Return the pids there are now."""
+    """Return the pids of all current processes."""
     return {int(name) for name in os.listdir("/proc") if name.isdigit()}  # noqa: PTH208  (a third of the time)
 
 
 def content_of(path: str, limit: int) -> bytes:
-    """Read a file of /proc in one go; empty if it is gone or not ours to read."""
+    """Read a file of /proc with one call; empty if it is gone or not readable."""
     try:
         handle = os.open(path, os.O_RDONLY)
     except OSError:
@@ -122,12 +122,12 @@ def content_of(path: str, limit: int) -> bytes:
 
 
 def boot_id() -> str:
-    """Return what differs after each start of the machine, empty where it is not known."""
+    """Return the boot id of the machine, empty if unknown."""
     return content_of("/proc/sys/kernel/random/boot_id", 64).decode().strip()
 
 
 def namespace() -> str:
-    """Return boot and pid namespace, within which pids can be compared; empty where they are not known."""
+    """Return boot id and pid namespace, within which pids can be compared; empty if unknown."""
     try:
         return f"{boot_id()}:{Path('/proc/self/ns/pid').readlink()}"
     except OSError:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Results that a notebook records by name: written as metadata of an output, read from the executed notebook.
+"""Results that a notebook records by name: written as output metadata, read from the executed notebook.
 
-`runner.record` writes them where this package is installed beside the kernel. A notebook elsewhere does the same with
+`runner.record` writes them if this package is installed in the kernel's environment. Elsewhere a notebook can use
 ``display({"text/plain": "ari = 0.93"}, raw=True, metadata={"runner": {"recorded": {"ari": 0.93}}})``.
 """
 
@@ -15,11 +15,11 @@ MOST_VALUES = 200
 NAME_CHARS = 80
 TEXT_CHARS = 200
 _LARGEST = 2**63
-"""An integer that is larger is kept as a float: JSON readers disagree about it."""
+"""Larger integers are stored as floats, since JSON readers disagree about them."""
 
 
 def show(name: str, value: object) -> None:
-    """Show a value as an output of the running cell; outside of IPython, print it."""
+    """Display a value as an output of the running cell; outside IPython, print it."""
     value = _plain(value)
     _check(name, value)
     text = f"{name} = {value}"
@@ -35,7 +35,7 @@ def show(name: str, value: object) -> None:
 
 
 def read(notebook: Mapping[str, Any]) -> dict[str, bool | int | float | str]:
-    """Return what a notebook has recorded, by name in order of appearance; what is malformed is left out."""
+    """Return the recorded results of a notebook by name, in order of appearance; malformed ones are ignored."""
     found: dict[str, bool | int | float | str] = {}
     for cell in notebook["cells"]:
         for output in cell.get("outputs", ()):
@@ -52,7 +52,7 @@ def read(notebook: Mapping[str, Any]) -> dict[str, bool | int | float | str]:
 
 
 def _plain(value: Any) -> Any:
-    """Return what a scalar of NumPy, CuPy or pandas holds."""
+    """Return a scalar of NumPy, CuPy or pandas as a Python value."""
     if not isinstance(value, bool | int | float | str) and callable(item := getattr(value, "item", None)):
         try:
             return item()
@@ -63,15 +63,15 @@ def _plain(value: Any) -> Any:
 
 def _check(name: object, value: object) -> None:
     if not isinstance(name, str) or not 0 < len(name) <= NAME_CHARS:
-        raise ValueError(f"the name {name!r:.120} has not 1 to {NAME_CHARS} characters")
+        raise ValueError(f"the name {name!r:.120} must have 1 to {NAME_CHARS} characters")
     if not isinstance(value, bool | int | float | str):
-        raise TypeError(f"{name}: {type(value).__name__} is not a number, a text, True or False")
+        raise TypeError(f"{name}: {type(value).__name__} is not a number, a string, True or False")
     if isinstance(value, str) and not 0 < len(value) <= TEXT_CHARS:
-        raise ValueError(f"{name}: the text has {len(value)} characters, allowed are 1 to {TEXT_CHARS}")
+        raise ValueError(f"{name}: the string has {len(value)} characters, allowed are 1 to {TEXT_CHARS}")
 
 
 def _json(value: Any) -> bool | int | float | str:
-    """Return a value as JSON can hold it everywhere: NaN and the infinities become texts."""
+    """Return a value that any JSON reader accepts: NaN and infinities become strings."""
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     if isinstance(value, int) and abs(value) >= _LARGEST:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is recorded of a run, and the words it is recorded in.
+"""Records of a run.
 
-Frozen records without behaviour. Units stand in the names. What was not measured is ``None``
-and the record's ``unavailable`` maps the field to the reason: null with a reason beats 0.
-`NAME.metrics.json` is `Metrics` as JSON; `metrics_schema` publishes it as JSON Schema.
+Records are frozen and have no behaviour. Field names contain the units. A field that was not measured is ``None``, and
+the record's ``unavailable`` maps it to the reason. `NAME.metrics.json` is `Metrics` as JSON; `metrics_schema` is its
+JSON Schema.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ SCHEMA_VERSION = 1
 
 
 class Status(StrEnum):
-    """How a notebook ended.
+    """Status of a notebook.
 
-    `NOT_RUN`, `RUNNING` and `HELD` stand in reports only, `LOST` also in the record of a run that broke off.
+    `NOT_RUN`, `RUNNING` and `HELD` appear only in reports, `LOST` also in the record of an interrupted run.
     """
 
     SUCCEEDED = "succeeded"
@@ -61,7 +61,7 @@ class Status(StrEnum):
 
 
 class CellStatus(StrEnum):
-    """How a code cell of the source notebook ended."""
+    """Status of a code cell of the source notebook."""
 
     SUCCEEDED = "succeeded"
     FAILED = "failed"
@@ -71,14 +71,14 @@ class CellStatus(StrEnum):
 
 
 class Cause(StrEnum):
-    """Why a notebook did not succeed, where a known signature says so."""
+    """Cause of a failure, if it matches a known signature."""
 
     HOST_MEMORY = "host-memory"
     DEVICE_MEMORY = "device-memory"
     SEGFAULT = "segfault"
     UCX = "ucx"
     DRIVER = "driver"
-    """Driver, GPU and the CUDA build of a package do not fit each other."""
+    """Driver, GPU and the CUDA build of a package are incompatible."""
     NO_DEVICE = "no-device"
     GPU_BUSY = "gpu-busy"
     MISSING_MODULE = "missing-module"
@@ -109,12 +109,12 @@ EXIT_CODES: dict[Status, int] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """The notebook that was asked for."""
+    """The source notebook."""
 
     path: str
     sha256: str | None = None
     commit: str | None = None
-    """The commit that is checked out, if it holds the notebook exactly as it was run."""
+    """The checked-out commit, if it contains the notebook exactly as it was run."""
     repository: str | None = None
     """URL of the repository that the commit came from, without credentials."""
     title: str | None = None
@@ -138,7 +138,7 @@ class GateGpu:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Check:
-    """One comparison of what is there with what is needed."""
+    """One check of the machine against a requirement."""
 
     name: str
     status: Literal["pass", "warn", "fail"]
@@ -149,7 +149,7 @@ class Check:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gate:
-    """The verdict of the gate, with everything it looked at."""
+    """The verdict of the gate and the facts behind it."""
 
     passed: bool
     reason: str
@@ -165,11 +165,11 @@ class Gate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
-    """One thing that preparation did to the notebook.
+    """A change that preparation made to the notebook.
 
     ``rule`` is one of ``drop_cells, replace, insert, parameter, dataset, place, product``;
-    ``cell_index`` counts the code cells of the source notebook from 0. ``old`` is what no longer
-    runs, ``new`` what runs instead; a cell that was added replaces nothing.
+    ``cell_index`` counts the code cells of the source notebook from 0. ``new`` runs instead of
+    ``old``; an added cell has no ``old``.
     """
 
     rule: str
@@ -183,10 +183,10 @@ class Change:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CellRun:
-    """One time that a cell was sent to the kernel; a repair may have given it another source."""
+    """One execution of a cell; a repair may have changed its source."""
 
     source_sha256: str
-    """Of the source as it ran, which the executed notebook holds."""
+    """Hash of the source as executed, which is in the executed notebook."""
     started_at: str
 
 
@@ -207,19 +207,19 @@ class Cell:
     gpu_energy_joules: float | None = None
     peak_host_memory_bytes: int | None = None
     gpu_activity: dict[str, float] = field(default_factory=dict)
-    """What the GPUs' units did, means over the cell; on Hopper and newer."""
+    """Mean activity of the GPUs' units over the cell; Hopper and newer."""
     title: str | None = None
-    """First line of the source that says something, for tables."""
+    """First meaningful line of the source, for tables."""
     allocated: tuple[Allocated, ...] = ()
     second_run: Literal["bit-equal", "equal-in-meaning", "unstable"] | None = None
-    """Whether it showed the same when the notebook ran again, with ``--twice``."""
+    """Comparison of its outputs with those of the second run, with ``--twice``."""
     warnings: tuple[str, ...] = ()
-    """What a green cell hides; the record's warnings list it as well, with the cell's number."""
+    """Problems in a successful cell; also in the record's warnings, with the cell's number."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
-    """What went wrong first."""
+    """The first failure."""
 
     message: str
     cell_index: int | None = None
@@ -230,12 +230,12 @@ class Failure:
     cause: Cause | None = None
     hint: str | None = None
     device_memory: DeviceShortage | None = None
-    """Set where the cause is ``device-memory``."""
+    """Set if the cause is ``device-memory``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Expectation:
-    """One thing the plan says the notebook leaves, and what it left."""
+    """An expected result from the plan and the actual one."""
 
     kind: str
     target: str
@@ -257,7 +257,7 @@ class Outputs:
     log: str | None = None
     samples: str | None = None
     dask: str | None = None
-    """Dask's performance report of the cluster that the notebook opened; made in its kernel, with scripts."""
+    """Dask's performance report of the notebook's cluster; made in its kernel, contains scripts."""
     bytes: dict[str, int] = field(default_factory=dict)
     figures: int = 0
     attempts: tuple[str, ...] = ()
@@ -266,7 +266,7 @@ class Outputs:
     products: tuple[str, ...] = ()
     notebook_sha256: str | None = None
     product_sha256: dict[str, str] = field(default_factory=dict)
-    """Content of each product by its path in the checkout; both of a success only."""
+    """Hash of each product by its path in the checkout; like ``notebook_sha256`` only after a success."""
     saves: int = 0
     save_seconds: float = 0.0
     unavailable: dict[str, str] = field(default_factory=dict)
@@ -274,7 +274,7 @@ class Outputs:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReusedFrom:
-    """The run that made what a record tells, where a later run reused it."""
+    """The earlier run whose results were reused."""
 
     run_id: str
     ended_at: str
@@ -283,7 +283,7 @@ class ReusedFrom:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Metrics:
-    """Everything that is known of one run of one notebook."""
+    """The record of one run of one notebook."""
 
     notebook: str
     source: Source
@@ -296,25 +296,25 @@ class Metrics:
     wall_seconds: float
     schema_version: int = SCHEMA_VERSION
     provisional: bool = False
-    """Written before everything in it was judged; see `runner.core.endings`."""
+    """Written before all checks were done; see `runner.core.endings`."""
     stage: str | None = None
-    """Stage that a provisional record was written in."""
+    """Stage in which a provisional record was written."""
     resume_key: str | None = None
-    """Of a success: the hash of all that its results depend on; see `runner.run.ingredients`."""
+    """Hash of all inputs of a successful run; see `runner.run.ingredients`."""
     ingredients: dict[str, str] = field(default_factory=dict)
-    """What the key was made of, so that a later run can name what changed."""
+    """Parts of the key, so that a later run can name the changed ones."""
     not_judged: tuple[str, ...] = ()
-    """Inputs that no key can hold, such as hosts that the notebook itself fetched from."""
+    """Inputs that the key cannot cover, such as hosts from which the notebook itself downloads."""
     reused_from: ReusedFrom | None = None
-    """Nothing ran: the record is that of an earlier run with the same key."""
+    """Set if nothing ran because the results of an earlier run with the same key were reused."""
     ran_because: tuple[str, ...] = ()
-    """Why a resumed run did not reuse an earlier one."""
+    """Why a resumed run did not reuse an earlier result."""
     repaired: bool = False
-    """It failed, was held, and went on by `runner repair`: not what the source notebook does by itself."""
+    """It failed, was held and continued with `runner repair`: the source notebook alone does not give this result."""
     held_seconds: float | None = None
-    """How much of ``wall_seconds`` a failed notebook waited for its repair."""
+    """Part of ``wall_seconds`` in which a failed notebook waited for its repair."""
     spent_seconds: float | None = None
-    """What a reuse took now, while ``wall_seconds`` stays that of the run it came from."""
+    """Time that the reuse took; ``wall_seconds`` is that of the original run."""
     optional: bool = False
     plan: str | None = None
     gate: Gate | None = None
@@ -338,7 +338,7 @@ class Metrics:
 
 
 def origin(record: Metrics) -> str:
-    """Return the run whose results a record tells, as a person reads it."""
+    """Return a short label of the run that produced the results of a record."""
     run_id = record.reused_from.run_id if record.reused_from else record.run_id
     return f"run {run_id[:8]} ({record.ended_at[:10]})"
 
@@ -349,7 +349,7 @@ def to_json(record: Any, mask: Callable[[Any], Any] | None = None) -> str:
     Parameters
     ----------
     mask
-        Takes the record as a tree of plain values and returns what may be written, as a `Redactor` does.
+        Redacts the record, given as a tree of plain values.
     """
     tree = dataclasses.asdict(record)
     return json.dumps(mask(tree) if mask else tree, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
@@ -368,7 +368,7 @@ def read_metrics(text: str | bytes) -> Metrics:
 
 @functools.cache
 def _adapter() -> TypeAdapter[Metrics]:
-    """Return the validator; making one takes longer than reading a record."""
+    """Return the validator; building one takes longer than reading a record."""
     from pydantic import TypeAdapter
 
     return TypeAdapter(Metrics)

@@ -1,17 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Secrets stay out of every file we write.
+"""Redaction of secrets in every file and log.
 
-A value is looked for as it is, line by line, and in the spellings that printing gives it: escaped
-for Python, JSON, HTML or a URL, in base64 at any alignment (as ``user:TOKEN`` of an HTTP header
-has it), in hexadecimal, and one spelling within another. All of them are literal texts. One scan
-for short, rare parts of them (anchors) finds where one may stand, so that the cost of a text
-without secrets hardly depends on how many there are.
+A value is searched for verbatim, line by line, and in encoded forms: escaped for Python, JSON, HTML or a URL, in
+base64 at any alignment (as ``user:TOKEN`` in an HTTP header), in hexadecimal, and one encoding within another. All of
+these are literal strings. A single scan for short, rare substrings of them (anchors) finds the candidates, so that
+the cost of a text without secrets hardly depends on their number.
 
-Streams arrive in pieces, so a `RedactedStream` holds back the last characters that could be the
-start of a secret until the next piece decides.
+Streams arrive in chunks, so a `RedactedStream` holds back trailing characters that could be the start of a secret
+until the next chunk decides.
 
-A value of very few characters stands in every file by chance: masking ``5`` or ``"`` would destroy
-the record, and not masking it would break the promise. So it is refused before anything runs.
+A value of very few characters occurs in every file by chance: masking ``5`` or ``"`` would destroy the record, and not
+masking it would leak it. So it is refused before anything runs.
 """
 
 from __future__ import annotations
@@ -32,14 +31,14 @@ from runner.core.surrogates import TERMINAL_SEQUENCE
 MASK = "[secret]"
 SHORTEST_CHARACTERS = 4
 SHORTEST_ENCODED = 5
-"""Parts of base64 that are shorter stand in every image by chance."""
+"""Shorter parts of base64 occur in every image by chance."""
 MOST_SPELLED_CHARACTERS = 1_000_000
-"""Of one secret: the spellings within spellings of a long one end here, the simpler ones come first."""
+"""Per secret; beyond it, nested encodings of a long one are omitted. Simple ones come first."""
 _ANCHOR = 6
 _RARE_FIRST = "\\&%#$@!~^`|{}<>?;+QZXJKVWYqzxjkUGBHPFDOMLRNCIASTEvwybgfp9876543210umhd:/'\"=,*()[]_-.lcoratinse "
-"""Characters as seldom as they are in what notebooks print: an anchor starts with the first of these that there is."""
+"""Characters from rare to frequent in the output of notebooks: an anchor starts with the first one that occurs."""
 _UNSEEN = re.compile(rf"{TERMINAL_SEQUENCE}|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
-"""Colours and other controls, which a page and a log leave out: what stands around them then stands together."""
+"""Control sequences, which pages and logs omit, so that the text around them is joined."""
 _LINE_BREAK = re.compile(r"[\r\n]+")
 _FOR_HTML = {ord(c): f"\\u{ord(c):04x}" for c in "<>&"}
 
@@ -47,7 +46,7 @@ _Span = tuple[int, int]
 
 
 def check_secret(name: str, value: str) -> str:
-    """Return the value of a variable after checking that it can be kept out of files.
+    """Return the value of a variable after checking that it can be redacted.
 
     Raises
     ------
@@ -57,20 +56,20 @@ def check_secret(name: str, value: str) -> str:
     count = len(value.strip())
     if count < SHORTEST_CHARACTERS:
         raise UsageError(
-            f"--secret-env {name}: a value of {count} characters cannot be kept out of files without destroying them; "
-            f"the least is {SHORTEST_CHARACTERS}",
-            hint="use a longer secret, or leave the option out when this is not a secret",
+            f"--secret-env {name}: a value of {count} characters cannot be redacted without destroying files; "
+            f"the minimum is {SHORTEST_CHARACTERS}",
+            hint="use a longer secret, or omit the option if this is not a secret",
         )
     return value
 
 
 def read_secrets(names: Iterable[str], environs: Iterable[Mapping[str, str]]) -> dict[str, tuple[str, ...]]:
-    """Return the values of the variables that are secrets: what each environment gives them.
+    """Return the values of secret variables in all environments.
 
     Raises
     ------
     UsageError
-        One is set nowhere, or is too short.
+        A variable is not set, or is too short.
     """
     known = [*environs]
     found = {name: tuple({environ[name] for environ in known if environ.get(name)}) for name in names}
@@ -83,9 +82,9 @@ def read_secrets(names: Iterable[str], environs: Iterable[Mapping[str, str]]) ->
 
 
 def values_in(folder: Path | None) -> tuple[str, ...]:
-    """Return the values of a mounted Secret, a file for each key; without such a folder there are none.
+    """Return the values of a mounted Secret, a folder with a file for each key; empty without such a folder.
 
-    Values of less than `SHORTEST_CHARACTERS` are left out: they stand in every file by chance.
+    Values shorter than `SHORTEST_CHARACTERS` are ignored: they occur in every file by chance.
 
     Raises
     ------
@@ -94,20 +93,20 @@ def values_in(folder: Path | None) -> tuple[str, ...]:
     """
     if folder is None or not folder.is_dir():
         return ()
-    # Kubernetes keeps the files themselves in a folder ..data; keys may start with one dot.
+    # Kubernetes stores the files in a folder ..data; keys may start with one dot.
     keys = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith(".."))
     try:
         values = [path.read_bytes().decode(errors="surrogateescape") for path in keys]
     except OSError as error:
         raise UsageError(
             f"--secrets-dir {folder}: {error.filename} cannot be read: {error.strerror}",
-            hint="its values could not be kept out of files; make it readable, or leave the option out",
+            hint="its values could not be redacted; make it readable, or omit the option",
         ) from error
     return tuple(value for value in values if len(value.strip()) >= SHORTEST_CHARACTERS)
 
 
 def hidden_values(names: Iterable[str], folder: Path | None, environs: Iterable[Mapping[str, str]]) -> tuple[str, ...]:
-    """Return every value that no file may hold: of these variables, and of a mounted Secret."""
+    """Return all values to redact: those of variables and of a mounted Secret."""
     return (*(value for values in read_secrets(names, environs).values() for value in values), *values_in(folder))
 
 
@@ -119,7 +118,7 @@ def _bytes_of(text: str) -> bytes:
 
 
 def _python(show: Callable[[str], str], apostrophe: str) -> Callable[[str], str]:
-    """Return how Python writes a text within quotes; whether it escapes an apostrophe depends on the text around."""
+    """Return a Python escape with a given form of the apostrophe, which depends on the surrounding text."""
     return lambda text: apostrophe.join(show(part) for part in text.split("'"))
 
 
@@ -140,15 +139,15 @@ _ESCAPES: tuple[Callable[[str], str], ...] = (
     lambda text: quote(_bytes_of(text)),
     lambda text: quote_plus(_bytes_of(text)),
 )
-"""What leaves letters and digits as they are."""
+"""Encodings that keep letters and digits."""
 
 
 def _encoded(text: str) -> Iterator[str]:
-    """Yield the base64 of a text at each alignment, with what its end adds where nothing follows; and its hex."""
+    """Yield the base64 of a text at each alignment, with and without its padding, and its hex."""
     data = _bytes_of(text)
     for before in range(3):
         code = base64.b64encode(b"\0" * before + data).decode()
-        first = (before * 8 + 5) // 6  # characters that hold bits of what stands before
+        first = (before * 8 + 5) // 6  # characters with bits of the preceding text
         sure = (before + len(data)) * 8 // 6
         for end in {sure, len(code.rstrip("=")), len(code)}:
             part = code[first:end]
@@ -165,9 +164,9 @@ def _escaped(text: str) -> Iterator[str]:
 
 
 def _spellings(secret: str) -> set[str]:
-    """Return what printing a secret gives; blanks at its ends, as files of secrets have, are not part of it.
+    """Return the encoded forms of a secret without surrounding blanks, which files of secrets often have.
 
-    The lines of a secret are secrets too: they may be indented, quoted or numbered one by one.
+    Its lines are secrets too: they may be indented, quoted or numbered individually.
     """
     value = secret.strip() or secret
     unix = value.replace("\r\n", "\n")
@@ -198,12 +197,12 @@ def _spellings(secret: str) -> set[str]:
 
 
 class Redactor:
-    """Replaces known secret values by a mask.
+    """Replaces secrets with a mask.
 
     Parameters
     ----------
     values
-        The secrets. Empty ones are ignored: masking them would mask everything.
+        The secrets. Empty ones are ignored: they would mask everything.
     """
 
     def __init__(self, values: Iterable[str] = ()) -> None:
@@ -212,9 +211,9 @@ class Redactor:
         shortest = min(map(len, spellings), default=0)
         self._size = min(shortest, _ANCHOR)
         self._anchors: dict[str, list[tuple[int, str]]] = {}
-        """Spellings by a part of them, and where in them it stands."""
+        """Encoded forms by anchor, with the position of the anchor in them."""
         self._starts: dict[str, list[str]] = {}
-        """Spellings by their first characters."""
+        """Encoded forms by their first characters."""
         for spelling in spellings:
             at = self._rarest(spelling)
             self._anchors.setdefault(spelling[at : at + self._size], []).append((at, spelling))
@@ -227,12 +226,12 @@ class Redactor:
         return self._pattern is not None
 
     def _rarest(self, spelling: str) -> int:
-        """Return where the anchor of a spelling starts."""
+        """Return the position of the anchor in an encoded form."""
         last = len(spelling) - self._size + 1
         return next((at for c in _RARE_FIRST if (at := spelling.find(c, 0, last)) >= 0), 0)
 
     def text(self, text: str) -> str:
-        """Return the text without any secret in it."""
+        """Return the text with all secrets masked."""
         spans = self.spans(text)
         if not spans:
             return text
@@ -241,7 +240,7 @@ class Redactor:
         return MASK.join(gaps)
 
     def spans(self, text: str) -> list[_Span]:
-        """Return where secrets stand in a text, in order; those that overlap are one."""
+        """Return the positions of secrets in a text, in order; overlapping ones are merged."""
         if self._pattern is None:
             return []
         found = []
@@ -253,7 +252,7 @@ class Redactor:
         return _merged(found)
 
     def open_from(self, text: str) -> int:
-        """Return where the first secret might start that the text does not hold whole; its length if none does."""
+        """Return the position of the first possibly incomplete secret at the end of a text; its length if none."""
         count = len(text)
         first = max(0, count - self._longest + 1)
         whole = (match.start() for match in self._opening.finditer(text, first)) if self._opening else iter(())
@@ -267,7 +266,7 @@ class Redactor:
         return count
 
     def shown(self, text: str) -> str:
-        """Return the text without a secret, also once its colours are gone: then it has none where one shows."""
+        """Return the text redacted even after its colours are removed; they are removed if a secret then appears."""
         if self._pattern is None:
             return text
         masked = self.text(text)
@@ -283,7 +282,7 @@ class Redactor:
         Parameters
         ----------
         keys
-            Redact the keys as well. Those of our own records and of nbformat are names, which stay.
+            Redact keys as well; not for records and notebooks, whose keys are field names.
         """
         if self._pattern is None:
             return value
@@ -299,30 +298,30 @@ class Redactor:
         return value
 
     def stream(self) -> RedactedStream:
-        """Return a redactor for text that comes in pieces."""
+        """Return a redactor for text that arrives in chunks."""
         return RedactedStream(self)
 
 
 class RedactedStream:
-    """Text in pieces in, text without secrets out."""
+    """Redacts text that arrives in chunks."""
 
     def __init__(self, redactor: Redactor) -> None:
         self._redactor = redactor
         self._held = ""
         self._masked = 0
-        """So many characters of what is held belong to a secret whose mask is out."""
+        """Number of held characters that belong to a secret whose mask is already written."""
 
     def feed(self, text: str) -> str:
-        """Return what is safe to write now."""
+        """Add a chunk and return the text that can be written."""
         held = self._held + text
         return self._decide(held, self._redactor.open_from(held) if self._redactor else len(held))
 
     def flush(self) -> str:
-        """Return what was held back; nothing more will come."""
+        """Return the rest at the end of the stream."""
         return self._decide(self._held, len(self._held))
 
     def _decide(self, text: str, end: int) -> str:
-        """Return the text up to an end, and hold the rest."""
+        """Return the redacted text up to a position, and hold the rest."""
         spans = self._redactor.spans(text)
         if self._masked:
             spans = _merged([(0, self._masked), *spans])
@@ -341,7 +340,7 @@ class RedactedStream:
 
 
 def _merged(spans: list[_Span]) -> list[_Span]:
-    """Return spans in order, those that overlap as one."""
+    """Return spans in order, with overlapping ones merged."""
     merged: list[_Span] = []
     for start, end in sorted(spans):
         if merged and start < merged[-1][1]:
@@ -352,7 +351,7 @@ def _merged(spans: list[_Span]) -> list[_Span]:
 
 
 def _any_of(anchors: Iterable[str]) -> re.Pattern[str]:
-    """Return a pattern that matches the first character of each anchor, also of those that overlap."""
+    """Return a pattern that matches the first character of each anchor, including overlapping ones."""
     groups = itertools.groupby(sorted(anchors), key=lambda anchor: anchor[0])
     parts = (f"{re.escape(c)}(?={'|'.join(re.escape(anchor[1:]) for anchor in group)})" for c, group in groups)
     return re.compile("|".join(parts))

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""YAML of people we do not know: what it means in plain values, or an error within moments.
+"""Loading of untrusted YAML with bounds on its cost.
 
-PyYAML's safe loader constructs nothing dangerous, but a few hundred bytes keep it busy for minutes:
-merge keys (`<<`) that multiply, nesting without end. Integers that Python refuses to print
-would fail much later, where nobody expects them.
+PyYAML's safe loader constructs nothing dangerous, but a few hundred bytes can keep it busy for minutes: multiplying
+merge keys (`<<`), unbounded nesting. Integers that Python refuses to print would fail much later.
 """
 
 from __future__ import annotations
@@ -23,12 +22,12 @@ _LONGEST_NUMBER = 1000
 
 
 def load(text: str) -> Any:
-    """Return what one document holds.
+    """Return the value of one document.
 
     Raises
     ------
     yaml.YAMLError
-        It is not valid YAML, repeats a key, or is larger, deeper or longer than any honest document.
+        It is not valid YAML, repeats a key, or exceeds the limits on size, depth or numbers.
     """
     if len(text) > _LARGEST_CHARACTERS:
         raise yaml.YAMLError(f"{len(text)} characters, the limit is {_LARGEST_CHARACTERS}")
@@ -44,12 +43,12 @@ def load(text: str) -> Any:
     finally:
         loader.dispose()
     if _nodes(document, _LARGEST_NODES) <= 0:
-        raise yaml.YAMLError(f"unfolds to more than {_LARGEST_NODES} values; write it with fewer aliases")
+        raise yaml.YAMLError(f"expands to more than {_LARGEST_NODES} values; use fewer aliases")
     return document
 
 
 def load_all(text: str) -> list[Any]:
-    """Return what each document of a file with several holds; empty ones are left out.
+    """Return the values of all documents in a file; empty ones are omitted.
 
     Raises
     ------
@@ -69,7 +68,7 @@ class _Loader(yaml.SafeLoader):
         self._merged = 0
 
     def compose_node(self, parent: Any, index: Any) -> Any:
-        """Compose a node, unless it lies too deep."""
+        """Compose a node, with a limit on depth."""
         self._depth += 1
         if self._depth > _DEEPEST:
             raise _fault(f"nested deeper than {_DEEPEST} levels", self.peek_event())  # type: ignore[no-untyped-call]
@@ -78,7 +77,7 @@ class _Loader(yaml.SafeLoader):
         return node
 
     def flatten_mapping(self, node: Any) -> None:
-        """Put in what merge keys name, as long as it does not multiply."""
+        """Expand merge keys, with a limit on the number of values."""
         for key, value in node.value:
             if key.tag == "tag:yaml.org,2002:merge":
                 for source in value.value if isinstance(value, yaml.SequenceNode) else [value]:
@@ -86,14 +85,14 @@ class _Loader(yaml.SafeLoader):
                         self.flatten_mapping(source)
                         self._merged += len(source.value)
                     if self._merged > _LARGEST_NODES:
-                        raise _fault(f"merge keys (<<) put in more than {_LARGEST_NODES} values", key)
+                        raise _fault(f"merge keys (<<) add more than {_LARGEST_NODES} values", key)
         super().flatten_mapping(node)
 
     def bounded_number(self, node: Any) -> Any:
-        """Return a number of a length that Python can print."""
+        """Return a number, with a limit on its length."""
         if len(node.value) > _LONGEST_NUMBER:
             digits = f"a number of {len(node.value)} characters, the limit is {_LONGEST_NUMBER}"
-            raise _fault(f"{digits}; put it in quotes if it is a text", node)
+            raise _fault(f"{digits}; put it in quotes if it is a string", node)
         is_integer = node.tag == "tag:yaml.org,2002:int"
         return self.construct_yaml_int(node) if is_integer else self.construct_yaml_float(node)
 
@@ -103,7 +102,7 @@ _Loader.add_constructor("tag:yaml.org,2002:float", _Loader.bounded_number)
 
 
 def tree(text: str) -> yaml.Node | None:
-    """Return the tree of a text that `load` accepts, for `line_of`."""
+    """Return the node tree of a text that `load` accepts, for `line_of`."""
     loader = _Loader(text)
     try:
         node: yaml.Node | None = loader.get_single_node()
@@ -113,7 +112,7 @@ def tree(text: str) -> yaml.Node | None:
 
 
 def line_of(node: yaml.Node | None, path: Sequence[str | int]) -> tuple[int | None, int]:
-    """Return the line of a key path, counted from 1, and how many of its keys are there; the last one that is counts.
+    """Return the line of the last existing key of a path, counted from 1, and the number of existing keys.
 
     >>> line_of(tree("a:\\n  b: 1"), ("a", "b")), line_of(tree("a:\\n  b: 1"), ("a", "c"))
     ((2, 2), (1, 1))
@@ -133,7 +132,7 @@ def line_of(node: yaml.Node | None, path: Sequence[str | int]) -> tuple[int | No
 
 
 def block_start(text: str, path: Sequence[str | int]) -> int | None:
-    """Return the number of lines above the first of a text that stands as a literal block (``|``), else None."""
+    """Return the number of lines above the content of a literal block (``|``), None for other values."""
     node = tree(text)
     for part in path:
         assert isinstance(node, yaml.MappingNode)
@@ -147,7 +146,7 @@ def _fault(what: str, place: Any) -> yaml.YAMLError:
 
 
 def _refuse_repeated_keys(node: yaml.Node) -> None:
-    """Look at the tree before it becomes mappings, in which the earlier of two keys is lost."""
+    """Check the node tree, because in a mapping the earlier of two equal keys is lost."""
     waiting, seen = [node], set()
     while waiting:
         node = waiting.pop()
@@ -167,7 +166,7 @@ def _refuse_repeated_keys(node: yaml.Node) -> None:
 
 
 def _nodes(value: Any, left: int) -> int:
-    """Return what is left of a budget of values; aliases, also of themselves, use it up instead of the memory."""
+    """Return the rest of a budget of values, which aliases, even recursive ones, exhaust before the memory."""
     waiting = [value]
     left -= 1
     while waiting and left > 0:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The lower end of a terminal: a few lines that are redrawn, below lines that scroll.
+"""A live display at the bottom of a terminal, redrawn in place below scrolling output.
 
-One thread draws; all others, and signal handlers in the middle of anything, only put lines into a queue. So a terminal
-that is held (Ctrl-S) or gone holds up nobody. No mode of the terminal is changed and its cursor is never hidden: a
-process that is stopped or killed leaves nothing to repair.
+One thread draws; other threads and signal handlers only append lines to a queue, so that a paused (Ctrl-S) or closed
+terminal blocks nothing. Terminal modes are not changed and the cursor is never hidden: a stopped or killed process
+leaves nothing to restore.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Self
 
 _EVERY_SECONDS = 0.25
 _LAST_SECONDS = 2.0
-"""How long the end waits for a terminal that takes nothing."""
+"""How long the exit waits for a paused terminal."""
 _MOST_LINES = 2_000
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
@@ -34,17 +34,17 @@ def is_screen() -> bool:
 
 
 def plain(text: str) -> str:
-    """Return a text that moves no cursor and changes no colour."""
+    """Return a text without terminal control characters."""
     return _CONTROL.sub("�", text)
 
 
 class Screen:
-    """Draws what a function returns for a width and a height below what is printed to stderr.
+    """Shows the lines of a function below the output to stderr.
 
     Parameters
     ----------
     draw
-        Called in a thread; its lines may be coloured, and none is wider than the width.
+        Called in a thread with width and height; returns lines of at most this width, which may be coloured.
     """
 
     def __init__(self, draw: Callable[[int, int], list[str]]) -> None:
@@ -58,12 +58,12 @@ class Screen:
         self._restore = contextlib.ExitStack()
 
     def print(self, text: str) -> None:
-        """Let lines scroll by above; safe in signal handlers."""
+        """Print above the live display; safe in signal handlers."""
         self._lines.append(plain(text.rstrip("\n")))
 
     def __enter__(self) -> Self:
-        self._fd = os.dup(sys.stderr.fileno())  # the thread's own: it may outlive what stderr is now
-        self._draw(80, 24)  # imports what drawing needs: processes are forked beside the thread
+        self._fd = os.dup(sys.stderr.fileno())  # the thread's own: it may outlive the current stderr
+        self._draw(80, 24)  # import what drawing needs before processes are forked beside the thread
         if signal.getsignal(signal.SIGTSTP) is signal.SIG_DFL:
             signal.signal(signal.SIGTSTP, self._stop)
             self._restore.callback(signal.signal, signal.SIGTSTP, signal.SIG_DFL)
@@ -77,7 +77,7 @@ class Screen:
         self._restore.close()
 
     def _stop(self, *_: object) -> None:
-        """Stop as Ctrl-Z asks, and go on below what a shell wrote meanwhile."""
+        """Suspend on Ctrl-Z, and continue below the output of the shell."""
         self._stopped = True
         signal.signal(signal.SIGTSTP, signal.SIG_DFL)
         signal.raise_signal(signal.SIGTSTP)
@@ -94,7 +94,7 @@ class Screen:
     def _write(self, *, wanted: bool) -> None:
         size = os.get_terminal_size(self._fd)
         alone = self._in_foreground()
-        if not alone or size.columns != self._width:  # somebody else writes here; or what was drawn may be wrapped now
+        if not alone or size.columns != self._width:  # another process writes here, or drawn lines may be wrapped now
             self._width = size.columns
             self._drawn = []
         width, height = size.columns or 80, size.lines or 24
@@ -110,12 +110,12 @@ class Screen:
     def _in_foreground(self) -> bool:
         try:
             return os.tcgetpgrp(self._fd) == os.getpgrp()
-        except OSError:  # a terminal, but not the one that controls us: nobody shares it with us
+        except OSError:  # not our controlling terminal: no shell shares it
             return True
 
 
 class _Lines(io.TextIOBase):
-    """A stream that gives away whole lines."""
+    """A text stream that passes on complete lines."""
 
     def __init__(self, take: Callable[[str], None]) -> None:
         self._take = take

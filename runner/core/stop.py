@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Asking a run to end early: one request wins, whoever makes it.
+"""Requests to end a run early, from deadlines, signals and the memory guard.
 
-Deadlines, signals and the memory guard all end a run in the same way. The first of them in
-time is the reason that is recorded; later ones change nothing.
+The first request is the recorded reason; later ones have no effect.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ _LOOK_SECONDS = 0.1
 
 
 class StopKind(StrEnum):
-    """Who asked the run to end."""
+    """Origin of a request to end the run."""
 
     CELL_TIMEOUT = "cell-timeout"
     NOTEBOOK_TIMEOUT = "notebook-timeout"
@@ -36,18 +35,18 @@ class StopKind(StrEnum):
 
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-"""What others end us by: an orchestrator, a person at the keyboard, a terminal that was closed."""
+"""Sent by an orchestrator, by Ctrl-C, and by a closed terminal."""
 _BY_SIGNAL = frozenset(StopKind(number.name) for number in SIGNALS)
 
 
 def exit_code(number: int) -> int:
-    """Return the exit code after one of `SIGNALS`; a closed terminal ends us as SIGTERM does."""
+    """Return the exit code after one of `SIGNALS`; SIGHUP counts as SIGTERM."""
     return 128 + (signal.SIGINT if number == signal.SIGINT else signal.SIGTERM)
 
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """One request to end the run."""
+    """A request to end the run."""
 
     kind: StopKind
     detail: str
@@ -55,17 +54,17 @@ class Stop:
 
     @property
     def by_signal(self) -> bool:
-        """Whether somebody outside asked, so that the time left is short."""
+        """Whether it came from outside, so that little time is left."""
         return self.kind in _BY_SIGNAL
 
     @property
     def exit_code(self) -> int:
-        """Exit code of a run that ends by this signal."""
+        """Exit code of a run that this request ends."""
         return exit_code(signal.SIGINT if self.kind is StopKind.SIGINT else signal.SIGTERM)
 
 
 class StoppedError(RunnerError):
-    """The run was asked to end before or between its stages."""
+    """A request to end the run arrived before or between its stages."""
 
     def __init__(self, stop: Stop) -> None:
         super().__init__(stop.detail)
@@ -74,43 +73,43 @@ class StoppedError(RunnerError):
 
 
 class Stopper:
-    """Holds the first request and tells those who listen. Safe from any thread and from signal handlers.
+    """Keeps the first request and notifies a listener. Safe in any thread and in signal handlers.
 
-    A handler runs in the middle of whatever the main thread does. So nothing here takes a lock:
-    the handler would wait for ever for one that the main thread holds.
+    A signal handler interrupts the main thread, so nothing here takes a lock: the handler would wait forever for one
+    that the main thread holds.
     """
 
     def __init__(self) -> None:
         self._requests: list[Stop] = []
         self.over = False
-        """The record is final: a signal that comes now changes nothing."""
+        """The record is final: later signals have no effect."""
         self._listener: Callable[[Stop], None] | None = None
 
     @property
     def stop(self) -> Stop | None:
-        """The first request, or None."""
+        """The first request, None if there is none."""
         return self._requests[0] if self._requests else None
 
     def request(self, kind: StopKind, detail: str) -> None:
-        """Ask the run to end; only the first request counts."""
+        """Request the end of the run; only the first request counts."""
         request = Stop(kind, detail)
-        self._requests.append(request)  # atomic: of two threads one is first
+        self._requests.append(request)  # atomic: one of two threads is first
         if self._requests[0] is request and self._listener is not None:
             self._listener(request)
 
     def listen(self, listener: Callable[[Stop], None]) -> None:
-        """Call ``listener`` at the request, at once if it was made already."""
+        """Call ``listener`` with the first request, at once if it was already made."""
         self._listener = listener
         if self.stop is not None:
             listener(self.stop)
 
     def sleep(self, seconds: float) -> None:
-        """Wait, but not beyond a request.
+        """Wait until the time is over or the run is to end.
 
         Raises
         ------
         StoppedError
-            The run was asked to end.
+            The run is to end.
         """
         deadline = time.monotonic() + seconds
         self.check()
@@ -119,19 +118,19 @@ class Stopper:
             self.check()
 
     def check(self) -> None:
-        """Raise `StoppedError` when the run was asked to end."""
+        """Raise `StoppedError` if the run is to end."""
         if self.stop is not None:
             raise StoppedError(self.stop)
 
     def seconds_left(self, seconds: float) -> float:
-        """Return what is left of so many seconds after a signal; without one, as much as is wanted."""
+        """Return the rest of a period that began with a signal; infinity without a signal."""
         if self.stop is None or not self.stop.by_signal:
             return math.inf
         return max(0.0, seconds - (time.monotonic() - self.stop.monotonic))
 
     @contextmanager
     def on_signals(self) -> Iterator[None]:
-        """Turn `SIGNALS` into requests for the length of the block."""
+        """Turn `SIGNALS` into requests within the block."""
         with handling(self._receive):
             yield
 
@@ -148,15 +147,14 @@ class Stopper:
 
 @contextmanager
 def ending_on_signals() -> Iterator[None]:
-    """Have the first of `SIGNALS` end the block with its exit code: files are left whole, none is left half written.
+    """End the block with an exit code on the first of `SIGNALS`, so that no file is left half written.
 
-    For commands that leave no record of their own. Without it the first process of a container does not even
-    hear a signal.
+    For commands without a record. Without a handler the first process of a container ignores signals.
     """
     heard: list[int] = []
 
     def end(number: int, _frame: FrameType | None) -> None:
-        if not heard:  # a second one must not break off what the first one began to clean up
+        if not heard:  # a second one must not interrupt the cleanup
             heard.append(number)
             log.warning("signal", name=signal.Signals(number).name, action="ending")
             raise SystemExit(exit_code(number))
@@ -167,7 +165,7 @@ def ending_on_signals() -> Iterator[None]:
 
 @contextmanager
 def handling(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
-    """Have `SIGNALS` handled for the length of the block; a hang-up that `nohup` has us ignore stays ignored."""
+    """Handle `SIGNALS` within the block; a SIGHUP ignored because of `nohup` stays ignored."""
     previous = _handle(handler)
     try:
         yield
@@ -178,10 +176,10 @@ def handling(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]
 
 @contextmanager
 def answering(code: int) -> Iterator[None]:
-    """Answer with an outcome that is recorded, and end with its exit code whatever signal comes.
+    """Exit with the code of a recorded outcome on any signal while the block prints it.
 
-    A signal ends a block that does not get rid of its answer. After the block signals are ignored: the
-    process has nothing left to do but to exit.
+    So a signal ends a block that cannot write its output. After the block signals are ignored, since the process only
+    has to exit.
     """
     _handle(lambda _number, _frame: os._exit(code))
     try:
@@ -191,6 +189,6 @@ def answering(code: int) -> Iterator[None]:
 
 
 def _handle(handler: Any) -> dict[signal.Signals, Any]:
-    """Set the handler of `SIGNALS` and return those of before; only the main thread may."""
+    """Set the handler of `SIGNALS` and return the previous ones; only from the main thread."""
     ours = [n for n in SIGNALS if n is not signal.SIGHUP or signal.getsignal(n) is not signal.SIG_IGN]
     return {number: signal.signal(number, handler) for number in ours}

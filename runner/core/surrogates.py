@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Text of notebooks that can be written.
+"""Removal of lone surrogates and terminal control sequences from the text of notebooks.
 
-A notebook is JSON, and JSON can hold halves of characters (lone surrogates), which neither
-UTF-8 nor the sanitiser takes. Tracebacks come with the colours of a terminal.
+JSON allows lone surrogates, which neither UTF-8 nor the sanitizer accepts. Tracebacks contain terminal colours.
 """
 
 from __future__ import annotations
@@ -10,12 +9,12 @@ from __future__ import annotations
 import re
 
 TERMINAL_SEQUENCE = r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\-_])"
-"""A colour or another control of a terminal: the one pattern for it."""
+"""Pattern of a colour or another terminal control sequence."""
 _SEQUENCE = re.compile(TERMINAL_SEQUENCE)
 
 
 def without_surrogates(text: str) -> str:
-    """Return text that can be written as UTF-8; each half of a character becomes a question mark."""
+    """Return text that can be written as UTF-8; each lone surrogate becomes a question mark."""
     return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
 
@@ -25,5 +24,5 @@ def without_colours(text: str) -> str:
 
 
 def printable(text: str) -> str:
-    """Return text on one line, without what moves the cursor of a terminal."""
+    """Return text on one line, without terminal control sequences."""
     return "".join(c if c.isprintable() else " " for c in without_colours(text)).strip()

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The templates and stylesheets of the pages: where they are, and how they are read.
+"""Location and loading of the page templates and stylesheets.
 
-They stand in `report_templates/` of a checkout, where people look for them, and a wheel ships
-the same folder inside the package. One function knows both places.
+They are in `report_templates/` of a checkout, where people look for them; a wheel ships the folder inside the package.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ def templates_folder() -> Path:
     Raises
     ------
     RunnerError
-        Neither place has it: the installation is incomplete.
+        It is in neither place: the installation is incomplete.
     """
     for place in _PLACES:
         if place.is_dir():
@@ -39,12 +38,12 @@ def templates_folder() -> Path:
 
 
 def templates(folder: Path, **options: Any) -> Environment:
-    """Return the templates of a folder: values are escaped, and an unknown name is an error.
+    """Return a Jinja environment for a folder, with autoescaping and strict undefined names.
 
     Parameters
     ----------
     options
-        Further ones of `jinja2.Environment`.
+        Additional arguments of `jinja2.Environment`.
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -60,5 +59,5 @@ def templates(folder: Path, **options: Any) -> Environment:
 
 
 def policy_hash(content: str) -> str:
-    """Return how a Content-Security-Policy names a style or a script."""
+    """Return the hash source of a style or a script for a Content-Security-Policy."""
     return "sha256-" + base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Spans for OpenTelemetry: gate, prepare, each cell, release and the rest, below the span of whoever started us.
+"""OpenTelemetry spans of a run: its stages and cells, below the span of the caller.
 
-Nothing is imported and nothing is sent unless an OTLP endpoint is set as the specification says. The parent is
-``TRACEPARENT``, else what Tekton puts into the annotation ``tekton.dev/taskrunSpanContext``.
+Nothing is imported or sent unless an OTLP endpoint is set with the standard variables. The parent span is
+``TRACEPARENT``, else the one in Tekton's annotation ``tekton.dev/taskrunSpanContext``.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
 _ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 _SEND_SECONDS = 3.0
-"""A collector that does not answer holds nobody up for longer."""
+"""Timeout for a collector that does not answer."""
 
 
 class Trace:
-    """The spans of one command; without a tracer all of it does nothing."""
+    """The spans of one command; without a tracer all methods do nothing."""
 
     def __init__(self, tracer: Any = None, parent: Any = None) -> None:
         self._tracer = tracer
@@ -32,7 +32,7 @@ class Trace:
 
     @contextmanager
     def span(self, name: str, **attributes: Any) -> Iterator[None]:
-        """Time a part; an exception that leaves it makes it an error."""
+        """Record the block as a span; an exception marks it as an error."""
         if self._tracer is None:
             yield
             return
@@ -51,13 +51,13 @@ class Trace:
             span.end()
 
     def start_cell(self, name: str, **attributes: Any) -> None:
-        """Begin the span of a cell."""
+        """Start the span of a cell."""
         if self._tracer is not None:
             self.end_cell("another cell began")
             self._cell = self._tracer.start_span(name, context=self._open[-1], attributes=_known(attributes))
 
     def end_cell(self, problem: str = "") -> None:
-        """End the span of the cell that runs, as an error where there is a problem."""
+        """End the span of the running cell, as an error if there is a problem."""
         if self._cell is not None:
             if problem:
                 self._fail(self._cell, problem)
@@ -65,7 +65,7 @@ class Trace:
             self._cell = None
 
     def note(self, problem: str = "", **attributes: Any) -> None:
-        """Add to the span that is open, and make it an error where there is a problem."""
+        """Add attributes to the open span, and mark it as an error if there is a problem."""
         if self._tracer is not None:
             from opentelemetry.trace import get_current_span
 
@@ -91,7 +91,7 @@ def _known(attributes: Mapping[str, Any]) -> dict[str, Any]:
 
 @contextmanager
 def tracing(name: str, environ: Mapping[str, str] | None = None, **attributes: Any) -> Iterator[Trace]:
-    """Give the trace of a command, whose span is open meanwhile; it is sent at the end."""
+    """Yield the trace of a command; it is sent at the end."""
     environ = os.environ if environ is None else environ
     if not any(environ.get(one) for one in _ENDPOINTS) or environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
         yield Trace()
@@ -121,7 +121,7 @@ def tracing(name: str, environ: Mapping[str, str] | None = None, **attributes: A
 
 
 def _carrier(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return the headers of the parent span; what is not valid is as if there was none."""
+    """Return the headers of the parent span; invalid ones are ignored."""
     if environ.get("TRACEPARENT"):
         return {"traceparent": environ["TRACEPARENT"], "tracestate": environ.get("TRACESTATE", "")}
     try:

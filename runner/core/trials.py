@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `fit` and `forecast` found of a notebook, kept beside its outputs for the report and `plan tune`.
+"""Results of `fit` and `forecast`, stored next to a notebook's outputs for the report and `plan tune`.
 
-Found of a notebook as it was then: of another source, or with other parameters, it says nothing.
+They are only valid for the same source and parameters.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ if TYPE_CHECKING:
 FIT, FORECAST = ".fit.json", ".forecast.json"
 _LARGEST_BYTES = 1 << 24
 FARTHEST = 1000
-"""Times the full size; a card that has room for more is said to have it."""
+"""Largest multiple of the full size that is predicted."""
 _SHOWN_CELLS = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attempt:
-    """One run with the memory of one card."""
+    """One run with the memory of a smaller card."""
 
     card_gb: int
     left_bytes: int
-    """What the notebook could use."""
+    """Memory available to the notebook."""
     status: str
     wall_seconds: float
     need_bytes: int | None = None
@@ -55,19 +55,19 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fit:
-    """What the attempts proved."""
+    """Result of `runner fit`."""
 
     notebook: str
     gpu: str
     attempts: tuple[Attempt, ...]
     full_seconds: float | None = None
-    """How long the notebook took with all memory, if it is known."""
+    """Duration with the full memory, if known."""
     source_sha256: str | None = None
     parameters: dict[str, Any] = field(default_factory=dict)
 
     @property
     def smallest(self) -> Attempt | None:
-        """The smallest card that was proved."""
+        """The smallest card on which the notebook succeeded."""
         return min((one for one in self.attempts if one.fits), key=lambda one: one.card_gb, default=None)
 
     def lines(self) -> Iterator[str]:
@@ -78,13 +78,13 @@ class Fit:
                 yield f"proved on {one.card_gb} GB: {format_seconds(one.wall_seconds)}{times}"
             else:
                 where = f"fails in cell {one.cell}" if one.cell else "fails"
-                asked = f" asking {format_bytes(one.asked_bytes)}" if one.asked_bytes else f": {one.reason}"
+                asked = f" allocating {format_bytes(one.asked_bytes)}" if one.asked_bytes else f": {one.reason}"
                 yield f"{one.card_gb} GB: {where}{asked}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
-    """A prediction with its interval."""
+    """A prediction with an interval."""
 
     value: float
     low: float
@@ -115,16 +115,16 @@ class Forecast:
     cells: tuple[CellForecast, ...]
     gpu_bytes: Estimate | None = None
     gpu_source: str = "need"
-    """``need``, or why it is the memory in use on the device, which may be a pool."""
+    """``need``, or the reason why it is the memory in use on the device, which may be a pool."""
     host_bytes: Estimate | None = None
     largest: dict[int, float | None] = field(default_factory=dict)
     """Largest size for each common card in decimal GB; None if it is beyond `FARTHEST`."""
     source_sha256: str | None = None
     parameters: dict[str, Any] = field(default_factory=dict)
-    """All others."""
+    """All other parameters."""
 
     def lines(self) -> Iterator[str]:
-        """Yield what a terminal shows: the longest cells and that with the peak, then the whole."""
+        """Yield lines for a terminal: the longest cells, the one with the memory peak, and the totals."""
         measured = ", ".join(f"{size:,.10g}" for size in self.measured)
         yield f"{self.notebook} at {self.parameter} = {self.size:,.10g}, measured at {measured}"
         longest = sorted(self.cells, key=lambda cell: -cell.seconds.value)[:_SHOWN_CELLS]
@@ -147,19 +147,19 @@ class Forecast:
 
 
 def keep(path: Path, found: Fit | Forecast) -> None:
-    """Write what was found."""
+    """Write a result."""
     files.make_folder(path.parent)
     files.write(path, json.dumps(dataclasses.asdict(found), indent=1) + "\n")
 
 
 def kept_fit(folder: Path, record: Metrics) -> Fit | None:
-    """Return what was proved of the notebook of a record, with its source and parameters."""
+    """Return the stored fit of a notebook if source and parameters match its record."""
     found: Fit | None = _read(Fit, folder / f"{record.notebook}{FIT}")
     return found if found and (found.source_sha256, found.parameters) == _work(record) else None
 
 
 def kept_forecast(folder: Path, record: Metrics) -> Forecast | None:
-    """Return what was predicted of the notebook of a record, at another size."""
+    """Return the stored forecast of a notebook if source and parameters, except the size, match its record."""
     found: Forecast | None = _read(Forecast, folder / f"{record.notebook}{FORECAST}")
     return found if found and (found.source_sha256, found.parameters) == _work(record, found.parameter) else None
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Durations, moments, memory and counts as users write and read them.
+"""Parsing and formatting of durations, times, sizes and counts.
 
-Durations are written in hours at most: GPU time is counted in hours, and `72h00m` is what a plan calls `72h`.
+The largest unit of a formatted duration is the hour: GPU time is counted in hours, and plans write `72h`.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ def duration_seconds(text: str) -> float:
 
 
 def gigabytes(text: str) -> float:
-    """Return decimal GB, which a size is in unless it names another unit: ``24``, ``24GB``, ``0.5TB``, ``22.5GiB``.
+    """Return a size in decimal GB, the default unit: ``24``, ``24GB``, ``0.5TB``, ``22.5GiB``.
 
     Raises
     ------
     ValueError
-        The text is not a size.
+        The text is not a valid size.
     """
     found = _SIZE.fullmatch(text.strip())
     if found is None:
-        raise ValueError(f"{text[:100]!r} is not a size; write it like 24, 24GB or 22.5GiB")
+        raise ValueError(f"{text[:100]!r} is not a valid size; write it like 24, 24GB or 22.5GiB")
     number, power = float(found["number"]), " kmgt".index((found["unit"] or " ").lower())
     if not power and text.strip()[-1] not in "bB":
         power = 3
@@ -50,12 +50,12 @@ def gigabytes(text: str) -> float:
 
 
 def hold_seconds(text: str) -> float:
-    """Return how long a failed notebook waits for its repair: 0 for ``end``, an hour for ``hold``, else ``hold=2h``.
+    """Return how long a failed notebook waits for its repair: 0 for ``end``, 1 h for ``hold``, else as ``hold=2h``.
 
     Raises
     ------
     UsageError
-        The text is none of them.
+        The text has none of these forms.
     """
     word, _, duration = text.partition("=")
     if text in {"end", "hold"}:
@@ -63,13 +63,13 @@ def hold_seconds(text: str) -> float:
     seconds = duration_seconds(duration) if word == "hold" else 0.0
     if not 0 < seconds <= _LONGEST_HOLD_SECONDS:
         most = format_seconds(_LONGEST_HOLD_SECONDS)
-        what = f"{text!r:.80} is neither end nor hold nor hold=DURATION of at most {most}"
-        raise UsageError(what, hint="write end, hold (which is hold=1h) or hold=2h")
+        what = f"{text!r:.80} is not one of end, hold, hold=DURATION with a duration of at most {most}"
+        raise UsageError(what, hint="write end, hold (the same as hold=1h) or hold=2h")
     return seconds
 
 
 def format_seconds(seconds: float) -> str:
-    """Return a short text such as ``0.4s``, ``12s``, ``3m05s`` or ``2h10m``.
+    """Format a duration as ``0.4s``, ``12s``, ``3m05s`` or ``2h10m``.
 
     The unit is chosen after rounding: 59.6 is ``1m00s`` and never ``60s``.
     """
@@ -83,7 +83,7 @@ def format_seconds(seconds: float) -> str:
 
 
 def format_bytes(count: float | None) -> str:
-    """Return decimal units, as GPUs are sold: ``24.0 GB``, ``312.5 MB``; ``unknown`` for None.
+    """Format a size in decimal units, as GPUs are sold: ``24.0 GB``, ``312.5 MB``; ``unknown`` for None.
 
     The unit is chosen after rounding: 999,999,999 are ``1.0 GB`` and never ``1000.0 MB``.
     """
@@ -97,12 +97,12 @@ def format_bytes(count: float | None) -> str:
 
 
 def format_count(number: int, noun: str) -> str:
-    """Return a number with its noun: ``1 cell``, ``3 cells``."""
+    """Format a number with its noun: ``1 cell``, ``3 cells``."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def instant(moment: str | None) -> float | None:
-    """Return the seconds since 1970 of an ISO 8601 time; None when it is not one."""
+    """Return an ISO 8601 time in seconds since 1970; None if it is not valid."""
     try:
         parsed = datetime.fromisoformat(moment or "")
     except ValueError:
@@ -111,7 +111,7 @@ def instant(moment: str | None) -> float | None:
 
 
 def format_moment(moment: str) -> str:
-    """Return an ISO 8601 time as `2026-11-23 14:20:31 UTC`; anything else as it is."""
+    """Format an ISO 8601 time as `2026-11-23 14:20:31 UTC`; other texts are unchanged."""
     if instant(moment) is None or not moment.endswith("Z"):
         return moment
     return f"{moment[:10]} {moment[11:19]} UTC"

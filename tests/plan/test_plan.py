@@ -60,7 +60,7 @@ DATASET = {"url": "https://x.org/a", "path": "a"}
         (changed("notebook", value=[]), "notebook: unknown key"),
         (changed("notebooks", value=[]), "notebooks: List should have at least 1 item"),
         (changed(*NB, "nmae", value="x"), r"notebook 'a': nmae: unknown key \(did you mean 'name'\?\)"),
-        (changed(*NB, "name", value="../a"), r"notebooks\[0\].name: .*cannot name a notebook"),
+        (changed(*NB, "name", value="../a"), r"notebooks\[0\].name: .*is not a valid notebook name"),
         (changed(*NB, "path", value="../a.ipynb"), r"notebook 'a': path: .*leaves the folder"),
         (changed(*NB, "path", value="/a.ipynb"), r"notebook 'a': path: .*leaves the folder"),
         (changed(*NB, "cwd", value="a/../.."), r"notebook 'a': cwd: .*leaves the folder"),
@@ -122,7 +122,7 @@ def test_needs_follow_the_order_of_the_plan():
 def test_aliases_cannot_unfold_without_end():
     """A small file that would fill the memory is refused quickly; honest aliases work."""
     levels = "\n".join(f"l{n}: &l{n} [{', '.join([f'*l{n - 1}'] * 9)}]" for n in range(1, 12))
-    with pytest.raises(PlanError, match="unfolds to more than"):
+    with pytest.raises(PlanError, match="expands to more than"):
         parse(f"l0: &l0 [x]\n{levels}", "plan.yaml")
     text = yaml.safe_dump({**MINIMAL, "notebooks": []}).replace("notebooks: []", "")
     entries = "notebooks:\n- {name: a, path: a.ipynb, env: &e {A: '1'}}\n- {name: b, path: b.ipynb, env: *e}"
@@ -135,7 +135,7 @@ MERGES = "\n".join(f"a{n}: &a{n} {{<<: [{', '.join([f'*a{n - 1}'] * 9)}]}}" for 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (f"a0: &a0 {{k: 1}}\n{MERGES}", "merge keys (<<) put in more than 200000 values"),
+        (f"a0: &a0 {{k: 1}}\n{MERGES}", "merge keys (<<) add more than 200000 values"),
         ("a: &a {<<: *a}", "a value that cannot be read"),
         ("a: " + "9" * 20_000, "a number of 20000 characters, the limit is 1000; put it in quotes"),
         ("a: 0x" + "f" * 20_000, "a number of 20002 characters"),
@@ -188,7 +188,7 @@ def test_a_size_may_name_its_unit():
             parse(changed(*NB, "requires", value={"gpu_memory_gb": size}), "p").notebooks[0].requires.gpu_memory_gb
             == 24
         )
-    with pytest.raises(PlanError, match=r"requires.shm_gb: 'much' is not a size; write it like 24"):
+    with pytest.raises(PlanError, match=r"requires.shm_gb: 'much' is not a valid size; write it like 24"):
         parse(changed(*NB, "requires", value={"shm_gb": "much"}), "p")
 
 

@@ -147,7 +147,7 @@ def test_the_command_says_which_card_is_proved_and_where_the_others_fail(tmp_pat
     ended = fit("--cards", "16,24,48,300", "--runs", "3")
     assert ended.code == 0, ended.err
     smaller, proved, *_ = ended.out.splitlines()
-    assert smaller == "16 GB: fails in cell 2 asking 3.2 GB"
+    assert smaller == "16 GB: fails in cell 2 allocating 3.2 GB"
     assert proved.startswith("proved on 24 GB: ")
     assert "card_gb=300" in ended.err
     assert sorted(path.name for path in checkout.iterdir()) == sorted([*before, "outputs"])

@@ -45,9 +45,9 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "kernelspec is a text": ({"metadata": {"kernelspec": "python3"}}, "`metadata.kernelspec` that is not a mapping"),
     "kernel named 5": ({"metadata": {"kernelspec": {"name": 5}}}, "`metadata.kernelspec.name` that is not text, but 5"),
     "language named 5": ({"metadata": {"language_info": {"name": 5}}}, "`metadata.language_info.name`"),
-    "tags are a number": ({"cell": {"tags": 5}}, "tags that are no list of texts at cells[0], but 5"),
-    "tags are a text": ({"cell": {"tags": "raises-exception"}}, "tags that are no list of texts"),
-    "tags are lists": ({"cell": {"tags": [["raises-exception"]]}}, "tags that are no list of texts"),
+    "tags are a number": ({"cell": {"tags": 5}}, "tags that are not a list of strings at cells[0], but 5"),
+    "tags are a text": ({"cell": {"tags": "raises-exception"}}, "tags that are not a list of strings"),
+    "tags are lists": ({"cell": {"tags": [["raises-exception"]]}}, "tags that are not a list of strings"),
     "metadata without end": (
         {"metadata": {"a": nested(900)}},
         f"nested too deeply to be a notebook: more than {DEEPEST}",
@@ -109,7 +109,7 @@ def test_a_damaged_notebook_is_a_broken_input_with_a_record(tmp_path: Path) -> N
     assert "Traceback" not in ended.err
     record = cli.metrics(tmp_path / "out", "n")
     assert record["status"] == "broken-input"
-    assert "tags that are no list of texts at cells[0]" in record["reason"]
+    assert "tags that are not a list of strings at cells[0]" in record["reason"]
     assert read_notebook(tmp_path / "n.ipynb", to_run=False).cells
 
 
@@ -118,7 +118,7 @@ def test_papermills_users_are_told_as_well() -> None:
     notebook = new_notebook(cells=[new_code_cell("1")])
     notebook.cells[0].metadata.tags = 5
 
-    with pytest.raises(BrokenInputError, match=r"in\.ipynb has tags that are no list of texts"):
+    with pytest.raises(BrokenInputError, match=r"in\.ipynb has tags that are not a list of strings"):
         RunnerEngine.execute_notebook(notebook, "python3", input_path="in.ipynb", progress_bar=False)
 
 
@@ -195,5 +195,5 @@ def test_one_notebook_that_cannot_be_converted_costs_the_others_nothing(tmp_path
 )
 def test_a_plan_that_unfolds_without_end_is_refused(text: str) -> None:
     """An alias of itself, and aliases of aliases."""
-    with pytest.raises(PlanError, match="unfolds to more than"):
+    with pytest.raises(PlanError, match="expands to more than"):
         read(text, "plan.yaml")
