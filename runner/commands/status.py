@@ -52,7 +52,7 @@ def command(output_dir: Path, plan: Path | None, watch: bool, as_json: bool) -> 
     found = look()
     if not found.rows:
         raise UsageError(
-            f"{output_dir} holds no run",
+            f"{output_dir} contains no runs",
             hint="give the --output-dir of the runs, or the plan whose run has yet to begin",
         )
     if not watch:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Earlier runs: their files are moved aside, so that nothing is overwritten, and what a killed one left is cleaned up.
+"""Files of earlier runs, which are moved aside instead of overwritten, and cleanup after killed runs.
 
-On a bare host nobody ends the children of a killed kernel, and each of them may hold a GPU.
+On a bare host nothing ends the child processes of a killed kernel, and each of them may hold a GPU.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".executed.ipynb", ".html", ".metrics.json", ".samples.csv", ".log", ".dask.htm")
 SUMS = ".sha256"
-"""The sums of these, see `runner.outputs.sums`."""
+"""Checksums of these files, see `runner.outputs.sums`."""
 
 
 def set_aside(folder: Path, name: str) -> Path | None:
@@ -26,13 +26,15 @@ def set_aside(folder: Path, name: str) -> Path | None:
     Raises
     ------
     RecordError
-        They cannot be moved; they stay as they are.
+        They cannot be moved.
     """
     earlier = [path for suffix in (*SUFFIXES, SUMS) if (path := folder / f"{name}{suffix}").exists()]
     if not earlier:
         return None
     try:
-        target = _next(folder / "attempts" / name)
+        number = max((int(path.name) for path in folders(folder, name)), default=0) + 1
+        target = folder / "attempts" / name / str(number)
+        target.mkdir(parents=True)
         for path in earlier:
             path.rename(target / path.name)
     except OSError as error:
@@ -49,21 +51,13 @@ def folders(folder: Path, name: str) -> tuple[Path, ...]:
     return tuple(sorted(numbered, key=lambda path: int(path.name)))
 
 
-def _next(parent: Path) -> Path:
-    parent.mkdir(parents=True, exist_ok=True)
-    number = max((int(p.name) for p in parent.iterdir() if p.name.isdigit()), default=0) + 1
-    target = parent / str(number)
-    target.mkdir()
-    return target
-
-
 def clean_up(output_dir: Path, dead: Running | None) -> str | None:
-    """Remove temporary files of dead processes in a folder, end the processes of a dead run, and say which.
+    """Remove temporary files of dead processes in a folder, end the processes of a dead run, and return a summary.
 
     Parameters
     ----------
     dead
-        A run whose process is gone; nothing of one of another machine or namespace is touched.
+        A run whose process has ended; ignored if it was on another machine or in another pid namespace.
     """
     for folder in (output_dir, output_dir / "reports"):
         files.remove_left_over(folder, ".*.part")
@@ -76,11 +70,11 @@ def clean_up(output_dir: Path, dead: Running | None) -> str | None:
         return None
     listed = ", ".join(f"{process.name} (pid {process.pid}, {process.ended_by})" for process in found)
     log.warning("orphans", nb=dead.notebook, run_id=dead.run_id, processes=listed)
-    return f"ended what the dead run {dead.run_id} had left running: {listed}"
+    return f"ended orphaned processes of the dead run {dead.run_id}: {listed}"
 
 
 def clean_up_all(output_dir: Path) -> None:
-    """Do so for all runs of a folder that died; their claims stay, so that a report finds them lost."""
+    """Clean up after all dead runs of a folder; their claims stay, so that a report marks them lost."""
     clean_up(output_dir, None)
     for path in sorted(output_dir.glob("*.running")):
         clean_up(output_dir, claim.read(path))

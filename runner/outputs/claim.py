@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs in flight: who runs a notebook of this name in this folder, and is it still alive.
+"""Claims of active runs: a lock with a heartbeat per notebook name and output folder.
 
-``NAME.running`` is rewritten every 2 s with a counter. Whether its writer lives is judged by
-watching the counter, because clocks and pids of other machines mean nothing here. Only when
-the file comes from this very boot and pid namespace is its pid looked up, which spares the wait.
+``NAME.running`` is rewritten every 2 s with a counter. A run counts as alive while the counter changes, because clocks
+and pids of other machines cannot be compared. If the file is from the same boot and pid namespace, its pid is checked
+instead, without waiting.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Running:
     started_at: str
     beat: int = 0
     namespace: str = ""
-    """Boot and pid namespace: within the same one, pids can be compared."""
+    """Boot id and pid namespace, within which pids can be compared."""
     pid_started: int | None = None
     stage: str | None = None
     cell_index: int | None = None
@@ -54,14 +54,14 @@ class Running:
     """The first line of the cell."""
     gpu_bytes: int | None = None
     host_bytes: int | None = None
-    """What the run takes at the moment, as the memory of the GPUs above."""
+    """Current host memory of the run, as ``gpu_bytes`` is its GPU memory."""
     last_save_at: str | None = None
     plan: str | None = None
     socket: str | None = None
-    """Where `runner repair` reaches a run whose notebook failed and is held."""
+    """Socket for `runner repair` while the failed notebook is held."""
     held_until: str | None = None
     tag: str = ""
-    """What the environment of the kernel and its descendants carries, so that the next run can end them."""
+    """Mark in the environment of the kernel and its descendants, by which the next run can find and end them."""
 
     def text(self) -> str:
         """Return the content of the file."""
@@ -69,13 +69,13 @@ class Running:
 
 
 def read(path: Path) -> Running | None:
-    """Return what a file of a run says, or None when it is gone or not readable."""
+    """Read a claim; None if it does not exist or is not valid."""
     try:
         document = json.loads(files.read(path, _LONGEST_BYTES))
         kinds = typing.get_type_hints(Running)
         known = {key: value for key, value in document.items() if key in kinds}
         if not all(isinstance(value, kinds[key]) for key, value in known.items()):
-            return None  # a notebook can write there what it likes
+            return None  # a notebook can write anything there
         return Running(**known)
     except (OSError, ValueError, TypeError, AttributeError, RecursionError):
         return None
@@ -84,16 +84,16 @@ def read(path: Path) -> Running | None:
 def alive(
     paths: Sequence[Path], seconds: float = DEAD_AFTER_SECONDS, *, sleep: Callable[[float], None] = time.sleep
 ) -> dict[Path, bool]:
-    """Return for each file whether its writer lives, watching all of them together.
+    """Return for each claim whether its run is alive, watching all of them together.
 
-    A file that vanishes or changes hands meanwhile counts as alive: somebody acted.
+    A file that vanishes or gets another owner meanwhile counts as alive.
 
     Parameters
     ----------
     seconds
-        How long an unchanged counter is watched before it is called dead.
+        How long a counter must be unchanged for its run to count as dead.
     sleep
-        Waits between two looks; whatever it raises ends the watch.
+        Waits between two polls; an exception ends the watch.
     """
     first = {path: _state(path) for path in paths}
     verdict: dict[Path, bool] = {}
@@ -111,21 +111,21 @@ def alive(
 
 
 def died_here(running: Running | None) -> bool:
-    """Return True if a run was one of this boot and pid namespace, and its process is gone."""
+    """Return True if a run was in this boot and pid namespace, and its process has ended."""
     return _known_here(running) is False
 
 
 class Claim:
-    """Holds a notebook's name in an output folder while it runs.
+    """Claims a notebook's name in an output folder while it runs.
 
     Parameters
     ----------
     folder
-        The output folder; it is made when missing.
+        The output folder; created if missing.
     running
-        What to write about this run.
+        Initial content of the file.
     sleep
-        Waits while a file of another machine is watched; whatever it raises ends the watch.
+        Waits while the claim of another machine is watched; an exception ends the watch.
 
     Raises
     ------
@@ -181,7 +181,7 @@ class Claim:
 
     @property
     def tag(self) -> str:
-        """What marks the processes of this run."""
+        """Mark of the processes of this run."""
         return self._running.tag
 
     def _take(self, watch_seconds: float, sleep: Callable[[float], None]) -> None:
@@ -198,10 +198,10 @@ class Claim:
         self._thread.start()
 
     def _bury(self, dead: _State | None) -> bool:
-        """Take a dead run's file away; False when it is that of somebody who was faster.
+        """Remove a dead run's file; return False if another run has already replaced it.
 
-        Of several that see the same dead file only one can rename it. One that comes later gets the
-        file of the one before, sees that it is not the dead one, and puts it back.
+        Of several processes that see the same dead file only one can rename it. A later one renames the file of the
+        first, notices that, and puts it back.
         """
         grave = self.path.with_name(f".{self.path.name}.{uuid.uuid4().hex}.dead")
         try:
@@ -210,7 +210,7 @@ class Claim:
             return True
         buried = _state(grave) == dead
         if not buried:
-            with contextlib.suppress(OSError):  # its next beat writes it again in any case
+            with contextlib.suppress(OSError):  # its next heartbeat rewrites it anyway
                 self.path.hardlink_to(grave)
         grave.unlink(missing_ok=True)
         return buried
@@ -224,7 +224,7 @@ class Claim:
                 opened = True
                 stream.write(self._running.text())
         except OSError as error:
-            if opened:  # a full disk: an empty file would pass for a run of another machine
+            if opened:  # a full disk: an empty file would count as a run of another machine
                 with contextlib.suppress(OSError):
                     self.path.unlink()
             elif isinstance(error, FileExistsError) and self.path.parent.is_dir():
@@ -233,17 +233,17 @@ class Claim:
         return True
 
     def update(self, **fields: object) -> None:
-        """Change what the file says at its next beat."""
+        """Change fields of the file, written with the next heartbeat."""
         with self._lock:
             self._running = dataclasses.replace(self._running, **fields)  # type: ignore[arg-type]
 
     def tell(self, **fields: object) -> None:
-        """Change what the file says at once."""
+        """Change fields of the file and write it at once."""
         self.update(**fields)
         self._wake.set()
 
     def saved(self) -> None:
-        """Note that the notebook has just been saved; the file says so at once."""
+        """Record that the notebook has just been saved."""
         self.tell(last_save_at=utc_now())
 
     def _beat(self) -> None:
@@ -253,7 +253,7 @@ class Claim:
             if self._stopping:
                 return
             if self._taken():
-                log.error("heartbeat", reason=f"{self.path} is another run's now: this one was taken for dead")
+                log.error("heartbeat", reason=f"{self.path} was taken over by another run, which found this one dead")
                 return
             with self._lock:
                 self._running = dataclasses.replace(self._running, beat=self._running.beat + 1)
@@ -268,24 +268,24 @@ class Claim:
             self._complain(str(error))
 
     def _complain(self, reason: str) -> None:
-        """Log what is wrong with the file once, not at every beat."""
+        """Log a problem with the file once, not at every heartbeat."""
         if reason != self._complaint:
             self._complaint = reason
             log.warning("heartbeat", reason=reason)
 
     def _move_folder_aside(self) -> None:
-        """Rename a folder that stands in the file's place: it is nobody's claim, and nothing could be written."""
+        """Rename a folder in the file's place, which would prevent writing."""
         if self.path.is_dir() and not self.path.is_symlink():
             aside = self.path.with_name(f"{self.path.name}.aside-{uuid.uuid4().hex[:8]}")
             self.path.rename(aside)
             log.warning("heartbeat", reason=f"{self.path.name} was a folder; it is {aside.name} now")
 
     def leave_behind(self) -> None:
-        """Let the file outlive the run, which ends without a record: a report then finds it lost."""
+        """Keep the file after a run that ends without a record, so that a report marks it lost."""
         self._left_behind = True
 
     def release(self) -> None:
-        """Give the name back."""
+        """Release the name."""
         self._stopping = True
         self._wake.set()
         self._thread.join(timeout=BEAT_SECONDS)
@@ -294,24 +294,24 @@ class Claim:
         if self._left_behind:
             self._write()
             return
-        try:  # the record is written: nothing that a notebook put here may change how the run ended
+        try:  # the record is written: nothing that a notebook put here may change the outcome
             self._move_folder_aside()
             self.path.unlink(missing_ok=True)
         except OSError as error:
             log.warning("heartbeat", reason=f"cannot remove {self.path}: {error.strerror or error}")
 
     def _taken(self) -> bool:
-        """Return True if the file is another run's.
+        """Return True if another run has taken over.
 
-        Nobody takes over a run before it was silent for `DEAD_AFTER_SECONDS`. A file that says something
-        else before that was changed by the notebook or by hand, and is written again.
+        That takes at least `DEAD_AFTER_SECONDS` without a heartbeat. A file that differs earlier was changed by the
+        notebook or by hand, and is rewritten.
         """
         found, mine = read(self.path), self._running
         if found is None or (found.run_id, found.pid, found.host) == (mine.run_id, mine.pid, mine.host):
             return False
         if _seconds() - self._beaten_at >= DEAD_AFTER_SECONDS:
             return True
-        self._complain(f"{self.path.name} was changed by something other than a run; it is written again")
+        self._complain(f"{self.path.name} was changed by something other than a run; rewriting it")
         return False
 
     def __enter__(self) -> Self:
@@ -332,7 +332,7 @@ def _already(path: Path, holder: Running | None) -> AlreadyRunningError:
 
 
 def _state(path: Path) -> _State | None:
-    """Return what changes with each beat: each one is a new file with its own counter."""
+    """Return the state of a claim, which changes with each heartbeat: a new file with another counter."""
     try:
         with files.reading(path) as stream:
             status = os.fstat(stream.fileno())
@@ -342,12 +342,12 @@ def _state(path: Path) -> _State | None:
 
 
 def _seconds() -> float:
-    """Return a clock that goes on while the machine sleeps: others judge our silence by theirs."""
+    """Return a clock that includes suspend time, since other machines measure this run's silence by their clocks."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def _known_here(running: Running | None) -> bool | None:
-    """Return the answer immediately where pids can be compared; None where only watching helps."""
+    """Return whether a run is alive if pids can be compared; None if its claim must be watched."""
     if running is None or not running.namespace or running.namespace != procfs.namespace():
         return None
     return running.pid_started is not None and procfs.started(running.pid) == running.pid_started

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Removes earlier attempts and report pages that nobody needs any more.
+"""Removes earlier attempts and report pages.
 
-What a report or a resumed run stands on stays: the newest page, each notebook's newest success wherever it is, and
-all of a notebook that is running. Folders are opened one by one without following links, so that nothing outside the
-output folder can be reached, whatever a notebook puts into it meanwhile.
+Everything that a report or a resumed run needs is kept: the newest page, each notebook's newest success, and all
+attempts of a running notebook. Folders are opened one by one without following links, so that nothing outside the
+output folder can be removed, whatever a notebook puts into it meanwhile.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ METRICS, EXECUTED = ".metrics.json", ".executed.ipynb"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Old:
-    """An attempt or a page that can go."""
+    """An attempt or a page that can be removed."""
 
     path: Path
     """Relative to the output folder."""
     bytes: int
-    """What its removal frees: files that a reuse shares with another run free nothing."""
+    """Space that its removal frees; hard links shared with another run do not count."""
 
 
 def find(
@@ -41,32 +41,32 @@ def find(
     older_than_seconds: float = 0.0,
     watch: Callable[[Sequence[Path]], Mapping[Path, bool]] = claim.alive,
 ) -> list[Old]:
-    """Return what can be removed.
+    """Return the attempts and pages that can be removed.
 
     Parameters
     ----------
     keep
-        How many of the newest attempts of each notebook, and of the newest pages, stay in any case.
+        How many of the newest attempts of each notebook, and of the newest pages, to keep.
     older_than_seconds
-        How long ago the rest must have been written.
+        Minimum age of the others.
     watch
-        Tells live runs from dead ones.
+        Returns which claims belong to live runs.
 
     Raises
     ------
     UsageError
-        This is no output folder.
+        It is not an output folder.
     """
     if not any(folder.glob(f"*{METRICS}")) and not (folder / "attempts").is_dir():
-        raise UsageError(f"{folder} holds no run", hint="give the --output-dir of the runs")
+        raise UsageError(f"{folder} contains no runs", hint="give the --output-dir of the runs")
     before = time.time() - older_than_seconds
     claims = list(folder.glob("*.running"))
     running = {path.name.removesuffix(".running") for path, lives in watch(claims).items() if lives}
     found: list[Path] = []
-    for kept in _folders(folder / "attempts"):
-        if kept.name not in running:
-            success = _newest_success(folder, kept.name)
-            old = [path for path in reversed(attempts.folders(folder, kept.name)) if not path.is_symlink()][keep:]
+    for name in _names(folder / "attempts"):
+        if name not in running:
+            success = _newest_success(folder, name)
+            old = [path for path in reversed(attempts.folders(folder, name)) if not path.is_symlink()][keep:]
             found += [path for path in reversed(old) if success is not None and path not in success]
     if not (folder / sums.REPORT.parent).is_symlink():
         found += sorted((folder / sums.REPORT.parent).glob(sums.PAGES))[: -max(1, keep)]
@@ -74,7 +74,7 @@ def find(
 
 
 def remove(folder: Path, old: Sequence[Old]) -> None:
-    """Remove what `find` returned.
+    """Remove the attempts and pages returned by `find`.
 
     Raises
     ------
@@ -101,7 +101,7 @@ def remove(folder: Path, old: Sequence[Old]) -> None:
 
 @contextlib.contextmanager
 def _opened(folder: Path, below: Path) -> Iterator[int]:
-    """Open a folder below the output folder; none on the way to it may be a link."""
+    """Open a folder below the output folder; no part of its path may be a link."""
     handles = [os.open(folder, os.O_RDONLY | os.O_DIRECTORY)]
     try:
         for part in below.parts:
@@ -112,16 +112,16 @@ def _opened(folder: Path, below: Path) -> Iterator[int]:
             os.close(handle)
 
 
-def _folders(folder: Path) -> list[Path]:
+def _names(folder: Path) -> list[str]:
     if folder.is_symlink() or not folder.is_dir():
         return []
-    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.is_symlink())
+    return sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.is_symlink())
 
 
 def _newest_success(folder: Path, name: str) -> tuple[Path, ...] | None:
-    """Return the folder of a notebook's newest success; none if it never succeeded.
+    """Return the folder of a notebook's newest success; empty if it never succeeded.
 
-    None where its files are not together, as after a kill while they were moved: nothing may go then.
+    None if its files are incomplete, as after a kill while they were moved: then nothing may be removed.
     """
     for place in (folder, *reversed(attempts.folders(folder, name))):
         try:
@@ -134,7 +134,7 @@ def _newest_success(folder: Path, name: str) -> tuple[Path, ...] | None:
 
 
 def _written(path: Path) -> float:
-    """Return when the newest file of an attempt, or a page, was written."""
+    """Return the time of the newest file of an attempt, or of a page."""
     inside = [each.lstat().st_mtime for each in path.iterdir()] if path.is_dir() else []
     return max(inside, default=path.lstat().st_mtime)
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How `runner repair` and a held run talk: messages of JSON, a line each, over a UNIX socket.
+"""Protocol between `runner repair` and a held run: one JSON message per line over a UNIX socket.
 
-The socket lies in a folder that was this user's alone before it was bound. Either side asks the system who the
-other one is: a notebook runs as the same user and can write `NAME.running`, so neither a path nor a message proves
-anything. A run refuses its own processes; a client refuses all but the run that holds the claim.
+The socket is in a folder that only this user can access. Each side gets the identity of its peer from the system: a
+notebook runs as the same user and can write `NAME.running`, so neither a path nor a message proves anything. A run
+refuses its own processes; a client refuses all but the run that holds the claim.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from runner.machine.processes import RUN_NAME, RUN_TAG
 from runner.outputs import claim
 
 LONGEST_BYTES = 16 << 20
-"""Of a message; a notebook is sent without its outputs."""
+"""Longest message; a notebook is sent without its outputs."""
 _SECONDS = 10.0
 _CREDENTIALS = struct.Struct("3i")
 
 
 class Peer(NamedTuple):
-    """Who is at the other end, as the system says it; pid 0 is a process of another pid namespace."""
+    """The process at the other end, as reported by the system; pid 0 is in another pid namespace."""
 
     pid: int
     uid: int
@@ -57,7 +57,7 @@ class Channel:
         UsageError
             It is too long.
         OSError
-            The other end is gone, or does not read.
+            The peer is gone, or does not read.
         """
         line = json.dumps(message).encode() + b"\n"
         if len(line) > LONGEST_BYTES:
@@ -67,31 +67,31 @@ class Channel:
         self._connection.sendall(line)
 
     def receive(self, *, patiently: bool = False) -> dict[str, Any] | None:
-        """Return the next message, None at the end; ``patiently`` waits for as long as it takes.
+        """Return the next message, None at the end; ``patiently`` waits without a time limit.
 
         Raises
         ------
         ValueError
-            It is no message, or too long.
+            The message is invalid or too long.
         OSError
-            The connection broke, or nothing came in time.
+            The connection broke or timed out.
         """
         self._connection.settimeout(None if patiently else _SECONDS)
         line = self._lines.readline(LONGEST_BYTES + 1)
         if not line.endswith(b"\n"):
             if line:
-                raise ValueError("the message is cut off or too long")
+                raise ValueError("the message is truncated or too long")
             return None
         try:
             message = json.loads(line)
         except RecursionError as error:
             raise ValueError("the message is nested too deeply") from error
         if not isinstance(message, dict):
-            raise ValueError("the message is no mapping")  # noqa: TRY004
+            raise ValueError("the message is not a mapping")  # noqa: TRY004
         return message
 
     def close(self) -> None:
-        """End the connection."""
+        """Close the connection."""
         with contextlib.suppress(OSError):
             self._connection.shutdown(socket.SHUT_RDWR)
         self._lines.close()
@@ -100,7 +100,7 @@ class Channel:
 
 @contextlib.contextmanager
 def listening() -> Iterator[tuple[socket.socket, Path]]:
-    """Listen on a new socket for the length of the block."""
+    """Listen on a new socket within the block."""
     folder = files.private_folder("hold")
     path = folder / "s"
     try:
@@ -113,12 +113,12 @@ def listening() -> Iterator[tuple[socket.socket, Path]]:
 
 
 def connect(folder: Path, name: str) -> tuple[Channel, dict[str, Any]]:
-    """Connect to the held run of a notebook, and return what it says of its failure.
+    """Connect to the held run of a notebook, and return the channel and the description of its failure.
 
     Raises
     ------
     UsageError
-        Nothing of this name is held in the folder, or somebody else answers in its place; nothing was sent.
+        No notebook of this name is held in the folder, or another process answers in its place; nothing was sent.
     """
     running = claim.read(folder / f"{name}.running")
     if running is None:
@@ -152,30 +152,30 @@ def connect(folder: Path, name: str) -> tuple[Channel, dict[str, Any]]:
         channel.close()
         raise UsageError(
             f"{name}.running does not lead to the run of {name}: {problem}; nothing was sent",
-            hint="something other than a run changed the file; it is written again within seconds: try once more",
+            hint="something other than a run changed the file; it is rewritten within seconds: try again",
         )
     return channel, hello
 
 
 def refusal(peer: Peer, own: Collection[int]) -> str:
-    """Return why a peer may not repair this run's notebook; empty if it may.
+    """Return the reason why a peer may not repair this run's notebook; empty if it may.
 
     Parameters
     ----------
     own
-        The processes of the notebook.
+        Pids of the notebook.
     """
     if peer.uid != os.getuid():
         return f"only uid {os.getuid()} may repair this notebook, not uid {peer.uid}"
     if peer.pid <= 0:
-        return "a process of another pid namespace cannot be told from the notebook's own"
+        return "a process of another pid namespace cannot be distinguished from the notebook's own"
     if peer.pid in own or any(stat.pid == os.getpid() for stat in procfs.ancestors(peer.pid)):
         return "a process of the notebook cannot repair it"
     return ""
 
 
 def _impostor(peer: Peer, holder: int) -> str:
-    """Return why the owner of a socket is not the run that holds the claim; empty if it may be."""
+    """Return the reason why the peer is not the run that holds the claim; empty if it may be."""
     if peer.pid != holder or peer.uid != os.getuid():
         return f"its socket is of pid {peer.pid} (uid {peer.uid}), not of pid {holder} (uid {os.getuid()})"
     parents = list(procfs.ancestors(peer.pid))
@@ -189,8 +189,8 @@ def _impostor(peer: Peer, holder: int) -> str:
 
 
 def _other(hello: Mapping[str, Any], folder: Path, name: str) -> str:
-    """Return why a run is not that of this notebook in this folder; empty if it is."""
+    """Return the reason why a run is not of this notebook and folder; empty if it is."""
     with contextlib.suppress(OSError):
         if hello.get("notebook") == name and folder.samefile(str(hello.get("output_dir"))):
             return ""
-    return f"who answers there holds {str(hello.get('notebook'))[:100]!r} in {str(hello.get('output_dir'))[:300]!r}"
+    return f"that run holds {str(hello.get('notebook'))[:100]!r} in {str(hello.get('output_dir'))[:300]!r}"

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``NAME.log``: what happened and what cells printed, on the disk as it happens.
+"""``NAME.log``: events and the output of cells, written unbuffered.
 
-Pods vanish with their logs, so everything is on the workspace too. A full disk ends the log,
-not the notebook. Nor may a log fill the disk: a client that retries for ever prints the same line
-thousands of times a second. So runs of one line are folded, and of a log that grows too long the
-middle is cut out, so that its beginning and its latest lines are there at any time.
+Pods vanish with their logs, so everything is in the workspace too. A full disk ends the log, not the notebook. Nor may
+a log fill the disk: a client that retries forever prints the same line thousands of times a second. So repeated lines
+are folded, and a log that grows too long loses its middle, but never its beginning or its latest lines.
 """
 
 from __future__ import annotations
@@ -25,29 +24,29 @@ if TYPE_CHECKING:
 
 HEAD_BYTES = 256_000_000
 TAIL_BYTES = 32_000_000
-"""A log is as long as its head and twice its tail at most; then its middle is cut out."""
+"""A log longer than its head and twice its tail is cut to head and tail."""
 
 _LINE_BYTES = 64_000
 KEPT = 10
-"""So many repetitions of a line are written before the rest is counted only."""
+"""Repetitions of a line that are written; further ones are only counted."""
 _LONGEST = 4096
-"""Longer lines that arrive in parts are not compared."""
+"""Longer lines that arrive in chunks are not compared."""
 
 
 class RunLog:
-    """The log file of one run; also takes the lines of `runner.core.log`.
+    """The log file of one run, which also receives the lines of `runner.core.log`.
 
     Parameters
     ----------
     path
         ``NAME.log``.
     redactor
-        Applied to events; and, once its colours are gone, to what cells print.
+        Applied to events, and to the output of cells without its colours.
 
     Raises
     ------
     RecordError
-        The file cannot be made.
+        The file cannot be created.
     """
 
     def __init__(self, path: Path, redactor: Redactor) -> None:
@@ -58,8 +57,8 @@ class RunLog:
         self._size = 0
         self._head_bytes = self._note_bytes = 0
         self.left_out_bytes = 0
-        """What was cut out of the middle."""
-        self._lock = threading.RLock()  # a signal handler may log in the middle of a line
+        """Bytes removed from the middle."""
+        self._lock = threading.RLock()  # a signal handler may log during a write
         self._fresh_line = True
         self.problem: str | None = None
         """Why writing stopped, if it did."""
@@ -68,18 +67,18 @@ class RunLog:
             self._stream = path.open("ab+", buffering=0)
         except OSError as error:
             raise files.cannot_write(path, error) from error
-        # stderr is a file too, the log of a Pod: what is kept out of ours must not stand there.
+        # stderr ends up in a file too, the log of a Pod, and needs the same redaction.
         self._remove = (log.add_mask(redactor.text), log.add_sink(self.event))
 
     def event(self, line: str) -> None:
-        """Write one event on a line of its own."""
+        """Write one event on a separate line."""
         with self._lock:
             self._write(self._folder.feed(self._printed.flush()))
             start = "" if self._fresh_line else "\n"
             self._write(f"{start}{self._folder.flush()}{self._redactor.text(line)}\n")
 
     def printed(self, text: str) -> None:
-        """Write what a cell printed, without colours; what they separated comes together only here."""
+        """Write the output of a cell without colours, which may have split a secret."""
         with self._lock:
             self._write(self._folder.feed(self._printed.feed(without_colours(text))))
 
@@ -88,7 +87,7 @@ class RunLog:
             return
         try:
             data = memoryview(text.encode(errors="replace"))
-            while data:  # unbuffered: on a disk that fills up, a write may take a part only
+            while data:  # unbuffered: on a disk that fills up, a write may be partial
                 written = self._stream.write(data)
                 data = data[written:]
                 self._size += written
@@ -99,7 +98,7 @@ class RunLog:
         self._fresh_line = text.endswith("\n")
 
     def _cut_out_the_middle(self) -> None:
-        """Leave the head and the tail; who is killed in between loses the tail and nothing else."""
+        """Keep the head and the tail; a kill in between loses only the tail."""
         handle = self._stream.fileno()
         size = os.fstat(handle).st_size
         tail = os.pread(handle, TAIL_BYTES, size - TAIL_BYTES)
@@ -107,9 +106,9 @@ class RunLog:
         if self.left_out_bytes == 0:
             near = max(0, HEAD_BYTES - _LINE_BYTES)
             self._head_bytes = near + os.pread(handle, HEAD_BYTES - near, near).rfind(b"\n") + 1 or HEAD_BYTES
-        # What is lost now, and the last note, which counted what was lost before.
+        # Bytes lost now, without the previous note, which counted those lost before.
         self.left_out_bytes += size - self._head_bytes - len(tail) - self._note_bytes
-        note = f"[{format_bytes(self.left_out_bytes)} of this log are left out here]\n".encode()
+        note = f"[{format_bytes(self.left_out_bytes)} of this log omitted here]\n".encode()
         os.ftruncate(handle, self._head_bytes)
         for data in (note, tail):
             left = memoryview(data)
@@ -120,16 +119,16 @@ class RunLog:
 
     @property
     def bounds(self) -> str | None:
-        """What the log does not hold because of its bounds, in words."""
+        """Description of the folded and omitted parts, None if the log is complete."""
         parts = []
         if self._folder.folded_lines:
             parts.append(f"{format_count(self._folder.folded_lines, 'repeated line')} folded")
         if self.left_out_bytes:
-            parts.append(f"{format_bytes(self.left_out_bytes)} left out of its middle")
+            parts.append(f"{format_bytes(self.left_out_bytes)} omitted from the middle")
         return " and ".join(parts) or None
 
     def close(self) -> None:
-        """Stop taking lines."""
+        """Write the rest and close the file."""
         for remove in self._remove:
             remove()
         with self._lock:
@@ -143,7 +142,7 @@ class RunLog:
         return self
 
     def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
-        """Close; a fault of our own leaves its traceback first."""
+        """Close the log, after writing the traceback of an internal error."""
         if isinstance(error, Exception) and not isinstance(error, RunnerError):
             self.event("--- internal error in runner ---")
             self.printed("".join(traceback.format_exception(error)))
@@ -151,18 +150,18 @@ class RunLog:
 
 
 class Folder:
-    """Text in pieces in; the same text without long runs of one line out."""
+    """Folds repeated lines of text that arrives in chunks."""
 
     def __init__(self) -> None:
         self.folded_lines = 0
-        """Lines that were counted and not written."""
+        """Lines counted but not written."""
         self._last: str | None = None
         self._same = 0
         self._open = ""
-        """The beginning of a line whose end has not come; it has been written."""
+        """The part of an incomplete line that has been written."""
 
     def feed(self, text: str) -> str:
-        """Return what is to be written now; text without a newline is written at once."""
+        """Return the text to write now; text without a newline is written at once."""
         *lines, rest = text.split("\n")
         out = []
         if lines and self._open:
@@ -186,7 +185,7 @@ class Folder:
         return "".join(out)
 
     def flush(self) -> str:
-        """Return the note on what has been folded so far; a line of somebody else comes next."""
+        """Return the note on lines folded so far, before a line from elsewhere is written."""
         self._open = ""
         return self._note()
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads the last saved notebook of a run that left no record: which of its cells ran, and when."""
+"""Progress of a run without a record, read from its last saved notebook."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Saved:
-    """What a saved notebook tells of a run."""
+    """Progress of a run in its saved notebook."""
 
     run_id: str | None
     done: int
-    """Code cells that had ended: a cell gets its execution count when it starts."""
+    """Number of completed code cells; execution counts do not show it, as they are set when a cell starts."""
     cells: tuple[Cell, ...] = ()
-    """Code cells that had begun; one without a duration had not ended at the save."""
+    """Code cells that had started; one without a duration was running at the save."""
 
 
 def read(path: Path) -> Saved | None:
-    """Return what a saved notebook says, None when it is not a notebook."""
+    """Return the progress in a saved notebook, None if it is not a notebook."""
     try:
         document = json.loads(files.read(path))
         code = [cell for cell in document["cells"] if cell["cell_type"] == "code"]
@@ -39,7 +39,7 @@ def read(path: Path) -> Saved | None:
 
 
 def _cell(place: int, cell: dict[str, Any]) -> Cell | None:
-    """Return when a cell ran, by papermill's marks in it; dropped cells keep the others' numbers right."""
+    """Return a cell's times from papermill's metadata; its index includes dropped cells."""
     marks = cell["metadata"].get("papermill") or {}
     index = (cell["metadata"].get("runner") or {}).get("index", place)
     began, ended = marks.get("start_time"), marks.get("end_time")

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""SHA-256 sums beside the files they are of, as ``sha256sum -c`` reads them.
+"""SHA-256 checksum files in the format of ``sha256sum -c``.
 
-``NAME.sha256`` lists the files of a notebook's run, ``reports/SHA256SUMS`` those of the report. Each is written last
-by whoever writes the files, and names them relative to its own folder, so that both move along with them.
+``NAME.sha256`` lists the files of a notebook's run, ``reports/SHA256SUMS`` those of the report. Each is written after
+its files and names them relative to its folder, so that they can be moved together.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ _LARGEST_BYTES = 1 << 24
 
 
 def of_notebook(folder: Path, name: str) -> Path:
-    """Return the path of the sums of a notebook."""
+    """Return the path of a notebook's checksum file."""
     return folder / f"{name}{attempts.SUMS}"
 
 
 def write_notebook(folder: Path, name: str) -> None:
-    """Write the sums of what a run left; a failure is logged, as the record is written already."""
+    """Write the checksums of a run's files; a failure is only logged, as the record is already written."""
     try:
         write(of_notebook(folder, name), hashes(folder, (f"{name}{suffix}" for suffix in attempts.SUFFIXES)))
     except (OSError, RecordError) as error:
@@ -37,7 +37,7 @@ def write_notebook(folder: Path, name: str) -> None:
 
 
 def hashes(folder: Path, names: Iterable[str]) -> dict[str, str]:
-    """Return the sums of the files of a folder that exist.
+    """Return the checksums of those files of a folder that exist.
 
     Raises
     ------
@@ -48,7 +48,7 @@ def hashes(folder: Path, names: Iterable[str]) -> dict[str, str]:
 
 
 def write(path: Path, sums: Mapping[str, str]) -> None:
-    """Write a file of sums.
+    """Write a checksum file.
 
     Raises
     ------
@@ -59,14 +59,14 @@ def write(path: Path, sums: Mapping[str, str]) -> None:
 
 
 def read(path: Path) -> dict[str, str]:
-    """Return the sums by file name.
+    """Return checksums by file name.
 
     Raises
     ------
     OSError
-        It cannot be read.
+        The file cannot be read.
     ValueError
-        It is not as `write` wrote it.
+        It is not a valid checksum file.
     """
     *lines, rest = files.read(path, _LARGEST_BYTES).decode().split("\n")
     found: dict[str, str] = {}
@@ -76,22 +76,22 @@ def read(path: Path) -> dict[str, str]:
             raise ValueError(f"line {number} is not a SHA-256 and a file name")
         found[match[2]] = match[1]
     if rest or not found:
-        raise ValueError("its last line is not whole" if rest else "it is empty")
+        raise ValueError("its last line is incomplete" if rest else "it is empty")
     return found
 
 
 def write_report(folder: Path, written: Iterable[str]) -> None:
-    """Write the sums of a report's files; what an earlier report wrote keeps the sums of then.
+    """Write the checksums of a report's files; files of earlier reports keep their checksums.
 
     Parameters
     ----------
     written
-        What was written just now, relative to the output folder.
+        New files, relative to the output folder.
 
     Raises
     ------
     OSError, RecordError
-        A file cannot be read, or the sums cannot be written.
+        A file cannot be read, or the checksums cannot be written.
     """
     path = folder / REPORT
     try:
@@ -105,30 +105,30 @@ def write_report(folder: Path, written: Iterable[str]) -> None:
 
 
 def forget(path: Path, names: Iterable[str]) -> None:
-    """Take files out of the sums that were removed, or are about to be written again and again.
+    """Drop the checksums of files that were removed, or will be rewritten repeatedly.
 
     Raises
     ------
     RecordError
-        The sums cannot be written.
+        The checksums cannot be written.
     """
     try:
         known, gone = read(path), {*names}
-    except (OSError, ValueError):  # missing or damaged: for `verify` to say
+    except (OSError, ValueError):  # missing or damaged: `verify` reports it
         return
     if gone & {*known}:
         write(path, {name: found for name, found in known.items() if name not in gone})
 
 
 def refresh(path: Path, name: str) -> None:
-    """Replace the sum of one file that was written again, and of no other.
+    """Replace the checksum of one rewritten file.
 
-    Sums that are missing or damaged stay so: a new sum must not vouch for what it did not write.
+    A missing or damaged checksum file is left as it is: it must not vouch for files that were not just written.
 
     Raises
     ------
     OSError, RecordError
-        The file cannot be read, or the sums cannot be written.
+        The file cannot be read, or the checksums cannot be written.
     """
     try:
         known = read(path)

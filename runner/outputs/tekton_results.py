@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tekton results: one short line a file, no newline at its end, all of them under 1 KB.
+"""Tekton results: one short line per file without a trailing newline, less than 1 KB in total.
 
-Some are type hints of Tekton Chains, which signs what they name: `X_ARTIFACT_OUTPUTS` a file that was made, by URI and
-digest, `CHAINS-GIT_URL` and `CHAINS-GIT_COMMIT` what it was made from.
+Some are type hints for Tekton Chains, which signs provenance from them: `X_ARTIFACT_OUTPUTS` is an output file by URI
+and digest, `CHAINS-GIT_URL` and `CHAINS-GIT_COMMIT` are its source.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
     from runner.core.records import Metrics, Source
 
 ARTIFACT = "pkg:generic/"
-"""How the URI of a signed file begins; its path in the output folder follows. No image of a registry can have such a
-name, and Chains would sign it as one."""
+"""Prefix of the URI of a signed file, before its path in the output folder. No image can have such a name; Chains would
+sign it as an image."""
 _REASON_BYTES = 200
 _PATH_BYTES = 200
 _MOST_BYTES = 1000
-"""Of all results of a task."""
+"""Limit for all results of a task."""
 
 
 def write(folder: Path, metrics: Metrics, metrics_path: Path) -> None:
-    """Write the results of one notebook; once its record is final, with what is to be signed.
+    """Write the results of one notebook; once its record is final, with the hints for signing.
 
     Raises
     ------
@@ -44,12 +44,12 @@ def write(folder: Path, metrics: Metrics, metrics_path: Path) -> None:
 
 
 def write_values(folder: Path, results: Mapping[str, str], hints: Mapping[str, str] | None = None) -> None:
-    """Write one file a result, each value on one line.
+    """Write one file per result, each value on one line.
 
     Parameters
     ----------
     hints
-        Further results, as far as all of them fit.
+        Additional results, as far as they fit.
 
     Raises
     ------
@@ -67,7 +67,7 @@ def write_values(folder: Path, results: Mapping[str, str], hints: Mapping[str, s
 
 
 def artifacts(folder: Path, made: Mapping[str, str | None]) -> dict[str, str]:
-    """Return the type hint of each file of an output folder that exists."""
+    """Return the type hints of the existing ones among these files of an output folder."""
     found = {}
     for what, path in made.items():
         try:
@@ -82,9 +82,9 @@ def artifacts(folder: Path, made: Mapping[str, str | None]) -> dict[str, str]:
 
 
 def source_hints(sources: Iterable[Source]) -> dict[str, str]:
-    """Return the type hints of the commit that holds all notebooks as they were run, if there is one.
+    """Return the type hints of the commit that contains all notebooks as they were run, if there is one.
 
-    Those that were never read, because they were skipped before, do not count. Chains takes every commit for a SHA-1.
+    Skipped notebooks, which were never read, do not count. Chains assumes that commits are SHA-1.
     """
     found = {(one.commit or "", one.repository or "") for one in sources if one.sha256}
     commit, url = found.pop() if len(found) == 1 else ("", "")
@@ -92,7 +92,7 @@ def source_hints(sources: Iterable[Source]) -> dict[str, str]:
 
 
 def values(metrics: Metrics, metrics_path: Path) -> dict[str, str]:
-    """Return each result's name and value; what is not known is an empty text."""
+    """Return the value of each result; unknown ones are empty."""
     peaks = [gpu.peak_gpu_memory_bytes for gpu in metrics.gpus if gpu.peak_gpu_memory_bytes is not None]
     failure = metrics.failure
     cell = failure.cell_index if failure else None
@@ -107,7 +107,7 @@ def values(metrics: Metrics, metrics_path: Path) -> dict[str, str]:
 
 
 def line(text: str, limit: int, *, keep_end: bool = False) -> str:
-    """Return text on one line within a number of bytes."""
+    """Return text on one line, truncated to a number of bytes."""
     data = " ".join(text.split()).encode(errors="replace")
     if len(data) <= limit:
         return data.decode()

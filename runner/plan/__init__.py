@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The plan: which notebooks, what each needs, and what it leaves."""
+"""The plan: notebooks with their requirements, dependencies and expected results."""

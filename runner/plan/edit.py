@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Changes values in the text of a plan and leaves every other byte, comments included, as it is.
+"""Changes values in the text of a plan without touching any other byte, comments included.
 
-PyYAML says where in the text each value stands, so a value is replaced in its place and a new one is added
-in the style of its mapping. A library that writes YAML with comments is one dependency more for this alone.
+PyYAML gives the position of each value in the text, so a value is replaced in place and a new one is added in the
+style of its mapping. A YAML library that keeps comments would be a dependency for this alone.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from yaml.nodes import Node
 
 Values = Mapping[tuple[str, ...], str]
-"""Key path within a notebook -> value, as YAML writes it."""
+"""Values in YAML syntax by key path within a notebook."""
 
 
 def with_values(text: str, changes: Mapping[int, Values], comment: str = "") -> str:
-    """Return the text of a plan, or of a ConfigMap around one, with values of notebooks set.
+    """Return the text of a plan, or of a ConfigMap that contains one, with changed values of notebooks.
 
     Parameters
     ----------
@@ -32,12 +32,12 @@ def with_values(text: str, changes: Mapping[int, Values], comment: str = "") -> 
     changes
         Values by the position of the notebook in the text.
     comment
-        Put above ``notebooks:``, in place of one that starts with the same word.
+        Added above ``notebooks:``, replacing one that starts with the same word.
 
     Raises
     ------
     PlanError
-        A value comes from an alias, or the ConfigMap does not hold the plan as a literal block (``|``).
+        A value comes from an alias, or the plan in the ConfigMap is not a literal block (``|``).
     """
     root = yaml.compose(text, Loader=yaml.SafeLoader)
     data = _child(root, "data")
@@ -51,7 +51,7 @@ def with_values(text: str, changes: Mapping[int, Values], comment: str = "") -> 
 
 
 def _in_block(text: str, inner: Node, changes: Mapping[int, Values], comment: str) -> str:
-    """Change a plan that stands in a literal block of another document."""
+    """Change a plan in a literal block of another document."""
     lines = text.splitlines(keepends=True)
     first, last = inner.start_mark.line + 1, inner.end_mark.line + (inner.end_mark.column > 0)
     block = lines[first:last]
@@ -99,7 +99,7 @@ def _with_key(text: str, node: Node, key: str, value: str) -> str:
     if node.flow_style:
         return f"{text[:end]}, {key}: {value}{text[end:]}"
     line = " " * node.start_mark.column + f"{key}: {value}"
-    if last.end_mark.column == 0:  # after a literal block, which takes its line break with it
+    if last.end_mark.column == 0:  # after a literal block, which includes its line break
         return f"{text[:end]}{line}\n{text[end:]}"
     end = text.find("\n", end) if "\n" in text[end:] else len(text)
     return f"{text[:end]}\n{line}{text[end:]}"

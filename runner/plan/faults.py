@@ -1,40 +1,43 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is wrong with a plan: a line for each fault, with its place in the file, its notebook and what was meant."""
+"""Faults of a plan: one line each with its place in the file, its notebook and a suggestion."""
 
 from __future__ import annotations
 
 import functools
+import graphlib
 import json
 from dataclasses import dataclass
 from importlib import resources
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from runner.core import safe_yaml
 from runner.core.errors import PlanError, did_you_mean
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from pydantic import ValidationError
 
+    from runner.plan.model import Plan
     from runner.plan.text import PlanText
 
 _SHOWN = 20
-"""Faults of one plan; what comes after them is counted."""
+"""Faults listed; further ones are only counted."""
 
 Path = tuple[str | int, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One of them, at a key path such as ``("notebooks", 0, "timeout")``."""
+    """A fault at a key path such as ``("notebooks", 0, "timeout")``."""
 
     at: Path
     text: str
 
 
 class FaultyError(ValueError):
-    """A part of a plan that is checked before the rest, and what is wrong with it."""
+    """A fault in a part of a plan that is checked before the rest."""
 
     def __init__(self, at: Path, text: str) -> None:
         super().__init__(text)
@@ -42,12 +45,12 @@ class FaultyError(ValueError):
 
 
 def error_of(faults: Iterable[Fault], text: PlanText, origins: Sequence[int] = ()) -> PlanError:
-    """Return the error that names all of them, each once, in the order of the file.
+    """Return the error that lists all distinct faults in the order of the file.
 
     Parameters
     ----------
     origins
-        The number in the file of each notebook, where sweeps made several of one.
+        Position in the file of each notebook, as sweeps expand one entry into several.
     """
     placed = {}
     node = safe_yaml.tree(text.text)
@@ -65,7 +68,7 @@ def error_of(faults: Iterable[Fault], text: PlanText, origins: Sequence[int] = (
 
 
 def faults_of(error: ValidationError) -> list[Fault]:
-    """Return what pydantic found."""
+    """Return the faults in an error of pydantic."""
     found = []
     for fault in error.errors(include_url=False):
         at = tuple(part for part in fault["loc"] if part != "[key]")
@@ -80,8 +83,54 @@ def faults_of(error: ValidationError) -> list[Fault]:
     return found
 
 
+def graph_faults(plan: Plan) -> list[Fault]:
+    """Return duplicate or unknown names, dependencies in a cycle or on later notebooks, and shared dataset paths."""
+    return [*_names(plan), *_dataset_paths(plan)] or list(_order(plan))
+
+
+def _names(plan: Plan) -> Iterator[Fault]:
+    names = [notebook.name for notebook in plan.notebooks]
+    for position, notebook in enumerate(plan.notebooks):
+        at = ("notebooks", position)
+        if notebook.name in names[:position]:
+            yield Fault((*at, "name"), f"the name {notebook.name!r} appears twice; names are unique")
+        for key, what, wanted, known in (
+            ("needs", "notebook", notebook.needs, names),
+            ("datasets", "dataset", notebook.datasets, list(plan.datasets)),
+        ):
+            for number, name in enumerate(wanted):
+                if name not in known:
+                    meant = f"{did_you_mean(name, known)}it has {', '.join(known) or 'none'}"
+                    yield Fault((*at, key, number), f"unknown {what} {name!r} ({meant})")
+
+
+def _dataset_paths(plan: Plan) -> Iterator[Fault]:
+    taken: dict[PurePosixPath, str] = {}
+    for name, dataset in plan.datasets.items():
+        path = PurePosixPath(dataset.path)
+        if path in taken:
+            yield Fault(("datasets", name, "path"), f"{dataset.path!r} is also the path of {taken[path]!r}")
+        taken[path] = name
+
+
+def _order(plan: Plan) -> Iterator[Fault]:
+    names = [notebook.name for notebook in plan.notebooks]
+    try:
+        graphlib.TopologicalSorter({notebook.name: notebook.needs for notebook in plan.notebooks}).prepare()
+    except graphlib.CycleError as error:
+        cycle = error.args[1]
+        at = ("notebooks", names.index(cycle[0]), "needs")
+        yield Fault(at, f"circular needs: {' -> '.join(cycle)}; remove one of them")
+        return
+    for position, notebook in enumerate(plan.notebooks):
+        for number, need in enumerate(notebook.needs):
+            if names.index(need) > position:
+                why = "a plan is run from top to bottom; move it before this notebook"
+                yield Fault(("notebooks", position, "needs", number), f"{need!r} comes later in the plan; {why}")
+
+
 def _subject(at: Path, document: dict[str, Any]) -> str:
-    """Return a key path in the words of the plan: ``notebook 'a': env.A``."""
+    """Return a key path as shown in messages: ``notebook 'a': env.A``."""
     named = ""
     if len(at) > 2 and at[0] == "notebooks":
         notebooks = document["notebooks"]
@@ -100,7 +149,7 @@ def _schema() -> dict[str, Any]:
 
 
 def _known_keys(at: Path) -> list[str]:
-    """Return the keys that a mapping of the plan may have."""
+    """Return the allowed keys of a mapping in the plan."""
     node = _schema()
     for part in at:
         if isinstance(part, int):

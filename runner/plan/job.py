@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What one `runner run` is to do: options over plan over defaults, resolved once.
+"""The job of one `runner run`: options override the plan, which overrides the defaults.
 
-A `Job` holds decisions only; nothing is read from the machine here.
+Nothing is read from the machine here.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import os
 import re
@@ -28,9 +27,9 @@ if TYPE_CHECKING:
 
 EXECUTED_SUFFIX = ".executed.ipynb"
 INDEX_FILE = "index.html"
-"""In an output folder: the way to its newest report."""
+"""Links to the newest report of an output folder."""
 START_SECONDS = 120.0
-"""How long a kernel may take to answer."""
+"""Default time limit for the start of a kernel."""
 _FILLED_LENGTH = 100
 
 
@@ -40,7 +39,7 @@ class Options:
 
     notebook: str
     source_label: str | None = None
-    """What the user named, where that was not a file."""
+    """The notebook as given by the user, if that was not a file."""
     plan: Path | None = None
     checkout: Path | None = None
     name: str | None = None
@@ -87,12 +86,12 @@ class Options:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """One notebook to run, with everything decided."""
+    """One notebook to run, with all settings resolved."""
 
     name: str
     source: Path
     source_label: str
-    """The source as the plan or the user named it."""
+    """The source as given in the plan or by the user."""
     checkout: Path
     cwd: Path
     output_dir: Path
@@ -105,16 +104,16 @@ class Job:
     start_seconds: float
     allow_errors: bool
     hold_seconds: float
-    """How long a failed notebook waits for its repair; 0 ends it at once."""
+    """How long a failed notebook waits for its repair; 0: not at all."""
     kernel: str | None
     env: Mapping[str, str]
     secrets: Mapping[str, Sequence[str]]
     parameters: Mapping[str, Any]
     run_id: str
     hidden: Sequence[str]
-    """Values that no file may hold: those of the secrets, and of a mounted folder of them."""
+    """Values to redact: those of the secret variables and of a mounted Secret."""
     lone: bool
-    """Not part of the run of a plan, so needs are met by a success of any run."""
+    """Not part of the run of a plan, so a success of any run satisfies its needs."""
     plan: Plan | None = None
     entry: Notebook | None = None
 
@@ -124,12 +123,12 @@ class Job:
 
     @property
     def standalone(self) -> bool:
-        """Whether nobody but the caller waits for a record: no plan, no run of a plan, no Tekton results."""
+        """Whether only the caller needs a record: no plan, no run of a plan, no Tekton results."""
         return self.plan is None and self.options.run_id is None and self.options.results_dir is None
 
     @property
     def rules(self) -> Sequence[Rule]:
-        """Rules of preparation."""
+        """Preparation rules."""
         return self.entry.prepare if self.entry else ()
 
     @property
@@ -139,7 +138,7 @@ class Job:
 
     @property
     def products(self) -> Sequence[str]:
-        """Patterns of files the notebook makes in the checkout."""
+        """Patterns of the files that the notebook writes in the checkout."""
         return self.entry.products if self.entry else ()
 
     @property
@@ -151,12 +150,12 @@ class Job:
 
     @property
     def expect(self) -> Expect | None:
-        """What a success leaves."""
+        """Expected results."""
         return self.entry.expect if self.entry else None
 
     @property
     def earlier(self) -> Sequence[str]:
-        """Names that stand before this one in the plan."""
+        """Names of the preceding notebooks in the plan."""
         if self.plan is None or self.entry is None:
             return ()
         names = [notebook.name for notebook in self.plan.notebooks]
@@ -164,12 +163,12 @@ class Job:
 
 
 def resolve(options: Options, environ: Mapping[str, str] | None = None) -> Job:
-    """Return the job that these options ask for.
+    """Return the job for these options.
 
     Raises
     ------
     UsageError
-        A name, plan, secret or number that cannot work.
+        A name, plan, secret or number is invalid.
     """
     environ = os.environ if environ is None else environ
     plan, entry = _from_plan(options)
@@ -180,7 +179,7 @@ def resolve(options: Options, environ: Mapping[str, str] | None = None) -> Job:
     held = hold_seconds(_first(options.on_failure, entry.on_failure if entry else None, "end"))
     if allow_errors and held:
         raise UsageError(
-            "--allow-errors and --on-failure hold exclude each other: one runs on after a cell that raised, one stops",
+            "--allow-errors and --on-failure hold are mutually exclusive: one continues after a failed cell, one waits",
             hint="choose one: --no-allow-errors or --on-failure end",
         )
     name = files.check_name(_filled(options.name or (entry.name if entry else source.stem), parameters, "--name"))
@@ -215,7 +214,7 @@ def resolve(options: Options, environ: Mapping[str, str] | None = None) -> Job:
 
 
 def _filled(template: str, parameters: Mapping[str, Any], option: str) -> str:
-    """Return a name or folder with the value of a parameter for each ``{parameter}``."""
+    """Return a name or folder with each ``{parameter}`` replaced by its value."""
 
     def value(match: re.Match[str]) -> str:
         key = match[1]
@@ -235,13 +234,13 @@ def _filled(template: str, parameters: Mapping[str, Any], option: str) -> str:
 
 
 def _new_run_id() -> str:
-    import uuid  # brings `platform`; the gate, which starts cold, needs neither
+    import uuid  # imports `platform`; the gate, which must start fast, needs neither
 
     return str(uuid.uuid4())
 
 
 def checkout_of(plan: Path | None, checkout: Path | None) -> Path:
-    """Return the folder that a plan's paths start from: given, else the plan's, else the current one."""
+    """Return the base folder of a plan's paths: as given, else the plan's folder, else the current one."""
     if checkout is not None:
         return checkout.absolute()
     if plan is None:
@@ -267,7 +266,7 @@ def _from_plan(options: Options) -> tuple[Plan | None, Notebook | None]:
     try:
         status = options.plan.stat()
     except OSError:
-        plan = plans.load(options.plan)  # which says what is wrong
+        plan = plans.load(options.plan)  # raises with a message
     else:
         plan = _loaded(options.plan, status.st_mtime_ns, status.st_size)
     return plan, plan.notebook(options.notebook)
@@ -282,7 +281,7 @@ def _source(options: Options, entry: Notebook | None, checkout: Path) -> Path:
 
 
 def _cwd(options: Options, entry: Notebook | None, checkout: Path, source: Path) -> Path:
-    """Option, else plan, else the notebook's own folder, as Jupyter does."""
+    """Return the option, else the plan's value, else the notebook's folder, as in Jupyter."""
     if options.cwd is not None:
         return options.cwd.absolute()
     if entry is not None and entry.cwd is not None:
@@ -291,20 +290,15 @@ def _cwd(options: Options, entry: Notebook | None, checkout: Path, source: Path)
 
 
 def _asked(options: Options, entry: Notebook | None) -> Requirements:
-    requires = entry.requires if entry else None
-    demanded = options.min_gpus is not None or options.min_gpu_memory_gb is not None  # not a wish of the plan's
-    return dataclasses.replace(
-        requirements_of(
-            _first(options.min_gpus, requires.gpus if requires else None),
-            _first(options.min_gpu_memory_gb, requires.gpu_memory_gb if requires else None),
-            options.gpu_free_fraction,
-        ),
-        cpu_fallback=bool(requires and requires.cpu_fallback and not demanded),
-        cpus=requires.cpus if requires else None,
-        memory_gb=requires.memory_gb if requires else None,
-        disk_gb=requires.disk_gb if requires else None,
-        shm_gb=requires.shm_gb if requires else None,
-    )
+    if entry is None:
+        return requirements_of(options.min_gpus, options.min_gpu_memory_gb, options.gpu_free_fraction)
+    from runner.plan.model import requirements
+
+    options_given = {"gpus": options.min_gpus, "gpu_memory_gb": options.min_gpu_memory_gb}
+    overrides: dict[str, Any] = {key: value for key, value in options_given.items() if value is not None}
+    if overrides:  # an option is strict, whatever the plan allows
+        overrides["cpu_fallback"] = False
+    return requirements(entry.requires.model_copy(update=overrides), options.gpu_free_fraction)
 
 
 def _first(*values: Any) -> Any:

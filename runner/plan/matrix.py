@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sweeps: a notebook with a `matrix` of parameters becomes one notebook for each combination."""
+"""Sweeps: a notebook with a `matrix` of parameters is expanded into one notebook per combination."""
 
 from __future__ import annotations
 
@@ -12,24 +12,22 @@ from runner.core.errors import did_you_mean
 from runner.plan.faults import FaultyError, Path
 
 LIMIT = 256
-"""Combinations of one notebook."""
+"""Most combinations of one notebook."""
 PLACEHOLDER = re.compile(r"\{([A-Za-z_]\w*)\}", re.ASCII)
-"""A parameter's value in a name, folder or path."""
+"""Placeholder for a parameter's value in a name, folder or path."""
 _ODD = re.compile(r"[^A-Za-z0-9._-]+")
 
 
 def expanded(notebooks: list[Any]) -> tuple[list[Any], list[int]]:
-    """Return a plan's notebooks with each sweep in place as its combinations; who needs it needs all of them.
+    """Return a plan's notebooks with sweeps expanded, and for each the position of its entry in the plan.
 
-    With them, the number of each one's entry in the plan.
-
-    A combination is called NAME-VALUE-VALUE, or as a name with ``{parameter}`` says. ``{parameter}`` in products,
-    expected files and variables stands for its value as well.
+    A notebook that needs a sweep needs all its combinations. A combination is named NAME-VALUE-VALUE, or by a name
+    with ``{parameter}``, which is also replaced in products, expected files and variables.
 
     Raises
     ------
     FaultyError
-        A matrix is not one, or has no or too many combinations.
+        A matrix is invalid, or has no or too many combinations.
     """
     result: list[Any] = []
     origins: list[int] = []
@@ -67,7 +65,7 @@ def _combinations(matrix: Any, at: Path) -> list[dict[str, Any]]:
             product = min(product * len(values), 1_000_000)
         count += product
     if not 0 < count <= LIMIT:
-        raise FaultyError(at, f"{count} combinations, allowed are 1 to {LIMIT} (split the sweep, or shorten it)")
+        raise FaultyError(at, f"{count} combinations, allowed are 1 to {LIMIT} (split or shorten the sweep)")
     full = [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())] if axes else []
     kept = [each for each in full if not any(each.items() >= dict(gone).items() for gone in less)]
     found = [*kept, *more]
@@ -90,7 +88,7 @@ def _one(entry: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _filled(value: Any, values: Mapping[str, Any]) -> Any:
-    """Put the values into every text of a part of a plan; what no parameter is called stays."""
+    """Replace placeholders in all strings of a part of a plan; unknown names stay."""
     if isinstance(value, str):
         return PLACEHOLDER.sub(lambda match: _word(values[match[1]]) if match[1] in values else match[0], value)
     if isinstance(value, dict):
@@ -99,7 +97,7 @@ def _filled(value: Any, values: Mapping[str, Any]) -> Any:
 
 
 def _word(value: Any) -> str:
-    """Return a value as part of a file name."""
+    """Return a value in a form that is valid in a file name."""
     return _ODD.sub("-", str(value)).strip("-.")[:40] or "empty"
 
 

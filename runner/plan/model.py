@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The plan: which notebooks, what each needs, and what it leaves.
+"""The model of a plan: notebooks with their requirements, dependencies and expected results.
 
-`load` reads YAML (or a ConfigMap that holds it), checks it whole and says what is wrong with
-file, key path and what is allowed. Nothing here touches a checkout or a machine.
+`load` reads YAML, or a ConfigMap that contains it, and reports all faults with file, key path and allowed values.
+Nothing here accesses a checkout or a machine.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import keyword
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -18,16 +19,30 @@ from runner.core.errors import PlanError, UsageError, did_you_mean, did_you_mean
 from runner.core.files import check_name
 from runner.core.requirements import requirements_of
 from runner.core.units import duration_seconds, gigabytes, hold_seconds
-from runner.plan.faults import FaultyError, error_of, faults_of
-from runner.plan.graph import graph_faults
+from runner.plan.faults import FaultyError, error_of, faults_of, graph_faults
 from runner.plan.matrix import expanded
 from runner.plan.text import read, with_defaults
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from runner.core.requirements import Requirements
 
 SCHEMES = ("http", "https", "s3", "hf", "file")
-"""Where datasets can come from."""
+"""URL schemes of datasets."""
+
+
+def _validator(check: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Raise a check's `UsageError` as the `ValueError` that pydantic reports."""
+
+    @functools.wraps(check)
+    def checked(value: Any) -> Any:
+        try:
+            return check(value)
+        except UsageError as error:
+            raise ValueError(str(error)) from error
+
+    return checked
 
 
 def _inside(path: str) -> str:
@@ -45,36 +60,25 @@ def _pattern(path: str) -> str:
     return path
 
 
+@_validator
 def _seconds(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, str):
+    if not isinstance(value, str):
         raise ValueError(f"{value!r} is not a valid duration; write it like 90s, 15m, 2h")  # noqa: TRY004
-    try:
-        return duration_seconds(value)
-    except UsageError as error:
-        raise ValueError(str(error)) from error
+    return duration_seconds(value)
 
 
 def _gigabytes(value: Any) -> Any:
     return gigabytes(value) if isinstance(value, str) else value
 
 
+@_validator
 def _on_failure(value: str) -> str:
-    try:
-        hold_seconds(value)
-    except UsageError as error:
-        raise ValueError(str(error)) from error
+    hold_seconds(value)
     return value
 
 
-def _name(value: str) -> str:
-    try:
-        return check_name(value)
-    except UsageError as error:
-        raise ValueError(str(error)) from error
-
-
 def _text(value: Any) -> Any:
-    """Give back what YAML made of an unquoted `n`, `1` or `1.5` as the text an environment holds."""
+    """Return a number, which YAML reads from an unquoted `1` or `1.5`, as a string."""
     if isinstance(value, bool):
         raise ValueError("is a boolean to YAML; put it in quotes")  # noqa: TRY004
     return str(value) if isinstance(value, int | float) else value
@@ -111,7 +115,7 @@ def _versions(text: str) -> str:
     return text
 
 
-# What people write, for editors; the model holds seconds, GB and texts.
+# Input formats, for the schema that editors use; the model holds seconds, GB and strings.
 _DURATION = {"type": "string", "pattern": r"^\s*(\d+(\.\d+)?\s*[smhd]\s*)+$", "examples": ["90s", "15m", "1h30m"]}
 _SIZE = {"anyOf": [{"type": "number", "exclusiveMinimum": 0}, {"type": "string"}], "examples": [24, "22.5GiB"]}
 _ENV_VALUE = {"type": ["string", "number"]}
@@ -121,7 +125,7 @@ PathPattern = Annotated[RelativePath, AfterValidator(_pattern)]
 Duration = Annotated[float, BeforeValidator(_seconds), WithJsonSchema(_DURATION)]
 Gigabytes = Annotated[float, Field(gt=0), BeforeValidator(_gigabytes), WithJsonSchema(_SIZE)]
 OnFailure = Annotated[str, AfterValidator(_on_failure)]
-Name = Annotated[str, AfterValidator(_name)]
+Name = Annotated[str, AfterValidator(_validator(check_name))]
 EnvValue = Annotated[str, BeforeValidator(_text), WithJsonSchema(_ENV_VALUE)]
 Variable = Annotated[str, AfterValidator(_variable)]
 DatasetUrl = Annotated[str, AfterValidator(_dataset_url)]
@@ -133,7 +137,7 @@ class _Strict(BaseModel):
 
 
 class Requires(_Strict):
-    """What the notebook asks of the machine."""
+    """Resources that the notebook requires."""
 
     gpus: Annotated[int, Field(ge=0, le=64)] | None = None
     gpu_memory_gb: Gigabytes | None = None
@@ -145,14 +149,14 @@ class Requires(_Strict):
 
 
 class DropCells(_Strict):
-    """Take out the code cells that contain every one of these texts."""
+    """Drop the code cells that contain all of these strings."""
 
     containing: Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)]
     times: Annotated[int, Field(ge=1)] | None = None
 
 
 class Replace(_Strict):
-    """Replace a text in the sources of code cells."""
+    """Replace a string in the sources of code cells."""
 
     find: Annotated[str, Field(min_length=1)]
     with_: Annotated[str, Field(alias="with")]
@@ -160,33 +164,33 @@ class Replace(_Strict):
 
 
 class Insert(_Strict):
-    """Add a code cell before or after the one code cell that contains a text."""
+    """Insert a code cell before or after the one code cell that contains a string."""
 
     source: Annotated[str, Field(min_length=1)]
     before: Annotated[str, Field(min_length=1)] | None = None
     after: Annotated[str, Field(min_length=1)] | None = None
 
     def model_post_init(self, _context: Any) -> None:
-        """Check that there is one place."""
+        """Check that there is exactly one place."""
         if (self.before is None) == (self.after is None):
-            raise ValueError("an insert has exactly one of before, after")
+            raise ValueError("an insert must have exactly one of before, after")
 
 
 class Rule(_Strict):
-    """One step of preparation: exactly one of its keys."""
+    """One preparation rule, with exactly one of its keys."""
 
     drop_cells: DropCells | None = None
     replace: Replace | None = None
     insert: Insert | None = None
 
     def model_post_init(self, _context: Any) -> None:
-        """Check that the rule does one thing."""
+        """Check that there is exactly one action."""
         if sum(value is not None for value in (self.drop_cells, self.replace, self.insert)) != 1:
-            raise ValueError("a rule has exactly one of drop_cells, replace, insert")
+            raise ValueError("a rule must have exactly one of drop_cells, replace, insert")
 
 
 class Expect(_Strict):
-    """What a successful run leaves."""
+    """Expected results of a successful run."""
 
     files: list[PathPattern] = []
     min_figures: Annotated[int, Field(ge=0)] | None = None
@@ -194,9 +198,9 @@ class Expect(_Strict):
 
 
 class Place(_Strict):
-    """Where a library looks for a dataset whose URL no source shows.
+    """Where a library looks for a dataset whose URL is in no notebook.
 
-    ``path`` is in the checkout; in a value of ``env``, ``{checkout}`` stands for its absolute path.
+    ``path`` is relative to the checkout; in values of ``env``, ``{checkout}`` is replaced by its absolute path.
     """
 
     path: RelativePath
@@ -204,10 +208,10 @@ class Place(_Strict):
 
 
 class Dataset(_Strict):
-    """One file to be staged below the cache folder.
+    """A file to stage in the cache folder.
 
-    ``hook``: a library makes the URL, which stands in no source; the kernel's urllib, requests and
-    httpx then ask the mirror first.
+    ``hook``: a library builds the URL, which is in no notebook; urllib, requests and httpx in the kernel then try
+    the mirror first.
     """
 
     url: DatasetUrl
@@ -220,12 +224,12 @@ class Dataset(_Strict):
 
     @property
     def in_no_source(self) -> bool:
-        """Whether the URL need not stand in the notebook."""
+        """Whether the URL need not be in the notebook."""
         return self.hook or self.place is not None
 
 
 class Notebook(_Strict):
-    """One notebook of the plan, defaults filled in."""
+    """One notebook of the plan, with defaults applied."""
 
     name: Name
     path: RelativePath
@@ -235,7 +239,7 @@ class Notebook(_Strict):
     requires: Requires = Requires()
     parameters: dict[Variable, Any] = {}
     matrix: dict[str, list[Any]] | None = None
-    """A sweep: each combination of the values is a notebook of its own, see `runner.plan.matrix`."""
+    """A sweep: each combination of values becomes a notebook, see `runner.plan.matrix`."""
     env: Environment = {}
     prepare: list[Rule] = []
     datasets: list[str] = []
@@ -250,10 +254,10 @@ class Notebook(_Strict):
     cwd: RelativePath | None = None
     resume: Literal["auto", "never"] = "auto"
     retry_larger: bool = False
-    """On a cluster: once more on the next larger card if the GPU's memory was full."""
+    """On a cluster, retry once on the next larger card if the GPU ran out of memory."""
 
     def model_post_init(self, _context: Any) -> None:
-        """Check that there is a card to be larger than."""
+        """Check that the first card is known."""
         if self.retry_larger and (self.requires.gpu_memory_gb is None or self.requires.cpu_fallback):
             raise ValueError(
                 "retry_larger needs requires.gpu_memory_gb, the card of the first try, and no cpu_fallback"
@@ -264,10 +268,10 @@ class Plan(_Strict):
     """A whole plan."""
 
     version: Literal[1]
-    name: Annotated[str, AfterValidator(_name)]
+    name: Name
     defaults: dict[str, Any] = {}
     fits: dict[str, Annotated[str, AfterValidator(_versions)]] = {}
-    """Versions of packages that the notebooks and rules were written for; `validate` compares what is installed."""
+    """Package versions that the notebooks and rules were written for; `validate` checks the installed ones."""
     notebooks: Annotated[list[Notebook], Field(min_length=1)]
     datasets: dict[str, Dataset] = {}
 
@@ -277,7 +281,7 @@ class Plan(_Strict):
         Raises
         ------
         PlanError
-            There is none; the message lists the names and the nearest one.
+            It does not exist; the message lists the names and suggests the nearest one.
         """
         for notebook in self.notebooks:
             if notebook.name == name:
@@ -288,7 +292,7 @@ class Plan(_Strict):
 
 
 def requirements(requires: Requires, free_fraction: float = 0.95) -> Requirements:
-    """Return what is asked of a machine."""
+    """Return the requirements of a notebook in a plan."""
     return dataclasses.replace(
         requirements_of(requires.gpus, requires.gpu_memory_gb, free_fraction),
         cpu_fallback=requires.cpu_fallback,
@@ -305,12 +309,12 @@ def load(path: Path) -> Plan:
     Parameters
     ----------
     path
-        YAML of a plan, or of a ConfigMap that holds one under ``data["plan.yaml"]``.
+        YAML of a plan, or of a ConfigMap with a plan under ``data["plan.yaml"]``.
 
     Raises
     ------
     PlanError
-        Unreadable, unknown keys, unknown needs, cycles, bad paths or units.
+        Unreadable, unknown keys or needs, cycles, invalid paths or units.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -322,7 +326,7 @@ def load(path: Path) -> Plan:
 
 
 def is_config_map(path: Path) -> bool:
-    """Return True if the file is a ConfigMap around a plan; paths then start at the current folder."""
+    """Return True if the file is a ConfigMap; paths are then relative to the current folder."""
     from runner.core import safe_yaml
 
     document = safe_yaml.load(path.read_text(encoding="utf-8"))
@@ -330,12 +334,12 @@ def is_config_map(path: Path) -> bool:
 
 
 def parse(text: str, where: str) -> Plan:
-    """Check the text of a plan; ``where`` names its file in messages.
+    """Parse and check the text of a plan; ``where`` names its file in messages.
 
     Raises
     ------
     PlanError
-        It is not one; each fault has a line of its own.
+        It is invalid; the message has one line per fault.
     """
     written = read(text, where)
     origins: list[int] = []

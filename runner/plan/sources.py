@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What of a checkout is somebody's work or in use, and so no leftover that may be moved away.
+"""Files of a checkout that are sources or in use, so that they must not be moved away as old products.
 
-A pattern of products may be wider than it was meant: `notebooks/**` matches the folder with the
-notebooks in it. What is found is held against this before anything moves, in a run and in
-`runner plan check` alike.
+A product pattern may match more than intended: `notebooks/**` matches the folder with the notebooks. Matches are
+checked here before anything is moved, both in a run and in `runner plan check`.
 """
 
 from __future__ import annotations
@@ -22,13 +21,12 @@ if TYPE_CHECKING:
 
 
 class Sources:
-    """Paths that no product may be, or hold.
+    """Paths that no product may be or contain.
 
     Parameters
     ----------
     named
-        Paths and what each is; relative ones start from the checkout. The repository's own files,
-        as git lists them, are added.
+        Descriptions by path, relative to the checkout or absolute. Files tracked by git are added.
     """
 
     def __init__(self, checkout: Path, named: Mapping[Path, str]) -> None:
@@ -37,13 +35,13 @@ class Sources:
 
     @classmethod
     def of(cls, plan: Plan, checkout: Path, also: Mapping[Path, str] | None = None) -> Sources:
-        """Return the sources of a plan: its notebooks, datasets put in the checkout, what is named in ``also``."""
+        """Return the sources of a plan: its notebooks, datasets placed in the checkout, and ``also``."""
         named = {Path(notebook.path): f"the notebook {notebook.path}" for notebook in plan.notebooks}
         named |= {Path(data.place.path): f"the dataset {name}" for name, data in plan.datasets.items() if data.place}
         return cls(checkout, {**named, **(also or {})})
 
     def within(self, path: Path) -> str | None:
-        """Describe what would move away with a path of the checkout; None when it is not a source and holds none."""
+        """Return a description of the source that a path of the checkout is or contains; None if there is none."""
         place = _place(self._root / path)
         return self._named.get(place) or self._tracked.get(place)
 
@@ -53,13 +51,13 @@ class Sources:
         return _with_parents((self._root / name, f"{name}, a file of the repository,") for name in names)
 
     def _forms(self, path: Path) -> set[Path]:
-        """Return every place whose move would take a path away: through links, and where they lead."""
+        """Return every place whose move would remove a path, both of links and of their targets."""
         path = self._root / path
         return {path.resolve(), *(_place(holder) for holder in (path, *path.parents))}
 
 
 def _place(path: Path) -> Path:
-    """Return where a path lies, with the folders above it resolved: a rename moves a link and not its target."""
+    """Return a path with its parent folders resolved: a rename moves a link and not its target."""
     return path.parent.resolve() / path.name
 
 
@@ -72,9 +70,9 @@ def _with_parents(named: Iterable[tuple[Path, str]]) -> dict[Path, str]:
 
 
 def _tracked_files(root: Path) -> list[str]:
-    """Return the repository's own files; none where there is no repository, or no git to ask."""
-    # A mounted checkout belongs to another uid, which is no reason not to read its index; its
-    # configuration is a stranger's and must not start programs.
+    """Return the files tracked by git; none without a repository or without git."""
+    # A mounted checkout may belong to another uid; its index is read all the same, but its untrusted configuration
+    # must not start programs.
     command = ["git", "-c", "safe.directory=*", "-c", "core.fsmonitor=false", "-C", str(root), "ls-files", "-z"]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")} | {"LC_ALL": "C"}
     try:

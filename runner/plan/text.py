@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The text of a plan as a document: YAML or a ConfigMap around it, and in which line what stands.
+"""The text of a plan: YAML, or a ConfigMap that contains it, and the line of each value.
 
-What a plan means is in `runner.plan`; here is what can be wrong with it before it means
-anything. What keeps hostile YAML from doing harm is in `runner.core.safe_yaml`.
+`runner.core.safe_yaml` guards against hostile YAML; `runner.plan.model` validates the document.
 """
 
 from __future__ import annotations
@@ -38,23 +37,23 @@ DEFAULTABLE = {
 
 @dataclass(frozen=True, slots=True)
 class PlanText:
-    """A plan as it is written."""
+    """The text of a plan and its document."""
 
     document: dict[str, Any]
     text: str
     where: str
-    """The file, and the key in it where it is a ConfigMap."""
+    """The file, and the key in it if it is a ConfigMap."""
     file: str
     before: int | None
-    """Lines of the file above the plan's own first; None where folding moved its lines."""
+    """Lines of the file above the first line of the plan; None if folding moved its lines."""
 
     def place(self, line: int | None) -> str:
-        """Return file and line of the plan, as editors and terminals follow it."""
+        """Return file and line in the form that editors and terminals open."""
         known = line is not None and self.before is not None
         return f"{self.file}:{(line or 0) + (self.before or 0)}" if known else self.where
 
     def find(self, node: yaml.Node | None, at: Path) -> tuple[int | None, Path]:
-        """Return line and key path of a value: the notebook's own, or `defaults`, if that is where it comes from."""
+        """Return line and key path of a value, which may come from `defaults`."""
         line, depth = safe_yaml.line_of(node, at)
         if at[:1] == ("notebooks",) and len(at) > 2:
             default: Path = ("defaults", *at[2:])
@@ -65,12 +64,12 @@ class PlanText:
 
 
 def read(text: str, file: str) -> PlanText:
-    """Return a plan's text with the mapping that it holds.
+    """Parse the text of a plan.
 
     Raises
     ------
     PlanError
-        The text is not valid YAML, no mapping, or a ConfigMap without a plan.
+        The text is not valid YAML, not a mapping, or a ConfigMap without a plan.
     """
     where, document = file, _yaml(text, file, 0)
     before: int | None = 0
@@ -82,18 +81,18 @@ def read(text: str, file: str) -> PlanText:
         text = inner
         document = _yaml(text, where if before is None else file, before or 0)
     if not isinstance(document, dict):
-        what = f"{where}: a plan is a mapping, this is {type(document).__name__}"
+        what = f"{where}: a plan must be a mapping, this is {type(document).__name__}"
         raise PlanError(what, hint="see `runner plan schema`")
     return PlanText(document, text, where, file, before)
 
 
 def with_defaults(document: dict[str, Any]) -> dict[str, Any]:
-    """Fill each notebook from `defaults`: mappings are merged, lists and values replaced.
+    """Apply `defaults` to each notebook: mappings are merged, lists and values replaced.
 
     Raises
     ------
     FaultyError
-        `defaults` has a key that a notebook cannot take from it.
+        `defaults` has a key that is not allowed there.
     """
     defaults = document.get("defaults") or {}
     if not isinstance(defaults, dict) or not isinstance(document.get("notebooks"), list):

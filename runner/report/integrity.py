@@ -85,7 +85,7 @@ def verify(folder: Path, *, watch: Watch = claim.alive) -> Verification:
     Raises
     ------
     UsageError
-        There is no such folder, or it holds no run.
+        There is no such folder, or it contains no runs.
     """
     if not folder.is_dir():
         raise UsageError(f"there is no folder {folder}", hint="give the --output-dir of the runs")
@@ -99,7 +99,7 @@ def verify(folder: Path, *, watch: Watch = claim.alive) -> Verification:
     aside = sorted((folder / "attempts").glob("*/*"))
     places += [(kept, kept.parent.name) for kept in aside if kept.name.isdigit() and kept.is_dir()]
     if not places:
-        raise UsageError(f"{folder} holds no run", hint="give the --output-dir of the runs")
+        raise UsageError(f"{folder} contains no runs", hint="give the --output-dir of the runs")
     for place, name in places:
         _notebook(check, place, name)
     _report(check)

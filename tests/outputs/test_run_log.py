@@ -73,10 +73,10 @@ def test_a_log_that_grows_too_long_keeps_head_and_tail(tmp_path: Path) -> None:
                 assert text.startswith("line 0 of many\n")
                 assert text.endswith(line)
         left_out = log.left_out_bytes
-        assert log.bounds == f"{run_log.format_bytes(left_out)} left out of its middle"
+        assert log.bounds == f"{run_log.format_bytes(left_out)} omitted from the middle"
     lines = path.read_text().splitlines()
     (note,) = [line for line in lines if line.startswith("[")]
-    assert "of this log are left out here" in note
+    assert "of this log omitted here" in note
     kept = [line for line in lines if line != note]
     assert sum(len(line) + 1 for line in kept) + left_out == written
     numbers = [int(line.split()[1]) for line in kept]

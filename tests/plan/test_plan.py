@@ -47,8 +47,8 @@ DATASET = {"url": "https://x.org/a", "path": "a"}
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "a plan is a mapping, this is NoneType"),
-        ("- a", "a plan is a mapping, this is list"),
+        ("", "a plan must be a mapping, this is NoneType"),
+        ("- a", "a plan must be a mapping, this is list"),
         ("a: [", "plan.yaml:1: not valid YAML: "),
         ("a: 2026-13-45", "not valid YAML: a value that cannot be read"),
         ("name: a\nversion: 1\nname: b", "plan.yaml:3: not valid YAML: the key 'name' appears twice"),
@@ -78,7 +78,7 @@ DATASET = {"url": "https://x.org/a", "path": "a"}
             changed(*NB, "requires", value={"gpu_memory": 1}),
             r"notebook 'a': requires.gpu_memory: unknown key \(did you mean 'gpu_memory_gb'\?\)",
         ),
-        (changed(*NB, "prepare", value=[{}]), r"notebook 'a': prepare\[0\]: a rule has exactly one of"),
+        (changed(*NB, "prepare", value=[{}]), r"notebook 'a': prepare\[0\]: a rule must have exactly one of"),
         (changed(*NB, "prepare", value=[{"replace": {"find": "", "with": "x"}}]), r"prepare\[0\].replace.find"),
         (changed(*NB, "prepare", value=[{"replace": {"find": "x"}}]), r"prepare\[0\].replace.with: is required"),
         (changed(*NB, "prepare", value=[{"drop_cells": {"containing": []}}]), r"drop_cells.containing"),

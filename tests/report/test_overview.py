@@ -191,7 +191,7 @@ def test_a_page_of_a_notebook_named_index_is_not_overwritten(tmp_path: Path) -> 
 def test_a_folder_without_a_run_is_a_usage_error(tmp_path: Path) -> None:
     ended = cli.runner("status", tmp_path)
     assert ended.code == 2
-    assert "holds no run" in ended.err
+    assert "contains no runs" in ended.err
 
 
 def test_memory_in_use_now_is_shown(tmp_path: Path, simulated_driver: SimulatedDriver) -> None:
