@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Two results compared by what they mean: AnnData, tables, figures and executed notebooks."""
+"""Semantic comparison of results: AnnData, tables, figures and executed notebooks."""

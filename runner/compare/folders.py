@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Two files, or two folders file by file: which reader compares which kind."""
+"""Comparison of two files, or of two folders file by file, by file type."""
 
 from __future__ import annotations
 
-import hashlib
+import filecmp
 import json
 import os
 import re
@@ -14,8 +14,7 @@ from typing import Any
 
 from runner.compare.images import compare_images
 from runner.compare.notebooks import compare_notebooks
-from runner.compare.tables import compare_tables
-from runner.compare.texts import compare_svg, compare_texts, compare_trees
+from runner.compare.texts import compare_svg, compare_tables, compare_texts, compare_trees
 from runner.compare.verdict import EXTRA_HINT, FileComparison, Outcome, Tolerance, Verdict, verdict, worst
 from runner.core.errors import UsageError, did_you_mean_path
 from runner.core.records import read_metrics
@@ -33,17 +32,17 @@ _OWN_FILES = (
     ".fit.json",
     ".forecast.json",
 )
-"""Endings of what a run tells of itself; it differs each time. Of a record, end and results are compared."""
+"""Suffixes of a run's own files, which always differ. Of a record, only status and results are compared."""
 _OWN_NAMES = {"attempts", "reports", "index.html", "ro-crate-metadata.json"}
 _MOST_FILES = 20_000
 _LARGEST_BYTES = 100_000_000
-"""Of a file that is read as a whole."""
+"""Largest file that is read as a whole."""
 _PDF_DATES = re.compile(rb"/(?:CreationDate|ModDate)\s{0,9}\([^()]{0,100}\)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """All that was compared."""
+    """The result of a comparison."""
 
     old: str
     new: str
@@ -51,7 +50,7 @@ class Comparison:
 
     @property
     def outcome(self) -> Outcome:
-        """The worst of all files."""
+        """The worst outcome of all files."""
         return worst(one.outcome for one in self.files)
 
 
@@ -61,11 +60,11 @@ def compare(old: Path, new: Path, tolerance: Tolerance) -> Comparison:
     Raises
     ------
     UsageError
-        One does not exist, one is a file and the other a folder, or a library of the extra is missing.
+        A path does not exist, one is a file and the other a folder, or a library of the extra is missing.
     """
     for path in (old, new):
         if not path.exists():
-            raise UsageError(f"there is no {path}", hint=f"{did_you_mean_path(path)}give two files or two folders")
+            raise UsageError(f"{path} does not exist", hint=f"{did_you_mean_path(path)}give two files or two folders")
     kinds = [_is_store(path) or not path.is_dir() for path in (old, new)]
     if kinds[0] != kinds[1]:
         names = ["a file" if kind else "a folder" for kind in kinds]
@@ -76,7 +75,7 @@ def compare(old: Path, new: Path, tolerance: Tolerance) -> Comparison:
         ours = any(True for folder in (old, new) for _ in folder.glob(f"*{_METRICS}"))
         one, two = _listed(old, ours=ours), _listed(new, ours=ours)
         if not one and not two:
-            raise UsageError(f"neither {old} nor {new} holds anything to compare", hint="give folders with results")
+            raise UsageError(f"nothing to compare in {old} and {new}", hint="give folders with results")
         pairs = [(name, one.get(name), two.get(name)) for name in sorted({**one, **two})]
     files = tuple(FileComparison(path=name, verdicts=tuple(_pair(a, b, tolerance))) for name, a, b in pairs)
     return Comparison(old=str(old), new=str(new), files=files)
@@ -87,7 +86,7 @@ def _is_store(path: Path) -> bool:
 
 
 def _listed(folder: Path, *, ours: bool) -> dict[str, Path]:
-    """Return what a folder has to compare, by its path in it; links are listed and not followed."""
+    """Return the files and stores to compare by their path in a folder; links are listed but not followed."""
     found: dict[str, Path] = {}
     for place, folders, names in os.walk(folder):
         top = Path(place) == folder
@@ -97,8 +96,8 @@ def _listed(folder: Path, *, ours: bool) -> dict[str, Path]:
         stores = [name for name in folders if _is_store(Path(place, name))]
         folders[:] = [name for name in folders if name not in stores]
         for name in (*sorted(names), *stores):
-            told = ours and top and (name in _OWN_NAMES or name.endswith(_OWN_FILES)) and not name.endswith(_METRICS)
-            if not told and not name.startswith("."):
+            own = ours and top and (name in _OWN_NAMES or name.endswith(_OWN_FILES)) and not name.endswith(_METRICS)
+            if not own and not name.startswith("."):
                 found[str(Path(place, name).relative_to(folder))] = Path(place, name)
         if len(found) > _MOST_FILES:
             raise UsageError(f"{folder} has more than {_MOST_FILES:,} files", hint="compare the folders in it")
@@ -111,15 +110,13 @@ def _pair(old: Path | None, new: Path | None, tolerance: Tolerance) -> Iterator[
         return
     try:
         if any(not path.is_file() and not path.is_dir() for path in (old, new)):
-            yield verdict("", Outcome.UNKNOWN, "no regular file")
-        elif old.is_file() and new.is_file() and _same_bytes(old, new):
-            yield verdict("", Outcome.EQUAL, "byte by byte")
+            yield verdict("", Outcome.UNKNOWN, "not a regular file")
+        elif old.is_file() and new.is_file() and filecmp.cmp(old, new, shallow=False):
+            yield verdict("", Outcome.EQUAL, "identical bytes")
         else:
             yield from _by_kind(old, new, tolerance)
     except ModuleNotFoundError as error:
-        raise UsageError(
-            f"{new.name} is compared with {error.name}, which is not installed", hint=EXTRA_HINT
-        ) from error
+        raise UsageError(f"comparing {new.name} needs {error.name}, which is not installed", hint=EXTRA_HINT) from error
     except (OSError, ValueError, EOFError, RecursionError) as error:
         yield verdict("", Outcome.UNKNOWN, f"cannot be read: {error}")
 
@@ -141,12 +138,12 @@ def _by_kind(old: Path, new: Path, tolerance: Tolerance) -> Iterable[Verdict]:
             one, two = (read(_limited(path)) for path in (old, new))
             return [compare_contents("", one, two, tolerance)]
     sizes = [path.stat().st_size for path in (old, new)]
-    detail = f"{sizes[0]:,} → {sizes[1]:,} bytes; {new.suffix or 'a file without an ending'} has no reader"
+    detail = f"{sizes[0]:,} → {sizes[1]:,} bytes; {new.suffix or 'a file without suffix'} is compared as bytes"
     return [verdict("", Outcome.DIFFERENT, detail)]
 
 
 def _records(old: Path, new: Path, tolerance: Tolerance) -> Iterator[Verdict]:
-    """Compare how two runs of a notebook ended, and what it recorded and made."""
+    """Compare status, recorded results and products of two runs of a notebook."""
     one, two = (read_metrics(path.read_bytes()) for path in (old, new))
     if one.status is two.status:
         yield verdict("status", Outcome.EQUAL, one.status)
@@ -158,19 +155,18 @@ def _records(old: Path, new: Path, tolerance: Tolerance) -> Iterator[Verdict]:
     sums = [record.outputs.product_sha256 for record in (one, two)]
     for name in dict.fromkeys((*sums[0], *sums[1])):
         if sums[0].get(name) == sums[1].get(name):
-            yield verdict(f"product {name}", Outcome.EQUAL, "byte by byte")
+            yield verdict(f"product {name}", Outcome.EQUAL, "identical bytes")
         elif all(name in one for one in sums):
-            hint = "compare the files themselves, of which a record has the sums alone"
-            yield verdict(f"product {name}", Outcome.UNKNOWN, f"not the same bytes; {hint}")
+            detail = "checksums differ; compare the files themselves, which are not part of the record"
+            yield verdict(f"product {name}", Outcome.UNKNOWN, detail)
         else:
-            yield verdict(
-                f"product {name}", Outcome.DIFFERENT, f"only in the {'old' if name in sums[0] else 'new'} one"
-            )
+            side = "old" if name in sums[0] else "new"
+            yield verdict(f"product {name}", Outcome.DIFFERENT, f"only in the {side} record")
 
 
 def _same_document(part: str, old: bytes, new: bytes, _tolerance: Tolerance) -> Verdict:
     if old == new:
-        return verdict(part, Outcome.TOLERATED, "but for its dates")
+        return verdict(part, Outcome.TOLERATED, "except for dates")
     return verdict(part, Outcome.DIFFERENT, f"{len(old):,} → {len(new):,} bytes")
 
 
@@ -185,7 +181,7 @@ _READERS: tuple[tuple[tuple[str, ...], Callable[[bytes], Any], Callable[..., Ver
     ((".json",), json.loads, compare_trees),
     ((".pdf",), lambda content: _PDF_DATES.sub(b"", content), _same_document),
 )
-"""Endings, how a content is read, and what compares it."""
+"""Suffixes, reader and comparison of a file type."""
 
 
 def _limited(path: Path) -> bytes:
@@ -196,18 +192,8 @@ def _limited(path: Path) -> bytes:
     return content
 
 
-def _same_bytes(old: Path, new: Path) -> bool:
-    if old.stat().st_size != new.stat().st_size:
-        return False
-    sums = []
-    for path in (old, new):
-        with path.open("rb") as stream:
-            sums.append(hashlib.file_digest(stream, "sha256").digest())
-    return sums[0] == sums[1]
-
-
 def as_tree(found: Comparison) -> dict[str, Any]:
-    """Return a comparison as JSON has it."""
+    """Return a comparison as JSON-like data."""
     return {
         "old": found.old,
         "new": found.new,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Figures, compared by a perceptual hash: which way brightness goes between neighbouring spots, for each colour."""
+"""Comparison of figures by a perceptual hash: the sign of brightness steps on a coarse grid, per colour channel."""
 
 from __future__ import annotations
 
@@ -10,29 +10,30 @@ import numpy as np
 from runner.compare.verdict import EXTRA_HINT, Outcome, Tolerance, Verdict, verdict
 
 _GRID = 32
-"""Spots in each direction."""
+"""Grid points in each direction."""
 _STEP = 2.0
-"""Of 255: a smaller one is no step but noise."""
+"""Of 255; smaller steps are noise."""
 _MOST_PIXELS = 50_000_000
 _SHOWN = (480, 480)
 _ASPECT = 0.02
 
 
 def compare_images(part: str, old: bytes, new: bytes, tolerance: Tolerance) -> Verdict:
-    """Compare two images as files hold them; where they differ, the verdict has small pictures of both."""
+    """Compare two encoded images; if they differ, the verdict includes thumbnails of both."""
     if old == new:
         return verdict(part, Outcome.EQUAL)
     try:
         one, two = _pixels(old), _pixels(new)
     except ModuleNotFoundError:
         return verdict(part, Outcome.UNKNOWN, f"Pillow is not installed: {EXTRA_HINT}")
-    except Exception as error:  # noqa: BLE001  (decoders raise whatever a damaged image makes them)
+    except Exception as error:  # noqa: BLE001  (decoders raise anything on a damaged image)
         return verdict(part, Outcome.UNKNOWN, f"cannot be read: {error}")
     if one.shape == two.shape and np.array_equal(one, two):
-        return verdict(part, Outcome.EQUAL, "the same pixels")
+        return verdict(part, Outcome.EQUAL, "identical pixels")
     distance = hash_distance(perceptual_hash(one), perceptual_hash(two))
     sizes = [f"{pixels.shape[1]} x {pixels.shape[0]}" for pixels in (one, two)]
-    detail = f"perceptual hash {distance:.1%} apart" + (f", {sizes[0]} → {sizes[1]}" if sizes[0] != sizes[1] else "")
+    detail = f"perceptual hashes differ by {distance:.1%}"
+    detail += f", {sizes[0]} → {sizes[1]}" if sizes[0] != sizes[1] else ""
     same_form = abs(one.shape[0] / one.shape[1] / (two.shape[0] / two.shape[1]) - 1) <= _ASPECT
     scores = {"figure": distance}
     if same_form and distance <= tolerance.figure:
@@ -41,23 +42,23 @@ def compare_images(part: str, old: bytes, new: bytes, tolerance: Tolerance) -> V
 
 
 def perceptual_hash(pixels: np.ndarray) -> np.ndarray:
-    """Return the steps between neighbouring spots of an image: up, down or none, in both directions and all colours."""
+    """Return the brightness steps between grid points of an image: up, down or none, per direction and channel."""
     from PIL import Image
 
     image = Image.fromarray(pixels).resize((_GRID + 1, _GRID + 1), Image.Resampling.BOX)
-    spots = np.asarray(image, dtype=np.float32)
-    across, down = np.diff(spots, axis=1)[:-1], np.diff(spots, axis=0)[:, :-1]
+    grid = np.asarray(image, dtype=np.float32)
+    across, down = np.diff(grid, axis=1)[:-1], np.diff(grid, axis=0)[:, :-1]
     return np.concatenate([(steps > _STEP).ravel() for steps in (across, -across, down, -down)])
 
 
 def hash_distance(old: np.ndarray, new: np.ndarray) -> float:
-    """Return the share of the steps that only one of two images has; plain background does not count."""
+    """Return the fraction of steps that only one of two images has; uniform background does not count."""
     either = int((old | new).sum())
     return float((old ^ new).sum() / either) if either else 0.0
 
 
 def _pixels(content: bytes) -> np.ndarray:
-    """Return an image as rows of red, green and blue, on white."""
+    """Return the RGB pixels of an image on a white background."""
     from PIL import Image
 
     with Image.open(io.BytesIO(content)) as image:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Dense and sparse matrices on disk, compared in blocks of rows: neither is ever in memory as a whole.
+"""Blockwise comparison of dense and sparse matrices on disk, which are never loaded as a whole.
 
-Rows and columns may be in another order on the two sides, and a sparse matrix may be stored by rows on one and by
-columns, or dense, on the other. Nothing sparse becomes dense.
+Rows and columns may be ordered differently, and a sparse matrix may be stored by rows in one file and by columns, or
+dense, in the other. Sparse matrices are never converted to dense ones.
 """
 
 from __future__ import annotations
@@ -19,30 +19,30 @@ from runner.compare.numbers import Deviation, type_note
 from runner.compare.verdict import Outcome, Tolerance, Verdict, verdict
 
 _BLOCK_BYTES = 24_000_000
-"""Of both sides together."""
+"""Block size, both matrices together."""
 _SCANNED_BLOCK_BYTES = 96_000_000
-"""Where most of one side is read for each block."""
+"""Block size if most of a matrix must be read for each block."""
 _LARGEST_BYTES = 256_000_000
-"""Of one row, and of one chunk of a file."""
+"""Largest row, and largest chunk of a file."""
 _GAP = 4
-"""Rows that are read along rather than apart."""
+"""Rows that are read unnecessarily rather than with a separate read."""
 
 
 @dataclass(frozen=True, slots=True)
 class Alignment:
-    """Which positions of two axes belong together."""
+    """Matching positions of two axes."""
 
     old: Any
     new: Any
 
     @property
     def moves(self) -> bool:
-        """Whether any position differs, or any is left out."""
+        """Whether any position differs or is omitted."""
         return not (np.array_equal(self.old, self.new) and np.array_equal(self.old, np.arange(len(self.old))))
 
 
 def in_place(length: int) -> Alignment:
-    """Return the alignment of two axes of one length, position by position."""
+    """Return the alignment of two axes of equal length by position."""
     return Alignment(np.arange(length), np.arange(length))
 
 
@@ -63,7 +63,7 @@ class Dense:
 
 
 class Compressed:
-    """A sparse matrix that is stored by rows (csr), or by columns and read as its transpose."""
+    """A sparse matrix stored by rows (csr), or one stored by columns and read as its transpose."""
 
     def __init__(self, node: Any, *, transposed: bool = False) -> None:
         shape = _shape(node)
@@ -74,7 +74,7 @@ class Compressed:
         ends = (0, self._data.shape[0])
         valid = len(self._indptr) == self.shape[0] + 1 and (self._indptr[0], self._indptr[-1]) == ends
         if not valid or (np.diff(self._indptr) < 0).any() or self._indices.shape != self._data.shape:
-            raise ValueError("its rows, positions and values disagree: it is damaged")
+            raise ValueError("indptr, indices and data are inconsistent: the matrix is damaged")
 
     def row_bytes(self) -> Any:
         """Return the size of each row in memory."""
@@ -85,13 +85,13 @@ class Compressed:
         first, last = int(self._indptr[start]), int(self._indptr[end])
         indices = np.asarray(self._indices[first:last])
         if indices.size and not 0 <= int(indices.min()) <= int(indices.max()) < self.shape[1]:
-            raise ValueError("it has a position outside of its shape: it is damaged")
+            raise ValueError("an index is out of range: the matrix is damaged")
         parts = (np.asarray(self._data[first:last]), indices, self._indptr[start : end + 1] - first)
         return sparse.csr_matrix(parts, shape=(end - start, self.shape[1]))
 
 
 class Scanned:
-    """A sparse matrix that is stored by columns, read by rows: each block of rows reads all of it once."""
+    """A sparse matrix stored by columns but read by rows: each block of rows reads the whole matrix once."""
 
     def __init__(self, node: Any) -> None:
         self._columns = Compressed(node, transposed=True)
@@ -118,7 +118,7 @@ class Scanned:
 
 
 def sparse_format(node: Any) -> str | None:
-    """Return ``csr`` or ``csc`` if a group holds a sparse matrix."""
+    """Return ``csr`` or ``csc`` if a group is a sparse matrix."""
     kind = str(node.attrs.get("encoding-type", "")).removesuffix("_matrix") or node.attrs.get("h5sparse_format")
     return str(kind) if kind in {"csr", "csc"} else None
 
@@ -129,7 +129,7 @@ def _shape(node: Any) -> tuple[int, ...]:
 
 
 def _checked(node: Any) -> Any:
-    """Return an array of a file unless a piece of it takes too much memory, or it leads out of the file."""
+    """Return an array of a file after checking that its chunks are small enough and in the same file."""
     if getattr(node, "is_virtual", False) or getattr(node, "external", None):
         raise ValueError("its values are in another file, which is not opened")
     if math.prod(node.chunks or (1,)) * node.dtype.itemsize > _LARGEST_BYTES:
@@ -140,12 +140,12 @@ def _checked(node: Any) -> Any:
 def compare_matrices(
     part: str, old: Any, new: Any, rows: Alignment | None, columns: Alignment | None, tolerance: Tolerance
 ) -> Verdict:
-    """Compare two matrices, as nodes of HDF5 or zarr.
+    """Compare two matrices, given as nodes of HDF5 or zarr.
 
     Parameters
     ----------
     rows, columns
-        What belongs together; None where positions do.
+        Alignments; None to compare by position.
     """
     formats = [sparse_format(node) if hasattr(node, "keys") else "dense" for node in (old, new)]
     shapes = [_shape(node) if hasattr(node, "keys") else tuple(node.shape) for node in (old, new)]
@@ -177,7 +177,7 @@ def compare_matrices(
 
 
 def gather(matrix: Any, index: Any) -> Any:
-    """Return rows of a matrix in any order, reading neighbours together."""
+    """Return rows of a matrix in any order, reading nearby rows together."""
     if len(index) == 0:
         return matrix.read(0, 0)
     order = np.argsort(index, kind="stable")
@@ -196,7 +196,7 @@ def gather(matrix: Any, index: Any) -> Any:
 
 
 def _blocks(sizes: Any, budget: int) -> Iterator[tuple[int, int]]:
-    """Yield where blocks of rows begin and end."""
+    """Yield start and end of each block of rows."""
     if len(sizes) and int(sizes.max()) > _LARGEST_BYTES:
         raise ValueError(f"one row has more than {_LARGEST_BYTES // 10**6} MB")
     ends = np.cumsum(sizes, dtype=np.float64)
@@ -208,7 +208,7 @@ def _blocks(sizes: Any, budget: int) -> Iterator[tuple[int, int]]:
 
 
 def _add(deviation: Deviation, old: Any, new: Any, count: int) -> None:
-    """Take in two blocks; of sparse ones just what either has."""
+    """Add two blocks; of sparse ones only the elements stored in either."""
     if not sparse.issparse(old) and not sparse.issparse(new):
         deviation.add(old, new)
         return
@@ -227,6 +227,6 @@ def _add(deviation: Deviation, old: Any, new: Any, count: int) -> None:
 
 
 def _keys(matrix: Any) -> Any:
-    """Return one number for the place of each value of a csr matrix, ascending."""
+    """Return the flat index of each stored element of a csr matrix, ascending."""
     rows = np.repeat(np.arange(matrix.shape[0], dtype=np.int64), np.diff(matrix.indptr))
     return rows * matrix.shape[1] + matrix.indices

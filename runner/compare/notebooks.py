@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Executed notebooks, cell by cell: what each showed, as figures, numbers and words."""
+"""Comparison of executed notebooks by the outputs of each cell: figures, numbers and text."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ def read_cells(path: Path, renamed: Mapping[str, str] | None = None) -> list[dic
     Parameters
     ----------
     renamed
-        Texts of the file, such as names of folders, that are read as others.
+        Replacements in the text of the file, such as names of folders.
 
     Raises
     ------
     ValueError
-        It is too large, or no notebook.
+        It is too large, or not a notebook.
     """
     if path.stat().st_size > LARGEST_BYTES:
         raise ValueError(f"it has more than {LARGEST_BYTES // 10**6} MB")
@@ -43,12 +43,12 @@ def read_cells(path: Path, renamed: Mapping[str, str] | None = None) -> list[dic
         text = text.replace(old, new)
     document = json.loads(text)
     if not isinstance(document, dict) or not isinstance(document.get("cells"), list):
-        raise ValueError("it is no notebook of format 4")  # noqa: TRY004  (of a file, not of a call)
+        raise ValueError("it is not a notebook of format 4")  # noqa: TRY004  (of a file, not of a call)
     return [cell for cell in document["cells"] if cell["cell_type"] == "code"]
 
 
 def compare_notebooks(old: Path, new: Path, tolerance: Tolerance) -> list[Verdict]:
-    """Compare two executed notebooks; cells that were added or removed do not move the others."""
+    """Compare two executed notebooks; added or removed cells do not shift the others."""
     try:
         one, two = read_cells(old), read_cells(new)
         return list(compare_cells(one, two, tolerance))
@@ -57,7 +57,7 @@ def compare_notebooks(old: Path, new: Path, tolerance: Tolerance) -> list[Verdic
 
 
 def compare_cells(old: Sequence[Any], new: Sequence[Any], tolerance: Tolerance) -> Iterator[Verdict]:
-    """Yield a verdict for each cell, counted from 1 as in the newer notebook."""
+    """Yield a verdict for each cell, numbered from 1 as in the new notebook."""
     sources = [["".join(cell["source"]) for cell in cells] for cells in (old, new)]
     matcher = difflib.SequenceMatcher(None, sources[0], sources[1], autojunk=False)
     for _, i, end_i, j, end_j in matcher.get_opcodes():
@@ -65,40 +65,40 @@ def compare_cells(old: Sequence[Any], new: Sequence[Any], tolerance: Tolerance) 
         for k in range(paired):
             yield compare_cell(_number(new[j + k], j + k), old[i + k], new[j + k], tolerance)
         for k in range(i + paired, end_i):
-            yield verdict(_number(old[k], k), Outcome.DIFFERENT, f"only in the old one: {sources[0][k].strip()!r:.80}")
+            yield verdict(_number(old[k], k), Outcome.DIFFERENT, f"removed: {sources[0][k].strip()!r:.80}")
         for k in range(j + paired, end_j):
-            yield verdict(_number(new[k], k), Outcome.DIFFERENT, f"only in the new one: {sources[1][k].strip()!r:.80}")
+            yield verdict(_number(new[k], k), Outcome.DIFFERENT, f"added: {sources[1][k].strip()!r:.80}")
 
 
 def _number(cell: Mapping[str, Any], position: int) -> str:
-    """Return what a report calls a cell: its number in the notebook as it was before cells were added to it."""
+    """Return a cell's number as in the report: that of the source notebook, without added cells."""
     ours = cell["metadata"].get("runner")
     index = position if ours is None else ours.get("index")
     return f"cell {index + 1}" if isinstance(index, int) else "added cell"
 
 
 def compare_cell(part: str, old: Mapping[str, Any], new: Mapping[str, Any], tolerance: Tolerance) -> Verdict:
-    """Return one verdict for all that a cell showed: that of the worst output."""
+    """Return one verdict for all outputs of a cell, that of the worst one."""
     if _exact(old["outputs"]) == _exact(new["outputs"]):
         return verdict(part, Outcome.EQUAL)
     one, two = list(_shown(old["outputs"])), list(_shown(new["outputs"]))
     if [kind for kind, _ in one] != [kind for kind, _ in two]:
         kinds = [", ".join(kind for kind, _ in shown) or "nothing" for shown in (one, two)]
-        return verdict(part, Outcome.DIFFERENT, f"shows {kinds[0]:.100} → {kinds[1]:.100}")
+        return verdict(part, Outcome.DIFFERENT, f"outputs {kinds[0]:.100} → {kinds[1]:.100}")
     found = [
         _output(f"{part}, {kind}", kind, before, after, tolerance)
         for (kind, before), (_, after) in zip(one, two, strict=True)
     ]
     outcome = worst([Outcome.TOLERATED, *(one.outcome for one in found)])
-    told = next((one for one in found if one.outcome is outcome and one.detail), None)
-    if told is None:
-        return verdict(part, Outcome.TOLERATED, "the same to a reader")
-    what = told.part.removeprefix(f"{part}, ")
-    return verdict(part, outcome, f"{what}: {told.detail}", scores=told.scores, figures=told.figures)
+    chosen = next((one for one in found if one.outcome is outcome and one.detail), None)
+    if chosen is None:
+        return verdict(part, Outcome.TOLERATED, "no visible difference")
+    what = chosen.part.removeprefix(f"{part}, ")
+    return verdict(part, outcome, f"{what}: {chosen.detail}", scores=chosen.scores, figures=chosen.figures)
 
 
 def _exact(outputs: Any) -> str:
-    """Return outputs without what counts runs and times them."""
+    """Return outputs without execution counts and metadata."""
     kept = [
         {key: value for key, value in output.items() if key not in {"execution_count", "metadata"}}
         for output in outputs
@@ -107,7 +107,7 @@ def _exact(outputs: Any) -> str:
 
 
 def _shown(outputs: Any) -> Iterator[tuple[str, Any]]:
-    """Yield kind and content of what a reader sees; warnings and progress on stderr say nothing about results."""
+    """Yield kind and content of the visible outputs, without stderr, which has only warnings and progress."""
     printed: list[str] = []
     for output in outputs:
         if output["output_type"] == "stream":
@@ -126,7 +126,7 @@ def _shown(outputs: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _displayed(data: Mapping[str, Any]) -> tuple[str, Any]:
-    """Return kind and content of the representation that a page shows."""
+    """Return kind and content of the representation that a browser shows."""
     kind = next((kind for kind in (*_IMAGES, "image/svg+xml", *_TREES) if kind in data), None)
     if kind in _IMAGES:
         return "figure", base64.b64decode("".join(data[kind]))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Numbers, compared block by block with a relative and an absolute tolerance."""
+"""Blockwise comparison of numbers with a relative and an absolute tolerance."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from runner.compare.verdict import Outcome, Tolerance, Verdict, verdict
 
 
 class Deviation:
-    """How far numbers differ, over all blocks that were added."""
+    """Differences of numbers, accumulated over blocks."""
 
     def __init__(self, tolerance: Tolerance) -> None:
         self._tolerance = tolerance
@@ -19,14 +19,14 @@ class Deviation:
         self.changed = 0
         self.outside = 0
         self.undefined = 0
-        """Numbers that are NaN or infinite in one of the two only."""
+        """Numbers that are NaN or infinite on one side only."""
         self.absolute = 0.0
         self.relative = 0.0
 
     def add(self, old: Any, new: Any, count: int | None = None) -> None:
-        """Take in two arrays of one shape; ``count`` says how many numbers they stand for, if more than they have."""
+        """Add two arrays of the same shape; ``count`` includes numbers that are not stored, such as zeros."""
         self.count += old.size if count is None else count
-        # Two texts of a number, NaN included, are the same number.
+        # NaN equals NaN here.
         changed = (old != new) & ~((old != old) & (new != new))  # noqa: PLR0124
         if not changed.any():
             return
@@ -47,7 +47,7 @@ class Deviation:
 
     @property
     def outcome(self) -> Outcome:
-        """What the numbers are so far."""
+        """The outcome so far."""
         return Outcome.DIFFERENT if self.outside else Outcome.TOLERATED if self.changed else Outcome.EQUAL
 
     def verdict(self, part: str, note: str = "") -> Verdict:
@@ -56,15 +56,15 @@ class Deviation:
         Parameters
         ----------
         note
-            What differs beside the numbers, such as their type; then they are no longer just equal.
+            Another difference, such as the type, with which the numbers are not simply equal.
         """
-        apart = f"at most by {self.absolute:.3g} (relative {self.relative:.2g})"
+        largest = f"by at most {self.absolute:.3g} (relative {self.relative:.2g})"
         if self.outside:
-            texts = [f"{self.outside:,} of {self.count:,} numbers beyond the tolerance"]
-            texts += [f"{self.undefined:,} of them NaN or infinite in one only"] if self.undefined else []
-            texts += [apart] if self.absolute else []
+            texts = [f"{self.outside:,} of {self.count:,} numbers outside the tolerance"]
+            texts += [f"{self.undefined:,} of them NaN or infinite on one side only"] if self.undefined else []
+            texts += [largest] if self.absolute else []
         else:
-            texts = [f"{self.changed:,} of {self.count:,} numbers differ, {apart}"] if self.changed else []
+            texts = [f"{self.changed:,} of {self.count:,} numbers differ, {largest}"] if self.changed else []
         outcome = Outcome.TOLERATED if note and self.outcome is Outcome.EQUAL else self.outcome
         scores = {"largest_absolute": self.absolute, "largest_relative": self.relative, "outside": self.outside}
         detail = "; ".join([*texts, *([note] if note else [])])
@@ -72,7 +72,7 @@ class Deviation:
 
 
 def compare_numbers(part: str, old: Any, new: Any, tolerance: Tolerance) -> Verdict:
-    """Compare two arrays, or numbers, in memory."""
+    """Compare two arrays or numbers in memory."""
     old, new = np.asarray(old), np.asarray(new)
     if old.shape != new.shape:
         return verdict(part, Outcome.DIFFERENT, f"shape {old.shape} → {new.shape}")
@@ -82,5 +82,5 @@ def compare_numbers(part: str, old: Any, new: Any, tolerance: Tolerance) -> Verd
 
 
 def type_note(old: Any, new: Any) -> str:
-    """Return how the types differ; empty where they do not, byte order aside."""
+    """Return the change of a type, ignoring byte order; empty if there is none."""
     return "" if old.newbyteorder("=") == new.newbyteorder("=") else f"{old} → {new}"

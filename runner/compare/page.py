@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A comparison as one page that needs no network."""
+"""HTML page of a comparison, without external resources."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from runner.compare.folders import Comparison
 
 MOST_FIGURE_BYTES = 1_500_000
-"""Of all figures that a page shows side by side."""
+"""Limit for all figures on a page."""
 MOST_VERDICTS = 2_000
 
 
 def page(found: Comparison) -> str:
-    """Return the page: what differs first, with crossing tables, and figures side by side."""
+    """Return the page: differences first, with contingency tables and figures side by side."""
     folder = templates_folder()
     style = (folder / "compare.css").read_text(encoding="utf-8")
     environment = templates(folder)
@@ -30,22 +30,22 @@ def page(found: Comparison) -> str:
     return environment.get_template("compare.html").render(
         found=found,
         view=view(found.files),
-        # Ours, and must reach the page byte for byte, as the hash demands.
+        # Trusted, and must not be escaped, or the hash would not match.
         policy=Markup(policy),  # noqa: S704
         style=Markup(style),  # noqa: S704
     )
 
 
 def view(files: tuple[FileComparison, ...]) -> dict[str, Any]:
-    """Return what the template `partials/verdicts.html` shows: what differs most first, as far as it has room."""
+    """Return the values for `partials/verdicts.html`: worst files first, within the limits of a page."""
     order = sorted(files, key=lambda file: -list(Outcome).index(file.outcome))
     room, left = MOST_FIGURE_BYTES, MOST_VERDICTS
     shown = []
     for file in order:
-        told = [one for one in file.verdicts if one.outcome is not Outcome.EQUAL][:left]
-        left -= len(told)
+        unequal = [one for one in file.verdicts if one.outcome is not Outcome.EQUAL][:left]
+        left -= len(unequal)
         rows = []
-        for one in told:
+        for one in unequal:
             uris = _uris(one) if one.figures and room > 0 else ()
             if sum(map(len, uris)) <= room:
                 room -= sum(map(len, uris))
@@ -59,7 +59,7 @@ def view(files: tuple[FileComparison, ...]) -> dict[str, Any]:
 
 
 def _uris(one: Verdict) -> tuple[Markup, ...]:
-    """Return both figures as addresses that hold them; they are PNGs that we made."""
+    """Return both thumbnails as data URIs."""
     return tuple(
         Markup(f"data:image/png;base64,{base64.b64encode(content).decode()}")  # noqa: S704
         for content in one.figures or ()

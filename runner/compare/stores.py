@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""AnnData and other data in HDF5 and zarr, part by part; cells and genes are matched by their names."""
+"""Comparison of AnnData and other data in HDF5 and zarr part by part; cells and genes are matched by name."""
 
 from __future__ import annotations
 
@@ -14,14 +14,13 @@ import h5py
 import numpy as np
 import pandas as pd
 
-from runner.compare.embeddings import MOST_ROWS, compare_embeddings
-from runner.compare.labels import compare_labels
+from runner.compare.annotations import MOST_ROWS, compare_embeddings, compare_labels
 from runner.compare.matrices import Alignment, Dense, compare_matrices, gather, in_place, sparse_format
 from runner.compare.numbers import compare_numbers
 from runner.compare.verdict import Outcome, Tolerance, Verdict, verdict
 
 _LARGEST_BYTES = 256_000_000
-"""Of a column or another part that is read as a whole."""
+"""Largest column or other part that is read as a whole."""
 _TEXT_BYTES = 64
 _DEEPEST = 20
 _MOST_PARTS = 10_000
@@ -30,11 +29,11 @@ _ORDER = ("X", "obs", "var", "layers", "obsm", "varm", "obsp", "varp", "raw", "u
 
 
 def compare_stores(old: Path, new: Path, tolerance: Tolerance) -> Iterator[Verdict]:
-    """Compare two HDF5 files or zarr folders; what cannot be opened is a verdict as well."""
+    """Compare two HDF5 files or zarr folders; one that cannot be opened gives a verdict as well."""
     with contextlib.ExitStack() as stack:
         try:
             roots = [stack.enter_context(_opened(path)) for path in (old, new)]
-        except Exception as error:  # noqa: BLE001  (both libraries raise whatever a damaged file makes them)
+        except Exception as error:  # noqa: BLE001  (both libraries raise anything on a damaged file)
             yield verdict("", Outcome.UNKNOWN, f"cannot be opened: {error}")
             return
         yield from _Stores(tolerance).compare(*roots)
@@ -46,7 +45,7 @@ def _opened(path: Path) -> Iterator[Any]:
         import zarr
 
         if any(inside.is_symlink() for inside in path.rglob("*")):
-            raise ValueError("the folder holds symbolic links, which are not followed")
+            raise ValueError("the folder contains symbolic links, which are not followed")
         yield zarr.open_group(str(path), mode="r")
     else:
         with h5py.File(path, "r") as file:
@@ -54,7 +53,7 @@ def _opened(path: Path) -> Iterator[Any]:
 
 
 class _Stores:
-    """The walk through two stores."""
+    """Recursive comparison of two stores."""
 
     def __init__(self, tolerance: Tolerance) -> None:
         self._tolerance = tolerance
@@ -67,7 +66,7 @@ class _Stores:
             yield from self._group("", old, new, None, None, 0)
 
     def _anndata(self, old: Any, new: Any, prefix: str, cells: Alignment | None) -> Iterator[Verdict]:
-        """Compare two objects with cells and genes; `raw` has the cells of the whole."""
+        """Compare two AnnData objects; `raw` shares the cells of its parent."""
         try:
             if cells is None:
                 cells, found = align(f"{prefix}obs names", _names(old["obs"]), _names(new["obs"]))
@@ -99,7 +98,7 @@ class _Stores:
         for name in sorted({*old, *new}):
             if depth > _DEEPEST or self._parts > _MOST_PARTS:
                 limits = f"more than {_DEEPEST} levels or {_MOST_PARTS:,} parts"
-                yield verdict(part, Outcome.UNKNOWN, f"{limits}; groups may hold each other")
+                yield verdict(part, Outcome.UNKNOWN, f"{limits}; groups may contain each other")
                 return
             path = f"{part}/{name}" if part else name
             yield from self._part(path, _child(old, name), _child(new, name), rows, columns, depth + 1)
@@ -107,10 +106,10 @@ class _Stores:
     def _part(
         self, part: str, old: Any, new: Any, rows: Alignment | None, columns: Alignment | None, depth: int = 0
     ) -> Iterator[Verdict]:
-        """Compare what may stand under a name."""
+        """Compare two nodes of the same name, one of which may be missing."""
         self._parts += 1
         if old is None or new is None:
-            yield verdict(part, Outcome.DIFFERENT, f"only in the {'new' if old is None else 'old'} one")
+            yield verdict(part, Outcome.DIFFERENT, "added" if old is None else "removed")
             return
         kinds = _kind(old), _kind(new)
         try:
@@ -126,7 +125,7 @@ class _Stores:
                 yield self._matrix(part, old, new, rows, columns)
             else:
                 yield from self._values(part, _read(old), _read(new))
-        except Exception as error:  # noqa: BLE001  (a damaged part does not keep the others from being compared)
+        except Exception as error:  # noqa: BLE001  (the other parts are compared all the same)
             yield verdict(part, Outcome.UNKNOWN, f"cannot be read: {error or type(error).__name__}")
 
     @staticmethod
@@ -156,7 +155,7 @@ class _Stores:
             one, two = _child(old, name), _child(new, name)
             path = f"{part}/{name}"
             if one is None or two is None:
-                yield verdict(path, Outcome.DIFFERENT, f"only in the {'new' if one is None else 'old'} one")
+                yield verdict(path, Outcome.DIFFERENT, "added" if one is None else "removed")
                 continue
             try:
                 yield self._column(path, _read(one)[rows.old], _read(two)[rows.new])
@@ -175,15 +174,15 @@ class _Stores:
         return numbers
 
     def _values(self, part: str, old: Any, new: Any) -> Iterator[Verdict]:
-        """Compare values in memory: texts, records, scalars, masked arrays."""
+        """Compare values in memory: strings, records, scalars, masked arrays."""
         fields = [getattr(getattr(values, "dtype", None), "names", None) for values in (old, new)]
         if fields[0] and fields[1]:
             for name in dict.fromkeys((*fields[0], *fields[1])):
                 if name in fields[0] and name in fields[1]:
                     yield from self._values(f"{part}/{name}", old[name], new[name])
                 else:
-                    where = "new" if name not in fields[0] else "old"
-                    yield verdict(f"{part}/{name}", Outcome.DIFFERENT, f"only in the {where} one")
+                    detail = "added" if name not in fields[0] else "removed"
+                    yield verdict(f"{part}/{name}", Outcome.DIFFERENT, detail)
             return
         types = [_type(values) for values in (old, new)]
         if not {"category", "text"} & set(types):
@@ -195,7 +194,7 @@ class _Stores:
             return
         changed = one != two
         if changed.any():
-            count = f"{int(changed.sum()):,} of {one.size:,} texts differ, first " if one.size > 1 else ""
+            count = f"{int(changed.sum()):,} of {one.size:,} strings differ, first " if one.size > 1 else ""
             shown = f"{one[changed][0]!r:.60} → {two[changed][0]!r:.60}"
             yield verdict(part, Outcome.DIFFERENT, count + shown)
         else:
@@ -203,24 +202,22 @@ class _Stores:
 
 
 def align(part: str, old: Any, new: Any) -> tuple[Alignment, Verdict]:
-    """Return which names belong together, and the verdict on them; names that are not unique do by position."""
+    """Align two axes by name, or by position if the names are not unique, and return a verdict on the names."""
     if len(old) == len(new) and (old == new).all():
         return in_place(len(old)), verdict(part, Outcome.EQUAL, f"{len(old):,}")
     one, two = pd.Index(old), pd.Index(new)
     if not one.is_unique or not two.is_unique:
         length = min(len(one), len(two))
-        detail = f"{len(one):,} → {len(two):,}, not unique, so that the first {length:,} are compared by position"
+        detail = f"{len(one):,} → {len(two):,}, not unique: the first {length:,} are compared by position"
         return in_place(length), verdict(part, Outcome.DIFFERENT, detail)
     places = two.get_indexer(one)
     common = np.flatnonzero(places >= 0)
     alignment = Alignment(common, places[common])
     if len(common) == len(one) == len(two):
-        return alignment, verdict(part, Outcome.TOLERATED, f"the same {len(one):,} in another order")
+        return alignment, verdict(part, Outcome.TOLERATED, f"the same {len(one):,} in a different order")
     detail = f"{len(one):,} → {len(two):,}, {len(common):,} in common"
     if not len(common) and len(one) == len(two):
-        return in_place(len(one)), verdict(
-            part, Outcome.DIFFERENT, f"{detail}, so that the rest is compared by position"
-        )
+        return in_place(len(one)), verdict(part, Outcome.DIFFERENT, f"{detail}: compared by position")
     return alignment, verdict(part, Outcome.DIFFERENT, detail)
 
 
@@ -230,7 +227,7 @@ def _index_name(table: Any) -> str:
 
 
 def _names(table: Any) -> Any:
-    """Return the names of the rows of a table; old files have it as one array of records."""
+    """Return the row names of a table, which is an array of records in old files."""
     if _is_group(table):
         return np.asarray(_read(_child(table, _index_name(table))), dtype=object)
     fields = table.dtype.names
@@ -242,7 +239,7 @@ def _is_group(node: Any) -> bool:
 
 
 def _child(group: Any, name: str) -> Any:
-    """Return what a group has under a name, None if nothing; a link into another file is not followed."""
+    """Return a child of a group, None if absent; links into other files are not followed."""
     if isinstance(group, h5py.Group) and isinstance(group.get(name, getlink=True), h5py.ExternalLink):
         return None
     return group.get(name)
@@ -258,14 +255,14 @@ def _kind(node: Any) -> str:
 
 
 def _read(node: Any) -> Any:
-    """Return a part that fits into memory."""
+    """Read a part after checking its size."""
     return anndata.io.read_elem(_fitting(node))
 
 
 def _fitting(node: Any) -> Any:
     size = _size(node)
     if size > _LARGEST_BYTES:
-        raise ValueError(f"it has {size / 1e6:,.0f} MB, and is only read up to {_LARGEST_BYTES // 10**6} MB")
+        raise ValueError(f"it has {size / 1e6:,.0f} MB, the limit is {_LARGEST_BYTES // 10**6} MB")
     return node
 
 
@@ -275,7 +272,7 @@ def _size(node: Any, levels: int = 3) -> int:
             raise ValueError("its groups are nested too deeply")
         children = (_child(node, name) for name in node)
         return sum(_size(child, levels - 1) for child in children if child is not None)
-    Dense(node)  # refuses what leads elsewhere
+    Dense(node)  # refuses links out of the file
     return int(math.prod(node.shape) * (node.dtype.itemsize if node.dtype.kind in "biufc" else _TEXT_BYTES))
 
 
@@ -287,7 +284,7 @@ def _type(values: Any) -> str:
 
 
 def _numbers(values: Any) -> Any:
-    """Return an array of numbers; what is missing is NaN."""
+    """Return an array of numbers; missing values are NaN."""
     if isinstance(values, pd.api.extensions.ExtensionArray):
         return pd.array(values).to_numpy(dtype=np.float64, na_value=np.nan)
     return np.asarray(values)

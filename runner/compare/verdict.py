@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a comparison says: one verdict for each part of a result, and how much may differ."""
+"""Verdicts of a comparison, one for each part of a result, and tolerances."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _DETAIL_CHARS = 300
 
 
 class Outcome(StrEnum):
-    """Whether two parts are the same, best first."""
+    """Outcome of comparing two parts, best first."""
 
     EQUAL = "equal"
     TOLERATED = "equal within tolerance"
@@ -27,24 +27,24 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tolerance:
-    """How much may differ."""
+    """Tolerances of all comparisons."""
 
     relative: float = 1e-5
-    """Of numbers: share of the larger one."""
+    """Numbers: difference relative to the larger one."""
     absolute: float = 1e-8
-    """Of numbers: what may differ beside that share."""
+    """Numbers: additional absolute difference."""
     ari: float = 1.0
-    """Of labels: the least adjusted Rand index."""
+    """Labels: smallest adjusted Rand index."""
     procrustes: float = 1e-3
-    """Of embeddings: the largest Procrustes distance."""
+    """Embeddings: largest Procrustes distance."""
     neighbours: float = 0.95
-    """Of embeddings: the least share of the nearest neighbours that stay."""
+    """Embeddings: smallest fraction of shared nearest neighbours."""
     figure: float = 0.02
-    """Of figures: the largest share of the perceptual hash."""
+    """Figures: largest distance of the perceptual hashes."""
 
     @classmethod
     def of(cls, given: Iterable[tuple[str, float]]) -> Tolerance:
-        """Return the default with what is given by name.
+        """Return the defaults with some of them replaced by name.
 
         Raises
         ------
@@ -55,14 +55,14 @@ class Tolerance:
         values = dict(given)
         for name in values:
             if name not in names:
-                hint = f"{did_you_mean(name, names)}there are {', '.join(names)}"
-                raise UsageError(f"there is no tolerance {name!r}", hint=hint)
+                hint = f"{did_you_mean(name, names)}choose from {', '.join(names)}"
+                raise UsageError(f"unknown tolerance {name!r}", hint=hint)
         return cls(**values)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Crossing:
-    """How many members each old and each new label have in common; the largest labels only."""
+    """Contingency table of the largest old and new labels."""
 
     old: tuple[str, ...]
     new: tuple[str, ...]
@@ -74,7 +74,7 @@ class Crossing:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """What became of one part of a result."""
+    """The verdict on one part of a result."""
 
     part: str
     outcome: Outcome
@@ -82,7 +82,7 @@ class Verdict:
     scores: Mapping[str, float] = field(default_factory=dict)
     crossing: Crossing | None = None
     figures: tuple[bytes, bytes] | None = None
-    """Small PNGs of the old and the new figure where they differ."""
+    """Thumbnails of the old and the new figure as PNG, if they differ."""
 
     def __str__(self) -> str:
         text = f"{self.outcome}: {self.detail}" if self.detail else str(self.outcome)
@@ -90,7 +90,7 @@ class Verdict:
 
 
 def verdict(part: str, outcome: Outcome, detail: str = "", **more: Any) -> Verdict:
-    """Return a verdict whose texts can be shown."""
+    """Return a verdict with printable texts of bounded length."""
     if len(detail) > _DETAIL_CHARS:
         detail = detail[:_DETAIL_CHARS] + " …"
     return Verdict(
@@ -107,11 +107,11 @@ class FileComparison:
 
     @property
     def outcome(self) -> Outcome:
-        """The worst of its verdicts."""
+        """The worst outcome of its verdicts."""
         return worst(one.outcome for one in self.verdicts)
 
 
 def worst(outcomes: Iterable[Outcome]) -> Outcome:
-    """Return the worst outcome; of none, that all is equal."""
+    """Return the worst outcome; EQUAL if there are none."""
     order = list(Outcome)
     return max(outcomes, key=order.index, default=Outcome.EQUAL)

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A plan on one machine: its notebooks in order, each in a process of its own."""
+"""Execution of a plan on one machine, with a separate process for each notebook."""

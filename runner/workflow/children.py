@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The processes of the notebooks that run now; signals that reach us reach each of them once."""
+"""Processes of the running notebooks; a signal is forwarded to each of them once."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ if TYPE_CHECKING:
     from runner.run.progress import Progress
 
 _LONGEST_BYTES = 1 << 16
-"""Of a line that is shown."""
+"""Longest line that is shown."""
 _ANSWER_SECONDS = 1.0
-"""How long the answer of a process that has ended is waited for."""
+"""How long to wait for the output of a process that has ended."""
 _STDERR = 2
 _CHUNK_BYTES = 1 << 16
 _LOST = -signal.SIGKILL
-"""Exit code of processes whose server is gone."""
+"""Exit code of processes whose server died."""
 _PATIENCE_SECONDS = 30.0
-"""How long those are waited for: SIGTERM has reached them."""
+"""How long to wait for these processes, which got SIGTERM."""
 
 
 class Children:
@@ -44,19 +44,19 @@ class Children:
     Parameters
     ----------
     progress
-        What shows their answers and takes their logs; without it both go to stderr, answers not if it is ``quiet``.
+        Display for their output and logs. Without it both go to stderr; if ``quiet``, output is dropped.
     """
 
     def __init__(self, environment: Mapping[str, str], progress: Progress | None, *, quiet: bool) -> None:
         self.signalled: int | None = None
         self.stopper = Stopper()
-        """Ends waits of this process as a signal ends the children."""
+        """Interrupts waits of this process on a signal."""
         self._environment = environment
         self._progress = progress
         self._quiet = quiet
         self._answers: dict[str, threading.Thread] = {}
         self._names: dict[int, str] = {}
-        """Of the notebooks that run, by pid."""
+        """Names of the running notebooks by pid."""
         self._server: ForkServer | None = None
 
     def __enter__(self) -> Self:
@@ -85,7 +85,7 @@ class Children:
             self._signal(self.signalled)
 
     def wait(self, seconds: float) -> dict[str, int]:
-        """Wait until a notebook has ended, or so long, and return the exit codes of all that have."""
+        """Wait until a notebook has ended or the time is over, and return the exit codes of all that have ended."""
         ended = self._server.ended(seconds) if self._server else {}
         codes = {self._names.pop(pid): code for pid, code in ended.items()}
         for name in codes:
@@ -94,7 +94,7 @@ class Children:
         return codes
 
     def receive(self, number: int, _frame: FrameType | None) -> None:
-        """Hand on a signal."""
+        """Forward a signal."""
         if self.signalled is None:
             self.signalled = number
             name = signal.Signals(number).name
@@ -109,19 +109,19 @@ class Children:
 
 
 class ForkServer:
-    """The server, and the processes that it forked, as their starter sees them; one that died has a successor.
+    """Client of the fork server and its processes; a dead server is replaced.
 
     Parameters
     ----------
     environment
-        That of all processes.
+        Environment of all processes.
     """
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         self._environment = environment
         self._ended: dict[int, int] = {}
         self.running: set[int] = set()
-        """Pids."""
+        """Pids of running processes."""
         self._serve()
 
     def _serve(self) -> None:
@@ -137,7 +137,7 @@ class ForkServer:
             )
 
     def start(self, arguments: Sequence[str], stdout: int, stderr: int) -> int:
-        """Start ``runner`` with these arguments and outputs and return its pid.
+        """Start ``runner`` with these arguments and file descriptors, and return its pid.
 
         Raises
         ------
@@ -158,12 +158,12 @@ class ForkServer:
         raise OSError(f"the process that starts the notebooks ended with exit status {self._server.wait()}")
 
     def close(self) -> None:
-        """End the server; processes that still run hear SIGTERM."""
+        """End the server, which sends SIGTERM to running processes."""
         self._socket.close()
         self._server.wait()
 
     def ended(self, seconds: float) -> dict[int, int]:
-        """Return exit codes by pid once processes have ended, or none after so many seconds."""
+        """Return exit codes by pid once processes have ended; empty after a timeout."""
         while not self._ended and self.running and select.select([self._socket], [], [], seconds)[0]:
             if self._receive() is None:
                 self._lose()
@@ -172,15 +172,15 @@ class ForkServer:
         return ended
 
     def _lose(self) -> None:
-        """Note the end of all that run, which hear SIGTERM as the server dies; nobody has their exit codes."""
-        while self._receive() is not None:  # what it said last
+        """Record the end of all running processes, which get SIGTERM when the server dies; exit codes are unknown."""
+        while self._receive() is not None:  # its last messages
             pass
         lost = self.running - set(self._ended)
         _wait_for(lost)
         self._ended |= dict.fromkeys(lost, _LOST)
 
     def _receive(self) -> dict[str, int] | None:
-        """Take a message, and note an end; None where the server is gone."""
+        """Return a message, after recording an exit code in it; None if the server has ended."""
         while b"\n" not in self._unread:
             with contextlib.suppress(ConnectionResetError):
                 if data := self._socket.recv(_CHUNK_BYTES):
@@ -201,14 +201,14 @@ def _wait_for(pids: Iterable[int]) -> None:
 
 
 def _pipe(stack: contextlib.ExitStack) -> tuple[IO[bytes], int]:
-    """Return the reading end as a file, and the writing end, which closes with the stack."""
+    """Return the read end as a file, and the write end, which is closed with the stack."""
     reader, writer = os.pipe()
     stack.callback(os.close, writer)
     return os.fdopen(reader, "rb"), writer
 
 
 def _reading(stream: IO[bytes], take: Callable[[str], None]) -> threading.Thread:
-    """Give away the lines of a process; what a notebook leaves behind may keep the stream open for ever."""
+    """Pass on the lines of a process in a thread; processes that outlive it may keep the stream open forever."""
 
     def read() -> None:
         with contextlib.suppress(OSError, ValueError), stream:

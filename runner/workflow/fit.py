@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which card a notebook fits, proved by running it with no more memory than that card has."""
+"""Smallest card on which a notebook runs, found by running it with the memory of smaller cards."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def bisect(cards: Sequence[int], runs: int, attempt: Callable[[int], Attempt]) -> tuple[Attempt, ...]:
-    """Look for the smallest card that does, in at most so many runs; what a card has, a larger one has too."""
+    """Find the smallest sufficient card by bisection, with a limit on the number of runs."""
     found: list[Attempt] = []
     low, high = 0, len(cards)
     while low < high and len(found) < runs:
@@ -36,38 +36,38 @@ def bisect(cards: Sequence[int], runs: int, attempt: Callable[[int], Attempt]) -
 
 
 def fit(options: Options, *, cards: Sequence[int], runs: int) -> Fit:
-    """Run a notebook with the memory of smaller cards, and return and keep what was proved.
+    """Run a notebook with the memory of smaller cards, and store the result.
 
     Parameters
     ----------
     cards
-        Sizes in decimal GB; none: all common sizes that this GPU can stand for.
+        Sizes in decimal GB; if empty, all common sizes that this GPU can emulate.
 
     Raises
     ------
     RefusedError
-        No GPU here, or none that is as large as one of the cards.
+        There is no GPU, or it is smaller than all cards.
     UsageError
-        The notebook fails for another reason than memory, so that nothing can be proved.
+        The notebook fails for another reason than memory.
     """
     from runner.machine.gpus import open_driver
     from runner.plan.job import resolve
 
     job = resolve(options)
     if (job.asked.gpus or 1) > 1:
-        raise UsageError(f"{job.name} wants {job.asked.gpus} GPUs", hint="fit proves cards for notebooks with one GPU")
+        raise UsageError(f"{job.name} requires {job.asked.gpus} GPUs", hint="fit supports notebooks with one GPU")
     with open_driver() as driver:
         gpu = _largest([one for one in driver.visible(os.environ) if not one.mig])
         free = gpu.memory().free_bytes or 0
         possible = [card for card in sorted(set(cards or CARDS_GB)) if _left(card, options) + TOLERANCE_BYTES < free]
         if not possible:
             raise RefusedError(
-                f"GPU {gpu.index} has {format_bytes(free)} free, too little to stand for "
+                f"GPU {gpu.index} has {format_bytes(free)} free, not enough to emulate "
                 f"{', '.join(map(str, cards)) or 'any'} GB",
                 hint="free it, or give smaller --cards",
             )
         for card in sorted(set(cards) - set(possible)):
-            log.warning("fit", card_gb=card, reason=f"left out: GPU {gpu.index} has {format_bytes(free)} free")
+            log.warning("fit", card_gb=card, reason=f"skipped: GPU {gpu.index} has {format_bytes(free)} free")
 
         records: list[Metrics] = []
 
@@ -92,33 +92,33 @@ def fit(options: Options, *, cards: Sequence[int], runs: int) -> Fit:
 
 
 def _left(card_gb: int, options: Options) -> int:
-    """Return the memory that a card of this name has for a notebook, which is what the gate demands of it."""
+    """Return the memory that a card of this size has for a notebook, as required by the gate."""
     return int(card_gb * 1e9 * options.gpu_free_fraction) + TOLERANCE_BYTES
 
 
 def _largest(gpus: Sequence[Gpu]) -> Gpu:
     if not gpus:
         raise RefusedError(
-            "no whole GPU is visible here", hint="look at CUDA_VISIBLE_DEVICES; MIG slices cannot be cut"
+            "no full GPU is visible", hint="check CUDA_VISIBLE_DEVICES; MIG slices cannot be used for fit"
         )
     return max(gpus, key=lambda gpu: gpu.memory().free_bytes or 0)
 
 
 def judged(card_gb: int, left_bytes: int, metrics: Metrics) -> Attempt:
-    """Return what a run says about a card.
+    """Return the result of a run for a card.
 
     Raises
     ------
     UsageError
-        It failed, and not for want of memory.
+        It failed for another reason than memory.
     """
     failure = metrics.failure
     short = failure.device_memory if failure else None
     if metrics.status is not Status.SUCCEEDED and (failure is None or failure.cause is not Cause.DEVICE_MEMORY):
         raise UsageError(
-            f"{metrics.notebook} ended {metrics.status.value} with {card_gb} GB, not for want of GPU memory: "
+            f"{metrics.notebook} ended {metrics.status.value} with {card_gb} GB, but not for lack of GPU memory: "
             f"{metrics.reason}",
-            hint="let it succeed with `runner run` first",
+            hint="make it succeed with `runner run` first",
         )
     return Attempt(
         card_gb=card_gb,
@@ -134,7 +134,7 @@ def judged(card_gb: int, left_bytes: int, metrics: Metrics) -> Attempt:
 
 @contextlib.contextmanager
 def _alone(gpu: Gpu) -> Iterator[None]:
-    """Show this GPU and no other."""
+    """Make only this GPU visible."""
     before = os.environ.get("CUDA_VISIBLE_DEVICES")
     os.environ["CUDA_VISIBLE_DEVICES"] = gpu.uuid
     try:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Keeps `index.html` of the output folder up to date while `run-all` runs its notebooks."""
+"""Updates `index.html` of the output folder during `run-all`."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ if TYPE_CHECKING:
 
 _LEAST_SECONDS, _MOST_SECONDS = 2.0, 15.0
 _SHARE = 0.02
-"""Of the time that may go into the page: one of hundreds of notebooks is written less often."""
+"""Fraction of the time spent on the page: with hundreds of notebooks it is written less often."""
 
 
 class LivePage:
-    """The page of one run.
+    """The live page of one run.
 
     Parameters
     ----------
     chosen
-        The notebooks of the plan that run.
+        Notebooks of the plan that are to run.
     """
 
     def __init__(self, folder: Path, plan: Plan, run_id: str, chosen: Sequence[str]) -> None:
@@ -37,24 +37,24 @@ class LivePage:
         names = [notebook.name for notebook in plan.notebooks]
         try:
             overview.announce(folder, run_id=run_id, plan=plan.name, names=names, chosen=chosen)
-        except RecordError as error:  # each notebook meets it as well
+        except RecordError as error:  # each notebook reports it as well
             self._complain(error)
-        self._wanted = "index" not in map(files.folded, names)  # it would be the page of that notebook
+        self._wanted = "index" not in map(files.folded, names)  # a notebook of that name has the same page
 
     @property
     def seconds(self) -> float:
-        """How long until it is to be written again."""
+        """Seconds until the next update."""
         return max(0.0, self._due - time.monotonic())
 
     def show(self) -> None:
-        """Write the page, if it is time to."""
+        """Write the page if an update is due."""
         if self.seconds > 0:
             return
         began = time.monotonic()
         if self._wanted:
             self._write()
         now = time.monotonic()
-        first = not self._due  # its time is that of imports
+        first = not self._due  # its time is mostly imports
         self._due = now + min(_MOST_SECONDS, max(_LEAST_SECONDS, 0.0 if first else (now - began) / _SHARE))
 
     def _write(self) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`run-all --resume --dry-run`: what would be reused, what runs and why, and how long that took before."""
+"""`run-all --resume --dry-run`: notebooks to reuse and to run, with reasons and earlier durations."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preview:
-    """What would become of one notebook."""
+    """The decision on one notebook."""
 
     name: str
     decision: Literal["reused", "runs", "depends"]
     because: tuple[str, ...] = ()
     depends_on: tuple[str, ...] = ()
-    """Notebooks that run and whose products it needs: with the same content it is reused, too."""
+    """Notebooks to run whose products it needs: it is reused if they do not change."""
     expected_seconds: float | None = None
 
     @property
@@ -41,7 +41,7 @@ class Preview:
 
 
 def preview(jobs: Sequence[Job]) -> list[Preview]:
-    """Return what would become of the notebooks of a plan, in its order, without touching anything."""
+    """Return the decisions on the notebooks of a plan in order, without changing anything but cached hashes."""
     hashes = HashCache(jobs[0].output_dir / HASHES)
     found: dict[str, Preview] = {}
     for job in jobs:
@@ -56,7 +56,7 @@ def preview(jobs: Sequence[Job]) -> list[Preview]:
 
 
 def table(previews: Sequence[Preview]) -> str:
-    """Return the previews as a text for a terminal, with the time that is expected at the end."""
+    """Format the previews for a terminal, with the expected total time."""
     width = max(len(one.name) for one in previews)
     lines = [f"{one.name:{width}}  {one.text}{_expected(one)}" for one in previews]
     runs = [one for one in previews if one.decision == "runs"]
@@ -65,16 +65,16 @@ def table(previews: Sequence[Preview]) -> str:
     unknown = sum(one.expected_seconds is None for one in (*runs, *open_ones))
     least, most = _total(runs), _total([*runs, *open_ones])
     time = format_seconds(least) if least == most else f"{format_seconds(least)} to {format_seconds(most)}"
-    more = f", and {unknown} that never ran" if unknown else ""
+    more = f", plus {unknown} without an earlier run" if unknown else ""
     counts = f"{reused} reused, {len(runs)} to run" + (f", {len(open_ones)} to decide" if open_ones else "")
-    return "\n".join([*lines, f"{counts}; by earlier runs {time} one after another{more}"])
+    return "\n".join([*lines, f"{counts}; estimated from earlier runs: {time} in sequence{more}"])
 
 
 def _preview(job: Job, hashes: HashCache) -> Preview:
     try:
         decision = reuse.decide(job, preflight.check(job), hashes, Redactor(job.hidden))
     except BrokenInputError as error:
-        return Preview(name=job.name, decision="runs", because=(f"it cannot be judged: {error.message}",))
+        return Preview(name=job.name, decision="runs", because=(f"it cannot be checked: {error.message}",))
     if decision.reused is None or decision.reused.record is None:
         return Preview(name=job.name, decision="runs", because=decision.because)
     text = f"reused from {origin(decision.reused.record)}"
@@ -92,7 +92,7 @@ def _total(previews: Sequence[Preview]) -> float:
 
 
 def seconds_before(output_dir: Path, name: str) -> float | None:
-    """Return how long a notebook took when it last succeeded, else when it last ran."""
+    """Return the duration of a notebook's last success, else of its last run."""
     records = [one.record for one in reuse.earlier(output_dir, name) if one.record is not None]
     best = next((record for record in records if record.exit_code == 0 and record.cells), None)
     taken = best or next(iter(records), None)

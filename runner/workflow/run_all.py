@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A whole plan on one machine: each notebook in its own process, and the report at the end.
+"""`runner run-all`: a plan on one machine, each notebook in its own process, with a report at the end.
 
-What a notebook may do after another is decided by `runner run` itself (needs, stopping after a
-failure, reuse), so that Tekton and this loop cannot disagree.
+`runner run` itself decides on needs, stopping after a failure and reuse, so that Tekton and this loop behave alike.
 """
 
 from __future__ import annotations
@@ -40,12 +39,12 @@ if TYPE_CHECKING:
 
 _OPTIONS = "RUNNER_RUN_"
 _MOST_LINES = 60
-"""Failures shown on a terminal; the report has all."""
+"""Lines on failures for a terminal; the report lists all."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
-    """Which notebooks of a plan to run, and how many at once."""
+    """Notebooks of a plan to run, and how many in parallel."""
 
     only: Sequence[str] = ()
     start: str | None = None
@@ -55,13 +54,13 @@ class Choice:
 
     @property
     def part(self) -> bool:
-        """Whether needs are met by a success of any run, because not all of the plan is run."""
+        """Whether only a part of the plan runs, so that a success of any run satisfies needs."""
         return bool(self.only or self.start or self.failed)
 
 
 @dataclass(frozen=True, slots=True)
 class WorkflowResult:
-    """How the run of a plan ended."""
+    """Outcome of the run of a plan."""
 
     exit_code: int
     text: str
@@ -69,25 +68,25 @@ class WorkflowResult:
 
 
 def run_all(options: Options, choice: Choice, run_arguments: Sequence[str] = (), verbosity: int = 0) -> WorkflowResult:
-    """Run a plan and write its report, whatever happened.
+    """Run a plan and write its report in any case.
 
     Parameters
     ----------
     options
-        The plan, and what counts for all its notebooks; they are checked before the first one runs.
+        The plan and options for all notebooks, checked before the first one runs.
     run_arguments
         The same options as arguments of each ``runner run``.
     verbosity
-        What a terminal shows, see `runner.run.progress.watched`.
+        Detail shown on a terminal, see `runner.run.progress.watched`.
 
     Raises
     ------
     PlanError
         The plan is not valid, or a name is not in it.
     UsageError
-        No notebook is left to run, or an option cannot work.
+        No notebook is left to run, or an option is invalid.
     RecordError
-        The output folder cannot be made.
+        The output folder cannot be created.
     """
     plan_path, output_dir = options.plan, options.output_dir
     assert plan_path is not None
@@ -95,7 +94,7 @@ def run_all(options: Options, choice: Choice, run_arguments: Sequence[str] = (),
     options = dataclasses.replace(options, run_id=options.run_id or str(uuid.uuid4()), any_run=choice.part)
     jobs = _jobs(plan, options, choice)
     if not jobs:
-        return WorkflowResult(0, "nothing to run: no notebook failed, and none is missing")
+        return WorkflowResult(0, "nothing to run: all notebooks succeeded")
     preflight.check_options(jobs)
     given = (os.environ, *(notebook.env for notebook in plan.notebooks))
     hidden = hidden_values(options.secret_env, options.secrets_dir, given)
@@ -111,13 +110,13 @@ def run_all(options: Options, choice: Choice, run_arguments: Sequence[str] = (),
         with children, handling(children.receive):
             page = LivePage(output_dir, plan, str(options.run_id), [job.name for job in jobs])
             _run(schedule, {job.name: job for job in jobs}, children, common, page, progress)
-            # Still heard: a signal does not stop the report, and the exit code tells of it.
+            # Signals are still handled: they do not stop the report, but set the exit code.
             only = [job.name for job in jobs] if choice.part else ()
             return _finish(plan, options, only, children.signalled, hidden)
 
 
 def dry_run(options: Options, choice: Choice, *, as_json: bool) -> str:
-    """Return what a resumed run would reuse and run, without running or writing anything but hashes.
+    """Return the notebooks that a resumed run would reuse and run, without writing anything but cached hashes.
 
     Raises
     ------
@@ -144,7 +143,7 @@ def _jobs(plan: Plan, options: Options, choice: Choice) -> list[Job]:
     options = dataclasses.replace(options, checkout=checkout_of(options.plan, options.checkout))
     jobs = [resolve(dataclasses.replace(options, notebook=name, rerun=name in forced)) for name in names]
     if left_out := sorted(forced - set(names)):
-        raise UsageError(f"--rerun {left_out[0]} is not among the notebooks that are to run", hint="see --only, --from")
+        raise UsageError(f"--rerun {left_out[0]} is not one of the notebooks to run", hint="see --only, --from")
     return jobs
 
 
@@ -164,14 +163,14 @@ def select(plan: Plan, only: Sequence[str], start: str | None) -> list[str]:
     chosen = [name for name in names[first:] if name in wanted]
     if not chosen:
         raise UsageError(
-            f"--from {start} leaves nothing of --only {', '.join(only)}: what is asked for stands earlier in the plan",
-            hint="leave one of them out",
+            f"--from {start} excludes all of --only {', '.join(only)}, which come earlier in the plan",
+            hint="omit one of the options",
         )
     return chosen
 
 
 def _failed(plan: Plan, names: Sequence[str], output_dir: Path) -> list[str]:
-    """Return the notebooks that did not succeed or never ran, and those that need them."""
+    """Return the notebooks that failed or did not run, and those that need them."""
     ended = needs.ended(output_dir, names)
     bad: set[str] = set()
     for name in names:
@@ -182,7 +181,7 @@ def _failed(plan: Plan, names: Sequence[str], output_dir: Path) -> list[str]:
 
 
 def _schedule(plan: Plan, jobs: Sequence[Job], at_once: int | Literal["auto"]) -> Schedule:
-    """Return the order of a run, with what this machine has where several may run at once."""
+    """Return the schedule of a run, with the capacity of this machine if notebooks may run in parallel."""
     if at_once == 1:
         return Schedule(machine=Machine(jobs=1), tasks=tasks_of(plan, jobs, {}, count_all=False))
     from runner.machine.gpus import DriverProblem, open_driver
@@ -214,7 +213,7 @@ def _run(
     page: LivePage,
     progress: Progress | None,
 ) -> None:
-    """Start what may start, and wait, until nothing is left."""
+    """Start notebooks as the schedule allows, until all have ended."""
     hashes: HashCache | None = None
     started = 0
     while not schedule.over:
@@ -245,7 +244,7 @@ def _run(
 
 
 def _reused(job: Job, children: Children, hashes: HashCache) -> bool:
-    """Take over an earlier success in this process, which starts a hundred times as fast as another."""
+    """Reuse an earlier success within this process, a hundred times as fast as starting another one."""
     from runner.run.resume import resume
 
     plan = job.plan.name if job.plan else None
@@ -253,14 +252,14 @@ def _reused(job: Job, children: Children, hashes: HashCache) -> bool:
         with Claim.of(job.output_dir, job.name, job.run_id, plan, sleep=children.stopper.sleep):
             return resume(job, children.stopper, hashes).record is not None
     except (AlreadyRunningError, RunnerError):
-        return False  # its own process meets the same, and leaves the record
+        return False  # its own process gets the same error and records it
 
 
 def _check_record(job: Job, code: int) -> bool:
-    """Return False if a process left no record of this run."""
+    """Return False if a process wrote no record of this run."""
     recorded = needs.ended(job.output_dir, [job.name]).get(job.name)
     if recorded is None or recorded.run_id != job.run_id:
-        log.error("notebook-process", nb=job.name, exit_code=code, reason="it left no record of this run")
+        log.error("notebook-process", nb=job.name, exit_code=code, reason="it wrote no record of this run")
         return False
     if code not in {0, *range(1, 10)}:
         log.error("notebook-process", nb=job.name, exit_code=code)
@@ -268,15 +267,15 @@ def _check_record(job: Job, code: int) -> bool:
 
 
 def _environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment of the notebooks' processes: ours without options of `runner run`.
+    """Return the environment of the notebooks' processes, without options of `runner run`.
 
-    What counts for a plan is given to `run-all`, as an option or as ``RUNNER_RUN_ALL_...``, and handed
-    on. A ``RUNNER_RUN_NAME`` of the surroundings would give all notebooks one name.
+    Options of a plan are given to `run-all`, on the command line or as ``RUNNER_RUN_ALL_...``, and passed on. An
+    inherited ``RUNNER_RUN_NAME`` would give all notebooks the same name.
     """
     ignored = [name for name in environ if name.startswith(_OPTIONS) and name != RUN_TAG]
-    meant = sorted(name for name in ignored if not name.startswith(f"{_OPTIONS}ALL_") and environ[name])
-    if meant:
-        log.warning("environment", ignored=",".join(meant), hint="run-all takes its options from RUNNER_RUN_ALL_...")
+    reported = sorted(name for name in ignored if not name.startswith(f"{_OPTIONS}ALL_") and environ[name])
+    if reported:
+        log.warning("environment", ignored=",".join(reported), hint="run-all reads its options from RUNNER_RUN_ALL_...")
     return {name: value for name, value in environ.items() if name not in ignored}
 
 

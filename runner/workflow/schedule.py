@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which notebooks of a plan may start now: what they need has ended, and the machine has room.
+"""Scheduling of the notebooks of a plan by dependencies and the capacity of the machine.
 
-Pure: the caller says what started and what ended. Nothing here decides whether a notebook is skipped; `runner run`
-does so from the records.
+Pure: the caller reports starts and ends. Whether a notebook is skipped is decided by `runner run` from the records.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
-    """What one notebook takes of the machine while it runs."""
+    """Resources that one notebook uses while it runs."""
 
     name: str
     needs: frozenset[str] = frozenset()
@@ -30,14 +29,14 @@ class Task:
     cpus: float = 0.0
     memory_gb: float = 0.0
     shares: frozenset[str] = frozenset()
-    """Products that other notebooks make as well: not by two at once while they are still to be made."""
+    """Products that other notebooks write as well: until one exists, only one notebook at a time may run."""
     seconds: float = 1.0
-    """How long it took before."""
+    """Duration of an earlier run."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Machine:
-    """What there is; None where there is no limit or it is not known."""
+    """Capacity of the machine; None if unlimited or unknown."""
 
     jobs: int
     gpu_bytes: tuple[float, ...] = ()
@@ -53,14 +52,14 @@ class Schedule:
     Parameters
     ----------
     tasks
-        In the plan's order, which is kept where only one may run at a time.
+        In the plan's order, which is kept if only one may run at a time.
     """
 
     machine: Machine
     tasks: Sequence[Task]
     running: dict[str, Task] = field(default_factory=dict)
     warm: set[str] = field(default_factory=set)
-    """Shared products that a notebook of this run has made: any number may use them."""
+    """Shared products that a notebook of this run has written, which any number of notebooks may use."""
     _waiting: dict[str, Task] = field(init=False)
     _gpus_of: dict[str, list[float]] = field(default_factory=dict)
 
@@ -72,11 +71,11 @@ class Schedule:
 
     @property
     def over(self) -> bool:
-        """Whether nothing runs and nothing is left."""
+        """Whether all notebooks have ended."""
         return not self.running and not self._waiting
 
     def next(self) -> str | None:
-        """Return the notebook to start now, if there is one."""
+        """Return the notebook to start now, None if there is none."""
         if len(self.running) >= self.machine.jobs:
             return None
         for task in self._waiting.values():
@@ -85,29 +84,25 @@ class Schedule:
                 return task.name
         return None
 
-    def after(self, name: str) -> str | None:
-        """Return what is likely to be next once a notebook has ended."""
-        return next((task.name for task in self._waiting.values() if task.name != name), None)
-
     def start(self, name: str) -> None:
-        """Note that a notebook runs."""
+        """Record the start of a notebook."""
         task = self._waiting.pop(name)
         self._gpus_of[name] = self._free_gpus()[: task.gpus]
         self.running[name] = task
 
     def end(self, name: str, *, succeeded: bool) -> None:
-        """Note that it has ended."""
+        """Record its end."""
         task = self.running.pop(name)
         self._gpus_of.pop(name)
         if succeeded:
             self.warm |= task.shares
 
     def drop(self) -> None:
-        """Start nothing more."""
+        """Drop all waiting notebooks."""
         self._waiting.clear()
 
     def _fits(self, task: Task) -> bool:
-        """Return True if the machine has room; alone each may start, and the gate tells what is missing."""
+        """Return True if the machine has room; a single notebook may always start, as the gate checks it anyway."""
         if not self.running:
             return True
         free, busy = self._free_gpus(), self.running.values()
@@ -123,7 +118,7 @@ class Schedule:
         )
 
     def _free_gpus(self) -> list[float]:
-        """Return the sizes of GPUs that no notebook of ours holds, largest first: the gate chooses in this order."""
+        """Return the sizes of GPUs that are not in use by this run, largest first, as the gate chooses them."""
         free = sorted(self.machine.gpu_bytes, reverse=True)
         for held in self._gpus_of.values():
             for size in held:
@@ -132,24 +127,24 @@ class Schedule:
 
 
 def critical_paths(tasks: Iterable[Task]) -> dict[str, float]:
-    """Return for each notebook the seconds until all is done that waits for it, itself included."""
+    """Return for each notebook the length of the longest chain of notebooks that starts with it, in seconds."""
     found: dict[str, float] = {}
     tasks = list(tasks)
-    for task in reversed(tasks):  # a plan lists needs before those that need them
+    for task in reversed(tasks):  # a plan lists notebooks after those that they need
         after = [found[other.name] for other in tasks if task.name in other.needs and other.name in found]
         found[task.name] = task.seconds + max(after, default=0.0)
     return found
 
 
 def tasks_of(plan: Plan, jobs: Sequence[Job], seconds: Mapping[str, float], *, count_all: bool) -> list[Task]:
-    """Return what the notebooks of a plan take.
+    """Return the resources of the notebooks of a plan.
 
     Parameters
     ----------
     seconds
-        How long notebooks took before; those that never ran count as the mean of the others.
+        Durations of earlier runs; notebooks without one count as the mean of the others.
     count_all
-        Count a CPU for a notebook that asks for none.
+        Count one CPU for a notebook without a requirement.
     """
     names = {job.name for job in jobs}
     shared = shared_products(plan)

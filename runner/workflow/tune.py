@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Gates, CPUs, memory and deadlines of a plan from what its notebooks used; pure but for reading records.
+"""Requirements and timeouts of a plan derived from measured usage; pure except for reading records.
 
-Only successes count, and of a sweep the largest of its combinations. A gate follows the need, never the memory in
-use, which may be a pool.
+Only successes count, and for a sweep its largest combination. GPU memory follows the need, never the memory in use,
+which may be a pool.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ SHORTEST_SECONDS = 600
 CPU_SHARE = 0.95
 _LARGEST_BYTES = 1 << 28
 MARGINS = (
-    f"margins {MARGIN_FRACTION:.0%} of a card, {CPU_SHARE:.0%} quantile of the CPUs, {MEMORY_MARGIN:g}x the memory, "
-    f"{TIME_MARGIN:g}x the time, {SHORTEST_SECONDS // 60}m at least"
+    f"margins: {MARGIN_FRACTION:.0%} of a card, {CPU_SHARE:.0%} quantile of the CPUs, {MEMORY_MARGIN:g}x the memory, "
+    f"{TIME_MARGIN:g}x the time, at least {SHORTEST_SECONDS // 60}m"
 )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tuning:
-    """One value of one notebook; ``text`` is how the plan writes it."""
+    """A changed value of a notebook; ``text`` is the value as written in the plan."""
 
     position: int
     notebook: str
@@ -55,7 +55,7 @@ class Tuning:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Untuned:
-    """A notebook, or one value of it, that stays as it is."""
+    """A notebook, or one of its values, that stays unchanged."""
 
     notebook: str
     reason: str
@@ -65,43 +65,35 @@ class Untuned:
 
 
 def tune(text: str, plan: Plan, outputs: Path) -> tuple[tuple[Tuning, ...], tuple[Untuned, ...]]:
-    """Return the values to change in a plan's text, and what cannot be told from these outputs."""
+    """Return the values to change in a plan's text, and those that cannot be derived from these outputs."""
     document = read(text, "the plan").document
-    found: list[Tuning | Untuned] = []
+    tuned: list[Tuning] = []
+    untuned: list[Untuned] = []
     for position, entry in enumerate(document["notebooks"]):
         names = [one["name"] for one in expanded([entry])[0]]
-        records = [
-            (outputs, record)
-            for name in names
-            if (record := final_success(outputs / f"{name}.metrics.json")) is not None
-        ]
+        records = [found for name in names if (found := final_success(outputs / f"{name}.metrics.json"))]
         if len(records) < len(names):
-            found.append(Untuned(notebook=entry["name"], reason=f"no success in {outputs}"))
-        else:
-            notebook = plan.notebook(names[0])
-            for path, number, value, figures in _values(records, entry["name"], found):
-                now = notebook.timeout if path == ("timeout",) else getattr(notebook.requires, path[-1])
-                if now != number:
-                    old = None if now is None else _duration(now) if path == ("timeout",) else f"{now:g}"
-                    found.append(
-                        Tuning(
-                            position=position, notebook=entry["name"], path=path, old=old, text=value, figures=figures
-                        )
-                    )
-    return (
-        tuple(one for one in found if isinstance(one, Tuning)),
-        tuple(one for one in found if isinstance(one, Untuned)),
-    )
+            untuned.append(Untuned(notebook=entry["name"], reason=f"no success in {outputs}"))
+            continue
+        notebook = plan.notebook(names[0])
+        for path, number, value, figures in _values(outputs, records, entry["name"], untuned):
+            now = notebook.timeout if path == ("timeout",) else getattr(notebook.requires, path[-1])
+            if now != number:
+                old = None if now is None else _duration(now) if path == ("timeout",) else f"{now:g}"
+                tuned.append(
+                    Tuning(position=position, notebook=entry["name"], path=path, old=old, text=value, figures=figures)
+                )
+    return tuple(tuned), tuple(untuned)
 
 
 def _values(
-    records: Sequence[tuple[Path, Metrics]], notebook: str, found: list[Tuning | Untuned]
+    outputs: Path, records: Sequence[Metrics], notebook: str, untuned: list[Untuned]
 ) -> Iterator[tuple[tuple[str, ...], float, str, str]]:
-    """Yield key path, number, text and figures of each value that the records have."""
-    gpus = [gpu for _, record in records for gpu in record.gpus]
+    """Yield key path, number, text and figures of each value that can be derived from the records."""
+    gpus = [gpu for record in records for gpu in record.gpus]
     needs = [gpu.need_bytes for gpu in gpus if gpu.need_bytes is not None]
     card = smallest_card_gb(max(needs, default=None))
-    proved = [fit.smallest for folder, record in records if (fit := kept_fit(folder, record)) and fit.smallest]
+    proved = [fit.smallest for record in records if (fit := kept_fit(outputs, record)) and fit.smallest]
     if len(proved) == len(records):
         largest = max(proved, key=lambda one: one.card_gb)
         took = format_seconds(largest.wall_seconds)
@@ -110,26 +102,26 @@ def _values(
         yield ("requires", "gpu_memory_gb"), card, str(card), f"need {format_bytes(max(needs))}"
     elif gpus:
         why = next(iter(gpu.unavailable.get("need_bytes") for gpu in gpus if gpu.need_bytes is None), None)
-        found.append(Untuned(notebook=notebook, reason=f"gpu_memory_gb: {why or 'no common card has that much'}"))
-    cores = [cores for folder, record in records if (cores := _cores(folder, record)) is not None]
+        untuned.append(Untuned(notebook=notebook, reason=f"gpu_memory_gb: {why or 'no common card has that much'}"))
+    cores = [cores for record in records if (cores := _cores(outputs, record)) is not None]
     if len(cores) == len(records):
         cpus = max(1, math.ceil(max(cores) - 0.05))
         yield ("requires", "cpus"), cpus, str(cpus), f"{max(cores):.1f} cores busy"
-    peaks = [record.host.peak_memory_bytes for _, record in records if record.host and record.host.peak_memory_bytes]
+    peaks = [record.host.peak_memory_bytes for record in records if record.host and record.host.peak_memory_bytes]
     if len(peaks) == len(records):
         size = math.ceil(max(peaks) * MEMORY_MARGIN / 1e9)
         yield ("requires", "memory_gb"), size, str(size), f"peak {format_bytes(max(peaks))}"
-    longest = max(record.wall_seconds - (record.held_seconds or 0) for _, record in records)
+    longest = max(record.wall_seconds - (record.held_seconds or 0) for record in records)
     seconds = max(SHORTEST_SECONDS, math.ceil(longest * TIME_MARGIN / 300) * 300)
     yield ("timeout",), seconds, _duration(seconds), f"took {format_seconds(longest)}"
 
 
 def _cores(outputs: Path, record: Metrics) -> float | None:
-    """Return how many cores were busy at most, but for the busiest twentieth of the samples."""
+    """Return the number of busy cores at the `CPU_SHARE` quantile of the samples."""
     percents = []
     with contextlib.suppress(OSError, ValueError, csv.Error):
         text = files.read(outputs / f"{record.notebook}.samples.csv", _LARGEST_BYTES).decode()
-        # Each GPU has a line of the same moment.
+        # Each GPU has a line with the same time.
         moments = {row["time_seconds"]: row["host_cpu_percent"] for row in csv.DictReader(text.splitlines())}
         percents = sorted(size for percent in moments.values() if percent and math.isfinite(size := float(percent)))
     return percents[math.ceil(CPU_SHARE * len(percents)) - 1] / 100 if percents else None

@@ -155,16 +155,16 @@ TABLE = b"gene,score\nA,1.5\nB,2.5\nC,nan\n"
 @pytest.mark.parametrize(
     ("new", "outcome", "detail"),
     [
-        (TABLE, EQUAL, "byte by byte"),
+        (TABLE, EQUAL, "identical bytes"),
         (TABLE.replace(b"\n", b"\r\n"), EQUAL, "4 rows"),
         (TABLE.replace(b"1.5", b"1.5000001"), TOLERATED, "1 of 8 numbers"),
         (TABLE.replace(b"1.5", b"1.6"), DIFFERENT, "1 of 8 cells; first in row 2, column 2 ('score'): '1.5' → '1.6'"),
         (TABLE.replace(b"B,", b"X,"), DIFFERENT, "'B' → 'X'"),
-        (b"gene,score\nB,2.5\nA,1.5\nC,nan\n", TOLERATED, "the same 4 rows in another order"),
-        (TABLE + b"D,1\n", DIFFERENT, "row 5 is new"),
-        (TABLE[:-6], DIFFERENT, "row 4 is gone"),
+        (b"gene,score\nB,2.5\nA,1.5\nC,nan\n", TOLERATED, "the same 4 rows in a different order"),
+        (TABLE + b"D,1\n", DIFFERENT, "row 5 added"),
+        (TABLE[:-6], DIFFERENT, "row 4 removed"),
         (TABLE.replace(b"2.5", b"2.5,1"), DIFFERENT, "row 3 has 2 → 3 cells"),
-        (b"", DIFFERENT, "row 1 is gone"),
+        (b"", DIFFERENT, "row 1 removed"),
     ],
 )
 def test_tables_are_judged_cell_by_cell(tmp_path, new, outcome, detail):
@@ -282,7 +282,7 @@ def test_a_new_cell_does_not_move_the_others(tmp_path):
     notebooks.write(tmp_path / "new.ipynb", "import new", *same)
     [file] = compare(tmp_path / "old.ipynb", tmp_path / "new.ipynb", Tolerance()).files
     different = [str(one) for one in file.verdicts if one.outcome is DIFFERENT]
-    assert different == ["cell 1: different: only in the new one: 'import new'"]
+    assert different == ["cell 1: different: added: 'import new'"]
 
 
 @pytest.mark.parametrize("content", ["", "{}", '{"cells": [{}]}', '{"cells": 1}', "[" * 100_000, '{"cells": [{"cell_type": "code", "source": 1, "outputs": []}]}'])  # fmt: skip

@@ -268,7 +268,7 @@ def test_cells_and_genes_in_another_order_are_matched_by_name(old, tmp_path, suf
     random = np.random.default_rng(3)
     data = made()[random.permutation(CELLS), random.permutation(GENES)].copy()
     found = verdicts(old[suffix], write(data, tmp_path / f"new{suffix}"))
-    assert found["obs names"].detail == f"the same {CELLS} in another order"
+    assert found["obs names"].detail == f"the same {CELLS} in a different order"
     assert {one.outcome for one in found.values()} == {Outcome.EQUAL, Outcome.TOLERATED}
     data.X.data[17] += 5
     found = verdicts(old[suffix], write(data, tmp_path / f"changed{suffix}"))
@@ -386,7 +386,7 @@ def test_groups_that_hold_each_other_come_to_an_end(tmp_path, monkeypatch):
             file["uns/loop"] = file["uns/twin"] = file["uns"]
             file.attrs["note"] = name
     found = verdicts(*paths)
-    assert any("groups may hold each other" in one.detail for one in found.values())
+    assert any("groups may contain each other" in one.detail for one in found.values())
     assert found["X"].outcome is Outcome.EQUAL
 
 

@@ -7,7 +7,7 @@ import math
 
 import pytest
 
-from runner.workflow.growth import growth
+from runner.workflow.forecast import growth
 
 FULL = 1_000_000
 SIZES = [FULL / 16, FULL / 8, FULL / 4]
