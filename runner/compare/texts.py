@@ -80,11 +80,9 @@ def compare_svg(part: str, old: str, new: str, tolerance: Tolerance) -> Verdict:
     if max(len(old), len(new)) > MOST_CHARS * 5:
         return verdict(part, Outcome.EQUAL if old == new else Outcome.DIFFERENT)
     found = compare_texts(part, _without_ids(old), _without_ids(new), tolerance)
-    return (
-        verdict(part, Outcome.TOLERATED, "except for ids and metadata")
-        if found.outcome is Outcome.EQUAL and old != new
-        else found
-    )
+    if found.outcome is Outcome.EQUAL and old != new:
+        return verdict(part, Outcome.TOLERATED, "except for ids and metadata")
+    return found
 
 
 def compare_trees(part: str, old: Any, new: Any, tolerance: Tolerance) -> Verdict:

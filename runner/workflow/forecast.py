@@ -22,6 +22,7 @@ from runner.core import log
 from runner.core.errors import UsageError, did_you_mean
 from runner.core.records import Cell, Metrics, Status
 from runner.core.trials import FARTHEST, FORECAST, CellForecast, Estimate, Forecast, keep
+from runner.core.units import format_count
 from runner.machine.card_size import CARDS_GB, MARGIN_FRACTION
 from runner.run.trial import run_trial, scratch
 
@@ -80,7 +81,7 @@ def forecast(options: Options, *, parameter: str, fractions: Sequence[Fraction])
     sizes = sorted({max(1, round(size * part)) if isinstance(size, int) else float(size * part) for part in fractions})
     if len(sizes) < 3:
         raise UsageError(
-            f"{parameter} = {size:g} at {', '.join(map(str, fractions))} gives {len(sizes)} sizes, 3 are required",
+            f"{parameter} = {size:g} at {', '.join(map(str, fractions))} gives {format_count(len(sizes), 'size')}, 3 are required",
             hint="give more fractions, or a larger full size",
         )
     records = []

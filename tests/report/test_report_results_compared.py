@@ -85,7 +85,7 @@ def test_figures_of_a_comparison_are_bounded(tmp_path):
     assert 0 < len(shown) < 24
     sources = [one.attributes["src"] for one in found.elements if one.tag == "img" and one.attributes["alt"] in shown]
     assert sum(map(len, sources)) <= MOST_FIGURE_BYTES
-    assert "this page has no more room" in found.html
+    assert "this page has no room for them" in found.html
 
 
 def noise(seed: int) -> dict:

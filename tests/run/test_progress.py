@@ -161,7 +161,7 @@ def test_a_notebook_whose_process_leaves_no_record_is_told_with_what_it_said(tmp
     seen = on_terminal("run-all", path, "--output-dir", tmp_path / "out")
 
     assert seen.code == 1, seen.text
-    assert any("it left no record of this run" in line for line in seen.screen)
+    assert any("it wrote no record of this run" in line for line in seen.screen)
     assert any("cell-start nb=n" in line for line in seen.screen)
 
 

@@ -90,7 +90,7 @@ def test_a_failure_for_another_reason_proves_nothing():
     for name, value in values.items():
         object.__setattr__(failed, name, value)
     object.__setattr__(failed, "failure", Failure(message="x", cause=Cause.MISSING_FILE))
-    with pytest.raises(UsageError, match="not for want of GPU memory: no such file"):
+    with pytest.raises(UsageError, match="not for lack of GPU memory: no such file"):
         judged(24, 1, failed)
 
 

@@ -56,7 +56,7 @@ def test_what_cannot_be_forecast_is_said_before_anything_runs(tmp_path):
     for options, said in (
         (["--rows", "row"], "Did you mean 'rows'?"),
         (["--rows", "name"], "not a number above 0"),
-        (["--rows", "rows"], "makes 1 sizes, 3 are needed"),
+        (["--rows", "rows"], "gives 1 size, 3 are required"),
         (["--rows", "rows", "--at", "1/2,1/4"], "at least three different fractions"),
         (["--rows", "rows", "--at", "2,1/2,1/4"], "at least three different fractions"),
         (["--rows", "rows", "-p", "rows", 400, "--at", "1/100,1/4,1"], "ended failed with rows = 4"),
