@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The report over all notebooks of a plan: what people open after a run."""
+"""The report on all notebooks of a run."""
 
 from runner.report.builder import ReportResult, build
 from runner.report.summary import summary_schema

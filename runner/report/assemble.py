@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a report says, decided from what the folder and the plan hold.
+"""Status of each notebook and verdict of a run, from the contents of the output folder and the plan.
 
-Pure: `Found` (what was read) and a plan go in, `Report` comes out: what became of each notebook,
-also of one that left no record, and whether the run counts as a success.
+Pure: from `Found` and a plan to a `Report`, which also covers notebooks without a record.
 """
 
 from __future__ import annotations
@@ -24,12 +23,12 @@ if TYPE_CHECKING:
 
 Verdict = Literal["succeeded", "failed"]
 _HISTORY = 20
-"""Runs that the history of a notebook shows."""
+"""Runs shown in the history of a notebook."""
 _OF_ITS_OWN = {
     *(Status.SUCCEEDED, Status.FAILED, Status.KERNEL_DIED, Status.TIMED_OUT),
     *(Status.INCOMPLETE, Status.UNEXPECTED_RESULTS),
 }
-"""How a notebook ends by what it does; a refusal or a signal says nothing about it."""
+"""Statuses that depend on the notebook itself, unlike a refusal or a signal."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,31 +45,31 @@ class Entry:
     optional: bool = False
     needs: tuple[str, ...] = ()
     metrics: Metrics | None = None
-    """The record of this run; None when there is none."""
+    """The record of this run, if there is one."""
     flight: Flight | None = None
     attempts: tuple[Metrics, ...] = ()
     """Earlier runs, oldest first."""
     files: Mapping[str, str] = field(default_factory=dict)
     fit: Fit | None = None
-    """Which cards were proved for a run like this one."""
+    """Cards proved by `runner fit` for the same source and parameters."""
     forecast: Forecast | None = None
 
     @property
     def history(self) -> tuple[Metrics, ...]:
-        """The last runs of the notebook, newest first; empty where there is no earlier one."""
+        """The last runs of the notebook, newest first; empty if there is no earlier one."""
         runs = (*self.attempts, *((self.metrics,) if self.metrics else ()))
         return runs[: -_HISTORY - 1 : -1] if self.attempts else ()
 
     @property
     def flaky(self) -> bool:
-        """Whether the same source, parameters and software succeeded once and failed by itself another time."""
+        """Whether the same source, parameters and software have both succeeded and failed."""
         ends = {(_work(m), m.status is Status.SUCCEEDED) for m in self.history if m.status in _OF_ITS_OWN}
         return len(ends) > len({work for work, _ in ends})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LeftOut:
-    """A notebook that was not chosen: it is listed and has no part in the verdict."""
+    """A notebook that was not selected: it is listed, but not part of the verdict."""
 
     name: str
     reason: str
@@ -78,17 +77,17 @@ class LeftOut:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """The whole report, before anything is drawn."""
+    """The contents of a report."""
 
     run_id: str | None
-    """None when the folder holds notebooks that were run one by one."""
+    """None if the notebooks in the folder were run individually."""
     verdict: Verdict
     entries: tuple[Entry, ...]
     others: tuple[Metrics, ...] = ()
-    """Records of other runs, which say nothing about this one."""
+    """Records of other runs in the same folder."""
     left_out: tuple[LeftOut, ...] = ()
     tasks: Mapping[str, str] = field(default_factory=dict)
-    """How the tasks before the notebooks ended, where the caller knows."""
+    """Status of the tasks before the notebooks, if known to the caller."""
     counts: Mapping[str, int] = field(default_factory=dict)
     plan_name: str | None = None
     plan_source: str | None = None
@@ -99,17 +98,17 @@ class Report:
 
     @property
     def ran(self) -> bool:
-        """Whether any notebook has run, as far as the folder tells."""
+        """Whether there is any trace of a run."""
         return any(entry.status is not Status.NOT_RUN or entry.flight or entry.files for entry in self.entries)
 
     @property
     def stopped(self) -> str:
-        """Which tasks before the notebooks kept them from running; empty where none is known."""
+        """Description of the tasks that prevented the notebooks from running; empty if none."""
         return missing.stopped(self.tasks)
 
     @property
     def first_failure(self) -> Entry | None:
-        """The notebook that went wrong first in time, one without a record last; None where nothing has run."""
+        """The notebook that failed first, those without a record last; None if nothing has run."""
         if not self.ran:
             return None
         bad = [entry for entry in self.entries if not entry.ok and entry.status is not Status.RUNNING]
@@ -120,7 +119,7 @@ class Report:
 
 
 def _work(m: Metrics) -> tuple[object, ...]:
-    """Return what decides how a run ends, as far as a failure records it too."""
+    """Return the inputs of a run that are recorded for failures as well."""
     environment = m.environment
     parameters = repr(sorted(environment.parameters.items()))
     return m.source.sha256, environment.image, environment.python, parameters, tuple(sorted(m.versions.items()))
@@ -136,7 +135,7 @@ def assemble(
     tasks: Mapping[str, str] | None = None,
     generated_at: str = "",
 ) -> Report:
-    """Return the report on one run: the whole plan, and what the folder holds beyond it."""
+    """Return the report on one run: all notebooks of the plan, and others found in the folder."""
     run_id = run_id or found.choose_run(planned=plan is not None)
     tasks = tasks or {}
     listed = _listed(found, plan, only, run_id)
@@ -165,7 +164,7 @@ def assemble(
 
 
 def _listed(found: Found, plan: Plan | None, only: Sequence[str], run_id: str | None) -> list[str]:
-    """Return the notebooks in the plan's order, then what else the run left, by its start."""
+    """Return the notebooks in the plan's order, then others of the run by start time."""
     planned = [notebook.name for notebook in plan.notebooks] if plan else []
 
     def start(name: str) -> tuple[str, str]:
@@ -176,7 +175,7 @@ def _listed(found: Found, plan: Plan | None, only: Sequence[str], run_id: str | 
 
 
 def _others(found: Found, records: Sequence[Metrics], only: Sequence[str]) -> tuple[Metrics, ...]:
-    """Return the records that are not of this run."""
+    """Return the records of other runs."""
     ours = set(map(id, records))
     candidates = (m for m in found.metrics.values() if m.notebook not in found.set_aside)
     return tuple(m for m in candidates if id(m) not in ours and (not only or m.notebook in only))
@@ -196,7 +195,7 @@ def _entry(
     status, reason = _end(metrics, flight) or (Status.NOT_RUN, missing.not_run(name, found, run_id, tasks))
     optional = bool((notebook and notebook.optional) or (metrics and metrics.optional))
     if name in found.set_aside:
-        reason = f"{reason} (no more is shown, as its record makes the report fail: {found.set_aside[name]})"
+        reason = f"{reason} (details omitted, as its record makes the report fail: {found.set_aside[name]})"
         metrics, flight, attempts = None, None, ()
     return Entry(
         name=name,
@@ -217,7 +216,7 @@ def _entry(
 
 
 def _end(metrics: Metrics | None, flight: Flight | None) -> tuple[Status, str] | None:
-    """Return how a run ended and why, as far as it left anything."""
+    """Return status and reason from a record or a claim; None if there is neither."""
     if metrics:
         reason = missing.ended(metrics)
         return metrics.status, missing.held(metrics.notebook, flight, reason) if flight else reason
@@ -227,9 +226,9 @@ def _end(metrics: Metrics | None, flight: Flight | None) -> tuple[Status, str] |
 
 
 def is_ok(status: Status, *, optional: bool) -> bool:
-    """Return True if a notebook lets the run count as a success.
+    """Return True if a run with this notebook can count as a success.
 
-    Skipping is right for an optional notebook only: one that was skipped because a notebook it
-    needs failed, or because the run stopped, is missing from the results.
+    Only optional notebooks may be skipped: the results of one skipped because of a failed need, or because the run
+    stopped, are missing.
     """
     return status is Status.SUCCEEDED or (status is Status.SKIPPED and optional)

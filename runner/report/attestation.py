@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether an output folder is what an attestation says, as Tekton Chains makes it from the results of our tasks.
+"""Comparison of an output folder with an attestation, as Tekton Chains creates it from the results of the tasks.
 
-An attestation is an in-toto statement, bare or in a DSSE envelope, whose subjects are names with digests. Who signed
-it is for `cosign` to say; here its digests are compared with the files.
+An attestation is an in-toto statement, plain or in a DSSE envelope, whose subjects are names with digests. Here the
+digests are compared with the files; `cosign` verifies the signature.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ _LARGEST_BYTES = 1 << 24
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attested:
-    """What a comparison with an attestation found."""
+    """The result of a comparison with an attestation."""
 
     files: int
-    """Files that it names."""
+    """Number of files in the attestation."""
     differences: tuple[Note, ...]
 
 
@@ -42,7 +42,7 @@ def compare_attested(folder: Path, attestation: Path) -> Attested:
     Raises
     ------
     UsageError
-        The file is not an attestation, or is of something else than our files.
+        The file is not an attestation of an output folder.
     """
     root = folder.absolute()
     found: dict[str, str] = {}
@@ -52,14 +52,14 @@ def compare_attested(folder: Path, attestation: Path) -> Attested:
             found[unquote(name.removeprefix(ARTIFACT))] = str(digest.get("sha256"))
     if not found:
         raise UsageError(
-            f"{attestation} names no file of an output folder",
-            hint="take the attestation of a TaskRun of gpu-notebook-executor-task or analysis-report-task",
+            f"{attestation} lists no file of an output folder",
+            hint="use the attestation of a TaskRun of gpu-notebook-executor-task or analysis-report-task",
         )
     differences = []
     for name, expected in found.items():
         path = Path(os.path.normpath(root / name))
         if not path.is_relative_to(root):
-            differences.append(Note(attestation.name, f"it names {name!r}, which is outside the folder"))
+            differences.append(Note(attestation.name, f"it lists {name!r}, which is outside the folder"))
         elif (now := sha256(path)) != expected:
             has = f"its SHA-256 is {now}" if now else "it is missing or cannot be read"
             earlier = _earlier(root, name, expected)
@@ -69,14 +69,14 @@ def compare_attested(folder: Path, attestation: Path) -> Attested:
 
 
 def _earlier(root: Path, file: str, digest: str) -> Path | None:
-    """Return the file of an earlier run that has this digest."""
+    """Return the file of an earlier run with this digest."""
     ending = next((one for one in (METRICS, EXECUTED) if file.endswith(one)), "")
     aside = (folder / file for folder in folders(root, file.removesuffix(ending))) if ending else ()
     return next((path for path in aside if sha256(path) == digest), None)
 
 
 def _subjects(path: Path) -> list[dict[str, Any]]:
-    """Return the subjects of a statement: of the file itself, or of the envelope that it is or holds in base64."""
+    """Return the subjects of a statement, which may be in an envelope and in base64."""
     try:
         document = _json(files.read(path, _LARGEST_BYTES))
         if "payload" in document:
@@ -89,12 +89,12 @@ def _subjects(path: Path) -> list[dict[str, Any]]:
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UsageError(
             f"{path} is not an in-toto statement: {error}",
-            hint="take the annotation chains.tekton.dev/signature-taskrun-UID of the TaskRun, or what Chains stored",
+            hint="use the annotation chains.tekton.dev/signature-taskrun-UID of the TaskRun, or the file Chains stored",
         ) from error
 
 
 def _json(data: bytes | str) -> dict[str, Any]:
-    """Return JSON, which may be in base64 as Chains keeps it in annotations."""
+    """Parse JSON, which may be in base64 as in the annotations of Chains."""
     text = (data.encode() if isinstance(data, str) else data).strip()
     found = json.loads(text if text.startswith(b"{") else base64.b64decode(text, validate=True))
     if not isinstance(found, dict):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compares a run with earlier ones: what got slower or bigger, and how it went over time.
+"""Comparison of a run with earlier ones: regressions, improvements and trends.
 
 Only successes are compared: a notebook that fails after a minute is not a fast one.
 """
@@ -25,18 +25,18 @@ FIGURES: Mapping[str, tuple[str, float]] = {
     "gpu_energy_joules": ("GPU energy", 100.0),
     "output_bytes": ("output size", 1e6),
 }
-"""Figure to its name on the page, and the change below which it is noise whatever its share."""
+"""Label of each figure, and the absolute change below which it is noise."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
-    """One figure of one notebook over the baselines, oldest first, and now."""
+    """One figure of one notebook in the baselines and in this run."""
 
     notebook: str
     figure: str
     label: str
     values: tuple[float | None, ...]
-    """One a baseline and the present one last; None where it did not succeed or was not measured."""
+    """Oldest baseline first, this run last; None if it did not succeed or was not measured."""
     before: float
     now: float
     worse: bool
@@ -44,13 +44,13 @@ class Change:
 
     @property
     def change_percent(self) -> float | None:
-        """Change against the newest baseline that has the figure."""
+        """Change from the newest baseline with the figure."""
         return 100 * (self.now / self.before - 1) if self.before else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """What a run is, seen from earlier runs."""
+    """The comparison of a run with earlier ones."""
 
     baselines: tuple[str, ...]
     """Names of the runs compared with, oldest first."""
@@ -61,7 +61,7 @@ class Comparison:
 
     @property
     def regressions(self) -> tuple[Regression, ...]:
-        """What got worse, in a form for machines."""
+        """The regressions for `summary.json`."""
         failing = [
             Regression(notebook=name, figure="status", before=1.0, now=0.0, ratio=0.0) for name in self.newly_failing
         ]
@@ -80,17 +80,17 @@ class Comparison:
 
 
 def read_baseline(path: Path) -> Summary:
-    """Return the summary of an earlier run: a `summary.json`, or a folder that holds one.
+    """Return the summary of an earlier run: a `summary.json`, or a folder with one.
 
     Raises
     ------
     ValueError
-        There is none, or it cannot be read.
+        It does not exist or cannot be read.
     """
     places = [path / "reports" / "summary.json", path / "summary.json"] if path.is_dir() else [path]
     place = next((place for place in places if place.is_file()), None)
     if place is None:
-        raise ValueError(f"baseline {path} holds no summary.json; give an output folder that has a report, or the file")
+        raise ValueError(f"baseline {path} has no summary.json; give an output folder with a report, or the file")
     try:
         summary = read_summary(place.read_bytes())
         check_figures(summary)
@@ -100,14 +100,14 @@ def read_baseline(path: Path) -> Summary:
 
 
 def compare(now: Summary, baselines: Sequence[Summary], *, threshold: float) -> Comparison:
-    """Return how a run differs from earlier ones.
+    """Compare a run with earlier ones.
 
     Parameters
     ----------
     baselines
         Oldest first.
     threshold
-        The share by which a figure must grow to count as worse: 0.2 for a fifth.
+        Relative increase of a figure that counts as a regression, such as 0.2.
     """
     before = [{nb.name: nb for nb in summary.notebooks} for summary in baselines]
     changes = [change for nb in now.notebooks for change in _changes(nb, before, threshold)]

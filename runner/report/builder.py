@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Makes the report of an output folder, from reading it to the last file beside the page."""
+"""Builds the report of an output folder."""
 
 from __future__ import annotations
 
@@ -27,7 +27,6 @@ from runner.report.facts import gather
 from runner.report.folder import Watch, read_folder
 from runner.report.gallery import gallery
 from runner.report.html import drawings, render
-from runner.report.html.index_page import forward_page
 from runner.report.results import compare_results, results
 from runner.report.summary import Regression, Summary, summarize
 from runner.report.validation import fault
@@ -40,12 +39,12 @@ if TYPE_CHECKING:
 
 
 _LISTED = 10
-"""Names that a message lists."""
+"""Names listed in a message."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReportResult:
-    """What was written, and what it says."""
+    """Files and verdict of a report."""
 
     html_path: Path
     summary_path: Path
@@ -54,25 +53,25 @@ class ReportResult:
     regressions: tuple[Regression, ...] = ()
     problems: tuple[str, ...] = ()
     failed: tuple[str, ...] = ()
-    """Each notebook that keeps the verdict from being a success, with its status and reason."""
+    """Each notebook that prevents a success, with its status and reason."""
     explained: tuple[str, ...] = ()
-    """The same in lines for a terminal: where each failed, with what error, and what to do."""
+    """Lines on these for a terminal: failed cell, error and hint."""
     compared: bool = False
     """Whether a baseline could be read."""
     sources: tuple[Source, ...] = ()
-    """Of the notebooks that have a record."""
+    """Sources of the notebooks with a record."""
 
     def ok(self, *, fail_on_failure: bool = False, fail_on_regression: bool = False) -> bool:
-        """Return True if the command should end with 0."""
+        """Return True if the command should exit with 0."""
         return not self.objections(fail_on_failure=fail_on_failure, fail_on_regression=fail_on_regression)
 
     def objections(self, *, fail_on_failure: bool = False, fail_on_regression: bool = False) -> tuple[str, ...]:
-        """Return why the command should not end with 0, most important first."""
+        """Return the reasons for a nonzero exit code, most important first."""
         found: list[str] = []
         if fail_on_failure and self.verdict == "failed":
-            found += self.failed or ["there is no notebook to report on"]
+            found += self.failed or ["there are no notebooks to report on"]
         if fail_on_regression and not self.compared:
-            found.append("no regression can be ruled out: no --baseline was given that can be read")
+            found.append("regressions cannot be ruled out: no readable --baseline was given")
         if fail_on_regression:
             found += [f"regression: {regression}" for regression in self.regressions]
         return tuple(found)
@@ -95,60 +94,59 @@ def build(
     watch: Watch | None = None,
     redactor: Redactor | None = None,
 ) -> ReportResult:
-    """Write `reports/` in an output folder and return what it says.
+    """Write `reports/` in an output folder.
 
     Parameters
     ----------
     output_dir
         The folder of the runs.
     plan
-        Whose notebooks are listed, also those that never ran.
+        Plan whose notebooks are listed even if they did not run.
     plan_source
-        Where the plan came from, for the page.
+        Location of the plan, for the page.
     only
-        Names to which the report is limited; the others are listed apart and have no part in the verdict.
+        Names to which the report is limited; others are listed separately and not part of the verdict.
     run_id
-        The run it is about; without it the newest one.
+        The run to report on; default is the newest one.
     wait_for_running_seconds
-        How long to wait for runs in flight.
+        How long to wait for active runs.
     baselines
         Output folders or summaries of earlier runs, oldest first.
     regression_threshold
-        The share by which a figure must grow to count as a regression.
+        Relative increase of a figure that counts as a regression.
     pushgateway
-        Where to push the figures.
+        URL to push the figures to.
     tasks
-        How the tasks before the notebooks ended. A caller who tells this gets a report in any case.
+        Status of the tasks before the notebooks. With it a report is written in any case.
     problems
-        What the caller found wrong, to be listed.
+        Problems of the caller to list.
     environ
-        Where `GITHUB_STEP_SUMMARY` may stand.
+        Environment with `GITHUB_STEP_SUMMARY`.
     watch
-        Tells live runs from dead ones; `runner.outputs.claim.alive` when not given.
+        Returns which claims belong to live runs; default is `runner.outputs.claim.alive`.
     redactor
-        Keeps secrets out of the plan as it is written.
+        Redacts secrets in the plan as it is written.
 
     Raises
     ------
     UsageError
-        A name of ``only`` is unknown; or, without plan and tasks, there is no such folder, run or record.
+        A name of ``only`` is unknown; or, without plan and tasks, folder, run or records do not exist.
     RecordError
         The report cannot be written.
     """
     for name in only:
         if plan:
             plan.notebook(name)
-    if plan or tasks:  # what should have run is listed even where nothing did
+    if plan or tasks:  # notebooks are listed even if nothing has run
         make_folder(output_dir)
     elif not output_dir.is_dir():
-        raise UsageError(
-            f"there is no folder {output_dir}", hint=f"{did_you_mean_path(output_dir)}give the --output-dir of the runs"
-        )
+        hint = f"{did_you_mean_path(output_dir)}give the --output-dir of the runs"
+        raise UsageError(f"the folder {output_dir} does not exist", hint=hint)
     found = read_folder(
         output_dir, watch=watch or alive, wait_seconds=wait_for_running_seconds, run_id=run_id, only=only
     )
     if not plan and not tasks:
-        _check_there_is_something(found, output_dir, run_id, only)
+        _check_not_empty(found, output_dir, run_id, only)
     found = dataclasses.replace(found, problems=(*problems, *_unknown_run(found, run_id), *found.problems))
     now = datetime.now(UTC)
     wanted = _Wanted(
@@ -165,10 +163,10 @@ def build(
     )
     try:
         made = _make(found, wanted)
-    except Exception as error:  # noqa: BLE001  (no record may cost the report of the others)
+    except Exception as error:  # noqa: BLE001  (one bad record must not prevent the report on the others)
         found = _without_culprits(found, wanted, error)
         made = _make(found, wanted)
-    # Once, and only when there is a report: the attempt above may have failed, and begun again without some records.
+    # Only once there is a report, as the attempt above may have been repeated without some records.
     if pushgateway and (problem := openmetrics.push(pushgateway, made.summary)):
         made = _make(dataclasses.replace(found, problems=(*found.problems, problem)), wanted)
     report, summary = made.report, made.summary
@@ -180,8 +178,8 @@ def build(
         *write_exports(output_dir, report, made.texts, plan=plan, html=html, environ=environ or {}),
     ]
     written = [html, *made.texts, CRATE_FILE]
-    if "index" not in map(folded, found.names):  # it would be the page of that notebook
-        write(output_dir / INDEX_FILE, forward_page(html))
+    if "index" not in map(folded, found.names):  # a notebook of that name has the same page
+        write(output_dir / INDEX_FILE, render.forward_page(html))
         written.append(INDEX_FILE)
     sums.write_report(output_dir, written)
     for problem in reported:
@@ -206,20 +204,20 @@ def _explained(entry: Entry) -> list[str]:
     return [f"{entry.name}: {entry.status.value}", *(f"  {line}" for line in lines)]
 
 
-def _check_there_is_something(found: Found, folder: Path, run_id: str | None, only: Sequence[str]) -> None:
+def _check_not_empty(found: Found, folder: Path, run_id: str | None, only: Sequence[str]) -> None:
     known, names = found.runs, found.names
     if not names:
         raise UsageError(
-            f"{folder} holds no record of a run",
-            hint="give the --output-dir of the runs; with --plan the report lists what should have run",
+            f"{folder} contains no records",
+            hint="give the --output-dir of the runs; with --plan the report lists notebooks that should have run",
         )
     if run_id is not None and run_id not in known:
         hint = f"{did_you_mean(run_id, known)}known runs, newest first: {_listed(known)}"
-        raise UsageError(f"{folder} holds no record of run {run_id!r}", hint=hint)
+        raise UsageError(f"{folder} contains no record of run {run_id!r}", hint=hint)
     for name in only:
         if name not in names:
             hint = f"{did_you_mean(name, names)}it has {_listed(names)}"
-            raise UsageError(f"{folder} holds no record of {name!r}", hint=hint)
+            raise UsageError(f"{folder} contains no record of {name!r}", hint=hint)
 
 
 def _unknown_run(found: Found, run_id: str | None) -> tuple[str, ...]:
@@ -236,7 +234,7 @@ def _listed(names: Sequence[str]) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Wanted:
-    """What was asked for; see `build`."""
+    """Arguments of `build`."""
 
     folder: Path
     plan: Plan | None
@@ -252,7 +250,7 @@ class _Wanted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Made:
-    """A report that only needs to be written."""
+    """A report that is not yet written."""
 
     report: Report
     summary: Summary
@@ -262,7 +260,7 @@ class _Made:
 
 
 def _make(found: Found, wanted: _Wanted) -> _Made:
-    """Return the whole report on what was found; nothing of it is written yet."""
+    """Return the report without writing it."""
     report = assemble(
         found,
         plan=wanted.plan,
@@ -296,9 +294,9 @@ def _make(found: Found, wanted: _Wanted) -> _Made:
 
 
 def _without_culprits(found: Found, wanted: _Wanted, error: Exception) -> Found:
-    """Set aside each record that no report can be made of, also alone; all of them when none stands out.
+    """Set aside the records that make even a report on them alone fail; all of them if there is no such one.
 
-    They keep their line and their status: a fault of ours is not one of the notebook's.
+    They are still listed with their status, which an internal error must not change.
     """
     names = [name for name in {**found.metrics, **found.flights} if not wanted.only or name in wanted.only]
     faults = {}
@@ -308,12 +306,12 @@ def _without_culprits(found: Found, wanted: _Wanted, error: Exception) -> Found:
         except Exception as one:  # noqa: BLE001
             faults[name] = f"{type(one).__name__}: {fault(one)}"
     faults = faults or dict.fromkeys(names, f"{type(error).__name__}: {fault(error)}")
-    notes = [f"{name} makes the report fail and is left out but for its status: {why}" for name, why in faults.items()]
+    notes = [f"{name} makes the report fail, so only its status is shown: {why}" for name, why in faults.items()]
     return dataclasses.replace(found, set_aside=faults, problems=(*found.problems, *notes))
 
 
 def _compare(summary: Summary, baselines: Sequence[Path], threshold: float, problems: list[str]) -> Comparison | None:
-    """Return the comparison with all baselines that can be read; the others become problems."""
+    """Return the comparison with all readable baselines; unreadable ones become problems."""
     earlier = []
     for path in baselines:
         try:
@@ -324,7 +322,7 @@ def _compare(summary: Summary, baselines: Sequence[Path], threshold: float, prob
 
 
 def _free_name(reports: Path, now: datetime) -> Path:
-    """Return a name that no report has yet; two in one second are told apart by the next second."""
+    """Return an unused file name; a second report within one second gets the next second."""
     while True:
         path = reports / f"complete_analysis_report_{now:%Y%m%d_%H%M%S}.html"
         if not path.exists():

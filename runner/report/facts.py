@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The facts of a run: machines, GPUs, software and totals, each said once."""
+"""Machines, GPUs, software and totals of a run, without repetitions."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Machine:
-    """One machine or container that notebooks ran on."""
+    """A machine or container that notebooks ran on."""
 
     hostname: str
     cpus: float | None
@@ -27,7 +27,7 @@ class Machine:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Device:
-    """GPUs of one kind that notebooks were given."""
+    """GPUs of the same kind used by notebooks."""
 
     name: str
     total_bytes: int | None
@@ -35,32 +35,32 @@ class Device:
     cuda_version: str | None
     mig: bool
     members: tuple[tuple[str, int | None], ...]
-    """UUID and index of each."""
+    """UUID and index of each GPU."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
-    """What a reader asks first, after the verdict."""
+    """The machine and software section of the report."""
 
     machines: tuple[Machine, ...]
     devices: tuple[Device, ...]
     unmeasured_gpus: bool
-    """A kernel without a chosen GPU saw all that were visible."""
+    """Whether a kernel could use GPUs that were not measured."""
     images: tuple[str, ...]
     commits: tuple[str, ...]
-    """Commits that hold the notebooks as they were run, and for the others why none does."""
+    """Commits that contain the notebooks as they were run, and the reasons for notebooks without one."""
     pythons: tuple[str, ...]
     platforms: tuple[str, ...]
     versions: tuple[tuple[str, tuple[str, ...]], ...]
-    """Package and its versions; more than one when notebooks differ."""
+    """Package and its versions; more than one if notebooks differ."""
     sampling: str | None
     success_rate_percent: float | None
     busy_percent: float | None
-    """GPU-seconds busy of GPU-seconds held."""
+    """Busy GPU time as a percentage of the GPU time held."""
 
 
 def gather(report: Report, summary: Summary) -> Facts:
-    """Return the facts over all notebooks that left a record."""
+    """Return the facts from all records."""
     records = [entry.metrics for entry in report.entries if entry.metrics]
     held, busy = summary.gpu_held_seconds, summary.gpu_busy_seconds
     succeeded = report.counts.get("succeeded", 0)
@@ -84,7 +84,7 @@ def _distinct(values: Iterable[str | None]) -> tuple[str, ...]:
 
 
 def _commits(records: Iterable[Metrics]) -> tuple[str, ...]:
-    """Return each commit once, then each notebook without one with the reason."""
+    """Return the distinct commits, then the notebooks without one with their reasons."""
     records = list(records)
     none = [(m.notebook, m.source.unavailable["commit"]) for m in records if "commit" in m.source.unavailable]
     return (*_distinct(m.source.commit for m in records), *(f"none for {name}: {reason}" for name, reason in none))
@@ -101,7 +101,7 @@ def _machine(m: Metrics) -> Machine:
 
 
 def _devices(records: Iterable[Metrics]) -> tuple[Device, ...]:
-    """Return the GPUs by kind; one that several notebooks were given counts once."""
+    """Return the distinct GPUs by kind."""
     last: dict[str, tuple[GpuUse, Device]] = {}
     for m in records:
         for gpu in m.gpus:

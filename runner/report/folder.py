@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads an output folder: records, earlier attempts, runs in flight.
+"""Reads an output folder: records, earlier attempts, active runs.
 
-The edge of the report. A file that cannot be read becomes a problem that names it; nothing that
-lies in the folder can make the report fail.
+An unreadable file is reported as a problem; no content of the folder can make the report fail.
 """
 
 from __future__ import annotations
@@ -27,30 +26,30 @@ from runner.report.found import Attempt, Flight, Found, LastSample
 from runner.report.validation import LARGEST, check_figures, fault
 
 Watch = Callable[[Sequence[Path], float], Mapping[Path, bool]]
-"""Looks at `NAME.running` files for some seconds and tells which of their writers live."""
+"""Watches `NAME.running` files for some seconds and returns which belong to live runs."""
 
 METRICS = ".metrics.json"
 RUNNING = ".running"
 WATCH_SECONDS = 10.0
-"""A heartbeat that does not change for so long is dead."""
+"""A run without a heartbeat for this long is dead."""
 _TAIL_BYTES = 1 << 16
 
 
 def read_folder(
     folder: Path, *, watch: Watch, wait_seconds: float = 0.0, run_id: str | None = None, only: Sequence[str] = ()
 ) -> Found:
-    """Return what the folder holds, after waiting for runs that are still alive.
+    """Return the contents of the folder, after waiting for active runs.
 
     Parameters
     ----------
     folder
         The output folder of the runs.
     watch
-        Tells live from dead runs.
+        Returns which claims belong to live runs.
     wait_seconds
         How long to wait for live runs to write their record.
     run_id, only
-        Whose runs in flight are watched and waited for; without them, all.
+        Run and notebooks to wait for; default is all.
     """
 
     def matters(flight: Flight | None) -> bool:
@@ -58,8 +57,8 @@ def read_folder(
 
     alive = _wait(folder, watch, wait_seconds, matters)
     problems: list[str] = []
-    # Before the records: a run that ends meanwhile is then seen with its final one, and not as gone.
-    under_way = [_read_flight(path, problems) for path in sorted(folder.glob(f"*{RUNNING}"))]
+    # Before the records, so that a run that ends meanwhile appears with its final record and not as lost.
+    active = [_read_flight(path, problems) for path in sorted(folder.glob(f"*{RUNNING}"))]
     metrics: dict[str, Metrics] = {}
     broken: dict[str, str] = {}
     for path in sorted(folder.glob(f"*{METRICS}")):
@@ -70,11 +69,11 @@ def read_folder(
             broken[path.name.removesuffix(METRICS)] = record
     limits = {m.host.hostname: m.host.memory_limit_bytes for m in metrics.values() if m.host}
     flights = {}
-    for flight in under_way:
+    for flight in active:
         if flight:
             kept = saved_notebook.read(folder / f"{flight.notebook}.executed.ipynb")
             if kept and kept.run_id != flight.run_id:
-                kept = None  # of the run before, which this one had not yet moved to attempts/
+                kept = None  # of an earlier run, not yet moved to attempts/
             flights[flight.notebook] = dataclasses.replace(
                 flight,
                 alive=alive.get(flight.notebook, False),
@@ -101,14 +100,14 @@ def read_folder(
 
 
 def _explained(record: Metrics, flight: Flight | None) -> Metrics:
-    """Add to a record that is lost what the last sample makes likely."""
+    """Add the probable cause, from the last sample, to a lost record."""
     if not record.provisional or record.status is not Status.LOST or flight is None:
         return record
     return dataclasses.replace(record, reason=f"{record.reason}; {missing.guess(flight)}")
 
 
 def _wait(folder: Path, watch: Watch, seconds: float, matters: Callable[[Flight | None], bool]) -> dict[str, bool]:
-    """Watch the runs in flight until none is alive or the time is over; say which live on."""
+    """Wait until no run is active or the time is over, and return which runs are alive."""
     deadline = time.monotonic() + seconds
     while True:
         paths = [path for path in sorted(folder.glob(f"*{RUNNING}")) if matters(_read_flight(path, []))]
@@ -121,7 +120,7 @@ def _wait(folder: Path, watch: Watch, seconds: float, matters: Callable[[Flight 
 
 
 def _read_record(path: Path, problems: list[str]) -> Metrics | str:
-    """Return the record, or why it cannot be read; both that and oddities become problems."""
+    """Return the record, or the reason why it cannot be read, which also becomes a problem."""
     name = path.name.removesuffix(METRICS)
     try:
         record = read_metrics(files.read(path))
@@ -133,11 +132,11 @@ def _read_record(path: Path, problems: list[str]) -> Metrics | str:
         return why
     if record.schema_version > SCHEMA_VERSION:
         problems.append(
-            f"{path.name} is of schema version {record.schema_version}, this report reads {SCHEMA_VERSION}: "
-            "fields it does not know are left out"
+            f"{path.name} has schema version {record.schema_version}, this version of runner reads {SCHEMA_VERSION}: "
+            "unknown fields are ignored"
         )
     if record.notebook != name:
-        problems.append(f"{path.name} says it is of {record.notebook!r}; it is listed under its file's name")
+        problems.append(f"{path.name} is a record of {record.notebook!r}; it is listed under its file name")
         record = dataclasses.replace(record, notebook=name)
     return record
 
@@ -175,7 +174,7 @@ def _text(value: Any) -> str | None:
 
 
 def last_sample(path: Path) -> LastSample | None:
-    """Return the last whole line of a samples file; all its GPUs at that time are added up."""
+    """Return the last complete sample of a file, summed over its GPUs."""
     try:
         with path.open("rb") as stream:
             header = stream.readline().decode().strip().split(",")
@@ -184,7 +183,7 @@ def last_sample(path: Path) -> LastSample | None:
             lines = stream.read().decode(errors="replace").split("\n")
     except (OSError, UnicodeDecodeError):
         return None
-    rows = [line.split(",") for line in lines[:-1]]  # what follows the last newline is half a line
+    rows = [line.split(",") for line in lines[:-1]]  # the last line may be incomplete
     table = [dict(zip(header, row, strict=True)) for row in rows if len(row) == len(header) and row != header]
     try:
         last = [row for row in table if row["time_seconds"] == table[-1]["time_seconds"]]
@@ -201,7 +200,7 @@ def last_sample(path: Path) -> LastSample | None:
 
 
 def _names_of_attempts(folder: Path) -> list[str]:
-    """Return the notebooks that have earlier runs."""
+    """Return the notebooks with earlier runs."""
     try:
         return sorted(path.name for path in (folder / "attempts").iterdir() if path.is_dir())
     except OSError:
@@ -209,7 +208,7 @@ def _names_of_attempts(folder: Path) -> list[str]:
 
 
 def _attempts(folder: Path, name: str) -> tuple[Attempt, ...]:
-    """Return the earlier runs of a notebook, oldest first; unreadable ones are left out."""
+    """Return the earlier runs of a notebook, oldest first; unreadable ones are omitted."""
     found = []
     for path in attempts.folders(folder, name):
         record = _read_record(path / f"{name}{METRICS}", [])
@@ -221,7 +220,7 @@ def _attempts(folder: Path, name: str) -> tuple[Attempt, ...]:
 
 
 def _files(folder: Path, name: str) -> dict[str, str]:
-    """Return the files of a notebook that are really there, relative to the folder."""
+    """Return the existing files of a notebook by kind, relative to the folder."""
     endings = {
         "notebook": ".executed.ipynb",
         "html": ".html",

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an output folder holds that a report speaks of, and which run it is of."""
+"""Contents of an output folder, and their selection by run."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LastSample:
-    """The last line of the samples of a run that left no record."""
+    """The last sample of a run without a record."""
 
     time_seconds: float
     host_memory_bytes: int | None = None
@@ -26,7 +26,7 @@ class LastSample:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Flight:
-    """A run that had not ended when it was last heard of (`NAME.running`)."""
+    """A run that has not released its claim (`NAME.running`)."""
 
     notebook: str
     run_id: str
@@ -39,15 +39,15 @@ class Flight:
     last_save_at: str | None = None
     plan: str | None = None
     held_until: str | None = None
-    """Set while the run waits for a repair of its notebook."""
+    """Set while the failed notebook waits for its repair."""
     alive: bool = True
     cells_saved: int | None = None
-    """Code cells with an execution count in the last saved notebook."""
+    """Completed code cells in the last saved notebook."""
     cells: tuple[Cell, ...] = ()
-    """What the last saved notebook tells of its cells."""
+    """Started code cells in the last saved notebook."""
     last_sample: LastSample | None = None
     memory_limit_bytes: int | None = None
-    """Memory limit of the machine of this name, where another record of it tells."""
+    """Memory limit of the machine, from another record with the same host name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,31 +60,31 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
-    """Everything an output folder holds that a report speaks of."""
+    """Contents of an output folder."""
 
     metrics: Mapping[str, Metrics] = field(default_factory=dict)
     attempts: Mapping[str, tuple[Attempt, ...]] = field(default_factory=dict)
     """Earlier runs by notebook, oldest first."""
     flights: Mapping[str, Flight] = field(default_factory=dict)
     fits: Mapping[str, Fit] = field(default_factory=dict)
-    """What `fit` proved of these runs, by notebook."""
+    """Results of `fit` by notebook."""
     forecasts: Mapping[str, Forecast] = field(default_factory=dict)
     files: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-    """By notebook: kind of file (`notebook, html, log, samples, metrics, attempts`) to its name."""
+    """File names by notebook and kind (`notebook, html, log, samples, metrics, attempts`)."""
     broken: Mapping[str, str] = field(default_factory=dict)
-    """By notebook: why its record cannot be read."""
+    """Errors of unreadable records, by notebook."""
     set_aside: Mapping[str, str] = field(default_factory=dict)
-    """By notebook: why nothing but its status is shown, though its record could be read."""
+    """Errors of readable records that make the report fail, so that only their status is shown, by notebook."""
     problems: tuple[str, ...] = ()
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Notebooks of which anything is in the folder."""
+        """All notebooks in the folder."""
         return tuple(dict.fromkeys([*self.metrics, *self.flights, *self.broken, *self.attempts]))
 
     @property
     def runs(self) -> tuple[str, ...]:
-        """Runs of which anything is in the folder, newest first."""
+        """All runs in the folder, newest first."""
         records: list[Metrics | Flight] = [one.metrics for attempts in self.attempts.values() for one in attempts]
         started: dict[str, str] = {}
         for record in [*records, *self.metrics.values(), *self.flights.values()]:
@@ -92,21 +92,21 @@ class Found:
         return tuple(sorted(started, key=lambda run_id: started[run_id], reverse=True))
 
     def last(self, name: str) -> Metrics | None:
-        """Return the newest record of a notebook, of whatever run."""
+        """Return the newest record of a notebook of any run."""
         earlier = self.attempts.get(name, ())
         return self.metrics.get(name) or (earlier[-1].metrics if earlier else None)
 
     def concerns(self, name: str, run_id: str | None) -> bool:
-        """Return True if a notebook belongs to a run; an unreadable record might, so it is not passed over."""
+        """Return True if a notebook belongs to a run, or might because its record is unreadable."""
         now = [record.run_id for record in (self.metrics.get(name), self.flights.get(name)) if record]
         if name in self.broken or run_id is None:
             return name in self.broken or bool(now)
         return run_id in {*now, *(one.metrics.run_id for one in self.attempts.get(name, ()))}
 
     def of_run(self, name: str, run_id: str | None) -> tuple[Metrics | None, Flight | None, Attempts, Files]:
-        """Return what a run left of a notebook: its record or its flight, the attempts before it, and its files.
+        """Return a run's record or claim of a notebook, the attempts before it, and its files.
 
-        A run that is held has both.
+        A held run has both.
         """
         metrics, flight = self.metrics.get(name), self.flights.get(name)
         files, attempts = self.files.get(name, {}), self.attempts.get(name, ())
@@ -116,7 +116,7 @@ class Found:
         if metrics and flight and metrics.run_id == flight.run_id and flight.held_until and flight.alive:
             return dataclasses.replace(metrics, status=Status.HELD), flight, attempts, files
         if metrics and flight and (metrics.run_id != flight.run_id or (metrics.provisional and flight.alive)):
-            metrics = None  # it is of the run before, or says how far this one is and not how it ended
+            metrics = None  # it is of an earlier run, or not final
         if metrics is None and flight is None:  # a later run may have moved this run's record aside
             place = next((i for i in reversed(range(len(attempts))) if attempts[i].metrics.run_id == run_id), None)
             if place is not None:
@@ -126,9 +126,9 @@ class Found:
         return metrics, None if metrics else flight, attempts, files
 
     def choose_run(self, *, planned: bool) -> str | None:
-        """Return the run a report is about when nobody said which: the newest one.
+        """Return the default run of a report, the newest one.
 
-        Without a plan, and with no two notebooks of the same run, the notebooks were run one by one: None, and
+        Without a plan, and if no two notebooks are of the same run, the notebooks were run individually: None, and
         the report covers all of them.
         """
         newest = {name: (m.run_id, began_at(m)) for name, m in self.metrics.items()}
@@ -140,7 +140,7 @@ class Found:
 
 
 def began_at(record: Metrics | Flight) -> str:
-    """Return when a run began with a notebook; of a reuse, when that was."""
+    """Return the start time of a run, or the time of the reuse."""
     reused = getattr(record, "reused_from", None)
     return str(reused.reused_at) if reused else record.started_at or ""
 

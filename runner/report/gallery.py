@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The figures of a report: those that authors tagged, and the last ones of each notebook, as far as a page has room."""
+"""Selection of figures for the report: tagged ones, then the last ones of each notebook, up to a size limit."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     from runner.report.assemble import Entry, Report
 
 TAG = "gallery"
-"""Cells with this tag come first."""
+"""Tag of cells whose figures come first."""
 MOST_BYTES = 2_000_000
-"""Of all figures of a page, as they stand in it."""
+"""Limit for all figures of a page, in base64."""
 _MOST_FIGURES = 60
 _LARGEST_BYTES = 400_000
-"""A larger figure is left to the notebook's page."""
+"""Larger figures appear only on the notebook's page."""
 _LARGEST_NOTEBOOK_BYTES = 100_000_000
 _MOST_READ_BYTES = 400_000_000
 _BEGINS = {
@@ -38,7 +38,7 @@ _BEGINS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figure:
-    """A static image that a cell showed."""
+    """A static image in the output of a cell."""
 
     entry: Entry
     cell: int
@@ -50,18 +50,18 @@ class Figure:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gallery:
-    """What a page shows of the figures of all notebooks."""
+    """Figures shown on the report page."""
 
     figures: tuple[Figure, ...] = ()
     left_out: int = 0
-    """Figures that stand on the notebooks' pages alone."""
+    """Number of figures that are only on the notebooks' pages."""
 
 
 def gallery(report: Report, folder: Path) -> Gallery:
-    """Return the figures of the notebooks of a report, from their executed notebooks.
+    """Select figures from the executed notebooks of a report.
 
-    Tagged ones first, then the last figure of each notebook, then the last but one, until the page has no more room;
-    they are shown in the order of the report.
+    Tagged ones first, then the last figure of each notebook, then the one before, until the limit is reached; they
+    are shown in the order of the report.
     """
     found: list[list[Figure]] = []
     room, counted = _MOST_READ_BYTES, 0
@@ -78,14 +78,14 @@ def gallery(report: Report, folder: Path) -> Gallery:
             document = json.loads(files.read(path, _LARGEST_NOTEBOOK_BYTES))
             found.append(list(_figures(entry, document)))
         except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
-            continue  # the page of the notebook says what is wrong with it
+            continue  # reported on the page of the notebook
     chosen = _chosen(found)
     shown = tuple(figure for figures in found for figure in figures if id(figure) in chosen)
     return Gallery(figures=shown, left_out=max(0, counted - len(shown)))
 
 
 def _chosen(found: list[list[Figure]]) -> set[int]:
-    """Return which figures there is room for."""
+    """Return the ids of the figures that fit within the limits."""
     tagged = [figure for figures in found for figure in figures if figure.tagged]
     rest = [[figure for figure in reversed(figures) if not figure.tagged] for figures in found]
     turns = itertools.chain(tagged, *itertools.zip_longest(*rest))
@@ -112,7 +112,7 @@ def _figures(entry: Entry, document: Mapping[str, Any]) -> Iterator[Figure]:
 
 
 def _uri(data: Mapping[str, Any]) -> Markup | None:
-    """Return a static image as an address that holds it; None where there is none, or it is not what it says."""
+    """Return a static image as a data URI; None if there is none, or it does not match its type."""
     for kind, begin in _BEGINS.items():
         value = data.get(kind)
         if value is None:

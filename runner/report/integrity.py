@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether an output folder is still as its runs left it.
+"""Verification that an output folder is unchanged since its runs.
 
-Each file is compared with the sums that were written last. Sums can be made again by whoever changes a file, so the
-documents are compared with each other as well: record, executed notebook, summary and RO-Crate tell the same run.
-Hashes are always taken now, never from the cache.
+Each file is compared with its checksum. Checksums can be recomputed after a change, so the documents are compared with
+each other as well: record, executed notebook, summary and RO-Crate must describe the same run. The hash cache is not
+used.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ SUMMARY_FILE = "reports/summary.json"
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """Something about one file, which is named relative to the output folder."""
+    """A finding on a file, relative to the output folder."""
 
     path: str
     what: str
@@ -45,10 +45,10 @@ class Note:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verification:
-    """What a check of an output folder found."""
+    """The result of a verification."""
 
     files: int
-    """Files whose content was compared with a sum."""
+    """Number of files compared with their checksum."""
     notebooks: int
     differences: tuple[Note, ...]
     not_judged: tuple[Note, ...]
@@ -56,16 +56,16 @@ class Verification:
 
 @dataclass(slots=True)
 class _Check:
-    """Collects what is found; a file is hashed once."""
+    """Collects the findings."""
 
     root: Path
     busy: Mapping[str, str]
-    """Why a notebook of this name is not judged."""
+    """Reasons for notebooks that cannot be verified, by name."""
     differences: list[Note] = field(default_factory=list)
     not_judged: list[Note] = field(default_factory=list)
     judged: set[Path] = field(default_factory=set)
     records: list[tuple[Path, Metrics]] = field(default_factory=list)
-    """Each record with the folder that it is in, newest first by name."""
+    """Records with their folders; for each notebook the newest first."""
 
     def differ(self, path: Path, what: str) -> None:
         self.differences.append(Note(path.relative_to(self.root).as_posix(), what))
@@ -75,20 +75,20 @@ class _Check:
 
 
 def verify(folder: Path, *, watch: Watch = claim.alive) -> Verification:
-    """Compare the files of an output folder with their sums, and its documents with each other.
+    """Compare the files of an output folder with their checksums, and its documents with each other.
 
     Parameters
     ----------
     watch
-        Tells live runs, which are not judged, from dead ones.
+        Returns which claims belong to live runs, which are not verified.
 
     Raises
     ------
     UsageError
-        There is no such folder, or it contains no runs.
+        The folder does not exist, or contains no runs.
     """
     if not folder.is_dir():
-        raise UsageError(f"there is no folder {folder}", hint="give the --output-dir of the runs")
+        raise UsageError(f"the folder {folder} does not exist", hint="give the --output-dir of the runs")
     folder = folder.absolute()
     sha256.cache_clear()
     flights = {path.name.removesuffix(RUNNING): path for path in folder.glob(f"*{RUNNING}")}
@@ -113,13 +113,13 @@ def verify(folder: Path, *, watch: Watch = claim.alive) -> Verification:
 
 
 def _names(folder: Path) -> list[str]:
-    """Return the notebooks of which a record, sums, samples or an executed notebook is in a folder."""
+    """Return the notebooks with a record, checksums, samples or an executed notebook in a folder."""
     endings = (METRICS, attempts.SUMS, EXECUTED, ".samples.csv")
     return sorted({path.name.removesuffix(end) for end in endings for path in folder.glob(f"*{end}")} - {""})
 
 
 def _notebook(check: _Check, folder: Path, name: str) -> None:
-    """Judge the files of one run of one notebook."""
+    """Verify the files of one run of one notebook."""
     record_path, sums_path = folder / f"{name}{METRICS}", sums.of_notebook(folder, name)
     if folder == check.root and name in check.busy:
         check.leave(record_path, check.busy[name])
@@ -134,9 +134,9 @@ def _notebook(check: _Check, folder: Path, name: str) -> None:
         return
     if record is None or record.provisional:
         if not sums_path.exists():
-            check.leave(record_path, "its run was cut off before it could write its final record and sums")
+            check.leave(record_path, "its run was interrupted before it wrote its final record and checksums")
             return
-        check.differ(record_path, "it is provisional, and its sums are final" if record else "it is missing")
+        check.differ(record_path, "it is provisional, but its checksums are final" if record else "it is missing")
     _sums(check, sums_path, [name + suffix for suffix in attempts.SUFFIXES])
     if record is not None:
         check.records.append((folder, record))
@@ -144,7 +144,7 @@ def _notebook(check: _Check, folder: Path, name: str) -> None:
 
 
 def _sums(check: _Check, path: Path, names: Sequence[str]) -> None:
-    """Compare files with their sums: the listed ones must be there unchanged, and of ``names`` none unlisted."""
+    """Check that all listed files exist unchanged, and that all existing ones of ``names`` are listed."""
     try:
         listed = sums.read(path)
     except FileNotFoundError:
@@ -169,18 +169,18 @@ def _sums(check: _Check, path: Path, names: Sequence[str]) -> None:
 
 @functools.cache
 def sha256(path: Path) -> str | None:
-    """Return the hash of a file as it was when it was first asked for; None where it cannot be read."""
+    """Return the SHA-256 of a file, computed once; None if it cannot be read."""
     try:
         return sha256_of(path)
-    except (OSError, ValueError):  # of which the latter is a name with a zero in it
+    except (OSError, ValueError):  # ValueError: a null byte in the name
         return None
 
 
 def _record(check: _Check, folder: Path, name: str, record: Metrics) -> None:
-    """Compare a record with its file's name and with the executed notebook."""
+    """Compare a record with its file name and with the executed notebook."""
     path, notebook = folder / f"{name}{METRICS}", folder / f"{name}{EXECUTED}"
     if record.notebook != name:
-        check.differ(path, f"it is of {record.notebook!r}")
+        check.differ(path, f"it is a record of {record.notebook!r}")
     if record.outputs.notebook is None or record.provisional:
         return
     if record.outputs.notebook_sha256 not in {None, sha256(notebook)}:
@@ -194,7 +194,7 @@ def _record(check: _Check, folder: Path, name: str, record: Metrics) -> None:
         return
     run_id = record.reused_from.run_id if record.reused_from else record.run_id
     expected: dict[str, object] = {"run_id": run_id}
-    if not record.reused_from and record.status is not Status.LOST:  # else judged again, or cut off, after its save
+    if not record.reused_from and record.status is not Status.LOST:  # else the status was set after the save
         expected |= {"status": record.status.value, "exit_code": record.exit_code}
     for key, value in expected.items():
         if stated.get(key) != value:
@@ -207,7 +207,7 @@ def _record(check: _Check, folder: Path, name: str, record: Metrics) -> None:
 
 
 def _report(check: _Check) -> None:
-    """Judge the files of the report, and compare summary and RO-Crate with the records."""
+    """Verify the files of the report, and compare summary and RO-Crate with the records."""
     reports = check.root / sums.REPORT.parent
     inside = sorted(path.name for path in reports.glob("[!.]*"))
     if not inside:
@@ -231,21 +231,21 @@ def _report(check: _Check) -> None:
         if same is not None and stated not in [
             (record.status, record.exit_code, record.started_at, record.wall_seconds) for _, record in same
         ]:
-            check.differ(check.root / SUMMARY_FILE, f"it tells the run of {one.name} otherwise than its record")
+            check.differ(check.root / SUMMARY_FILE, f"it does not match the record of {one.name}")
     _crate(check)
 
 
 def _records_of(check: _Check, name: str, wanted: Any) -> list[tuple[Path, Metrics]] | None:
-    """Return the records of one run of a notebook; None, and a note, where they are no longer there."""
+    """Return the records of one run of a notebook; None, with a note, if they no longer exist."""
     if name in check.busy:
         return None
     mine = [(folder, record) for folder, record in check.records if record.notebook == name]
     same = [(folder, record) for folder, record in mine if wanted(record)]
     path = check.root / f"{name}{METRICS}"
     if not same and mine:
-        check.leave(path, "the report is on an earlier run, whose files are no longer here")
+        check.leave(path, "the report describes an earlier run, whose files no longer exist")
     elif not same and not any(note.path == path.name for note in (*check.differences, *check.not_judged)):
-        check.differ(path, "it is missing, and the report is on it")
+        check.differ(path, "it is missing, but the report describes it")
     return same or None
 
 
@@ -265,7 +265,7 @@ def _crate(check: _Check) -> None:
 
 
 def _action(check: _Check, action: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> None:
-    """Compare what the RO-Crate says of one run with the run's record and files."""
+    """Compare a run in the RO-Crate with its record and files."""
     hashes = {Path(unquote(one["@id"])).name: one["sha256"] for one in results if "sha256" in one}
     name = next((file.removesuffix(METRICS) for file in hashes if file.endswith(METRICS)), None)
     if name is None:
@@ -282,19 +282,19 @@ def _action(check: _Check, action: Mapping[str, Any], results: Sequence[Mapping[
             check.differ(folder / file, f"{CRATE_FILE} has another SHA-256: {expected}")
     stated = (ended_at, action["description"])
     if not record.provisional and stated != (record.ended_at, f"{record.status.value}: {record.reason}"):
-        check.differ(check.root / CRATE_FILE, f"it tells the run of {name} otherwise than its record")
+        check.differ(check.root / CRATE_FILE, f"it does not match the record of {name}")
 
 
 def _listed(value: Any) -> list[Any]:
-    """Return what JSON-LD gives as a list, or as one thing without a list."""
+    """Return a JSON-LD value as a list."""
     return value if isinstance(value, list) else [] if value is None else [value]
 
 
 def _others(check: _Check) -> None:
-    """Name the files beside the runs' own that nothing vouches for."""
+    """Note files without a checksum."""
     known = {note.path for note in (*check.differences, *check.not_judged)}
     for path in sorted(check.root.iterdir()):
         own = path.name.startswith(".") or path.name.endswith((attempts.SUMS, RUNNING)) or path in check.judged
         if path.is_file() and not own and path.name not in known:
             busy = next((why for name, why in check.busy.items() if path.name.startswith(f"{name}.")), None)
-            check.leave(path, busy or "no sums list it")
+            check.leave(path, busy or "it has no checksum")

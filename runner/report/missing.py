@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Says how a notebook ended, or why it left no record and how far it came."""
+"""Reasons for a notebook's status in the report, also without a record."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ NEAR_LIMIT = 0.85
 
 
 def ended(record: Metrics) -> str:
-    """Describe how a notebook ended, and in which run if that was an earlier one."""
+    """Return the reason in a record, with the original run of a reuse."""
     return f"{record.reason}; reused from {origin(record)}" if record.reused_from else record.reason
 
 
 def lost(flight: Flight) -> str:
-    """Describe how far a run came whose process is gone, and what that makes likely."""
+    """Describe the last known progress of a lost run, and the probable cause."""
     at = []
     if flight.cell_index is not None:
         at.append(f"in cell {flight.cell_index + 1}" + (f" of {flight.cell_count}" if flight.cell_count else ""))
@@ -38,47 +38,47 @@ def lost(flight: Flight) -> str:
     if flight.cells_saved is not None:
         saved += f" with {format_count(flight.cells_saved, 'cell')} done"
     where = ", ".join(at) or "at an unknown point"
-    return f"its process on {flight.host or 'an unknown host'} is gone, last heard of {where}{saved}; {guess(flight)}"
+    return f"its process on {flight.host or 'an unknown host'} is gone, last seen {where}{saved}; {guess(flight)}"
 
 
 def guess(flight: Flight) -> str:
-    """Describe what the last sample of a run that is gone makes likely."""
+    """Describe the probable cause of a lost run, from its last sample."""
     used = flight.last_sample.host_memory_bytes if flight.last_sample else None
     limit = flight.memory_limit_bytes
     if used is None:
-        return "no sample says why"
+        return "cause unknown, as there are no samples"
     if limit is None:
-        return f"the last sample shows {used / 1e9:.1f} GB of host memory and the limit is not known"
+        return f"the last sample shows {used / 1e9:.1f} GB of host memory, the limit is unknown"
     share = f"{used / 1e9:.1f} GB of host memory, {used / limit:.0%} of the limit"
     if used >= NEAR_LIMIT * limit:
-        return f"the last sample shows {share}: probably killed for memory"
-    return f"the last sample shows {share}: memory was probably not the cause; the node or the Pod may have gone"
+        return f"the last sample shows {share}: probably killed for lack of memory"
+    return f"the last sample shows {share}: memory was probably not the cause; the node or Pod may have been removed"
 
 
 def running(flight: Flight) -> str:
-    """Describe where a run is that has not ended."""
+    """Describe the progress of an active run."""
     cell = f", in cell {flight.cell_index + 1} of {flight.cell_count}" if flight.cell_index is not None else ""
     return f"still running on {flight.host} when this report was written{cell}"
 
 
 def held(name: str, flight: Flight, reason: str) -> str:
-    """Describe how a notebook failed that is held, until when, and what continues it."""
+    """Describe a held notebook: its failure, until when it is held, and the command to continue."""
     until = format_moment(flight.held_until or "")
     return f"{reason}; held on {flight.host} until {until}: continue with `runner repair {name}`"
 
 
 def not_run(name: str, found: Found, run_id: str | None, tasks: Mapping[str, str]) -> str:
-    """Describe why the plan's notebook has no record of this run.
+    """Describe why a notebook of the plan has no record of this run.
 
     Parameters
     ----------
     tasks
-        How the tasks before the notebooks ended, as Tekton says it.
+        Status of the tasks before the notebooks, as reported by Tekton.
     """
     reason = _not_run(name, found, run_id)
     own = _ended(tasks.get(f"notebook/{quote(name, safe='')}", ""))
     if own and name not in found.broken:
-        reason = f"no record: its task {own}; the results `status` and `reason` of the task and its log say why"
+        reason = f"no record: its task {own}; see the results `status` and `reason` of the task, and its log"
     before = stopped(tasks)
     return f"{reason}; before it, {before}" if before else reason
 
@@ -93,29 +93,29 @@ _WORDS = {
 
 
 def _ended(status: str) -> str:
-    """Describe how a task ended that failed, from Tekton's STATUS or STATUS:REASON; else nothing."""
+    """Describe a failed task from Tekton's STATUS or STATUS:REASON; empty if it did not fail."""
     ended, _, why = status.partition(":")
     return _WORDS.get(why, "failed") if ended == "Failed" else ""
 
 
 def stopped(tasks: Mapping[str, str]) -> str:
-    """Name the tasks before the notebooks that failed, else those that did not run; nothing where all succeeded."""
+    """Describe the tasks before the notebooks that failed, else those that did not run; empty if all succeeded."""
     before = {name: status for name, status in tasks.items() if not name.startswith("notebook/")}
     words = {name: _ended(status) for name, status in before.items() if _ended(status)}
     words = words or {name: "did not run" for name, status in before.items() if status.partition(":")[0] == "None"}
     parts = []
     for word in dict.fromkeys(words.values()):
-        names = [name for name, said in words.items() if said == word]
+        names = [name for name, found in words.items() if found == word]
         parts.append(f"the task{'' if len(names) == 1 else 's'} {', '.join(names)} {word}")
     return " and ".join(parts)
 
 
 def left_out(last: Metrics | None, run_id: str | None) -> str:
-    """Describe what is known of a notebook that was not chosen."""
+    """Describe a notebook that was not selected."""
     if last is None:
-        return "not in this run; it has no record here"
+        return "not in this run; it has no record"
     if last.run_id == run_id:
-        return f"not chosen for this report; it ended {last.status.value} in this run"
+        return f"not selected for this report; it {last.status.value} in this run"
     return f"not in this run; last {last.status.value} at {format_moment(last.ended_at)}, run {last.run_id}"
 
 
@@ -126,5 +126,5 @@ def _not_run(name: str, found: Found, run_id: str | None) -> str:
     if other:
         return f"no record of run {run_id}; the one in the folder is of run {other.run_id} ({other.status.value})"
     if name in found.flights:
-        return f"no record of run {run_id}; run {found.flights[name].run_id} has it under way"
-    return "no record: its task did not start, or ended before it could write one"
+        return f"no record of run {run_id}; run {found.flights[name].run_id} is still running it"
+    return "no record: its task did not start, or ended before writing one"

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where a run stands now: one line for each notebook of the plan, from claims and records.
+"""Current status of a run: one line per notebook of the plan, from claims and records.
 
-Cheaper than a report, so that it can be asked for every other second: of a record it reads how the notebook ended.
+Cheaper than a report, as it is updated every two seconds: of a record only the outcome is read.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ if TYPE_CHECKING:
 
 QUEUED = "queued"
 WHOLE_RUN = Path("reports", ".run-all.json")
-"""In the output folder: which notebooks the newest `run-all` there was asked for."""
+"""Notebooks of the newest `run-all` in the output folder."""
 _TAIL_BYTES = 1 << 16
 _LINE_CHARACTERS = 300
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WholeRun:
-    """A run of a plan by `run-all`, as it was when it began."""
+    """A run of a plan by `run-all`, written at its start."""
 
     run_id: str
     plan: str | None
@@ -54,14 +54,14 @@ class WholeRun:
 
     @property
     def lives(self) -> bool | None:
-        """Whether its process lives; None where pids cannot be compared."""
+        """Whether its process is alive; None if pids cannot be compared."""
         if not self.namespace or self.namespace != procfs.namespace():
             return None
         return self.pid_started is not None and procfs.started(self.pid) == self.pid_started
 
 
 def announce(folder: Path, *, run_id: str, plan: str | None, names: Sequence[str], chosen: Sequence[str]) -> WholeRun:
-    """Note in an output folder what this process is about to run.
+    """Record in an output folder what this process is about to run.
 
     Raises
     ------
@@ -84,7 +84,7 @@ def announce(folder: Path, *, run_id: str, plan: str | None, names: Sequence[str
 
 
 def read_whole_run(folder: Path) -> WholeRun | None:
-    """Return the newest run of a plan that began in a folder."""
+    """Return the newest run of a plan in a folder."""
     try:
         document = json.loads(files.read(folder / WHOLE_RUN, 1 << 24))
         kinds = typing.get_type_hints(WholeRun) | {"names": list, "chosen": list}
@@ -105,11 +105,11 @@ class Row:
     """`queued`, or a status."""
     reason: str = ""
     since: str | None = None
-    """When it began, or ended."""
+    """Time of its start, or of its end."""
     stage: str | None = None
-    """What is done once all cells have ended."""
+    """Current stage after the last cell."""
     cell: int | None = None
-    """From 1."""
+    """Current cell, counted from 1."""
     cells: int | None = None
     cell_since: str | None = None
     wall_seconds: float | None = None
@@ -118,14 +118,14 @@ class Row:
     log_line: str = ""
 
     @property
-    def under_way(self) -> bool:
-        """Whether its process lives."""
+    def active(self) -> bool:
+        """Whether its process is alive."""
         return self.state in {Status.RUNNING, Status.HELD}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Overview:
-    """All notebooks of a run, and whether anything of it is still going on."""
+    """The status of all notebooks of a run."""
 
     run_id: str | None
     plan: str | None
@@ -136,20 +136,20 @@ class Overview:
 
     @property
     def counts(self) -> dict[str, int]:
-        """How many notebooks are in each state."""
+        """Number of notebooks by state."""
         states = [row.state for row in self.rows]
         return {state: states.count(state) for state in dict.fromkeys(states)}
 
 
 def look(folder: Path, *, names: Sequence[str] = (), plan: str | None = None, watch: Watch = claim.alive) -> Overview:
-    """Return where the newest run of a folder stands.
+    """Return the status of the newest run in a folder.
 
     Parameters
     ----------
     names
-        Notebooks of the plan, where the caller knows it; else those of the newest `run-all`, and what else is there.
+        Notebooks of the plan, if known; else those of the newest `run-all`, and others in the folder.
     watch
-        Tells live runs from dead ones.
+        Returns which claims belong to live runs.
     """
     whole = read_whole_run(folder)
     paths = {path.name.removesuffix(RUNNING): path for path in sorted(folder.glob(f"*{RUNNING}"))}
@@ -187,13 +187,13 @@ def _is_name(name: str) -> bool:
 def _row(folder: Path, name: str, flight: Running | None, whole: WholeRun | None, *, lives: bool, going: bool) -> Row:
     record = _ending(folder / f"{name}{METRICS}")
     if flight is not None and lives:
-        return _under_way(folder, name, flight, record)
+        return _active(folder, name, flight, record)
     wanted = whole.run_id if whole else None
     if flight is not None and (not record or record["run_id"] != flight.run_id or record["provisional"]):
         if record and record["run_id"] == flight.run_id and record["status"] is not Status.SUCCEEDED:
             return _ended(folder, name, record)
         reason = "its process is gone" + (
-            f", last heard of in cell {_place(flight)}" if flight.cell_index is not None else ""
+            f", last seen in cell {_place(flight)}" if flight.cell_index is not None else ""
         )
         return Row(
             name=name, state=Status.LOST, reason=reason, since=flight.started_at, log_line=_log_line(folder, name)
@@ -202,11 +202,11 @@ def _row(folder: Path, name: str, flight: Running | None, whole: WholeRun | None
         return _ended(folder, name, record)
     last = f"last {record['status']} at {record['ended_at']}, run {record['run_id'][:8]}" if record else ""
     if whole and name not in whole.chosen:
-        return Row(name=name, state=Status.NOT_RUN, reason=f"not in this run; {last or 'it never ran'}")
+        return Row(name=name, state=Status.NOT_RUN, reason=f"not in this run; {last or 'no earlier run'}")
     return Row(name=name, state=QUEUED if going else Status.NOT_RUN, reason=last)
 
 
-def _under_way(folder: Path, name: str, flight: Running, record: Mapping[str, Any] | None) -> Row:
+def _active(folder: Path, name: str, flight: Running, record: Mapping[str, Any] | None) -> Row:
     early = record if record and record["provisional"] and record["run_id"] == flight.run_id else None
     held = early is not None and early["stage"] == "held"
     sample = last_sample(folder / f"{name}.samples.csv")
@@ -244,7 +244,7 @@ def _place(flight: Running) -> str:
 
 
 def _ending(path: Path) -> dict[str, Any] | None:
-    """Return how a record says that its notebook ended; None where it cannot be read."""
+    """Return the outcome in a record; None if it cannot be read."""
     try:
         document = json.loads(files.read(path))
         found = {
@@ -265,7 +265,7 @@ def _ending(path: Path) -> dict[str, Any] | None:
 
 
 def _log_line(folder: Path, name: str) -> str:
-    """Return the last line of a log, as it can be shown anywhere."""
+    """Return the last line of a log in printable form."""
     with contextlib.suppress(OSError), files.reading(folder / f"{name}.log") as stream:
         stream.seek(max(0, os.fstat(stream.fileno()).st_size - _TAIL_BYTES))
         lines = stream.read(_TAIL_BYTES).decode(errors="replace").split("\n")
@@ -275,19 +275,19 @@ def _log_line(folder: Path, name: str) -> str:
 
 
 def seconds_since(moment: str | None, now: str) -> float | None:
-    """Return the seconds between two times of the log; None where one is missing or the clock was set back."""
+    """Return the seconds between two timestamps; None if one is missing or the clock was set back."""
     began, ended = instant(moment), instant(now)
     return None if began is None or ended is None or ended < began else ended - began
 
 
 def counted(counts: Mapping[str, int]) -> str:
-    """Return how many notebooks are in each state, in words."""
-    return ", ".join(f"{count} {state}" for state, count in counts.items()) or "no notebook"
+    """Format the number of notebooks by state."""
+    return ", ".join(f"{count} {state}" for state, count in counts.items()) or "no notebooks"
 
 
 def detail(row: Row, now: str) -> str:
-    """Return in words where a notebook stands."""
-    if not row.under_way:
+    """Describe the progress of a notebook."""
+    if not row.active:
         wall = format_seconds(row.wall_seconds) if row.wall_seconds is not None else ""
         return ", ".join(filter(None, (wall, printable(row.reason))))
     parts = []
@@ -298,7 +298,7 @@ def detail(row: Row, now: str) -> str:
         of = f" of {row.cells}" if row.cells else ""
         parts.append(f"in cell {row.cell}{of}" + (f" for {format_seconds(since)}" if since is not None else ""))
     if (whole := seconds_since(row.since, now)) is not None:
-        parts.append(f"{format_seconds(whole)} in all")
+        parts.append(f"{format_seconds(whole)} in total")
     if row.gpu_memory_bytes:
         parts.append(f"GPU {format_bytes(row.gpu_memory_bytes)}")
     if row.host_memory_bytes:
@@ -307,7 +307,7 @@ def detail(row: Row, now: str) -> str:
 
 
 def text(overview: Overview) -> list[str]:
-    """Return an overview in lines for a terminal."""
+    """Return the lines of an overview for a terminal."""
     head = (
         f"run {overview.run_id} of {overview.plan or 'notebooks'}" if overview.run_id else overview.plan or "notebooks"
     )

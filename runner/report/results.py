@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The results of notebooks: what they recorded by name as tables, and what they show compared with a baseline.
+"""Results of notebooks: recorded values as tables, and outputs compared with a baseline.
 
-A table is of one notebook file and has a row for each of its runs, so that a sweep is one table over its parameters.
+There is one table per notebook file with a row for each of its runs, so that a sweep is one table over its parameters.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
     from runner.report.assemble import Entry, Report
 
 _MOST_COLUMNS = 12
-"""Of results, and of parameters; `summary.json` has all."""
+"""Limit for results and for parameters; `summary.json` has all."""
 _MOST_READ_BYTES = 400_000_000
 _Scalar = bool | int | float | str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One notebook: its parameters and results in the order of the table's columns."""
+    """Parameters and results of a notebook in the order of the table's columns."""
 
     entry: Entry
     parameters: tuple[Any, ...]
@@ -32,20 +32,20 @@ class Row:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Results:
-    """What the runs of one notebook file recorded."""
+    """Recorded results of the runs of one notebook file."""
 
     source: str
     shared: tuple[tuple[str, Any], ...]
-    """Parameters that all of them have with the same value."""
+    """Parameters with the same value in all runs."""
     parameters: tuple[str, ...]
     names: tuple[str, ...]
     left_out: int
-    """Columns that the table has no room for."""
+    """Number of omitted columns."""
     rows: tuple[Row, ...]
 
 
 def results(report: Report) -> tuple[Results, ...]:
-    """Return a table for each notebook file of which a run recorded something."""
+    """Return a table for each notebook file with recorded results."""
     groups: dict[str, list[tuple[Entry, Metrics]]] = {}
     for entry in report.entries:
         if entry.metrics and entry.metrics.recorded:
@@ -76,15 +76,15 @@ def _table(source: str, runs: list[tuple[Entry, Metrics]]) -> Results:
 
 
 def _names(mappings: Iterable[dict[str, Any]]) -> list[str]:
-    """Return all keys, each once, in the order of their first appearance."""
+    """Return the distinct keys in order of appearance."""
     return list(dict.fromkeys(name for mapping in mappings for name in mapping))
 
 
 def compare_results(report: Report, folder: Path, baselines: Sequence[Path]) -> dict[str, Any] | None:
-    """Return what `partials/verdicts.html` shows; None where the newest baseline holds none of the notebooks."""
+    """Return the values for `partials/verdicts.html`; None if the newest baseline has none of the notebooks."""
     if not baselines:
         return None
-    from runner.compare.notebooks import compare_notebooks  # brings numpy
+    from runner.compare.notebooks import compare_notebooks  # imports numpy
     from runner.compare.page import view
     from runner.compare.verdict import FileComparison, Tolerance
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The figures of a report in one flat record: `reports/summary.json`.
+"""The figures of a report: `reports/summary.json`.
 
-Derived once, from the records, and used by the page, the exports and a later comparison alike, so
-that two places never show two numbers for one thing. What was not measured is None.
+They are derived once from the records, and used by the page, the exports and later comparisons, so that all of them
+show the same numbers. A figure that was not measured is None.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from runner.core.endings import failed_line
 from runner.core.records import Status  # noqa: TC001  (the schema is made from the annotations)
@@ -25,11 +25,12 @@ if TYPE_CHECKING:
     from runner.report.sample_series import Seen
 
 SUMMARY_VERSION = 1
+_Number = TypeVar("_Number", int, float)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GpuSummary:
-    """One GPU of a notebook in figures."""
+    """Figures of one GPU of a notebook."""
 
     uuid: str
     index: int | None
@@ -44,7 +45,7 @@ class GpuSummary:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PastRun:
-    """One run of a notebook's history."""
+    """One run in a notebook's history."""
 
     run_id: str
     status: Status
@@ -56,7 +57,7 @@ class PastRun:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NotebookSummary:
-    """One notebook in figures."""
+    """Figures of one notebook."""
 
     name: str
     status: Status
@@ -70,14 +71,14 @@ class NotebookSummary:
     ended_at: str | None = None
     wall_seconds: float | None = None
     cpu_seconds: float | None = None
-    """Of the kernel's process tree, as the two that follow."""
+    """CPU time of the kernel's process tree, as the disk figures below."""
     disk_read_bytes: int | None = None
     disk_written_bytes: int | None = None
     gate_waited_seconds: float | None = None
     failed_cell: int | None = None
-    """Number of the failing code cell, from 0."""
+    """Index of the failed code cell, from 0."""
     failed_line: str | None = None
-    """The line of the notebook's own code that failed, where its traceback shows one."""
+    """The line of the notebook's own code that failed, if its traceback shows one."""
     error: str | None = None
     """Name and message of the error, on one line."""
     cause: str | None = None
@@ -86,11 +87,11 @@ class NotebookSummary:
     cells_succeeded: int = 0
     gpus: int = 0
     gpu_figures: tuple[GpuSummary, ...] = ()
-    """Each GPU of the run by itself."""
+    """Figures of each GPU of the run."""
     peak_gpu_memory_bytes: int | None = None
-    """The largest of any one GPU of the run, as NVML saw it."""
+    """Largest peak of a single GPU, as reported by NVML."""
     peak_allocated_bytes: int | None = None
-    """The largest of any one GPU, as the allocator reports it."""
+    """Largest peak of a single GPU, as reported by the allocator."""
     need_bytes: int | None = None
     gpu_total_bytes: int | None = None
     asked_gpu_memory_gb: float | None = None
@@ -108,41 +109,41 @@ class NotebookSummary:
     recorded: dict[str, bool | int | float | str] = field(default_factory=dict)
     """Results that the notebook recorded by name."""
     command: tuple[str, ...] = ()
-    """The command line that ran it."""
+    """The command line of the run."""
     kept_parameters: tuple[str, ...] = ()
-    """Names of parameters whose value is the notebook's own."""
+    """Parameters whose value is already that in the notebook."""
     attempts: int = 0
     """Earlier runs in the folder."""
     flaky: bool = False
-    """The same source, parameters and software succeeded and failed there."""
+    """The same source, parameters and software have both succeeded and failed."""
     history: tuple[PastRun, ...] = ()
-    """The last 20 runs in the folder, newest first; empty where there is no earlier one."""
+    """The last 20 runs in the folder, newest first; empty if there is no earlier one."""
     reused_from: str | None = None
-    """The run that made these figures, where nothing ran in this one."""
+    """The earlier run with these results, if they were reused."""
     ran_because: tuple[str, ...] = ()
-    """Why a resumed run did not reuse an earlier one."""
+    """Why a resumed run did not reuse an earlier result."""
     spent_seconds: float | None = None
-    """What this run took of the machine: the wall time, or that of the reuse."""
+    """Wall time in this run; that of the reuse if results were reused."""
     from_samples: bool = False
-    """The run left no record: wall time and peaks are those of its samples, and so at least as large."""
+    """The run left no record: wall time and peaks are from its samples and lower bounds."""
     files: dict[str, str] = field(default_factory=dict)
-    """Kind of file to its path, relative to the output folder."""
+    """Paths by kind of file, relative to the output folder."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Regression:
-    """A figure that got worse than the newest baseline by more than the threshold."""
+    """A figure that is worse than the newest baseline by more than the threshold."""
 
     notebook: str
     figure: str
     before: float
     now: float
     ratio: float | None
-    """None where it was 0 before, of which nothing is a multiple."""
+    """None if the figure was 0 before."""
 
     def __str__(self) -> str:
         if self.figure == "status":
-            return f"{self.notebook} succeeded before and does not now"
+            return f"{self.notebook} succeeded before, but not now"
         writers: dict[str, Callable[[float], str]] = {"seconds": format_seconds, "bytes": format_bytes}
         shown = writers.get(self.figure.rpartition("_")[2], "{:g}".format)
         change = f" ({self.ratio - 1:+.0%})" if self.ratio is not None else ""
@@ -151,7 +152,7 @@ class Regression:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
-    """A whole report in figures."""
+    """Figures of a report."""
 
     run_id: str | None
     verdict: Literal["succeeded", "failed"]
@@ -163,21 +164,21 @@ class Summary:
     schema_version: int = SUMMARY_VERSION
     plan: str | None = None
     wall_seconds: float | None = None
-    """From the first start to the last end."""
+    """Time from the first start to the last end."""
     spent_seconds: float | None = None
-    """Of all notebooks in this run, one after another."""
+    """Sum over all notebooks in this run."""
     saved_seconds: float | None = None
-    """Wall time of the runs that were reused."""
+    """Wall time of the reused runs."""
     gpu_held_seconds: float | None = None
-    """This and what follows leave out the notebooks that were reused."""
+    """GPU figures do not include reused notebooks."""
     gpu_busy_seconds: float | None = None
     gpu_energy_joules: float | None = None
     regressions: tuple[Regression, ...] = ()
     problems: tuple[str, ...] = ()
     left_out: tuple[LeftOut, ...] = ()
-    """Notebooks that were not chosen, and so have no part in the verdict."""
+    """Notebooks that were not selected, and are not part of the verdict."""
     tasks: dict[str, str] = field(default_factory=dict)
-    """How the tasks before the notebooks ended, where the caller knows."""
+    """Status of the tasks before the notebooks, if known to the caller."""
 
 
 def summarize(report: Report, seen: Mapping[str, Seen] | None = None) -> Summary:
@@ -186,7 +187,7 @@ def summarize(report: Report, seen: Mapping[str, Seen] | None = None) -> Summary
     Parameters
     ----------
     seen
-        By notebook: what the samples tell, for runs that left no record.
+        Figures from samples by notebook, for runs without a record.
     """
     notebooks = tuple(notebook_summary(entry, (seen or {}).get(entry.name)) for entry in report.entries)
     ran = [nb for nb in notebooks if nb.reused_from is None]
@@ -212,7 +213,7 @@ def summarize(report: Report, seen: Mapping[str, Seen] | None = None) -> Summary
 
 
 def notebook_summary(entry: Entry, seen: Seen | None = None) -> NotebookSummary:
-    """Return the figures of one notebook; without a record what its samples and the plan know."""
+    """Return the figures of one notebook from its record, else from its samples and the plan."""
     m, flight = entry.metrics, entry.flight
     plain = NotebookSummary(
         name=entry.name,
@@ -295,7 +296,7 @@ def _measured(plain: NotebookSummary, m: Metrics) -> NotebookSummary:
 
 
 def _kept(m: Metrics) -> tuple[str, ...]:
-    """Return the parameters that no assignment was changed for."""
+    """Return the parameters whose assignments were not changed."""
     parameters = [change for change in m.preparation if change.rule == "parameter" and change.old is not None]
     named: dict[str, bool] = {}
     for change in parameters:
@@ -331,18 +332,18 @@ def _gpu(use: GpuUse) -> GpuSummary:
 
 
 def total(values: Iterable[float | None]) -> float | None:
-    """Return the sum of what was measured; None when nothing was."""
+    """Return the sum of the known values; None if there are none."""
     known = [value for value in values if value is not None]
     return sum(known) if known else None
 
 
-def largest(values: Iterable[int | None]) -> int | None:
-    """Return the largest of what was measured; None when nothing was."""
+def largest(values: Iterable[_Number | None]) -> _Number | None:
+    """Return the largest known value; None if there are none."""
     return max((value for value in values if value is not None), default=None)
 
 
 def mean(values: Iterable[float | None]) -> float | None:
-    """Return the mean of what was measured; None when nothing was."""
+    """Return the mean of the known values; None if there are none."""
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if known else None
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Judges what was read of a file: figures must be figures, and a fault is reported in one sentence.
+"""Validation of figures read from files, and one-line error messages.
 
-JSON as Python and pydantic read it may hold `NaN`, `Infinity` and numbers of any length. Sums,
-scales and our own JSON cannot: such a file is as broken as one that cannot be parsed.
+JSON as read by Python and pydantic may contain `NaN`, `Infinity` and numbers of any length. Sums, scales and strict
+JSON cannot: such a file is as broken as one that cannot be parsed.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from functools import cache
 from typing import Any
 
 LARGEST = 2.0**63
-"""No count of bytes, seconds or joules of a run comes near it, and a page of sums stays finite."""
+"""Far above any number of bytes, seconds or joules of a run, and small enough for sums."""
 _LONGEST = 300
 _FREE = {"parameters"}
-"""Values of the notebook's own, which are shown and never reckoned with."""
+"""Values of the notebook, which are shown but not used in calculations."""
 
 
 def check_figures(record: Any) -> None:
-    """Pass a record whose figures can be reckoned with.
+    """Check that all figures of a record are finite and plausible.
 
     Raises
     ------
     ValueError
-        One is not finite or beyond any measure; the message names its field.
+        A figure is not finite or too large; the message names its field.
     """
     waiting: list[tuple[Any, Any]] = [(record, None)]
     for value, place in waiting:  # grows while it is read
@@ -36,7 +36,7 @@ def check_figures(record: Any) -> None:
         if isinstance(value, int | float):
             if not -LARGEST < value < LARGEST:
                 odd = isinstance(value, float) and not math.isfinite(value)
-                what = f"{value}, which is not a figure" if odd else "larger than any figure of a run"
+                what = f"{value}, which is not a finite number" if odd else "too large"
                 raise ValueError(f"{_spelled(place)} is {what}")
         elif names := _fields(kind):
             waiting += [(getattr(value, name), (place, name)) for name in names]
@@ -53,7 +53,7 @@ def _fields(kind: Any) -> tuple[str, ...]:
 
 
 def _spelled(place: Any) -> str:
-    """Return the path of a figure, which is told only where it is wrong: there are hundreds in a record."""
+    """Return the path of a figure."""
     names: list[str] = []
     while place:
         place, name = place
@@ -62,17 +62,17 @@ def _spelled(place: Any) -> str:
 
 
 def fault(error: Exception) -> str:
-    """Return what is wrong with a file, in one sentence of bounded length."""
+    """Return an error on one line of bounded length."""
     from pydantic import ValidationError
 
     if isinstance(error, ValidationError):
         found = error.errors(include_url=False, include_context=False, include_input=False)
-        said = [
+        parts = [
             ": ".join(filter(None, [".".join(map(str, one["loc"])), one["msg"][: _LONGEST // 3]])) for one in found[:2]
         ]
         if len(found) > 2:
-            said.append(f"and {len(found) - 2} more")
-        text = "; ".join(said)
+            parts.append(f"and {len(found) - 2} more")
+        text = "; ".join(parts)
     else:
         text = str(error) or type(error).__name__
     line = " ".join(text.split())

@@ -80,8 +80,9 @@ def forecast(options: Options, *, parameter: str, fractions: Sequence[Fraction])
     size = full_size(job, parameter)
     sizes = sorted({max(1, round(size * part)) if isinstance(size, int) else float(size * part) for part in fractions})
     if len(sizes) < 3:
+        given = f"{parameter} = {size:g} at {', '.join(map(str, fractions))}"
         raise UsageError(
-            f"{parameter} = {size:g} at {', '.join(map(str, fractions))} gives {format_count(len(sizes), 'size')}, 3 are required",
+            f"{given} gives {format_count(len(sizes), 'size')}, 3 are required",
             hint="give more fractions, or a larger full size",
         )
     records = []

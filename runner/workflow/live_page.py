@@ -59,7 +59,7 @@ class LivePage:
 
     def _write(self) -> None:
         from runner.plan.job import INDEX_FILE
-        from runner.report.html.index_page import live_page
+        from runner.report.html.render import live_page
 
         try:
             found = overview.look(self._folder, watch=lambda paths, _seconds: claim.alive(paths, 0.0))

@@ -15,7 +15,7 @@ import pytest
 import yaml
 from support import cli, notebooks
 
-from runner.report.exports.github_annotations import line_of_cell
+from runner.report.exports.github import line_of_cell
 
 ROOT = Path(__file__).parents[2]
 PLAN = """

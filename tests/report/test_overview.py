@@ -16,7 +16,7 @@ from support import cli, records
 
 from runner.core.records import Status
 from runner.report import overview
-from runner.report.html.index_page import forward_page, live_page
+from runner.report.html.render import forward_page, live_page
 
 if TYPE_CHECKING:
     from runner.report.overview import Overview, Row

@@ -12,13 +12,12 @@ from support import records as made
 
 from runner.core.records import Failure, Status
 from runner.core.trials import Attempt, Estimate, Fit, Forecast, keep
-from runner.report.advice import advise
+from runner.report.advice import advise, depths
 from runner.report.assemble import assemble
 from runner.report.folder import read_folder
 from runner.report.html.drawings import draw
-from runner.report.order import depths, direct
-from runner.report.pool import find_pools
-from runner.report.sample_series import GpuSamples, Samples
+from runner.report.html.timeline import direct_needs
+from runner.report.sample_series import GpuSamples, Samples, find_pools
 from runner.report.summary import summarize
 
 GB = 10**9
@@ -246,7 +245,7 @@ def test_depth_and_direct_needs_follow_from_one_pass():
     """How deep a notebook stands, and which of its needs another one implies, is right for any plan."""
     needs = {"d": ["a", "b", "c"], "a": [], "b": ["a"], "c": ["a"], "e": ["d", "a"], "f": ["elsewhere"]}
     assert depths(needs) == {"a": 0, "b": 1, "c": 1, "d": 2, "e": 3, "f": 1, "elsewhere": 0}
-    assert direct(needs) == {
+    assert direct_needs(needs) == {
         "a": (),
         "b": ("a",),
         "c": ("a",),

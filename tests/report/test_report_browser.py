@@ -14,7 +14,7 @@ from test_report_page import hostile_folder
 
 from runner.core.records import Status
 from runner.report import build, overview
-from runner.report.html.index_page import live_page
+from runner.report.html.render import live_page
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = [pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on PATH")]

@@ -200,7 +200,7 @@ def test_markdown_stays_below_githubs_limit(tmp_path):
     for number in range(30):
         record = made.metrics(f"n{number}", status=Status.FAILED, cells=0, reason="|" * 200)
         made.leave(tmp_path, record, with_samples=False)
-    from runner.report.exports import github_summary as markdown
+    from runner.report.exports import github as markdown
 
     limit, markdown.LARGEST_BYTES = markdown.LARGEST_BYTES, 5_000
     try:

@@ -16,8 +16,7 @@ from runner.core.files import write
 from runner.core.hash_cache import sha256_of
 from runner.core.records import to_json
 from runner.outputs import sums
-from runner.report.exports.github_annotations import error_commands
-from runner.report.exports.github_summary import github_summary
+from runner.report.exports.github import error_commands, github_summary
 from runner.report.exports.junit import junit_xml
 from runner.report.exports.openmetrics import metrics_text
 from runner.report.exports.ro_crate import PLAN_FILE, crate_json, crate_text

@@ -15,8 +15,7 @@ from runner.report.html.charts import notebook_chart
 from runner.report.html.panels import scene_of
 from runner.report.html.timeline import Legend, Row, legend_of, rows_of
 from runner.report.html.timeline import draw as draw_timeline
-from runner.report.pool import Pool, find_pools
-from runner.report.sample_series import Samples, SamplesError, Seen, read_samples, seen_in
+from runner.report.sample_series import Pool, Samples, SamplesError, Seen, find_pools, read_samples, seen_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

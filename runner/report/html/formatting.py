@@ -18,6 +18,7 @@ from markupsafe import Markup, escape
 
 from runner.core.surrogates import without_colours
 from runner.core.units import format_bytes, format_moment, format_seconds, instant
+from runner.report.summary import largest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -125,11 +126,6 @@ def first_line(value: str, longest: int = 200) -> str:
     """Return the first line that says something, shortened."""
     line = next((line.strip() for line in value.splitlines() if line.strip()), "")
     return line if len(line) <= longest else f"{line[:longest]}…"
-
-
-def largest(values: Iterable[float | None]) -> float | None:
-    """Return the largest of what was measured; None when nothing was."""
-    return max((value for value in values if value is not None), default=None)
 
 
 def one_line(value: str, longest: int = 200) -> str:

@@ -7,13 +7,21 @@ else.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from runner.core.templates import policy_hash, templates, templates_folder
 from runner.core.units import format_count
+from runner.report import overview as overviews
 from runner.report.html import formatting
+
+if TYPE_CHECKING:
+    import jinja2
+
+    from runner.report.overview import Overview
 
 
 def render(view: Mapping[str, Any], folder: Path | None = None) -> str:
@@ -58,3 +66,31 @@ def render(view: Mapping[str, Any], folder: Path | None = None) -> str:
     # All three are ours, and must reach the page byte for byte, as the hashes demand.
     ours = {"policy": Markup(policy), "style": Markup(style), "script": Markup(script)}  # noqa: S704
     return environment.get_template("report.html").render(**view, **ours)
+
+
+def live_page(overview: Overview) -> str:
+    """Return a page that shows where a run stands; it reloads itself, without a script, while anything runs."""
+    return _index_template().render(overview=overview, report=None)
+
+
+def forward_page(report: str) -> str:
+    """Return a page that leads to a report, whose path is relative to the output folder."""
+    return _index_template().render(overview=None, report=report)
+
+
+@functools.cache
+def _index_template() -> jinja2.Template:
+    from markupsafe import Markup
+
+    folder = templates_folder()
+    environment = templates(folder)
+    filters: dict[str, Any] = {
+        "href": quote,
+        "moment": formatting.moment,
+        "detail": overviews.detail,
+        "states": overviews.counted,
+    }
+    environment.filters.update(filters)
+    style = (folder / "index.css").read_text(encoding="utf-8")
+    environment.globals |= {"style": Markup(style), "style_hash": Markup(policy_hash(style))}  # noqa: S704  (ours)
+    return environment.get_template("index.html")
