@@ -115,7 +115,7 @@ def left_out(last: Metrics | None, run_id: str | None) -> str:
     if last is None:
         return "not in this run; it has no record"
     if last.run_id == run_id:
-        return f"not selected for this report; it {last.status.value} in this run"
+        return f"not selected for this report; its status in this run is {last.status.value}"
     return f"not in this run; last {last.status.value} at {format_moment(last.ended_at)}, run {last.run_id}"
 
 

@@ -35,7 +35,7 @@ from support import cli, notebooks
         ("parameters nn.ipynb", "the notebook nn.ipynb does not exist", "did you mean 'n.ipynb'? check the path"),
         ("run-all pan.yaml", "cannot read the plan pan.yaml: No such file or directory", "did you mean 'plan.yaml'?"),
         ("fetch plan.yml", "cannot read the plan plan.yml: No such file or directory", "did you mean 'plan.yaml'?"),
-        ("report otputs", "there is no folder otputs", "did you mean 'outputs'? give the --output-dir of the runs"),
+        ("report otputs", "the folder otputs does not exist", "did you mean 'outputs'? give the --output-dir of the runs"),
         ("run n.ipynb --cwd otputs", "the working directory {folder}/otputs does not exist", "did you mean 'outputs'?"),
         ("run n.ipynb -f pan.yaml", "--parameters-file pan.yaml cannot be read", "did you mean 'plan.yaml'?"),
     ],

@@ -157,7 +157,7 @@ TABLE = b"gene,score\nA,1.5\nB,2.5\nC,nan\n"
     [
         (TABLE, EQUAL, "identical bytes"),
         (TABLE.replace(b"\n", b"\r\n"), EQUAL, "4 rows"),
-        (TABLE.replace(b"1.5", b"1.5000001"), TOLERATED, "1 of 8 numbers"),
+        (TABLE.replace(b"1.5", b"1.5000001"), TOLERATED, "numbers differ in 1 of 8 cells"),
         (TABLE.replace(b"1.5", b"1.6"), DIFFERENT, "1 of 8 cells; first in row 2, column 2 ('score'): '1.5' → '1.6'"),
         (TABLE.replace(b"B,", b"X,"), DIFFERENT, "'B' → 'X'"),
         (b"gene,score\nB,2.5\nA,1.5\nC,nan\n", TOLERATED, "the same 4 rows in a different order"),

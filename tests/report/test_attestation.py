@@ -108,7 +108,7 @@ def test_an_attestation_of_an_earlier_run_says_where_its_files_are(made, tmp_pat
 )
 def test_what_is_not_an_attestation_of_ours_is_a_usage_error(made, tmp_path, document):
     """A check that compared nothing must not pass."""
-    with pytest.raises(UsageError, match=r"not an in-toto statement|names no file"):
+    with pytest.raises(UsageError, match=r"not an in-toto statement|lists no file"):
         compare_attested(made[0], written(tmp_path / "att.json", document))
 
 

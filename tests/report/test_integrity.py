@@ -159,12 +159,12 @@ def nothing_left(folder: Path) -> None:
     ("change", "where", "what"),
     [
         (succeeded_after_all, "bad.executed.ipynb", "its status is 'failed', bad.metrics.json has 'succeeded'"),
-        (another_time, "reports/summary.json", "it tells the run of bad otherwise than its record"),
+        (another_time, "reports/summary.json", "it does not match the record of bad"),
         (another_source, "good.executed.ipynb", "good.metrics.json records another SHA-256"),
         (a_cell_turned_green, "bad.executed.ipynb", "cell 2 is 'succeeded', bad.metrics.json has 'failed'"),
         (another_page, "good.html", "ro-crate-metadata.json has another SHA-256"),
-        (another_notebook, "good.metrics.json", "it is of 'bad'"),
-        (nothing_left, "good.metrics.json", "it is missing, and the report is on it"),
+        (another_notebook, "good.metrics.json", "it is a record of 'bad'"),
+        (nothing_left, "good.metrics.json", "it is missing, but the report describes it"),
     ],
 )
 def test_a_change_that_makes_its_sums_again_does_not_agree_with_the_rest(
@@ -223,7 +223,7 @@ def test_what_runs_or_was_cut_off_is_not_judged(outputs: Path) -> None:
     rewrite(outputs, "good", provisional=True, stage="release")
     assert "good.metrics.json" in named(outputs), "its sums say that it is final"
     (outputs / "good.sha256").unlink()
-    assert "good.metrics.json: its run was cut off before it could write its final record and sums" in map(
+    assert "good.metrics.json: its run was interrupted before it wrote its final record and checksums" in map(
         str, check(outputs).not_judged
     )
 
@@ -232,7 +232,7 @@ def test_files_that_no_run_wrote_are_named_and_no_difference(outputs: Path) -> N
     (outputs / "notes.txt").write_text("mine")
     found = check(outputs)
     assert found.differences == ()
-    assert [str(one) for one in found.not_judged] == ["notes.txt: no sums list it"]
+    assert [str(one) for one in found.not_judged] == ["notes.txt: it has no checksum"]
 
 
 def test_a_report_that_was_written_into_the_folder_is_a_difference(outputs: Path) -> None:
@@ -274,7 +274,7 @@ def test_a_run_of_one_notebook_after_the_report_leaves_the_folder_right(outputs:
     found = check(outputs)
     assert found.differences == ()
     assert {str(one) for one in found.not_judged} == {
-        "good.metrics.json: the report is on an earlier run, whose files are no longer here"
+        "good.metrics.json: the report describes an earlier run, whose files no longer exist"
     }
 
 

@@ -74,7 +74,7 @@ def test_each_state_of_a_notebook_is_shown(tmp_path: Path) -> None:
     assert (found["now"].cell, found["now"].cells) == (3, 9)
     assert found["now"].gpu_memory_bytes
     assert found["kept"].reason == "no such cell; held until None: `runner repair kept`"
-    assert found["gone"].reason == "its process is gone, last heard of in cell 3 of 9"
+    assert found["gone"].reason == "its process is gone, last seen in cell 3 of 9"
     assert found["old"].reason.startswith("last succeeded at 2026-")
     assert found["other"].reason.startswith("not in this run; last succeeded at 2026-")
     assert "run-started" in found["bad"].log_line

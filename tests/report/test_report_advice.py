@@ -68,9 +68,9 @@ def test_gate_is_compared_with_the_need(tmp_path, asked, need, kind, card):
 @pytest.mark.parametrize(
     ("asked", "kind", "word"),
     [
-        (80.0, "gate too high", "off cards that would do"),
+        (80.0, "gate too high", "rejects cards that would suffice"),
         (15.0, "gate too low", "not proved"),
-        (None, "no gate", "ask 24 GB"),
+        (None, "no gate", "request 24 GB"),
         (24.0, None, ""),
     ],
 )
@@ -118,7 +118,7 @@ def test_a_larger_input_that_was_forecast_needs_a_larger_gate(tmp_path, size, as
     line = advice_on(tmp_path).get("larger input")
     assert (line is not None) == said
     if line:
-        assert "n_top_genes = 4,000 it needs a card of 40 GB" in line.text
+        assert "n_top_genes = 4,000 it needs a 40 GB card" in line.text
         assert line.figures == "forecast 30.0 GB (28.0 GB to 33.0 GB) from runs at 250, 500, 1,000"
 
 
@@ -153,7 +153,7 @@ def test_pool_is_told_from_a_need(tmp_path):
     made.leave(tmp_path, record(asked_gb=80.0, need=None, peak=peak), pool=True, peak=peak)
     advice = advice_on(tmp_path)
     assert "(50%)" in advice["pool"].figures
-    assert "not known" in advice["pool"].text
+    assert "the need is unknown" in advice["pool"].text
     assert "gate too high" not in advice
 
 
@@ -162,7 +162,7 @@ def test_pool_with_the_allocators_figures_says_the_need(tmp_path):
     peak = 455_081_984 + (made.TOTAL - 455_081_984) // 2
     made.leave(tmp_path, record(asked_gb=80.0, need=5 * GB, peak=peak), pool=True, peak=peak)
     advice = advice_on(tmp_path)
-    assert "really allocated at most" in advice["pool"].figures
+    assert "peak allocation from the pool" in advice["pool"].figures
     assert "need 5.0 GB" in advice["gate too high"].figures
 
 
@@ -218,7 +218,7 @@ def test_notebooks_that_could_share_a_stage_are_named(tmp_path):
     line = advice_on(tmp_path, plan)["one stage"]
     assert line.notebooks == ("b", "c")
     assert "even on one GPU (10.0 GB together" in line.text
-    assert "one after the other 8m00s, the longest alone 4m00s" in line.figures
+    assert "in sequence 8m00s, the longest alone 4m00s" in line.figures
 
 
 def test_notebooks_that_overlapped_or_need_each_other_are_not(tmp_path):

@@ -83,10 +83,10 @@ def test_odd_value_in_any_field_costs_that_record_at_most(tmp_path, odd):
 @pytest.mark.parametrize(
     ("field", "said"),
     [
-        (("wall_seconds",), "wall_seconds is inf, which is not a figure"),
-        (("gate", "waited_seconds"), "gate.waited_seconds is inf, which is not a figure"),
-        (("gate", "asked", "gpu_memory_gb"), "gate.asked.gpu_memory_gb is inf, which is not a figure"),
-        (("cells", 0, "peak_gpu_memory_bytes", made.UUIDS[0]), "is larger than any figure of a run"),
+        (("wall_seconds",), "wall_seconds is inf, which is not a finite number"),
+        (("gate", "waited_seconds"), "gate.waited_seconds is inf, which is not a finite number"),
+        (("gate", "asked", "gpu_memory_gb"), "gate.asked.gpu_memory_gb is inf, which is not a finite number"),
+        (("cells", 0, "peak_gpu_memory_bytes", made.UUIDS[0]), "is too large"),
     ],
 )
 def test_figure_that_is_none_breaks_its_record_alone(tmp_path, field, said):

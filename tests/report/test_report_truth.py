@@ -77,7 +77,7 @@ def test_notebook_without_a_record_is_listed_and_fails_the_run(tmp_path):
 
 def test_empty_folder_is_a_wrong_call_and_with_a_plan_no_success(tmp_path):
     """Nothing that ran is nothing that succeeded; a plan tells what should have run, also in no folder at all."""
-    with pytest.raises(UsageError, match="holds no record of a run"):
+    with pytest.raises(UsageError, match="contains no records"):
         build(tmp_path, watch=all_dead)
     assert not list(tmp_path.iterdir())
     result = build(tmp_path / "new", plan=made.plan_of("a", "b"), watch=all_dead)
@@ -179,7 +179,7 @@ def test_a_caller_who_knows_why_nothing_ran_gets_a_report_without_a_plan(tmp_pat
     result = build(tmp_path / "new", tasks={"clone": "Failed"}, problems=["no such plan"], watch=all_dead)
     assert result.verdict == "failed"
     assert result.problems == ("no such plan",)
-    assert result.objections(fail_on_failure=True) == ("there is no notebook to report on",)
+    assert result.objections(fail_on_failure=True) == ("there are no notebooks to report on",)
 
 
 def test_notebooks_run_one_by_one_are_all_covered(tmp_path):
@@ -212,8 +212,8 @@ def test_only_limits_the_report(tmp_path):
     assert report.verdict == "succeeded"
     assert report.others == ()
     assert {one.name: one.reason for one in report.left_out} == {
-        "b": "not chosen for this report; it ended failed in this run",
-        "c": "not in this run; it has no record here",
+        "b": "not selected for this report; its status in this run is failed",
+        "c": "not in this run; it has no record",
     }
 
 
@@ -266,8 +266,8 @@ def test_dead_run_is_lost_and_says_how_far_it_came(tmp_path):
     gone = entry(report, "gone")
     assert gone.status is Status.LOST
     assert report.verdict == "failed"
-    assert "last heard of in cell 9 of 16, 1m40s after its start; the notebook was last saved at 2026" in gone.reason
-    for part in ("with 7 cells done", "95% of the limit", "probably killed for memory"):
+    assert "last seen in cell 9 of 16, 1m40s after its start; the notebook was last saved at 2026" in gone.reason
+    for part in ("with 7 cells done", "95% of the limit", "probably killed for lack of memory"):
         assert part in gone.reason
 
 
@@ -315,7 +315,7 @@ def test_lost_run_with_room_in_memory_is_not_called_out_of_memory(tmp_path):
 def test_lost_run_without_samples_says_that_nothing_is_known(tmp_path):
     """Without a sample no cause is made up."""
     made.running(tmp_path, "gone")
-    assert "no sample says why" in entry(report_on(tmp_path), "gone").reason
+    assert "cause unknown, as there are no samples" in entry(report_on(tmp_path), "gone").reason
 
 
 def test_half_a_last_line_of_samples_is_not_read(tmp_path):
@@ -538,7 +538,7 @@ def test_failure_with_huge_message_stays_readable(tmp_path):
         ({"clone": "Failed:TaskRunCancelled", "validate": "None:"}, "the task clone was cancelled"),
         ({"clone": "Failed:TaskRunImagePullFailed"}, "could not pull its image"),
         ({"clone": "Failed:Failed", "data-1": "Failed:TaskRunTimeout"}, "clone failed and the task data-1 timed out"),
-        ({"clone": "Succeeded:Succeeded", "notebook/a": "Failed:Failed"}, "its task failed; the results"),
+        ({"clone": "Succeeded:Succeeded", "notebook/a": "Failed:Failed"}, "its task failed; see the results"),
         ({"clone": "Succeeded:Succeeded", "notebook/a": "Failed:TaskRunTimeout"}, "its task timed out"),
     ],
 )

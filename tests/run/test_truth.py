@@ -151,7 +151,7 @@ def test_the_banner_stands_above_the_cell_that_failed(tmp_path: Path) -> None:
 BAD_INPUTS = {
     "not-json": ("{", "is not valid JSON"),
     "empty": ("", "is empty"),
-    "not-a-notebook": ('{"a": 1}', "no notebook"),
+    "not-a-notebook": ('{"a": 1}', "not a notebook"),
     "no-code-cells": ('{"cells": [], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}', "no code cells"),
 }
 
