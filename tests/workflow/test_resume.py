@@ -416,5 +416,5 @@ def test_a_dry_run_tells_the_time_that_it_took_before_and_touches_nothing(done: 
     lines = ended.out.splitlines()
     assert lines[0].startswith("a  runs because parameter n changed 2000 -> 5000 (took ")
     assert lines[1].startswith("b  depends on the products of a (took ")
-    assert lines[-1].startswith("1 reused, 1 to run, 2 to decide; by earlier runs ")
+    assert lines[-1].startswith("1 reused, 1 to run, 2 to decide; estimated from earlier runs: ")
     assert before == {path: path.read_bytes() for path in done.rglob("*.json") if path.name != ".hashes.json"}
