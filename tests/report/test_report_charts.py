@@ -112,8 +112,8 @@ def test_lines_that_are_no_samples_are_counted_and_left_out(tmp_path):
 @pytest.mark.parametrize(
     ("lines", "said"),
     [
-        (["garbage", "x,y,z,,,,,"], "a.samples.csv: cannot be drawn: none of its 2 lines is valid"),
-        ([f"nan,,,,,,1,2{made.NO_UNITS}"], "a.samples.csv: cannot be drawn: none of its 1 line is valid"),
+        (["garbage", "x,y,z,,,,,"], "a.samples.csv cannot be drawn: none of its 2 lines is valid"),
+        ([f"nan,,,,,,1,2{made.NO_UNITS}"], "a.samples.csv cannot be drawn: none of its 1 line is valid"),
     ],
 )
 def test_file_of_bad_lines_only_is_told_in_a_sentence(tmp_path, lines, said):
