@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line: finds the command, runs it, and turns errors into messages and exit codes.
+"""The command line: dispatches to a command and turns errors into messages and exit codes.
 
-stdout is the answer, stderr the log. Each option can also be given as ``RUNNER_<COMMAND>_<OPTION>``;
-an empty variable means not given.
+stdout is the answer, stderr the log. Each option can also be set as ``RUNNER_<COMMAND>_<OPTION>``;
+an empty variable counts as unset.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from runner.commands.answer import settle_streams
 from runner.commands.help import Commands, explained
 from runner.core.errors import RecordError, RunnerError
 
-# Name, what it does in one line. The module runner.commands.<name> holds it and is imported when used.
+# Names and one-line descriptions. The module runner.commands.<name> is imported on first use.
 COMMANDS = {
     "run": "Run a notebook and write its results.",
     "run-all": "Run the notebooks of a plan in order, then write the report.",
-    "repair": "Go on with a failed notebook that is held, in the same kernel.",
+    "repair": "Continue a held failed notebook in the same kernel.",
     "parameters": "List the variables of a notebook that can be set.",
-    "fit": "Prove which GPU memory is enough for a notebook, beside a process that holds the rest.",
-    "forecast": "Predict time and memory of a notebook at full size from runs at fractions of it.",
+    "fit": "Find the smallest GPU memory that is enough for a notebook, by running it with less.",
+    "forecast": "Predict a notebook's time and memory at full size from runs at fractions of it.",
     "kernels": "List the kernels of this machine, other environments included.",
     "gate": "Check whether this machine has the requested GPUs and memory.",
     "convert": "Convert executed notebooks to offline, safe HTML.",
-    "report": "Write the report over all notebooks of an output folder.",
-    "status": "Show where the notebooks of a run stand now.",
-    "compare": "Compare two results, files or folders, by what they mean.",
-    "verify": "Check whether an output folder is still as its runs left it.",
+    "report": "Write the report on an output folder.",
+    "status": "Show the progress of a run.",
+    "compare": "Compare two results, files or folders, by meaning.",
+    "verify": "Check an output folder against its checksums and records.",
     "clean": "Remove old attempts and report pages of an output folder.",
     "validate": "Check GPUs, CUDA, Python, storage and limits, with a hint for each problem.",
     "fetch": "Fetch the datasets of a plan, verified, into a cache.",
@@ -48,10 +48,10 @@ COMMANDS = {
 
 
 class _AllCommands(Commands):
-    """Loads a command when it is used, so that ``runner --help`` imports none of them."""
+    """Imports a command on first use: ``runner --help`` imports none."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Return the names in the order of a user's way."""
+        """Return the names in order of use."""
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
@@ -79,8 +79,8 @@ class _AllCommands(Commands):
 def cli(ctx: click.Context, /, version: bool, as_json: bool) -> None:
     """Run GPU notebooks unattended and prove what happened.
 
-    Each option can also be given as a variable RUNNER_<COMMAND>_<OPTION>, as in
-    RUNNER_RUN_TIMEOUT=2h; an empty one means not given.
+    Each option can also be set as an environment variable RUNNER_<COMMAND>_<OPTION>, such as
+    RUNNER_RUN_TIMEOUT=2h; an empty one counts as unset.
 
     \b
     Examples:
@@ -93,14 +93,14 @@ def cli(ctx: click.Context, /, version: bool, as_json: bool) -> None:
         click.echo(_versions() if as_json else f"runner, version {__version__}")
         ctx.exit()
     if as_json:
-        raise click.UsageError("--json belongs behind a command, or to --version", ctx)
+        raise click.UsageError("--json needs a command before it, or --version", ctx)
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help())
         ctx.exit()
 
 
 def _versions() -> str:
-    """Return the versions of Python, the system and every distribution that we need, as JSON."""
+    """Return the versions of Python, the platform and all required distributions, as JSON."""
     import json
     import platform
     from importlib.metadata import PackageNotFoundError, requires
@@ -114,7 +114,7 @@ def _versions() -> str:
         try:
             packages[name] = installed(name)
         except PackageNotFoundError:
-            packages[name] = None  # of an extra that is not installed
+            packages[name] = None  # from an extra that is not installed
     found = {"runner": __version__, "python": platform.python_version(), "platform": platform.platform()}
     return json.dumps({**found, "executable": sys.executable, "packages": packages}, indent=1)
 
@@ -131,31 +131,31 @@ def _exit_code() -> int:
     try:
         return int(cli.main(prog_name="runner", standalone_mode=False) or 0)
     except click.UsageError as error:
-        return _told(explained(error))
+        return _report(explained(error))
     except click.Abort:
         return 130
     except SystemExit as error:  # after a signal, see `runner.core.stop.ending_on_signals`
         return error.code if isinstance(error.code, int) else RunnerError.exit_code
     except RunnerError as error:
-        return _told(error)
+        return _report(error)
     except KeyboardInterrupt:
         return 130
     except Exception as error:  # noqa: BLE001  (the last line of defence: an internal error, reported as such)
         if isinstance(error, OSError) and _while_printing(error):
-            _tell(f"runner: the answer cannot be printed: {error.strerror or error}")
+            _print_error(f"runner: cannot write to stdout: {error.strerror or error}")
             return RecordError.exit_code
-        _tell(traceback.format_exc(), "runner: internal error in runner; please report it with the lines above")
+        _print_error(traceback.format_exc(), "runner: internal error in runner; please report it with the lines above")
         return 70
 
 
-def _told(error: RunnerError) -> int:
-    _tell(f"runner: {error.message}", f"  hint: {error.hint}" if error.hint else "")
-    _leave_results(str(error))
+def _report(error: RunnerError) -> int:
+    _print_error(f"runner: {error.message}", f"  hint: {error.hint}" if error.hint else "")
+    _write_results(str(error))
     return error.exit_code
 
 
-def _leave_results(message: str) -> None:
-    """Fill Tekton's results where a command ends before it has any: nobody opens the log of every task."""
+def _write_results(message: str) -> None:
+    """Write Tekton's results for a command that failed before writing any: nobody opens the log of every task."""
     words = [word for word in sys.argv[1:3] if not word.startswith("-")]
     names = ("_".join(words[:count]).upper().replace("-", "_") for count in (1, 2))
     folder = next((found for name in names if (found := os.environ.get(f"RUNNER_{name}_RESULTS_DIR"))), None)
@@ -173,17 +173,17 @@ def _while_printing(error: BaseException) -> bool:
     return frames[-1].f_globals.get("__name__") == "click.utils"
 
 
-def _tell(*lines: str) -> None:
-    """Print it on stderr, if that can be written; the exit code says the same."""
+def _print_error(*lines: str) -> None:
+    """Print lines to stderr; ignore a failure, since the exit code reports the error too."""
     with contextlib.suppress(OSError):
         click.echo("\n".join(line.rstrip("\n") for line in lines if line), err=True)
 
 
 def _open_standard_streams() -> None:
-    """Put the null device where we were started with a closed stdin, stdout or stderr.
+    """Open the null device in place of a stdin, stdout or stderr that was closed at startup.
 
-    Python then has None as the stream, and the next file that is opened gets its number: whatever
-    a library writes to stderr would end in that file.
+    Python sets such a stream to None, and the next opened file takes its descriptor: a library's
+    messages on stderr would end up in that file.
     """
     for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
         try:
@@ -191,7 +191,7 @@ def _open_standard_streams() -> None:
         except OSError:
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest free number is this one
         if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115, PTH123  (as long as we live)
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115, PTH123  (open until exit)
 
 
 if __name__ == "__main__":

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The commands, one a module. Each imports only click at its top, so that help is quick."""
+"""The commands, one per module. Each imports only click at module level, to keep `--help` fast."""

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The answer of a command whose work is done, on stdout.
+"""Prints a finished command's answer to stdout.
 
-Its exit code tells how the work went. A reader that has left or a full disk behind stdout must
-not change that: what was asked for lies in the files.
+A closed pipe or a full disk behind stdout must not change the exit code: the results are in the files.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from runner.core import log
 
 
 def answer(text: str) -> None:
-    """Print a line; one that cannot be printed is logged, and nothing later is tried."""
+    """Print a line; if that fails, log it and discard all further output."""
     try:
         click.echo(text, nl=not text.endswith("\n"))
     except (OSError, ValueError) as error:
@@ -27,22 +26,22 @@ def answer(text: str) -> None:
 
 
 def lose_stdout() -> bool:
-    """Flush stdout and return True if that failed; stdout then leads to the null device."""
+    """Flush stdout and return True if that failed; stdout is then redirected to the null device."""
     return _lost(sys.stdout)
 
 
 def settle_streams() -> None:
-    """Flush stdout and stderr before the exit.
+    """Flush stdout and stderr before exit.
 
-    Python's own last flush would otherwise replace the exit code by 120 where the reader has left or
-    the disk is full, for text that an earlier, failed write has left in a buffer.
+    If the pipe is closed or the disk full, Python's own final flush of buffered text would otherwise
+    replace the exit code with 120.
     """
     for stream in (sys.stdout, sys.stderr):
         _lost(stream)
 
 
 def _lost(stream: TextIO | None) -> bool:
-    """Flush a stream; if that fails, lead its descriptor to the null device, which takes what is left."""
+    """Flush a stream and return True if that failed; its descriptor is then redirected to the null device."""
     if stream is None or stream.closed:
         return False
     try:

@@ -23,14 +23,14 @@ from runner.core.stop import ending_on_signals
     metavar="N",
     help="Keep the newest N attempts of each notebook, and as many report pages.",
 )
-@click.option("--older-than", type=Duration(), default="0s", help="Keep what is younger, such as 30d.")
+@click.option("--older-than", type=Duration(), default="0s", help="Keep everything newer, such as 30d.")
 @click.option("--dry-run", is_flag=True, help="Only print what would be removed.")
 @options.as_json
 @ending_on_signals()
 def command(output_dir: Path, keep_attempts: int, older_than: float, dry_run: bool, as_json: bool) -> int:
     """Remove old attempts and report pages of OUTPUT_DIR.
 
-    The newest page, the newest success of each notebook and everything of a notebook that is running stay.
+    Kept in any case: the newest page, each notebook's newest success, and everything of a running notebook.
 
     \b
     Examples:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`runner clone`: sources at a revision."""
+"""`runner clone`: clone or update a repository at a revision."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from runner.commands import option_types, options
 @click.argument("url")
 @click.argument("folder", type=options.FOLDER)
 @click.option("--revision", default="HEAD", show_default=True, help="Branch, tag or commit.")
-@click.option("--depth", type=option_types.Number(1, whole=True), help="How much history. [default: all of it]")
+@click.option("--depth", type=option_types.Number(1, whole=True), help="Commits of history to fetch. [default: all]")
 @click.option("--submodules", is_flag=True, help="Fetch submodules too.")
-@click.option("--allow-host", multiple=True, metavar="HOST", help="The only host that may be asked. Repeatable.")
+@click.option("--allow-host", multiple=True, metavar="HOST", help="Allow this host only. Repeatable.")
 @options.as_json
 def command(
     url: str,
@@ -27,10 +27,10 @@ def command(
     allow_host: tuple[str, ...],
     as_json: bool,
 ) -> int:
-    """Bring FOLDER to a revision of the repository at URL, over https, ssh or from a file.
+    """Clone the repository at URL (https, ssh or file) into FOLDER and check out a revision.
 
-    A folder that is a clone already is updated; edited tracked files are a reason to refuse.
-    Exit code: 0 done, 9 no such repository or revision, 75 the network failed, 2 usage.
+    An existing clone is updated, unless tracked files were edited.
+    Exit code: 0 done, 9 no such repository or revision, 75 network failure, 2 usage.
 
     \b
     Example:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`runner compare`: whether two results mean the same."""
+"""`runner compare`: compare two results by meaning."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from runner.core.stop import ending_on_signals
     "ari (1), procrustes (0.001), neighbours (0.95) or figure (0.02). Repeatable.",
 )
 @click.option("--html", type=options.FILE, help="Write a page with crossing tables and figures side by side.")
-@click.option("--all", "every", is_flag=True, help="List what is equal, too.")
+@click.option("--all", "every", is_flag=True, help="List equal parts too.")
 @click.option("--fail-on-difference", is_flag=True, help="Exit 7 unless everything is equal within the tolerance.")
 @options.as_json
 @ending_on_signals()
@@ -36,14 +36,14 @@ def command(
     fail_on_difference: bool,
     as_json: bool,
 ) -> int:
-    """Compare two results, files or folders, by what they mean.
+    """Compare two results, files or folders, by meaning.
 
     AnnData (h5ad, zarr): cells and genes by name, labels by the adjusted Rand index, embeddings by Procrustes distance
-    and the neighbours kept, numbers within a tolerance. Figures by a perceptual hash, tables cell by cell, executed
-    notebooks by what their cells show. In output folders the runner's own files are left out.
+    and shared neighbours, numbers within a tolerance. Figures by a perceptual hash, tables cell by cell, executed
+    notebooks by their cells' outputs. The runner's own files in output folders are ignored.
 
-    Exit code: 0; with --fail-on-difference 7 where something is different or cannot be compared; 2 where there is
-    nothing to compare.
+    Exit code: 0; with --fail-on-difference 7 if anything differs or cannot be compared; 2 if there is nothing to
+    compare.
 
     \b
     Examples:
@@ -66,13 +66,13 @@ def command(
         answer(json.dumps(as_tree(found), indent=1))
     else:
         for file in found.files:
-            told = [one for one in file.verdicts if every or one.outcome is not Outcome.EQUAL]
-            parts = f" ({format_count(len(file.verdicts), 'part')})" if len(file.verdicts) > 1 else ""
             if len(file.verdicts) == 1 and file.verdicts[0].part == "":
                 answer(f"{file.path}: {file.verdicts[0]}")
                 continue
+            parts = f" ({format_count(len(file.verdicts), 'part')})" if len(file.verdicts) > 1 else ""
             answer(f"{file.path}: {file.outcome}{parts}")
-            for one in told:
-                answer(f"  {one}")
+            for one in file.verdicts:
+                if every or one.outcome is not Outcome.EQUAL:
+                    answer(f"  {one}")
     same = found.outcome in {Outcome.EQUAL, Outcome.TOLERATED}
     return 7 if fail_on_difference and not same else 0

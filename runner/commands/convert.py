@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`runner convert`: executed notebooks to HTML."""
+"""`runner convert`: convert executed notebooks to HTML."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ if TYPE_CHECKING:
 
 @click.command("convert")
 @click.argument("notebooks", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--output-dir", type=options.FOLDER, help="Where the pages go. [default: beside each notebook]")
+@click.option("--output-dir", type=options.FOLDER, help="Folder for the pages. [default: beside each notebook]")
 @click.option("--trust-html", is_flag=True, help="Keep scripts of outputs.")
 @click.option(
     "--interactive",
     is_flag=True,
     help="Keep interactive figures of plotly, Bokeh, Vega/Altair and matplotlib animations; they need no network.",
 )
-@click.option("--no-input", is_flag=True, help="Leave out the code.")
+@click.option("--no-input", is_flag=True, help="Omit the code.")
 @click.option(
     "--remove-tagged",
     is_flag=True,
-    help="Leave out what the tags remove-cell, remove-input and remove-output name. Failed cells stay.",
+    help="Honour the tags remove-cell, remove-input and remove-output. Failed cells are kept.",
 )
 @options.as_json
 @ending_on_signals()
@@ -42,11 +42,11 @@ def command(
     remove_tagged: bool,
     as_json: bool,
 ) -> int:
-    """Convert NOTEBOOKS, files or folders of them, to pages that need no network.
+    """Convert NOTEBOOKS, files or folders, to self-contained HTML pages.
 
-    All are tried. Exit code: 0, else that of the first that could not be converted: 9 when it is no
-    notebook, 74 when its page cannot be written; 2 when two would become one page, and none is written;
-    143/130 after SIGTERM/SIGINT, which leaves whole pages only.
+    A failure does not stop the rest. Exit code: 0, else that of the first failure: 9 not a valid notebook,
+    74 the page cannot be written; 2 if two notebooks would share a page, in which case nothing is written;
+    143/130 after SIGTERM/SIGINT, which leaves no partial page.
 
     \b
     Examples:
@@ -84,7 +84,7 @@ def command(
             if isinstance(page, RunnerError):
                 raise page  # noqa: TRY301  (reported in the order of the arguments)
             done[notebook] = dataclasses.asdict(convert(notebook, page, look=_linked(look, page)))
-            _note(page)
+            _update_sums(page)
         except Exception as error:  # noqa: BLE001  (one notebook must not cost the others their pages)
             fail(notebook, error)
             continue
@@ -99,7 +99,7 @@ def command(
 
 
 def _linked(look: Look, page: Path) -> Look:
-    """Lead back to the report of an output folder, where the page is in one."""
+    """Link a page to the report of its output folder, if it has one."""
     import dataclasses
 
     from runner.plan.job import INDEX_FILE
@@ -107,8 +107,8 @@ def _linked(look: Look, page: Path) -> Look:
     return dataclasses.replace(look, report=INDEX_FILE if page.with_name(INDEX_FILE).is_file() else None)
 
 
-def _note(page: Path) -> None:
-    """Bring the sums of an output folder up to date, where the page is in one."""
+def _update_sums(page: Path) -> None:
+    """Update the checksums of the page's output folder, if it has any."""
     from runner.outputs import sums
 
     if sums.of_notebook(page.parent, page.stem).exists():
@@ -124,12 +124,12 @@ def _page(notebook: Path) -> str:
 
 
 def _check_apart(pages: dict[Path, Path]) -> None:
-    """Refuse notebooks whose pages would be one file, before any is written.
+    """Refuse notebooks whose pages would be the same file, before any is written.
 
     Raises
     ------
     UsageError
-        Two different notebooks have one page, also by names that differ in case only where the folder ignores it.
+        Two notebooks share a page, or names that differ only in case on a case-insensitive file system.
     """
     from runner.core import files
     from runner.core.errors import UsageError

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`runner demo`: see it work, without a download, on a GPU if there is one."""
+"""`runner demo`: run three small notebooks, without a download, on a GPU if available."""
 
 from __future__ import annotations
 
@@ -21,16 +21,15 @@ from runner.commands.run import make_options
     "copy_to_folder",
     type=options.FOLDER,
     metavar="DIRECTORY",
-    help="Only copy the plan and its notebooks there; a pipeline runs them one by one.",
+    help="Only copy the plan and its notebooks to this folder, for a pipeline to run.",
 )
 @options.as_json
 @click.pass_context
 def command(ctx: click.Context, /, copy_to_folder: Path | None, as_json: bool, **given: Any) -> int:
     """Run the three notebooks of the demo plan and write their report.
 
-    The notebooks are copied to OUTPUT_DIR/demo first; what they write stays there. They need
-    scanpy (`pip install 'rapids-notebook-runner[demo]'`) and use a GPU where cupy and
-    rapids-singlecell find one.
+    The notebooks are copied to OUTPUT_DIR/demo and write there. They need scanpy
+    (`pip install 'rapids-notebook-runner[demo]'`) and use a GPU if cupy and rapids-singlecell find one.
 
     \b
     Example:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`runner fetch`: the datasets of a plan, verified, into a cache."""
+"""`runner fetch`: download and verify the datasets of a plan."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from runner.commands import option_types, options
 @click.command("fetch")
 @click.argument("plan", type=options.FILE)
 @click.option("--dataset", multiple=True, metavar="NAME", help="Fetch this dataset only. Repeatable. [default: all]")
-@click.option("--cache", type=options.FOLDER, default=Path("data"), show_default=True, help="Where the files go.")
-@click.option("--offline", is_flag=True, help="Use what is there; fail on what is not.")
+@click.option("--cache", type=options.FOLDER, default=Path("data"), show_default=True, help="Folder for the files.")
+@click.option("--offline", is_flag=True, help="Use cached files only; fail if one is missing.")
 @click.option(
     "--connections",
     type=option_types.Number(1, 64, whole=True),
     default=8,
     show_default=True,
-    help="Connections a file.",
+    help="Connections per file.",
 )
 @options.as_json
 def command(plan: Path, dataset: tuple[str, ...], cache: Path, offline: bool, connections: int, as_json: bool) -> int:
-    """Fetch the datasets of PLAN and verify them; a second call resumes what was cut off.
+    """Fetch and verify the datasets of PLAN; a second call resumes interrupted downloads.
 
-    Exit code: 0 all there, 9 wrong content or not found, 75 the network failed after its retries,
-    3 too little disk, 2 usage.
+    Exit code: 0 all staged, 9 wrong content or not found, 75 network failure after all retries,
+    3 not enough disk space, 2 usage.
 
     \b
     Examples:

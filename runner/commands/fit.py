@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`runner fit`: the smallest card that is enough, proved."""
+"""`runner fit`: find the smallest card that is enough for a notebook."""
 
 from __future__ import annotations
 
@@ -18,28 +18,30 @@ def _cards(_context: click.Context, _option: click.Parameter, text: str | None) 
     except ValueError as error:
         raise click.BadParameter(f"{text!r} is not a list of sizes in GB; write it like 16,24,48") from error
     if any(not 1 <= card <= 2000 for card in cards):
-        raise click.BadParameter(f"{text!r}: cards have 1 to 2000 GB")
+        raise click.BadParameter(f"{text!r}: sizes range from 1 to 2000 GB")
     return cards
 
 
 @click.command("fit", cls=help_sections.Sectioned)
 @help_sections.gpus(
-    "--cards", callback=_cards, metavar="GB,GB", help="Cards to try. [default: all that this GPU can stand for]"
+    "--cards",
+    callback=_cards,
+    metavar="GB,GB",
+    help="Card sizes to try. [default: all common ones that fit on this GPU]",
 )
 @help_sections.gpus(
-    "--runs", type=option_types.Number(1, 20, whole=True), default=4, show_default=True, help="Runs at most."
+    "--runs", type=option_types.Number(1, 20, whole=True), default=4, show_default=True, help="Maximum number of runs."
 )
 @options.add(options.one_notebook)
 @options.as_json
 def command(cards: tuple[int, ...], runs: int, as_json: bool, **given: Any) -> int:
-    """Run NOTEBOOK with the memory of smaller cards and say which is enough.
+    """Run NOTEBOOK with the memory of smaller cards and print the smallest that is enough.
 
-    Beside each run another process holds the rest of the GPU's memory. Everything happens in a scratch folder with a
-    copy of the checkout; outputs of earlier runs stay as they are. The sizes are searched by bisection. What was
-    proved is kept as NAME.fit.json in the output folder, for the report and `runner plan tune`.
+    During each run, another process holds the rest of the GPU's memory. The runs use a scratch folder with a copy of
+    the checkout; earlier outputs are not touched. Sizes are searched by bisection. The result is written to
+    NAME.fit.json in the output folder, for the report and `runner plan tune`.
 
-    Exit code: 0 a card was proved, 3 none was, or there is no GPU to prove it on, 2 the notebook fails for another
-    reason.
+    Exit code: 0 a card is enough, 3 none is or there is no GPU, 2 the notebook fails for another reason.
 
     \b
     Examples:
@@ -61,5 +63,5 @@ def command(cards: tuple[int, ...], runs: int, as_json: bool, **given: Any) -> i
         for line in found.lines():
             answer(line)
         if found.smallest is None:
-            answer(f"{found.notebook}: no card of {len(found.attempts)} tried is enough")
+            answer(f"{found.notebook}: none of the {len(found.attempts)} cards tried is enough")
     return 0 if found.smallest else 3

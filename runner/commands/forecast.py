@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`runner forecast`: time and memory at full size, from runs at fractions of it."""
+"""`runner forecast`: predict time and memory at full size from runs at fractions of it."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ def _fractions(_context: click.Context, _option: click.Parameter, text: str) -> 
 def command(parameter: str, fractions: tuple[Fraction, ...], as_json: bool, **given: Any) -> None:
     """Predict time and memory of NOTEBOOK at full size, and the largest size for each card.
 
-    The full size is the parameter's value: given with -p, else that of the plan or the notebook. It runs at fractions
-    of it, the smallest twice because the first run only warms caches, each time in a scratch folder with a copy of the
-    checkout; outputs of earlier runs stay as they are. How each cell grows is fitted, with an interval. The forecast
-    is kept as NAME.forecast.json in the output folder, for the report.
+    The full size is the parameter's value: from -p, else from the plan or the notebook. The notebook runs at fractions
+    of it, the smallest twice because the first run only warms caches, each in a scratch folder with a copy of the
+    checkout; earlier outputs are not touched. Each cell's growth is fitted, with an interval. The forecast is written
+    to NAME.forecast.json in the output folder, for the report.
 
-    Exit code: 0, or 2 a run did not succeed or the parameter is not a number.
+    Exit code: 0, or 2 if a run did not succeed or the parameter is not a number.
 
     \b
     Examples:

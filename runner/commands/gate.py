@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`runner gate`: whether this machine is good enough."""
+"""`runner gate`: check the GPUs and memory of this machine."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from runner.commands.answer import answer
 @options.add(options.gate_options)
 @options.as_json
 def command(as_json: bool, wait: float, **given: Any) -> int:
-    """Check the visible GPUs and say what each of them has. Exit code: 0 good, 3 refused.
+    """Check the visible GPUs against the requested number and memory. Exit code: 0 passed, 3 refused.
 
     \b
     Examples:
@@ -29,8 +29,8 @@ def command(as_json: bool, wait: float, **given: Any) -> int:
     from runner.core.requirements import requirements_of
     from runner.stages.gate.gate import gate
 
-    asked = requirements_of(given["min_gpus"], given["min_gpu_memory_gb"], given["gpu_free_fraction"])
-    with gate(asked, environ=os.environ, wait_seconds=wait, disk_path=Path.cwd(), owner="runner gate") as decision:
+    wanted = requirements_of(given["min_gpus"], given["min_gpu_memory_gb"], given["gpu_free_fraction"])
+    with gate(wanted, environ=os.environ, wait_seconds=wait, disk_path=Path.cwd(), owner="runner gate") as decision:
         record = decision.record
     if as_json:
         answer(to_json(record))

@@ -1,8 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Help, and what was probably meant by a call that click cannot take.
-
-Every mistake is told in the words of our own errors, with the nearest name as the hint.
-"""
+"""`runner help`, and usage errors in the format of our own errors, with the nearest name as the hint."""
 
 from __future__ import annotations
 
@@ -54,10 +51,10 @@ def _pages(ctx: click.Context) -> list[str]:
 
 
 class Commands(click.Group):
-    """A group that names the nearest command for one that it does not have; older clicks name none."""
+    """A group that suggests the nearest name for an unknown command; older versions of click suggest none."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Show what there is where no command is named."""
+        """Show the help if no command is given."""
         if not args and self.no_args_is_help and not ctx.resilient_parsing:
             click.echo(ctx.get_help(), err=True)
             ctx.exit(2)
@@ -66,14 +63,14 @@ class Commands(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find the command that the first argument names."""
+        """Return the command named by the first argument."""
         if not args[0].startswith("-") and not ctx.resilient_parsing and self.get_command(ctx, args[0]) is None:
             raise no_command(ctx, args[0])
         return super().resolve_command(ctx, args)
 
 
 def no_command(ctx: click.Context, name: str) -> UsageError:
-    """Return the error for a command that a group does not have."""
+    """Return the error for an unknown command of a group."""
     assert isinstance(ctx.command, click.Group)
     near = did_you_mean(name, ctx.command.list_commands(ctx))
     words = " ".join([*ctx.command_path.split()[1:], name])
@@ -81,7 +78,7 @@ def no_command(ctx: click.Context, name: str) -> UsageError:
 
 
 def explained(error: click.UsageError) -> RunnerError:
-    """Return our error for click's: the value and what is wrong with it, and as the hint what to do."""
+    """Return click's error as one of ours, with a hint."""
     ctx = error.ctx
     if ctx is None:
         return UsageError(error.format_message())
@@ -91,15 +88,15 @@ def explained(error: click.UsageError) -> RunnerError:
         message = f"no option {error.option_name!r}"
         hint = did_you_mean(error.option_name, [name for name in known if name.startswith("--")])
     elif isinstance(error, click.BadParameter) and error.param and error.message:
-        message = f"{_given(error.param, ctx)}: {error.message.removesuffix('.')}"
+        message = f"{_source(error.param, ctx)}: {error.message.removesuffix('.')}"
         hint = f"{hint}; " if hint else ""
     return UsageError(
         message[0].lower() + message[1:] if message[1:2].islower() else message, hint=f"{hint}{_help(ctx)}"
     )
 
 
-def _given(param: click.Parameter, ctx: click.Context) -> str:
-    """Return where the value of a parameter was given: its option, its variable or its place."""
+def _source(param: click.Parameter, ctx: click.Context) -> str:
+    """Return the source of a parameter's value: its option, environment variable or argument."""
     variable = f"{ctx.auto_envvar_prefix}_{param.name}".upper()
     if param.name and ctx.get_parameter_source(param.name) is ParameterSource.ENVIRONMENT:
         return variable

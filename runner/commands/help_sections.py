@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Options under the headings of a help that would be too long to read as one list.
+"""Options grouped under headings, for commands with too many to read as one list.
 
 Options are declared by their heading, ``gpus("--min-gpus", ...)``, as with `click.option`. Commands without the class
 `Sectioned` list them as usual.

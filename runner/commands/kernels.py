@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`runner kernels`: what notebooks can run with on this machine."""
+"""`runner kernels`: list the kernels of this machine."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from runner.commands.answer import answer
 @click.command("kernels")
 @options.as_json
 def command(as_json: bool) -> int:
-    """List the kernels that `--kernel` can name, those of other conda environments and venvs included.
+    """List the kernels for `--kernel`, including those of other conda environments and venvs.
 
-    The path of an environment, or of its Python, can be given as well.
+    `--kernel` also accepts the path of an environment or of its Python.
 
     \b
     Examples:
@@ -32,15 +32,15 @@ def command(as_json: bool) -> int:
             spec = kernels.get_kernel_spec(name)
             entry = {"language": spec.language, "display_name": spec.display_name, "program": "".join(spec.argv[:1])}
             found.append({"name": name, **entry, "folder": folder, "problem": None})
-        except Exception as error:  # noqa: BLE001  (a file that others wrote: no JSON, wrong types, not to be read)
+        except Exception as error:  # noqa: BLE001  (a file written by others: invalid JSON, wrong types, unreadable)
             found.append({"name": name, "folder": folder, "problem": f"cannot be read: {error}"})
     if as_json:
         answer(json.dumps({"kernels": found}, indent=1, ensure_ascii=False))
         return 0
     width = max((len(each["name"] or "") for each in found), default=0)
     for each in found:
-        reported = each["problem"] or f"{each['language'] or '?'}: {each['display_name']}, {each['program']}"
-        answer(f"{each['name']:{width}}  {' '.join(reported.split())}")
+        text = each["problem"] or f"{each['language'] or '?'}: {each['display_name']}, {each['program']}"
+        answer(f"{each['name']:{width}}  {' '.join(text.split())}")
     if not found:
         answer("no kernel is installed; install one with `python -m pip install ipykernel`")
     return 0

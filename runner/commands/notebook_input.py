@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A notebook that is not a file on this machine: from http(s), s3, gs or hf, or from stdin.
+"""Notebooks from http(s), s3, gs, hf or stdin.
 
-It is copied into a private folder for the time of the run. As with papermill, its cells run in the
-current folder unless `--cwd` says otherwise.
+They are copied into a temporary folder for the run. As with papermill, the cells run in the current
+folder unless `--cwd` is given.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ _ODD = re.compile(r"[^A-Za-z0-9._-]+")
 
 
 def is_elsewhere(notebook: str) -> bool:
-    """Return True if a notebook is given as a URL, or as `-` for stdin."""
+    """Return True for a URL, or `-` for stdin."""
     return notebook == "-" or _URL.match(notebook) is not None
 
 
 @contextlib.contextmanager
 def copied(given: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Return the options of a run with the path of a local copy as their notebook.
+    """Yield a run's options with the notebook replaced by a local copy.
 
     Raises
     ------
     UsageError
-        The notebook cannot be had from there.
+        The notebook cannot be fetched.
     """
     notebook: str = given["notebook"]
     if given.get("plan") is not None or not is_elsewhere(notebook):
@@ -61,7 +61,7 @@ def _stdin() -> bytes:
 
 
 def _download(url: str, path: Path) -> str:
-    """Bring the file, and return its URL without what may be secret in it."""
+    """Download the file and return its URL without secrets."""
     from runner.data.locate import shown
 
     if url.startswith("gs://"):
@@ -89,6 +89,6 @@ def _from_google(url: str) -> bytes:
         ) from None
     try:
         content: bytes = gcsfs.GCSFileSystem().cat_file(url, end=_LONGEST_BYTES)
-    except Exception as error:  # gcsfs, aiohttp and google.auth raise whatever they like
+    except Exception as error:  # gcsfs, aiohttp and google.auth have no common base class
         raise RunnerError(f"{url} cannot be read: {error}", hint="check the URL and the credentials") from error
     return content

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`--on-end COMMAND`: a command that is called with how a run ended, for mail, chat and webhooks."""
+"""`--on-end COMMAND`: a notification hook called with a run's outcome, for mail, chat and webhooks."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _MOST_SECONDS = 60.0
 
 
 def _arguments(_ctx: click.Context, _param: click.Parameter, value: str | None) -> tuple[str, ...]:
-    """Return the words of the command, once it is known that there is one."""
+    """Return the words of the command, after checking that its program exists."""
     import shlex
     import shutil
 
@@ -31,7 +31,7 @@ def _arguments(_ctx: click.Context, _param: click.Parameter, value: str | None) 
         raise click.BadParameter(f"{value!r} cannot be split into words: {str(error).lower()}") from error
     if not words or shutil.which(words[0]) is None:
         raise click.BadParameter(
-            f"{words[0] if words else value!r} is not a command that can be found; give a path, or a name in PATH"
+            f"command not found: {words[0] if words else repr(value)}; give a path, or a program on the PATH"
         )
     return words
 
@@ -42,23 +42,23 @@ option = help_sections.outputs(
     callback=_arguments,
     default=None,
     help="Command to call at the end, with the path of the record and the status as its last arguments and as "
-    "RUNNER_END_RECORD and RUNNER_END_STATUS. No shell; if it fails, that is a warning.",
+    "RUNNER_END_RECORD and RUNNER_END_STATUS. It runs without a shell; a failure is only a warning.",
 )
 
 
 def call(
     words: tuple[str, ...], record: Path | None, status: str, exit_code: int, *, seconds: float = _MOST_SECONDS
 ) -> None:
-    """Call the command and wait for it; whatever it does, the run has ended as it has.
+    """Call the command and wait for it; its result never changes the run's.
 
     Parameters
     ----------
     words
-        The command; nothing is called where it is empty.
+        The command; if empty, nothing is called.
     record
-        What there is to read: a notebook's record, or the summary of a plan.
+        A notebook's record, or the summary of a plan.
     seconds
-        How long it may take.
+        Time limit.
     """
     if not words:
         return
@@ -80,7 +80,7 @@ def call(
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-            log.warning("on-end", command=program, reason=f"ended after {seconds:.0f} s without an answer")
+            log.warning("on-end", command=program, reason=f"killed: still running after {seconds:.0f} s")
             return
     except OSError as error:
         log.warning("on-end", command=program, reason=f"cannot be started: {error.strerror or error}")

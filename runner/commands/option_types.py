@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The types of options: what a value may be, and what is said about one that it cannot be."""
+"""Option types: parsing, limits and error messages."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ else:  # generic since click 8.5, and RAPIDS images bring an older one, which ou
 
 
 class WrongValue(click.BadParameter):
-    """A value that an option cannot have, and how to write one that it can."""
+    """An invalid value of an option, with an example of a valid one."""
 
     def __init__(
         self, message: str, hint: str | None, param: click.Parameter | None, ctx: click.Context | None
@@ -36,9 +36,9 @@ class Number(_Number):
     Parameters
     ----------
     above
-        The least is itself not allowed.
+        Exclude the lower limit itself.
     whole
-        Only whole numbers are.
+        Accept only whole numbers.
     """
 
     def __init__(self, least: float = 0, most: float = math.inf, *, above: bool = False, whole: bool = False) -> None:
@@ -47,7 +47,7 @@ class Number(_Number):
         self._what, self._example = ("a whole number", "2") if whole else ("a number", "0.5 or 50%")
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Return a finite number: ``nan`` is below and above no limit, and ``inf`` no quantity of anything."""
+        """Return a finite number within the limits; ``nan`` and ``inf`` are refused."""
         try:
             number = self._read(str(value))
         except ValueError:
@@ -128,7 +128,7 @@ class Variable(_Pair):
 
 
 class Setting(Variable):
-    """``KEY=VALUE`` where the key may hold dashes, as parameters of Tekton do."""
+    """``KEY=VALUE``; the key may contain dashes, as Tekton parameters do."""
 
     name, _example = "KEY=VALUE", "run-id=nightly"
 
@@ -137,7 +137,7 @@ class Setting(Variable):
 
 
 class ToleratedDifference(_Named):
-    """``1e-3``, which is ``relative=1e-3``, or another name with its number."""
+    """``1e-3``, short for ``relative=1e-3``, or ``NAME=NUMBER``."""
 
     name = "[NAME=]NUMBER"
 

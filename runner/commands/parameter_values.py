@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Parameters on the command line, in each of the forms that papermill takes them, as values."""
+"""Parameters on the command line, in the forms papermill accepts."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _FILE_BYTES = 4_000_000
 
 
 class _Document(click.types.StringParamType):
-    """A text that is whole in a variable as well, where click would take each word for one."""
+    """A text that click does not split into words in an environment variable."""
 
     def split_envvar_value(self, rv: str) -> list[str]:
-        """Return the one text."""
+        """Return the text unsplit."""
         return [rv]
 
 
@@ -35,7 +35,7 @@ parameter_options = (
         nargs=2,
         multiple=True,
         metavar="NAME TEXT",
-        help="Set a parameter to a text, even one that looks like a number. Repeatable.",
+        help="Set a parameter to a string, even if it looks like a number. Repeatable.",
     ),
     help_sections.parameters(
         "-f",
@@ -57,16 +57,16 @@ parameter_options = (
         "-b", "--parameters-base64", multiple=True, metavar="TEXT", help="Parameters as YAML in base64. Repeatable."
     ),
 )
-"""The later in papermill's order wins: base64, file, YAML, NAME VALUE, NAME TEXT."""
+"""Precedence as in papermill, the last wins: base64, file, YAML, NAME VALUE, NAME TEXT."""
 
 
 def take(given: dict[str, Any]) -> dict[str, Any]:
-    """Take the parameter options out of what click parsed, and return the values they stand for.
+    """Remove the parameter options from the parsed options and return the parameters.
 
     Raises
     ------
     UsageError
-        One of them cannot be read, or is not a mapping of names to values.
+        One cannot be read, or is not a mapping of names to values.
     """
     values: dict[str, Any] = {}
     sources: tuple[tuple[str, Callable[[Any], str]], ...] = (("base64", _decoded), ("file", _content), ("yaml", str))
@@ -111,7 +111,8 @@ def _decoded(text: str) -> str:
         return base64.b64decode(text, validate=True).decode()
     except (binascii.Error, UnicodeDecodeError) as error:
         raise UsageError(
-            f"--parameters-base64 is not base64 of a text: {error}", hint="make it with `base64 -w0 parameters.yaml`"
+            f"--parameters-base64 is not valid base64 of UTF-8 text: {error}",
+            hint="create it with `base64 -w0 parameters.yaml`",
         ) from error
 
 

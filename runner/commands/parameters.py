@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`runner parameters`: what can be set in a notebook."""
+"""`runner parameters`: list the parameters of a notebook."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from runner.commands.answer import answer
 @click.argument("notebook")
 @options.as_json
 def command(notebook: str, as_json: bool) -> int:
-    """List the variables of NOTEBOOK that `runner run -p NAME VALUE` can set: type, default, cells, comment.
+    """List the variables of NOTEBOOK that `runner run -p NAME VALUE` can set, with type, default, cells and comment.
 
-    NOTEBOOK is a file, a URL (http, https, s3, gs, hf) or `-`. Variables of the cell tagged `parameters` come
+    NOTEBOOK is a file, a URL (http, https, s3, gs, hf) or `-`. Variables from the cell tagged `parameters` come
     first, marked with a star.
 
     \b

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`runner plan`: check, show, describe and tune plans."""
+"""`runner plan`: create, check, show, render and tune plans."""
 
 from __future__ import annotations
 
@@ -28,14 +28,16 @@ command.add_command(plan_tune.command)
 @click.option(
     "--from", "folder", type=options.FOLDER, default=Path(), show_default=True, help="Folder with the notebooks."
 )
-@click.option("--to", type=options.FILE, help="The plan; its folder is where paths start. [default: FOLDER/plan.yaml]")
+@click.option(
+    "--to", type=options.FILE, help="The plan to write; paths are relative to its folder. [default: FOLDER/plan.yaml]"
+)
 def init(folder: Path, to: Path | None) -> int:
-    """Write a commented starter plan for a folder of notebooks, and the schema beside it that editors complete it with.
+    """Write a commented starter plan for a folder of notebooks, and its JSON Schema for editors beside it.
 
-    Who needs whom is guessed from files that one notebook writes and another reads, GPUs from imports. An existing
+    Dependencies are guessed from files that one notebook writes and another reads, GPUs from imports. An existing
     plan is never overwritten.
 
-    Exit code: 0 written and sound, 2 no notebooks or the plan exists, 9 it does not fit the notebooks.
+    Exit code: 0 written and valid, 2 no notebooks or the plan exists, 9 it does not match the notebooks.
 
     \b
     Examples:
@@ -69,12 +71,12 @@ def init(folder: Path, to: Path | None) -> int:
 @options.checkout
 @options.as_json
 def check(plan: Path, checkout: Path | None, as_json: bool) -> int:
-    """Check PLAN, and every rule, parameter, dataset URL and path in it against the notebooks.
+    """Check PLAN, and each rule, parameter, dataset URL and path in it against the notebooks.
 
-    They are looked for in the plan's own folder; --checkout names another. Files that several notebooks share are
-    listed with them. `runner plan show` checks the plan alone.
+    Notebooks are looked up in the plan's folder, or in --checkout. Files shared by several notebooks are listed.
+    `runner plan show` checks the plan alone.
 
-    Exit code: 0 sound, 2 not a valid plan, 9 it does not fit the notebooks.
+    Exit code: 0 no errors, 2 not a valid plan, 9 it does not match the notebooks.
 
     \b
     Examples:
@@ -103,7 +105,7 @@ def check(plan: Path, checkout: Path | None, as_json: bool) -> int:
         click.echo(f"{plan}: {loaded.name}, {len(loaded.notebooks)} notebooks: {verdict} against {folder}")
         missing = sum(not (folder / notebook.path).exists() for notebook in loaded.notebooks)
         if missing == len(loaded.notebooks) and checkout is None:
-            click.echo(f"hint: {folder} has none of the notebooks; name their folder with --checkout")
+            click.echo(f"hint: {folder} has none of the notebooks; give their folder with --checkout")
     return 9 if errors else 0
 
 
@@ -111,7 +113,7 @@ def check(plan: Path, checkout: Path | None, as_json: bool) -> int:
 @click.argument("plan", type=options.FILE)
 @options.as_json
 def show(plan: Path, as_json: bool) -> None:
-    """Show PLAN with its defaults filled in, and which notebooks share files.
+    """Show PLAN with defaults filled in, and the files that notebooks share.
 
     \b
     Example:
@@ -134,7 +136,7 @@ def show(plan: Path, as_json: bool) -> None:
 
 
 def _shared(plan: Plan) -> dict[str, dict[str, tuple[str, ...]]]:
-    """Return the files that several notebooks use: products, which they make in turns, and datasets."""
+    """Return the files used by several notebooks: products that each of them writes, and datasets."""
     from runner.plan.sharing import shared_datasets, shared_products
 
     return {"products": shared_products(plan), "datasets": shared_datasets(plan)}
@@ -159,7 +161,7 @@ def schema(document: str) -> None:
 
 
 def schema_text(document: str) -> str:
-    """Return a published schema."""
+    """Return the text of a published schema."""
     from importlib import resources
 
     return resources.files("runner.core").joinpath("schemas", f"{document}.json").read_text("utf-8")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`runner plan render`: Pipeline, PipelineRun and ConfigMap for any plan."""
+"""`runner plan render`: print a plan's Pipeline, PipelineRun and ConfigMap."""
 
 from __future__ import annotations
 
@@ -11,45 +11,43 @@ import click
 from runner.commands import option_types, options
 
 _COMMENTS = {
-    "tasks:": "Stage 0: notebooks, checks, and the data that the first notebooks read.",
-    "finally:": "Runs whatever happened, and decides whether the run is green. It takes no results of other tasks.",
-    "onError: continue": "The runner decides what happens after a failure; a lost Pod stops nothing by itself.",
-    "when:": "Notebooks that no node can host would wait for ever; validation names them.",
+    "tasks:": "Stage 0: notebooks, checks, and the data of the first notebooks.",
+    "finally:": "Always runs, and decides whether the run succeeds. It uses no results of other tasks.",
+    "onError: continue": "The runner decides what happens after a failure; a lost Pod does not stop the pipeline.",
+    "when:": "Notebooks that no node can host would stay Pending; validation lists them.",
     "timeouts:": "Sums of those below: queue + image pull + gate wait + the notebook's deadline and hold + 2 min.",
-    "volumeClaimTemplate:": "The volume lives and goes with the run.",
-    "affinity:": "On a ReadWriteOnce volume every Pod lands on one node, so it needs this much GPU memory.",
-    "stepSpecs:": "Requests and limits of the plan; they replace the Task's own.",
+    "volumeClaimTemplate:": "The volume is deleted with the run.",
+    "affinity:": "A ReadWriteOnce volume ties all Pods to one node, so it needs this much GPU memory.",
+    "stepSpecs:": "Requests and limits from the plan; they replace the Task's own.",
 }
 
 
 @click.command("render")
 @click.argument("plan", type=options.FILE)
 @click.option("--pipeline-name", help="Name of the Pipeline. [default: PLAN-workflow]")
-@click.option("--run-name", help="Start of the run's name. [default: the plan's name]")
-@click.option("--title", default="", help="What the Dashboard shows.")
+@click.option("--run-name", help="Prefix of the run's name. [default: the plan's name]")
+@click.option("--title", default="", help="Display name in the Dashboard.")
 @click.option("--description", default="", help="Description of the Pipeline.")
 @click.option(
     "--order",
     type=click.Choice(["serial", "parallel"]),
     default="serial",
     show_default=True,
-    help="One after another, or ordered by needs and shared files only.",
+    help="Run notebooks one after another, or order them by needs and shared files only.",
 )
 @click.option(
     "--source",
     type=click.Choice(["clone", "demo"]),
     default="clone",
     show_default=True,
-    help="Whether the notebooks come from git or are those of the demo.",
+    help="Clone the notebooks from git, or use those of the demo.",
 )
 @click.option("--only", multiple=True, metavar="NAME", help="Render this notebook only. Repeatable.")
-@click.option("--repository-url", default="", help="Default of the parameter: where the notebooks are.")
+@click.option("--repository-url", default="", help="Default of the parameter: the notebooks' repository.")
 @click.option("--revision", default="", help="Default of the parameter. [default: HEAD]")
 @click.option("--image", help="Default of the parameter.")
-@click.option(
-    "--plan-configmap", help="ConfigMap that holds the plan on the cluster. [default: one with the plan is printed]"
-)
-@click.option("--storage", help="Size of the volume. [default: by the plan]")
+@click.option("--plan-configmap", help="ConfigMap with the plan on the cluster. [default: print one with the plan]")
+@click.option("--storage", help="Size of the volume. [default: computed from the plan]")
 @click.option("--storage-class", help="Storage class of the volume. [default: the cluster's]")
 @click.option(
     "--access-mode",
@@ -58,20 +56,20 @@ _COMMENTS = {
     show_default=True,
     help="ReadWriteMany lets notebooks run on several nodes.",
 )
-@click.option("--gpu-resource", default="nvidia.com/gpu", show_default=True, help="Resource that stands for a GPU.")
+@click.option("--gpu-resource", default="nvidia.com/gpu", show_default=True, help="Resource name of a GPU.")
 @click.option(
     "--service-accounts/--no-service-accounts",
     default=True,
     show_default=True,
-    help="Whether the run uses the accounts of tekton/configs, or the namespace's default one.",
+    help="Use the ServiceAccounts of tekton/configs, or the namespace's default one.",
 )
 @click.option(
     "--retries",
     type=option_types.Number(0, 10, whole=True),
     default=0,
     show_default=True,
-    help="How often Tekton tries a notebook again that was lost, terminated or refused for a neighbour's memory. A "
-    "notebook that fails for good then ends the run: Tekton admits no retries where later ones go on.",
+    help="How often Tekton retries a notebook that was lost, terminated or refused for a neighbour's memory. A "
+    "notebook that fails for good then ends the run: Tekton allows no retries with `onError: continue`.",
 )
 @click.option("--param", "params", type=option_types.Setting(), multiple=True, help="Parameter of the run. Repeatable.")
 @click.option(
@@ -82,7 +80,7 @@ _COMMENTS = {
     help="Which objects to print.",
 )
 def command(plan: Path, what: Literal["all", "pipeline", "run", "plan"], **given: Any) -> None:
-    """Print Pipeline, PipelineRun and ConfigMap of PLAN as YAML that one can edit; `cluster run FILE` takes it.
+    """Print Pipeline, PipelineRun and ConfigMap of PLAN as editable YAML, for `cluster run FILE`.
 
     \b
     Example:

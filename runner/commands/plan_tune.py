@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`runner plan tune`: a plan's gates, CPUs, memory and deadlines from what its notebooks used."""
+"""`runner plan tune`: derive a plan's gates, CPUs, memory and timeouts from measured usage."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from runner.commands.answer import answer
     metavar="OUTPUT_DIR",
     help="Outputs of a run of this plan.",
 )
-@click.option("--write", is_flag=True, help="Change PLAN; its comments stay.")
+@click.option("--write", is_flag=True, help="Write the changes to PLAN; comments are kept.")
 @options.as_json
 def command(plan: Path, outputs: Path, write: bool, as_json: bool) -> None:
-    """Show which gates, CPUs, memory and timeouts of PLAN fit what its notebooks used, and write them.
+    """Show the gates, CPUs, memory and timeouts of PLAN that match its notebooks' measured usage.
 
-    Values come from notebooks that succeeded, with margins: a gate is the smallest card that `runner fit` proved for
-    the same source and parameters, else that with 10 % to spare beyond the need; cpus the 95 % quantile of the samples,
-    memory 1.25 times the peak, a timeout 3 times the longest run and at least 10 minutes. With --write the margins
-    stand in a comment above the notebooks.
+    Values come from notebooks that succeeded, with margins: a gate is the smallest card proved by `runner fit` for
+    the same source and parameters, else the smallest with 10 % to spare; cpus the 95 % quantile of the samples,
+    memory 1.25 times the peak, a timeout 3 times the longest run and at least 10 minutes. --write adds a comment with
+    the margins above the notebooks.
 
     \b
     Examples:

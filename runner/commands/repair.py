@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`runner repair`: go on with a failed notebook that is held."""
+"""`runner repair`: continue a held failed notebook."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from runner.commands.option_types import Number
 
 @click.command("repair")
 @click.argument("name")
-@click.option("--notebook", type=options.FILE, help="The source notebook with its cells corrected.")
-@click.option("--cell", type=Number(1, whole=True), help="Number of the one code cell to replace, with --source.")
+@click.option("--notebook", type=options.FILE, help="The corrected source notebook.")
+@click.option("--cell", type=Number(1, whole=True), help="Number of the code cell to replace, with --source.")
 @click.option(
     "--source", type=click.Path(dir_okay=False, allow_dash=True, path_type=Path), help="Its new source; - is stdin."
 )
-@click.option("--retry", is_flag=True, help="Run the failed cell again as it is.")
-@click.option("--from-cell", type=Number(1, whole=True), help="Go on from this cell. [default: the one that failed]")
-@click.option("--give-up", is_flag=True, help="End the notebook as the failure it is.")
+@click.option("--retry", is_flag=True, help="Run the failed cell again unchanged.")
+@click.option("--from-cell", type=Number(1, whole=True), help="Continue from this cell. [default: the failed one]")
+@click.option("--give-up", is_flag=True, help="End the hold; the notebook ends as failed.")
 @options.output_dir
 def command(
     name: str,
@@ -34,13 +34,13 @@ def command(
     give_up: bool,
     output_dir: Path,
 ) -> int:
-    """Go on with NAME, which failed and is held (--on-failure hold), in the same kernel with all its variables.
+    """Continue NAME, which failed and is held (--on-failure hold), in the same kernel with all its variables.
 
-    Without an option it shows the traceback. Cells count from 1, as in the log. Rules and parameters of the run are
-    applied to the corrected notebook; the source file itself is not touched.
+    Without an option, show the traceback. Cells are numbered from 1, as in the log. The run's rules and parameters
+    are applied to the corrected notebook; the source file is not changed.
 
-    Exit code: as the notebook ends (see `runner run --help`), 1 when it failed and is held again; 2 when nothing of
-    that name is held or the repair cannot work: the hold then goes on.
+    Exit code: that of the notebook (see `runner run --help`), 1 if it failed and is held again; 2 if no notebook of
+    that name is held or the repair is invalid: the hold then continues.
 
     \b
     Examples:
@@ -59,7 +59,7 @@ def command(
     ]
     if len(chosen) > 1 or (cell is None) != (source is None) or (give_up and from_cell):
         raise UsageError(
-            f"{' and '.join(chosen) or '--source'}: these do not go together",
+            f"{' and '.join(chosen) or '--source'}: invalid combination of options",
             hint="give one of --notebook FIXED.ipynb, --cell N --source FILE, --retry, --give-up",
         )
     request = _request(notebook, cell, source, retry=retry, give_up=give_up, from_cell=from_cell)
@@ -74,14 +74,14 @@ def command(
             if "error" in message:
                 raise UsageError(str(message["error"]), hint=str(message.get("hint") or "") or None)
             if "held" in message:
-                answer(f"it failed again and is held again\n{_shown(message['held'])}")
+                answer(f"failed again and is held again\n{_shown(message['held'])}")
                 return 1
             if "exit_code" in message:
                 answer("\n".join(map(str, message["lines"])))
                 return int(message["exit_code"])
             answer("\n".join(map(str, message["progress"])))
     except (OSError, ValueError) as error:
-        raise RunnerError(f"the connection to the run of {name} broke: {error}", hint=f"see {hello['log']}") from error
+        raise RunnerError(f"lost the connection to the run of {name}: {error}", hint=f"see {hello['log']}") from error
     finally:
         channel.close()
     raise RunnerError(f"the run of {name} ended without an answer", hint=f"see {hello['log']}")
@@ -90,7 +90,7 @@ def command(
 def _request(
     notebook: Path | None, cell: int | None, source: Path | None, *, retry: bool, give_up: bool, from_cell: int | None
 ) -> dict[str, Any]:
-    """Return what to ask the run for; nothing if nothing was."""
+    """Return the request to the run; empty if no option was given."""
     from runner.core.errors import BrokenInputError, UsageError
     from runner.core.notebook_document import read_notebook
 
@@ -119,7 +119,7 @@ def _request(
 
 
 def _shown(hello: dict[str, Any]) -> str:
-    """Return what failed, where, and until when it is held."""
+    """Return the failed cell, the end of the hold and the traceback as text."""
     from runner.core.units import format_moment
 
     head = f"{hello['notebook']}: failed in cell {hello['cell']}, held until {format_moment(str(hello['held_until']))}"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`runner report`: the page over all notebooks."""
+"""`runner report`: write the report on an output folder."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from runner.core.stop import ending_on_signals
 
 @click.command("report")
 @click.argument("output_dir", type=options.FOLDER)
-@click.option("--plan", type=options.FILE, help="Plan whose notebooks are listed, also those that never ran.")
+@click.option("--plan", type=options.FILE, help="Plan whose notebooks are listed, including those that never ran.")
 @click.option("--only", multiple=True, metavar="NAME", help="Report on this notebook only. Repeatable.")
 @click.option("--run-id", help="Run to report on. [default: the newest]")
 @click.option(
     "--wait-for-running",
     type=option_types.Duration(),
     default="0s",
-    help="How long to wait for runs that are in flight.",
+    help="How long to wait for runs in progress.",
 )
 @click.option(
     "--fail-on-failure", is_flag=True, help="Exit 1 unless each notebook succeeded or was legitimately skipped."
@@ -31,9 +31,9 @@ from runner.core.stop import ending_on_signals
     type=click.Path(exists=True, path_type=Path),
     help="Earlier outputs or summary.json to compare with. Repeatable, oldest first.",
 )
-@click.option("--fail-on-regression", is_flag=True, help="Exit 1 when something got slower or bigger than allowed.")
+@click.option("--fail-on-regression", is_flag=True, help="Exit 1 if time or memory grew more than allowed.")
 @click.option(
-    "--regression-threshold", type=option_types.Number(0), default=0.2, show_default=True, help="Growth allowed."
+    "--regression-threshold", type=option_types.Number(0), default=0.2, show_default=True, help="Allowed growth."
 )
 @click.option("--pushgateway", metavar="URL", help="Prometheus Pushgateway to send the metrics to.")
 @click.option(
@@ -41,8 +41,8 @@ from runner.core.stop import ending_on_signals
     type=option_types.Setting(),
     multiple=True,
     metavar="TASK=STATUS",
-    help="How a task before the notebooks ended, such as clone=Failed; the report is then written in any case. "
-    "Repeatable.",
+    help="Status of a task before the notebooks, such as clone=Failed; the report is then written even without a "
+    "plan. Repeatable.",
 )
 @click.option("--results-dir", type=options.FOLDER, help="Folder for Tekton's one-line results.")
 @options.add(options.secret_options)
@@ -65,7 +65,7 @@ def command(
     secrets_dir: Path | None,
     as_json: bool,
 ) -> int:
-    """Write page, summary.json, junit.xml, metrics.prom and github-summary.md below OUTPUT_DIR/reports.
+    """Write the page, summary.json, junit.xml, metrics.prom and github-summary.md to OUTPUT_DIR/reports.
 
     \b
     Examples:
@@ -86,7 +86,7 @@ def command(
     except PlanError as error:
         if not task_status:
             raise
-        loaded = None  # a plan that was to come with the clone
+        loaded = None  # the plan would have come with the clone
         problems.append(str(error))
     hidden = hidden_values(
         secret_env, secrets_dir, [os.environ, *(n.env for n in loaded.notebooks)] if loaded else [os.environ]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`runner run`: one notebook."""
+"""`runner run`: run a notebook."""
 
 from __future__ import annotations
 
@@ -12,34 +12,34 @@ from runner.commands.answer import answer
 from runner.commands.parameter_values import take
 
 _SIGNAL_SECONDS = 25.0
-"""After a signal, `--on-end` may take what is left of this: an orchestrator kills us 30 s after it."""
+"""Time after a signal until `--on-end` must have finished: orchestrators kill us after 30 s."""
 
 
 @click.command("run", cls=help_sections.Sectioned)
 @options.add(options.one_notebook)
 @help_sections.notebook("--name", help="Base name of the output files. [default: the notebook's]")
 @help_sections.plan(
-    "--optional/--no-optional", default=None, help="Whether the notebook may be skipped if the gate refuses it."
+    "--optional/--no-optional", default=None, help="Whether the notebook is skipped if the gate refuses it."
 )
 @help_sections.notebook(
     "--cwd", type=options.FOLDER, help="Working directory. [default: the plan's, else the notebook's folder]"
 )
 @options.add(options.watching_options)
-@help_sections.plan("--run-id", help="Run of a plan that this belongs to. [default: one of its own]")
-@help_sections.plan("--any-run", is_flag=True, hidden=True, help="Needs may be met by a success of any run.")
+@help_sections.plan("--run-id", help="ID of the plan's run that this belongs to. [default: a new one]")
+@help_sections.plan("--any-run", is_flag=True, hidden=True, help="Accept a success from any run for the needs.")
 @help_sections.reuse(
     "--retry-count",
     type=option_types.Number(0, whole=True),
     default=0,
-    help="Which retry of an orchestrator this is. Above 0, a verdict of this run that a retry would not change is "
+    help="Number of the orchestrator's retry. Above 0, a verdict of this run that a retry would not change is "
     "repeated at once; only lost, terminated, and refused for a neighbour's memory run again.",
 )
-@help_sections.reuse("--rerun", is_flag=True, help="With --resume, run it in any case.")
+@help_sections.reuse("--rerun", is_flag=True, help="With --resume, run the notebook in any case.")
 @help_sections.notebook(
     "--twice",
     is_flag=True,
-    help="Run it again in a scratch folder, and mark each cell bit-equal, equal in meaning or unstable; exit 7 for an "
-    "unstable one.",
+    help="Run the notebook again in a scratch folder, and mark each cell bit-equal, equal in meaning or unstable; "
+    "exit 7 if one is unstable.",
 )
 @help_sections.outputs("--results-dir", type=options.FOLDER, help="Folder for Tekton's one-line results.")
 @help_sections.outputs(
@@ -50,8 +50,8 @@ _SIGNAL_SECONDS = 25.0
 def command(**given: Any) -> int:
     """Run NOTEBOOK and write its results: a file, a URL (http, https, s3, gs, hf), `-`, or with --plan a name.
 
-    .py, .md, .qmd and .Rmd files are read through jupytext where it is installed. `{parameter}` in --name and
-    --output-dir stands for its value.
+    .py, .md, .qmd and .Rmd files are read through jupytext if installed. `{parameter}` in --name and --output-dir is
+    replaced by its value.
 
     Exit code: 0 succeeded or skipped, 1 a cell raised, 3 refused by the gate, 4 timed out, 5 kernel
     died, 6 ended itself early, 7 unexpected results, 8 memory not released, 9 broken input,
@@ -116,7 +116,7 @@ def _run(given: dict[str, Any], *, as_json: bool) -> int:
 
 
 def make_options(given: dict[str, Any]) -> Any:
-    """Return the options record for what click parsed."""
+    """Return the options record of the parsed options."""
     from runner.plan.job import Options
 
     if given.get("accept_repaired") and not given["resume"]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`runner run-all`: the notebooks of a plan, one after another."""
+"""`runner run-all`: run the notebooks of a plan."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from runner.commands.run import make_options
 @options.add(options.run_options)
 @options.add(options.watching_options)
 @help_sections.plan("--only", multiple=True, metavar="NAME", help="Run this notebook only. Repeatable.")
-@help_sections.plan("--from", "start", metavar="NAME", help="Begin with this notebook.")
-@help_sections.plan("--failed", is_flag=True, help="Run what did not succeed, and what needs it.")
+@help_sections.plan("--from", "start", metavar="NAME", help="Start from this notebook.")
+@help_sections.plan("--failed", is_flag=True, help="Run notebooks that did not succeed, and those that need them.")
 @help_sections.reuse(
     "--rerun", multiple=True, metavar="NAME", help="With --resume, run this notebook in any case. Repeatable."
 )
@@ -32,9 +32,9 @@ from runner.commands.run import make_options
     type=option_types.Jobs(),
     default="1",
     show_default=True,
-    help="Notebooks at once, as far as GPUs, cpus and memory_gb of the plan allow; `auto`: as many as fit.",
+    help="Notebooks to run at once, within the plan's GPUs, cpus and memory_gb; `auto`: as many as fit.",
 )
-@help_sections.plan("--run-id", help="Name of the whole run. [default: a new one]")
+@help_sections.plan("--run-id", help="ID of the whole run. [default: a new one]")
 @on_end_command.option
 @options.as_json
 @click.pass_context
@@ -48,9 +48,9 @@ def command(
     as_json: bool,
     **given: Any,
 ) -> int:
-    """Run the notebooks of PLAN, each in a process of its own, then write the report.
+    """Run the notebooks of PLAN, each in its own process, then write the report.
 
-    Exit code: 0 when each notebook succeeded or was skipped as optional, else 1; 2 usage; 143/130 signals.
+    Exit code: 0 if each notebook succeeded or was skipped as optional, else 1; 2 usage; 143/130 signals.
 
     \b
     Examples:

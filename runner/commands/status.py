@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`runner status`: where the notebooks of a run stand now."""
+"""`runner status`: show the progress of a run."""
 
 from __future__ import annotations
 
@@ -26,13 +26,14 @@ _EVERY_SECONDS = 2.0
 @click.option(
     "--plan", type=options.FILE, help="Plan whose notebooks are listed. [default: that of the newest run-all]"
 )
-@click.option("--watch", is_flag=True, help="Show it again every 2 s until nothing is running.")
+@click.option("--watch", is_flag=True, help="Refresh every 2 s until nothing is running.")
 @options.as_json
 @ending_on_signals()
 def command(output_dir: Path, plan: Path | None, watch: bool, as_json: bool) -> int:
-    """Show where the notebooks of the newest run in OUTPUT_DIR stand, and the memory in use now.
+    """Show the state of each notebook of the newest run in OUTPUT_DIR, and the memory in use.
 
-    Works from any terminal, also by `docker exec` or `kubectl exec`. With --json and --watch, one line each time.
+    Works from any terminal, including `docker exec` and `kubectl exec`. --json with --watch prints one line per
+    refresh.
 
     \b
     Examples:
@@ -53,7 +54,7 @@ def command(output_dir: Path, plan: Path | None, watch: bool, as_json: bool) -> 
     if not found.rows:
         raise UsageError(
             f"{output_dir} contains no runs",
-            hint="give the --output-dir of the runs, or the plan whose run has yet to begin",
+            hint="give the --output-dir of the runs, or the plan of a run that has not started yet",
         )
     if not watch:
         answer(_json(found, indent=1) if as_json else "\n".join(_lines(found)))
@@ -69,7 +70,7 @@ def command(output_dir: Path, plan: Path | None, watch: bool, as_json: bool) -> 
 
 
 def _watch(found: Overview, look: Callable[[], Overview]) -> None:
-    """Redraw on a terminal; elsewhere print what has changed since the last look."""
+    """Redraw on a terminal; elsewhere print changed states only."""
     from runner.core.screen import Screen, is_screen, plain
     from runner.core.surrogates import printable
     from runner.report import overview
@@ -105,7 +106,7 @@ def _json(found: Overview, indent: int | None = None) -> str:
 
 
 def _machine() -> dict[str, Any]:
-    """Return the memory of this machine's GPUs and of its container, or of itself, at this moment."""
+    """Return the current memory usage of the GPUs and of the container, or the host if it has no limit."""
     import os
 
     from runner.machine.gpus import DriverProblem, open_driver

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`runner validate`: tells whether this system is fit for the notebooks."""
+"""`runner validate`: check whether this system is ready for the notebooks."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ from runner.commands import option_types, options
 
 
 @click.command("validate")
-@click.option("--plan", type=options.FILE, help="Check the needs of this plan as well.")
+@click.option("--plan", type=options.FILE, help="Also check the requirements of this plan.")
 @options.checkout
 @click.option(
     "--output-dir",
     type=options.FOLDER,
-    help="Where runs will write; takes reports/system_validation.*. [default: here, no files]",
+    help="Output folder of the runs; reports/system_validation.* is written there. [default: the current one, no "
+    "files written]",
 )
 @click.option("--cache", type=options.FOLDER, help="Folder of the staged datasets.")
 @click.option("--kernel", help="Kernel to check instead of the plan's.")
 @options.add(options.gate_options[:3])
-@click.option("--network", is_flag=True, help="Also ask the hosts of the plan's datasets.")
+@click.option("--network", is_flag=True, help="Also contact the hosts of the plan's datasets.")
 @click.option(
     "--limit",
     type=option_types.Duration(),
     default="60s",
     show_default=True,
-    help="How long a group of checks may take; what hangs is a failure.",
+    help="Time limit for each group of checks; a group that exceeds it fails.",
 )
 @options.as_json
 def command(as_json: bool, **given: Any) -> int:
     """Check GPUs, driver, CUDA, Python, kernels, storage, limits and clock, with a hint for each problem.
 
-    Exit code: 0 fit (warnings included), 3 a check failed. Without a GPU nothing fails that does
-    not need one.
+    Exit code: 0 ready (possibly with warnings), 3 a check failed. A missing GPU fails only checks that need one.
 
     \b
     Examples:
@@ -47,7 +47,7 @@ def command(as_json: bool, **given: Any) -> int:
     from runner.validate.show import print_to_terminal
     from runner.validate.system import validate
 
-    validation = validate(_asked(given))
+    validation = validate(_request(given))
     text = to_json(validation)
     if given["output_dir"]:
         _write(given["output_dir"] / "reports", text, validation)
@@ -58,8 +58,8 @@ def command(as_json: bool, **given: Any) -> int:
     return validation.exit_code
 
 
-def _asked(given: dict[str, Any]) -> Any:
-    """Return the question that these options ask."""
+def _request(given: dict[str, Any]) -> Any:
+    """Return the validation request for these options."""
     from runner.core.requirements import requirements_of
     from runner.plan.job import checkout_of
     from runner.plan.model import load
@@ -85,7 +85,7 @@ def _asked(given: dict[str, Any]) -> Any:
 
 
 def _write(folder: Path, text: str, validation: Any) -> None:
-    """Write both files; a folder that cannot be written is already among the findings."""
+    """Write both files; an unwritable folder is already among the findings."""
     from runner.core import log
     from runner.core.errors import RecordError
     from runner.core.files import write

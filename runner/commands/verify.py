@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`runner verify`: whether an output folder is as its runs left it."""
+"""`runner verify`: check an output folder against its checksums and records."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from runner.core.stop import ending_on_signals
     "attestations",
     type=options.FILE,
     multiple=True,
-    help="In-toto statement or DSSE envelope that Tekton Chains made of a TaskRun: compare its digests too. Its "
-    "signature is for `cosign` to check. Repeatable.",
+    help="In-toto statement or DSSE envelope of a TaskRun, by Tekton Chains: compare its digests too. Verify its "
+    "signature with `cosign`. Repeatable.",
 )
 @options.as_json
 @ending_on_signals()
 def command(output_dir: Path, attestations: tuple[Path, ...], as_json: bool) -> int:
-    """Check that all files of OUTPUT_DIR are as NAME.sha256 and reports/SHA256SUMS say, and that they agree.
+    """Check all files of OUTPUT_DIR against NAME.sha256 and reports/SHA256SUMS, and against each other.
 
-    Records, executed notebooks, summary and RO-Crate are compared with each other, earlier attempts included.
-    Runs in flight are not judged. Exit code: 0, or 9 where something differs; 2 where there is no run.
+    Records, executed notebooks, summary and RO-Crate are compared, including earlier attempts. Runs in progress are
+    not judged. Exit code: 0, or 9 if anything differs; 2 if there is no run.
 
     \b
     Examples:

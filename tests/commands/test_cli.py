@@ -238,7 +238,7 @@ def test_plan_check_compares_with_a_checkout(tmp_path: Path) -> None:
     assert "01_quality" not in ended.out
     assert "01_quality" in cli.runner("plan", "check", path, "--checkout", tmp_path / "elsewhere").out
     (tmp_path / "01_quality.ipynb").unlink()
-    assert "name their folder with --checkout" in cli.runner("plan", "check", path).out
+    assert "give their folder with --checkout" in cli.runner("plan", "check", path).out
 
 
 def test_plan_show_fills_the_defaults_in(tmp_path: Path) -> None:
@@ -479,7 +479,7 @@ def test_an_answer_that_cannot_be_printed_is_no_fault_of_ours() -> None:
         )
 
     assert done.returncode == 74
-    assert done.stderr == "runner: the answer cannot be printed: No space left on device\n"
+    assert done.stderr == "runner: cannot write to stdout: No space left on device\n"
 
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])

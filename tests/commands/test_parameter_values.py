@@ -42,8 +42,8 @@ def test_each_form_gives_its_values_and_papermills_order_decides(tmp_path):
 @pytest.mark.parametrize(
     ("option", "value", "message"),
     [
-        ("parameters_base64", "%%%", "not base64"),
-        ("parameters_base64", base64.b64encode(b"\xff\xfe\xfa").decode(), "not base64 of a text"),
+        ("parameters_base64", "%%%", "not valid base64"),
+        ("parameters_base64", base64.b64encode(b"\xff\xfe\xfa").decode(), "not valid base64 of UTF-8 text"),
         ("parameters_base64", b64("[1]"), "--parameters-base64 is not a mapping"),
         ("parameters_yaml", "a: [", "--parameters-yaml is not valid YAML"),
         ("parameters_yaml", "1: x", "not a mapping of names"),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`runner cluster capacity | start | prune`: what Pods of ours ask of the API, with their ServiceAccount."""
+"""`runner cluster capacity | start | prune`: commands that run inside our Pods, with their ServiceAccounts."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ if TYPE_CHECKING:
 @click.command("capacity")
 @click.argument("plan", type=options.FILE)
 @click.option("--only", multiple=True, metavar="NAME", help="Check this notebook only. Repeatable.")
-@click.option("--check/--no-check", default=True, show_default=True, help="Whether nodes are looked at.")
+@click.option("--check/--no-check", default=True, show_default=True, help="Whether to check nodes.")
 @click.option("--skip-optional-notebooks/--no-skip-optional-notebooks", default=True, show_default=True)
 @click.option("--skip-unhostable-notebooks/--no-skip-unhostable-notebooks", default=False, show_default=True)
-@click.option("--gpu-resource", default="nvidia.com/gpu", show_default=True, help="Resource that stands for a GPU.")
+@click.option("--gpu-resource", default="nvidia.com/gpu", show_default=True, help="Resource name of a GPU.")
 @click.option("--tolerate", multiple=True, metavar="KEY", help="Taint that the notebooks tolerate. Repeatable.")
 @click.option(
-    "--larger-card", metavar="NAME", help="Ask instead whether this notebook's second try is worth a larger GPU."
+    "--larger-card", metavar="NAME", help="Check instead whether to retry this notebook on a node with a larger GPU."
 )
 @options.output_dir
-@click.option("--run-id", help="Run that the records of skipped notebooks belong to. [default: one of its own]")
+@click.option("--run-id", help="Run that the records of skipped notebooks belong to. [default: a new one]")
 @click.option("--results-dir", type=options.FOLDER, help="Folder for Tekton's results.")
 @options.as_json
 def capacity(plan: Path, as_json: bool, **given: Any) -> int:
-    """Return for each notebook of PLAN whether a node can host it. Exit code: 0, or 3 when one cannot be left out.
+    """Check whether some node can host each notebook of PLAN. Exit code: 0, or 3 if a required one cannot be hosted.
 
     Optional notebooks that no node can host get a record with status skipped. Without the right to list nodes
-    it says so and lets all through. Runs inside a Pod.
+    nothing is checked, and all notebooks run. Runs inside a Pod.
     """
     from runner.cluster import capacity_job
     from runner.plan.model import load
@@ -58,7 +58,7 @@ def capacity(plan: Path, as_json: bool, **given: Any) -> int:
     type=click.Choice(["serial", "parallel"]),
     default="serial",
     show_default=True,
-    help="As the Pipeline was rendered.",
+    help="Order the Pipeline was rendered with.",
 )
 @click.option("--param", "params", type=option_types.Setting(), multiple=True, help="Parameter of the run. Repeatable.")
 @options.add(fit)
@@ -67,7 +67,7 @@ def start(
 ) -> None:
     """Create a run of PLAN from inside a Pod, as the weekly CronJob does, and print its name.
 
-    The run keeps the plan as it is now, in a ConfigMap of its own.
+    The plan is pinned for the run in an immutable ConfigMap.
     """
     from runner.cluster.api import Api, ApiError
     from runner.cluster.run_request import Fit, fitted, owner_patch
@@ -92,7 +92,7 @@ def start(
     try:
         api.request("POST", config_maps, config_map)
     except ApiError as error:
-        if error.code != HTTPStatus.CONFLICT:  # else it is there already, and its name says with what content
+        if error.code != HTTPStatus.CONFLICT:  # else it exists, with this content: its name contains the hash
             raise
     created = api.request("POST", f"/apis/tekton.dev/v1/namespaces/{api.namespace}/pipelineruns", run)["metadata"]
     api.request("PATCH", f"{config_maps}/{held}", owner_patch(created))
@@ -104,7 +104,7 @@ def start(
     "--keep", type=option_types.Number(0, whole=True), default=5, show_default=True, help="Newest ended runs to keep."
 )
 def prune(keep: int) -> None:
-    """Delete old ended runs with their volumes from inside a Pod, as the clean-up CronJob does."""
+    """Delete old finished runs with their volumes from inside a Pod, as the clean-up CronJob does."""
     from runner.cluster.api import Api
     from runner.cluster.runs import STARTED, superseded
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`runner cluster run | monitor | status | logs | fetch | cancel | cleanup`: everything about runs."""
+"""`runner cluster run | rerun | monitor | status | logs | fetch | cancel | cleanup`: manage runs."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from runner.cluster.kubectl import Kubectl
 from runner.commands import option_types, options
 from runner.commands.cluster import connection as shared
 
@@ -27,24 +28,24 @@ _wait = click.option("--wait/--no-wait", default=True, show_default=True, help="
 @click.argument("which", default="complete", metavar="[complete|preprocessing|parallel|demo|FILE]")
 @shared.verb
 @shared.repository
-@click.option("--plan", type=options.FILE, help="Your own plan: its ConfigMap and Pipeline are applied, then run.")
-@click.option("--repository-url", default="", help="With --plan: where its notebooks are.")
+@click.option("--plan", type=options.FILE, help="Your own plan: apply its ConfigMap and Pipeline, then run it.")
+@click.option("--repository-url", default="", help="With --plan: repository of its notebooks.")
 @click.option("--revision", default="", help="With --plan: branch, tag or commit.")
 @click.option("--only", multiple=True, metavar="NAME", help="Run this notebook only. Repeatable.")
 @click.option("--from", "from_", metavar="NAME", help="Run this notebook and those after it.")
 @click.option("--param", "params", type=option_types.Setting(), multiple=True, help="Parameter of the run. Repeatable.")
 @options.add(shared.fit)
-@click.option("--validate/--no-validate", default=True, show_default=True, help="Check the cluster for it first.")
+@click.option("--validate/--no-validate", default=True, show_default=True, help="Check the cluster first.")
 @shared.dry_run
 @_wait
 def run(context: str | None, namespace: str | None, dry_run: bool, wait: bool, validate: bool, **given: Any) -> int:
-    """Start a run, print its name, and follow it. FILE is what `runner plan render` prints.
+    """Start a run, print its name, and follow it. FILE is the output of `runner plan render`.
 
-    What it needs of the cluster is checked first, see `validate`; warnings do not stop it. The run keeps the plan as
-    it is now, in a ConfigMap of its own.
+    The cluster is checked first, see `validate`; warnings do not stop the run. The plan is pinned for the run in an
+    immutable ConfigMap.
 
-    Exit code: 0 it succeeded, 1 it failed, 2 no such run, notebook or parameter, 3 nothing is installed, or the
-    cluster lacks something.
+    Exit code: 0 succeeded, 1 failed, 2 no such run, notebook or parameter, 3 nothing is installed, or the cluster
+    does not meet the run's requirements.
 
     \b
     Examples:
@@ -57,7 +58,7 @@ def run(context: str | None, namespace: str | None, dry_run: bool, wait: bool, v
     from runner.cluster.readiness import as_text
     from runner.cluster.run_checks import check_run
 
-    client = shared.kubectl(context, namespace)
+    client = Kubectl(context=context, namespace=namespace)
     fit = run_request.Fit(**{key: given.pop(key) for key in FIT})
     choice = run_request.Wanted(**{**given, "which": KNOWN_RUNS.get(given["which"], given["which"]), "fit": fit})
     request = run_request.request(client, choice)
@@ -67,7 +68,7 @@ def run(context: str | None, namespace: str | None, dry_run: bool, wait: bool, v
         if wrong:
             click.echo(as_text(wrong), err=True)
         if any(check.status == "fail" for check in wrong):
-            click.echo("nothing was started; --no-validate starts it all the same", err=True)
+            click.echo("nothing was started; use --no-validate to start it anyway", err=True)
             return 3
     name = run_request.create(client, request, dry_run=dry_run)
     click.echo(name)
@@ -77,15 +78,15 @@ def run(context: str | None, namespace: str | None, dry_run: bool, wait: bool, v
 @click.command("rerun")
 @click.argument("notebooks", nargs=-1, metavar="[NOTEBOOK]...")
 @shared.verb
-@click.option("--run", "name", help="Run to take up again. [default: our newest]")
-@click.option("--failed", is_flag=True, help="Repeat what did not succeed, also what was not reached. The default.")
-@click.option("--gpu-resource", help="Resource that stands for a GPU, such as nvidia.com/mig-3g.40gb.")
+@click.option("--run", "name", help="Run to repeat. [default: our newest]")
+@click.option("--failed", is_flag=True, help="Repeat all notebooks that did not succeed or were not reached (default).")
+@click.option("--gpu-resource", help="Resource name of a GPU, such as nvidia.com/mig-3g.40gb.")
 @shared.dry_run
 @_wait
 def rerun(notebooks: tuple[str, ...], name: str | None, dry_run: bool, wait: bool, failed: bool, **given: Any) -> int:
-    """Repeat notebooks of an ended run on its volume, under its id; the new report speaks of the whole run.
+    """Repeat notebooks of a finished run on its volume, under its ID; the new report covers the whole run.
 
-    Earlier files move to attempts/ first. Exit code: as of `run`; 2 also when nothing failed.
+    Earlier files are moved to attempts/ first. Exit code: as for `run`; 2 also if nothing failed.
 
     \b
     Examples:
@@ -97,8 +98,8 @@ def rerun(notebooks: tuple[str, ...], name: str | None, dry_run: bool, wait: boo
     from runner.core.errors import UsageError
 
     if failed and notebooks:
-        raise UsageError("--failed and names of notebooks exclude each other", hint="give one of them")
-    client = shared.kubectl(given["context"], given["namespace"])
+        raise UsageError("--failed and notebook names are mutually exclusive", hint="give one of them")
+    client = Kubectl(context=given["context"], namespace=given["namespace"])
     found = runs.find(client, name)
     now = view(found, runs.task_runs(client, str(found["metadata"]["name"])))
     fit = run_request.Fit(gpu_resource=given["gpu_resource"])
@@ -111,13 +112,13 @@ def rerun(notebooks: tuple[str, ...], name: str | None, dry_run: bool, wait: boo
 @shared.run_name
 @shared.verb
 def monitor(name: str | None, context: str | None, namespace: str | None) -> int:
-    """Watch a run (NAME, else our newest) until it ends: what waits and why, what runs since when, what is done.
+    """Watch a run (NAME, else our newest) until it ends, with the state of each task and why it waits.
 
-    Exit code: 0 it succeeded, 1 it failed. A dropped connection is taken up again.
+    Exit code: 0 succeeded, 1 failed. A dropped connection is re-established.
     """
     from runner.cluster import runs
 
-    client = shared.kubectl(context, namespace)
+    client = Kubectl(context=context, namespace=namespace)
     return _follow(client, str(runs.find(client, name)["metadata"]["name"]))
 
 
@@ -138,7 +139,7 @@ def status(name: str | None, context: str | None, namespace: str | None, as_json
     """Show a run (NAME, else our newest) on one screen."""
     from runner.cluster import display, runs
 
-    view = runs.look(shared.kubectl(context, namespace), name)
+    view = runs.look(Kubectl(context=context, namespace=namespace), name)
     if as_json:
         click.echo(display.as_json(view))
         return
@@ -150,16 +151,16 @@ def status(name: str | None, context: str | None, namespace: str | None, as_json
 @click.command("logs")
 @click.argument("notebook")
 @shared.verb
-@click.option("--run", "name", help="Run to look into. [default: our newest]")
-@click.option("-f", "--follow", is_flag=True, help="Go on as the log grows.")
+@click.option("--run", "name", help="Run of the notebook. [default: our newest]")
+@click.option("-f", "--follow", is_flag=True, help="Stream the log as it grows.")
 def logs(notebook: str, context: str | None, namespace: str | None, name: str | None, follow: bool) -> int:
     """Print the log of NOTEBOOK, or of another task such as validate.
 
-    A Pod that was cancelled is gone with its log; the one on the volume stays, see fetch.
+    A cancelled Pod is deleted together with its log; the copy on the volume remains, see fetch.
     """
     from runner.cluster import runs
 
-    client = shared.kubectl(context, namespace)
+    client = Kubectl(context=context, namespace=namespace)
     pod = runs.task_of(runs.look(client, name), notebook)
     return client.pass_on("logs", pod, "--all-containers", "--prefix=false", *(["--follow"] if follow else []))
 
@@ -170,13 +171,13 @@ def logs(notebook: str, context: str | None, namespace: str | None, name: str | 
 @click.option("--to", "target", type=options.FOLDER, default=Path("outputs"), show_default=True, help="Local folder.")
 @click.option("--image", help="Image of the helper Pod; it must have Python. [default: the run's]")
 def fetch(name: str | None, context: str | None, namespace: str | None, target: Path, image: str | None) -> int:
-    """Copy outputs and report from a run's volume. Call it again to go on after an interruption.
+    """Copy outputs and report from a run's volume. Run it again to resume after an interruption.
 
     A helper Pod reads the volume and is removed afterwards.
     """
     from runner.cluster import copy_outputs, helper_pod, runs
 
-    client = shared.kubectl(context, namespace)
+    client = Kubectl(context=context, namespace=namespace)
     found = runs.find(client, name)
     run_name = str(found["metadata"]["name"])
     claim, folder = helper_pod.claim_of(found, runs.task_runs(client, run_name))
@@ -185,7 +186,7 @@ def fetch(name: str | None, context: str | None, namespace: str | None, target: 
         source = copy_outputs.outputs_folder(folder)
         files = copy_outputs.listing(client, pod_name, source)
         copied = copy_outputs.copy(client, pod_name, source, files, target, say=click.echo)
-    click.echo(f"{run_name}: {copied.files} files copied, {copied.unchanged} were there, in {target}")
+    click.echo(f"{run_name}: {copied.files} files copied to {target}, {copied.unchanged} already there")
     return 0
 
 
@@ -194,13 +195,13 @@ def fetch(name: str | None, context: str | None, namespace: str | None, target: 
 @shared.verb
 @click.option("--wait/--no-wait", default=False, show_default=True, help="Wait until the report is written.")
 def cancel(name: str | None, context: str | None, namespace: str | None, wait: bool) -> int:
-    """Cancel a run (NAME, else our newest); what it has is saved and its report is still written."""
+    """Cancel a run (NAME, else our newest); its results so far are kept and its report is still written."""
     from runner.cluster import runs
 
-    client = shared.kubectl(context, namespace)
+    client = Kubectl(context=context, namespace=namespace)
     found = runs.look(client, name)
     if found.ended:
-        click.echo(f"{found.name} has ended already: {found.reason}")
+        click.echo(f"{found.name} has already ended: {found.reason}")
         return 0
     runs.cancel(client, found.name)
     click.echo(f"{found.name}: cancelled; notebook and report are being written")
@@ -216,10 +217,10 @@ def cancel(name: str | None, context: str | None, namespace: str | None, wait: b
 )
 @shared.dry_run
 def cleanup(context: str | None, namespace: str | None, keep: int, dry_run: bool) -> None:
-    """Delete old ended runs with their volumes. Only runs that this launcher or its CronJob started are touched."""
+    """Delete old finished runs with their volumes, if this launcher or its CronJob started them."""
     from runner.cluster import runs
 
-    for name in (found := runs.clean_up(shared.kubectl(context, namespace), keep, dry_run=dry_run)):
+    for name in (found := runs.clean_up(Kubectl(context=context, namespace=namespace), keep, dry_run=dry_run)):
         click.echo(f"{'would delete' if dry_run else 'deleted'} {name}")
     if not found:
-        click.echo(f"nothing to delete: {keep} or fewer ended runs that we started")
+        click.echo(f"nothing to delete: {keep} or fewer finished runs were started by runner")

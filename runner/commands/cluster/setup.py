@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`runner cluster install | validate | uninstall`: what is on the cluster before and after all runs."""
+"""`runner cluster install | validate | uninstall`: set up, check and clean up a cluster."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from runner.cluster.kubectl import Kubectl
 from runner.commands import option_types, options
 from runner.commands.cluster import connection as shared
 
@@ -18,14 +19,14 @@ if TYPE_CHECKING:
 @click.command("install")
 @shared.verb
 @shared.manifests
-@click.option("--image", help="Image of the runner, as the default of every task. [default: the manifests' own]")
+@click.option("--image", help="Image of the runner, as the default of every task. [default: the manifests']")
 @click.option(
     "--cluster-rights/--no-cluster-rights",
     default=True,
     show_default=True,
-    help="Whether the validation may list nodes (a ClusterRole). Without it each notebook is let through.",
+    help="Whether the validation may list nodes (a ClusterRole). Without it, capacity is not checked.",
 )
-@click.option("--create-namespace", is_flag=True, help="Make the namespace when it is missing.")
+@click.option("--create-namespace", is_flag=True, help="Create the namespace if it is missing.")
 @shared.dry_run
 def install(
     *,
@@ -37,9 +38,9 @@ def install(
     create_namespace: bool,
     dry_run: bool,
 ) -> int:
-    """Check the cluster, then install tasks, pipelines, configuration and accounts.
+    """Check the cluster, then install tasks, pipelines, configuration and ServiceAccounts.
 
-    A check that fails stops it, and says what is missing and how to get it. Warnings do not.
+    A failed check of Tekton or the namespace stops the installation, with a hint; warnings do not.
 
     \b
     Examples:
@@ -49,7 +50,7 @@ def install(
     from runner.cluster import install as installing
     from runner.cluster.readiness import as_text, check_cluster
 
-    client = shared.kubectl(context, namespace)
+    client = Kubectl(context=context, namespace=namespace)
     target = shared.namespace_of(client)
     if create_namespace and not dry_run and client.find("get", "namespace", target) is None:
         client.run("create", "namespace", target)
@@ -83,9 +84,9 @@ def validate(
     as_json: bool,
     **given: Any,
 ) -> int:
-    """Check the cluster, and for each notebook of the plan whether a node can host it. Exit code: 0 or 3.
+    """Check the cluster, and whether some node can host each notebook of the plan. Exit code: 0 or 3.
 
-    `run` does this for its own run before it starts.
+    `run` performs these checks before it starts a run.
 
     \b
     Example:
@@ -99,7 +100,7 @@ def validate(
     from runner.tekton.pipeline import Shape, pipeline
     from runner.tekton.pipelinerun import RunShape, pipeline_run
 
-    client = shared.kubectl(context, namespace)
+    client = Kubectl(context=context, namespace=namespace)
     target = shared.namespace_of(client)
     loaded = load(plan or tekton_dir / "configs" / f"{PLAN_CONFIG_MAP}.yaml")
     shape = Shape(name="any")
@@ -115,7 +116,7 @@ def validate(
     )
     checks = [*readiness.check_cluster(client, target), readiness.longest_run(loaded, params)]
     known = {check.name for check in checks}
-    # What `install` brings, the image among it, is not missing before it.
+    # Installed by `install`, so not missing yet.
     later = {"image", *(f"serviceaccount {name}" for name in (RUN_ACCOUNT, VALIDATION_ACCOUNT))}
     checks += [one for one in check_run(client, target, run, spec, loaded) if one.name not in known | later]
     if as_json:
@@ -128,10 +129,10 @@ def validate(
 @click.command("uninstall")
 @shared.verb
 @shared.manifests
-@click.option("--delete-volumes", is_flag=True, help="Delete the volumes of runs as well, with all outputs on them.")
+@click.option("--delete-volumes", is_flag=True, help="Also delete the runs' volumes, with all outputs.")
 @shared.dry_run
 def uninstall(context: str | None, namespace: str | None, manifests: Path, delete_volumes: bool, dry_run: bool) -> int:
-    """Remove everything that was installed and all our runs, and say what is left: the volumes, unless asked.
+    """Remove everything that was installed, and all our runs; keep their volumes unless --delete-volumes is given.
 
     \b
     Example:
@@ -139,7 +140,7 @@ def uninstall(context: str | None, namespace: str | None, manifests: Path, delet
     """
     from runner.cluster import install as installing
 
-    client = shared.kubectl(context, namespace)
+    client = Kubectl(context=context, namespace=namespace)
     target = shared.namespace_of(client)
     documents = installing.manifests(client, manifests, target)
     left = installing.uninstall(client, documents, volumes=delete_volumes, dry_run=dry_run)
