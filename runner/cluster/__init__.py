@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The launcher: plans on a Kubernetes cluster with Tekton, through kubectl."""
+"""The launcher: runs plans on a Kubernetes cluster with Tekton, through kubectl."""

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The Kubernetes API from inside a Pod, with its ServiceAccount: the image has no kubectl and needs none.
+"""A client of the Kubernetes API for use inside a Pod, with its ServiceAccount: the image has no kubectl.
 
-Used by the capacity check and by the CronJobs. Outside a cluster, `runner.cluster.kubectl` does this with
-the contexts and credentials of the user.
+Used by the capacity check and the CronJobs. Outside a cluster, `runner.cluster.kubectl` uses the user's
+contexts and credentials instead.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ _TIMEOUT_SECONDS = 20.0
 
 
 class NotInClusterError(RunnerError):
-    """There is no ServiceAccount here to ask with."""
+    """Not running in a Pod, or without a ServiceAccount token."""
 
     exit_code = 2
 
 
 class ForbiddenError(RunnerError):
-    """The API server knows who asks, and says no."""
+    """The API server denied the request."""
 
     exit_code = 3
 
@@ -50,7 +50,7 @@ class ApiError(RunnerError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Api:
-    """An API server and how to speak to it."""
+    """An API server with its credentials."""
 
     url: str
     token: str
@@ -64,7 +64,7 @@ class Api:
         Raises
         ------
         NotInClusterError
-            This is no Pod, or its ServiceAccount gives it no token.
+            This is not a Pod, or it has no ServiceAccount token.
         """
         environ = os.environ if environ is None else environ
         host, port = environ.get("KUBERNETES_SERVICE_HOST"), environ.get("KUBERNETES_SERVICE_PORT", "443")
@@ -82,12 +82,12 @@ class Api:
         return cls(url=f"https://{authority}:{port}", token=token, certificate=folder / "ca.crt", namespace=namespace)
 
     def list(self, path: str, **query: str) -> list[dict[str, Any]]:
-        """Return the items of a list, all pages of it.
+        """Return the items of all pages of a list.
 
         Raises
         ------
         ForbiddenError, ApiError, NetworkError
-            It cannot be read.
+            See `request`.
         """
         items: list[dict[str, Any]] = []
         token = ""
@@ -100,12 +100,12 @@ class Api:
                 return items
 
     def request(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """Send one request and return the JSON of the answer.
+        """Send a request and return the JSON of the response.
 
         Raises
         ------
         ForbiddenError, ApiError, NetworkError
-            It was refused, failed, or got no answer.
+            The request was denied, failed, or got no response.
         """
         request = urllib.request.Request(  # noqa: S310  (https, and the host is the cluster's)
             self.url + path,
@@ -118,9 +118,9 @@ class Api:
             },
         )
         context = ssl.create_default_context(cafile=str(self.certificate))
-        # Since Python 3.13 a CA without keyUsage is refused, as clusters have them. Chain and host are still checked.
+        # Python 3.13 and newer reject a CA without keyUsage, which clusters have. Chain and host are still checked.
         context.verify_flags &= ~ssl.VERIFY_X509_STRICT
-        # The API server is inside the cluster; a proxy for the outside does not know it.
+        # The API server is inside the cluster, out of reach of a proxy for external traffic.
         opener = urllib.request.build_opener(
             urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context)
         )

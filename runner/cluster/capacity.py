@@ -1,15 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Can any node host each notebook? What none can would stay Pending until its timeout, unseen by our gate.
+"""Whether any node can host each notebook: otherwise its Pod stays Pending until the timeout, and no gate ever runs.
 
-Pure: nodes as the Kubernetes API describes them and a plan's notebooks go in, a verdict for each notebook
-comes out. What is compared is what the run asks for (`runner.tekton.sizes`), with all of a node counted as
-free: a busy node is waited for.
+Pure: takes nodes as the Kubernetes API describes them and a plan's notebooks, and returns a verdict per notebook. The
+run's requests (`runner.tekton.sizes`) are compared with a node's full capacity, since Pods wait for a busy node.
+
+Under Dynamic Resource Allocation GPUs are listed in ResourceSlices instead of a node's allocatable resources. Our Pods
+request them by resource name, which a DeviceClass with that extended resource name maps to devices; without one, the
+scheduler's decision cannot be predicted.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from runner.tekton.names import GPU_RESOURCE
@@ -31,13 +34,16 @@ _UNITS: dict[str | None, float] = {
     **{f"{letter}i": 1024.0 ** (power + 1) for power, letter in enumerate("KMGTPE")},
 }
 
+GPU_DRIVER = "gpu.nvidia.com"
+SLICES = "resourceslices.resource.k8s.io"
+CLASSES = "deviceclasses.resource.k8s.io"
 
 Outcome = Literal["hosted", "skipped", "refused", "unknown"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Taint:
-    """What keeps Pods away from a node unless they tolerate it."""
+    """A taint of a node."""
 
     key: str
     value: str = ""
@@ -49,7 +55,7 @@ class Taint:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Node:
-    """One node."""
+    """A node."""
 
     name: str
     allocatable: Mapping[str, float] = field(default_factory=dict)
@@ -61,7 +67,7 @@ class Node:
 
 
 def read_nodes(items: Sequence[Mapping[str, Any]]) -> list[Node]:
-    """Return the nodes of a NodeList's items."""
+    """Return the items of a NodeList as nodes."""
     return [_node(item) for item in items]
 
 
@@ -84,7 +90,7 @@ def _node(item: Mapping[str, Any]) -> Node:
 
 
 def quantity(text: str) -> float:
-    """Return the value of a Kubernetes quantity; one that cannot be read counts as nothing.
+    """Return the value of a Kubernetes quantity, 0 if invalid.
 
     >>> quantity("1500m"), quantity("16Gi"), quantity("8")
     (1.5, 17179869184.0, 8.0)
@@ -95,9 +101,58 @@ def quantity(text: str) -> float:
     return float(found["number"]) * _UNITS[found["unit"]]
 
 
+def with_devices(
+    nodes: Sequence[Node],
+    slices: Sequence[Mapping[str, Any]] | None,
+    classes: Sequence[Mapping[str, Any]],
+    resource: str,
+) -> tuple[list[Node], str]:
+    """Return the nodes with the GPUs of their slices, and why GPUs cannot be judged, empty if they can.
+
+    Parameters
+    ----------
+    slices
+        None without the right to read them.
+    """
+    if slices is None:
+        bare = not any(node.allocatable.get(resource) for node in nodes)
+        return list(nodes), "the right to read ResourceSlices is missing, and no node offers a GPU" if bare else ""
+    memory: dict[str, list[float]] = {}
+    for one in slices:
+        spec = one.get("spec") or {}
+        if spec.get("driver") == GPU_DRIVER and spec.get("nodeName"):
+            found = (_memory(device) for device in spec.get("devices") or ())
+            memory.setdefault(str(spec["nodeName"]), []).extend(size for size in found if size)
+    named = any((one.get("spec") or {}).get("extendedResourceName") == resource for one in classes)
+    if not any(memory.values()):
+        return list(nodes), ""
+    if not named:
+        some = all(node.allocatable.get(resource) for node in nodes if memory.get(node.name))
+        why = f"GPUs are listed in ResourceSlices, and no DeviceClass has the extended resource name {resource}"
+        return list(nodes), "" if some else why
+    return [_with_gpus(node, memory.get(node.name), resource) for node in nodes], ""
+
+
+def _memory(device: Mapping[str, Any]) -> float:
+    """Return the memory of a whole GPU in bytes, 0 for any other device."""
+    device = device.get("basic") or device  # v1beta1
+    kind = ((device.get("attributes") or {}).get("type") or {}).get("string", "gpu")
+    size = ((device.get("capacity") or {}).get("memory") or {}).get("value", "0")
+    return quantity(str(size)) if kind == "gpu" else 0.0
+
+
+def _with_gpus(node: Node, memory: list[float] | None, resource: str) -> Node:
+    if not memory or node.allocatable.get(resource):
+        return node
+    label = {f"{resource}.memory": str(int(min(memory) / 2**20))}
+    return replace(
+        node, allocatable={**node.allocatable, resource: float(len(memory))}, labels={**label, **node.labels}
+    )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
-    """What is done with a notebook that no node can host, and what the Pods tolerate."""
+    """Handling of notebooks that no node can host, and the Pods' tolerations."""
 
     skip_optional: bool = True
     skip_all: bool = False
@@ -107,7 +162,7 @@ class Policy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """Whether a notebook can be placed."""
+    """Whether a notebook can be scheduled."""
 
     notebook: str
     outcome: Outcome
@@ -121,39 +176,39 @@ def judge(notebooks: Sequence[Notebook], nodes: Sequence[Node], policy: Policy, 
     Parameters
     ----------
     unknown
-        Why GPUs cannot be judged; notebooks that ask for them and fit no node then count as unknown.
+        Why GPUs cannot be judged; notebooks that request GPUs and fit no node are then unknown.
     """
     return [_judge(notebook, nodes, policy, unknown) for notebook in notebooks]
 
 
 def _judge(notebook: Notebook, nodes: Sequence[Node], policy: Policy, unknown: str) -> Verdict:
-    asked = needs(notebook)
-    faults = {node.name: _fault(asked, node, policy) for node in nodes}
+    request = needs(notebook)
+    faults = {node.name: _fault(request, node, policy) for node in nodes}
     hosts = tuple(name for name, fault in faults.items() if fault is None)
     if hosts:
         return Verdict(notebook=notebook.name, outcome="hosted", hosts=hosts, reason=f"fits {', '.join(hosts[:5])}")
-    if asked.gpus and unknown:
-        reason = f"cannot know whether a node can host {describe(asked, policy.gpu_resource)}: {unknown}"
+    if request.gpus and unknown:
+        reason = f"unknown whether a node can host {describe(request, policy.gpu_resource)}: {unknown}"
         return Verdict(notebook=notebook.name, outcome="unknown", hosts=(), reason=reason)
     skip = policy.skip_all or (notebook.optional and policy.skip_optional)
     return Verdict(
         notebook=notebook.name,
         outcome="skipped" if skip else "refused",
         hosts=(),
-        reason=f"no node can host {describe(asked, policy.gpu_resource)}: {_summary(faults)}",
+        reason=f"no node can host {describe(request, policy.gpu_resource)}: {_summary(faults)}",
     )
 
 
-def describe(asked: Needs, gpu_resource: str = GPU_RESOURCE) -> str:
+def describe(request: Needs, gpu_resource: str) -> str:
     """Return a request in words."""
-    gpus = f"{asked.gpus} {gpu_resource}" if asked.gpus else "no GPU"
-    if asked.gpus and asked.gpu_memory_gb is not None:
-        gpus += f" of {asked.gpu_memory_gb:g} GB"
-    return f"{gpus}, {asked.cpus:g} CPU, {asked.memory_gib} GiB memory"
+    gpus = f"{request.gpus} {gpu_resource}" if request.gpus else "no GPU"
+    if request.gpus and request.gpu_memory_gb is not None:
+        gpus += f" of {request.gpu_memory_gb:g} GB"
+    return f"{gpus}, {request.cpus:g} CPU, {request.memory_gib} GiB memory"
 
 
 def _summary(faults: dict[str, str | None]) -> str:
-    """Name what the nodes lack, nodes with the same fault together."""
+    """Summarize why nodes do not qualify, grouped by reason."""
     by_fault: dict[str, list[str]] = {}
     for name, fault in faults.items():
         by_fault.setdefault(str(fault), []).append(name)
@@ -165,32 +220,31 @@ def _summary(faults: dict[str, str | None]) -> str:
     return ("; ".join(parts) + (f"; and {more} other reasons" if more > 0 else "")) or "the cluster has no nodes"
 
 
-def _fault(asked: Needs, node: Node, policy: Policy) -> str | None:
-    """Return the first thing that keeps the Pod off this node, or None."""
+def _fault(request: Needs, node: Node, policy: Policy) -> str | None:
+    """Return the first reason why the Pod cannot run on a node, or None."""
     if node.unschedulable:
         return "is cordoned"
     for taint in node.taints:
         if taint.effect in {"NoSchedule", "NoExecute"} and taint.key not in policy.tolerated:
             return f"has the taint {taint}, which the run does not tolerate"
-    gpu = _gpu_fault(asked, node, policy.gpu_resource)
-    if gpu:
-        return gpu
+    if fault := _gpu_fault(request, node, policy.gpu_resource):
+        return fault
     cpus = node.allocatable.get("cpu", 0.0)
-    if cpus < asked.cpus:
-        return f"has {cpus:g} CPU to give, {asked.cpus:g} are requested"
+    if cpus < request.cpus:
+        return f"offers {cpus:g} CPU, {request.cpus:g} requested"
     memory = node.allocatable.get("memory", 0.0)
-    if memory < asked.memory_gib * 2**30:
-        return f"has {memory / 2**30:.1f} GiB memory to give, {asked.memory_gib} GiB are requested"
+    if memory < request.memory_gib * 2**30:
+        return f"offers {memory / 2**30:.1f} GiB memory, {request.memory_gib} GiB requested"
     return None
 
 
-def _gpu_fault(asked: Needs, node: Node, resource: str) -> str | None:
-    if not asked.gpus:
+def _gpu_fault(request: Needs, node: Node, resource: str) -> str | None:
+    if not request.gpus:
         return None
     count = node.allocatable.get(resource, 0.0)
-    if count < asked.gpus:
-        return f"has {count:g} {resource} to give, {asked.gpus} are requested"
-    least = asked.min_gpu_memory_mib
+    if count < request.gpus:
+        return f"offers {count:g} {resource}, {request.gpus} requested"
+    least = request.min_gpu_memory_mib
     if least is None:
         return None
     label = f"{resource}.memory"
@@ -198,5 +252,5 @@ def _gpu_fault(asked: Needs, node: Node, resource: str) -> str | None:
     if not value.isdecimal():
         return f"has no label {label} (GPU Feature Discovery sets it; by hand: kubectl label node NAME {label}=MIB)"
     if int(value) < least:
-        return f"has GPUs of {value} MiB, {least} MiB are needed"
+        return f"has GPUs of {value} MiB, {least} MiB required"
     return None

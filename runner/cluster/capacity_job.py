@@ -1,27 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The capacity check as it runs inside a Pod: asks for the nodes, judges, leaves records and results."""
+"""The capacity check inside a Pod: lists the nodes, judges the notebooks, writes records and results."""
 
 from __future__ import annotations
 
 import json
 import uuid
-from dataclasses import dataclass, field, replace
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runner.cluster.api import Api, ApiError, ForbiddenError, NotInClusterError
-from runner.cluster.capacity import Policy, Verdict, judge, read_nodes
-from runner.cluster.devices import with_devices
-from runner.cluster.second_try import why_not
+from runner.cluster.capacity import Policy, Verdict, judge, read_nodes, with_devices
 from runner.core import files, log
+from runner.core.endings import settled
 from runner.core.errors import NetworkError
 from runner.core.log import utc_now
-from runner.core.records import EXIT_CODES, Metrics, Source, Status, to_json
+from runner.core.records import EXIT_CODES, Cause, Metrics, Source, Status, read_metrics, to_json
 from runner.outputs import attempts
 from runner.outputs.claim import Claim
 from runner.outputs.tekton_results import write_values
 from runner.tekton.names import GPU_RESOURCE
-from runner.tekton.sizes import on_larger_card
+from runner.tekton.sizes import GPU_FREE_FRACTION, on_larger_card
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """What is asked."""
+    """The notebooks to judge, and the settings of the check."""
 
     plan: Plan
     only: tuple[str, ...] = ()
@@ -44,7 +44,7 @@ class Request:
     run_id: str | None = None
     results_dir: Path | None = None
     larger_card: str | None = None
-    """The one notebook whose second try on a larger card is judged."""
+    """Notebook whose retry on a larger card is judged, instead of all."""
 
     def notebooks(self) -> list[Notebook]:
         """Return the notebooks to judge, in the plan's order."""
@@ -54,38 +54,32 @@ class Request:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """What was found."""
+    """Result of the check."""
 
     verdicts: tuple[Verdict, ...] = ()
     unchecked: str = ""
-    """Why no node was looked at; empty when they were."""
-    skipped: tuple[str, ...] = field(default=())
-    refused: tuple[str, ...] = field(default=())
+    """Why nodes were not checked, empty if they were."""
+    skipped: tuple[str, ...] = ()
+    refused: tuple[str, ...] = ()
 
     def text(self) -> str:
-        """Return a line for each notebook."""
+        """Return one line per notebook."""
         if self.unchecked:
-            return f"capacity: not checked, all notebooks are let through: {self.unchecked}"
+            return f"capacity: not checked, all notebooks will run: {self.unchecked}"
         return "\n".join(f"{one.outcome:8} {one.notebook}: {one.reason}" for one in self.verdicts)
 
     def summary(self) -> str:
-        """Return one short line."""
+        """Return a one-line summary."""
         if self.unchecked:
             return f"not checked: {self.unchecked}"
         unknown = sum(one.outcome == "unknown" for one in self.verdicts)
         hosted = len(self.verdicts) - len(self.skipped) - len(self.refused) - unknown
         known = f"{hosted} hosted, {len(self.skipped)} skipped, {len(self.refused)} without a node"
-        return f"{known}, {unknown} not known" if unknown else known
-
-    def as_object(self) -> dict[str, Any]:
-        """Return it for JSON."""
-        import dataclasses
-
-        return dataclasses.asdict(self)
+        return f"{known}, {unknown} unknown" if unknown else known
 
 
 def take(request: Request) -> Answer:
-    """Judge the notebooks, write records of those that are left out, and Tekton's results.
+    """Judge the notebooks, write the records of those that cannot run, and Tekton's results.
 
     Raises
     ------
@@ -103,20 +97,42 @@ def take(request: Request) -> Answer:
                 write_record(request.output_dir, request.plan, notebook, verdict, run_id)
     log.info("capacity", summary=answer.summary())
     if request.results_dir is not None:
-        # Never an empty array: what consumes it compares names, and no notebook has an empty one.
+        # Never an empty array: consumers compare names, and no notebook has an empty one.
         files.write(request.results_dir / "skipped-notebooks", json.dumps(list(answer.skipped) or [""]))
         write_values(request.results_dir, {"capacity": answer.summary()})
     return answer
 
 
 def _second_try(request: Request, notebook: Notebook) -> Answer:
-    """Judge a second try on a larger card; the record of the first one stands where there is none."""
+    """Judge a retry on a larger card; without one, the first try's record remains."""
     larger = on_larger_card(notebook)
-    reason = why_not(request.output_dir, larger, request.run_id) if larger else "the plan has no retry_larger for it"
+    reason = _why_not(request.output_dir, larger, request.run_id) if larger else "the plan has no retry_larger for it"
     if larger is not None and not reason:
         return _judged(replace(request, skip_unhostable_notebooks=True), [larger])
     verdict = Verdict(notebook=notebook.name, outcome="skipped", hosts=(), reason=reason)
     return Answer(verdicts=(verdict,), skipped=(notebook.name,))
+
+
+def _why_not(output_dir: Path, larger: Notebook, run_id: str | None) -> str:
+    """Return why the first try's record does not justify a larger card, empty if it does.
+
+    Parameters
+    ----------
+    larger
+        The notebook with the second try's GPU request.
+    """
+    record = None
+    with suppress(OSError, ValueError):
+        record = settled(read_metrics(files.read(output_dir / f"{larger.name}.metrics.json").decode()))
+    if record is None or record.run_id != run_id:
+        return "this run has no record of a first try"
+    if record.failure is None or record.failure.cause is not Cause.DEVICE_MEMORY:
+        return f"its first try ended as {record.status.value}, but not because GPU memory ran out"
+    gpus = [gpu for gpu in record.gate.gpus if gpu.uuid in record.gate.chosen] if record.gate else []
+    had = max((gpu.total_bytes or 0 for gpu in gpus), default=0)
+    if had >= GPU_FREE_FRACTION * (larger.requires.gpu_memory_gb or 0) * 1e9:
+        return f"its first try already had a GPU of {had / 1e9:.0f} GB"
+    return ""
 
 
 def _judged(request: Request, notebooks: Sequence[Notebook]) -> Answer:
@@ -144,7 +160,7 @@ def _judged(request: Request, notebooks: Sequence[Notebook]) -> Answer:
 
 
 def _devices(api: Api) -> tuple[list[dict[str, Any]] | None, list[dict[str, Any]]]:
-    """Return ResourceSlices and DeviceClasses; none on a cluster that has no such thing, None without the right."""
+    """Return ResourceSlices and DeviceClasses, empty if the cluster has none; slices are None without the right."""
     try:
         group = "/apis/resource.k8s.io/v1"
         return api.list(f"{group}/resourceslices"), api.list(f"{group}/deviceclasses")
@@ -155,14 +171,14 @@ def _devices(api: Api) -> tuple[list[dict[str, Any]] | None, list[dict[str, Any]
 
 
 def write_record(folder: Path, plan: Plan, notebook: Notebook, verdict: Verdict, run_id: str) -> Metrics:
-    """Write the metrics of a notebook that was judged without being run.
+    """Write the metrics of a notebook that is skipped or refused without being run.
 
-    An earlier run of the name is moved aside, as the runner does it; one in flight is left alone.
+    An earlier run of the same name is moved to the attempts; a run in progress is not touched.
 
     Raises
     ------
     AlreadyRunningError
-        Another run has this notebook under way in the same folder.
+        Another run is executing this notebook in the same folder.
     RecordError
         The folder cannot be written.
     """

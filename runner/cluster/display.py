@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a user sees of a run: a table, the same as JSON, and while it goes on a live table or a line a change."""
+"""Display of a run: a table, JSON, and while it is running a live table or one line per change."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def table(run: RunView, now: datetime | None = None) -> RenderableType:
 
 
 def plain(run: RunView, now: datetime | None = None) -> str:
-    """Return the same without colours or frames, for logs."""
+    """Return the run as plain lines, for logs."""
     now = now or datetime.now(UTC)
     lines = [heading_of(run, now)]
     for task in run.tasks:
@@ -65,7 +65,7 @@ def _cells(task: TaskView, now: datetime) -> list[tuple[int, str]]:
 
 
 def _clock(instant: str | None) -> str:
-    """Return an instant of Kubernetes as a short date and time in UTC, as they read in the log."""
+    """Return a Kubernetes timestamp as a short date and time in UTC, in the log's format."""
     return instant[5:16].replace("T", " ") + "Z" if instant else ""
 
 
@@ -85,11 +85,11 @@ def as_json(run: RunView) -> str:
 
 
 class Display:
-    """A place for `runs.follow` to show what it sees; on stderr, because stdout is the answer."""
+    """Shows the views of `runs.follow` on stderr, because stdout is the answer."""
 
     def __init__(self) -> None:
         self._live: Live | None = None
-        self._told: dict[str, tuple[str, str]] = {}
+        self._shown: dict[str, tuple[str, str]] = {}
         self._last: RunView | None = None
 
     def __enter__(self) -> Self:
@@ -106,13 +106,13 @@ class Display:
             self._live.__exit__(None, None, None)
 
     def show(self, run: RunView | None, problem: str) -> None:
-        """Show a view, or that there is no connection at the moment."""
+        """Show a view, or the reason for a lost connection."""
         if run is not None:
             self._last = run
         if self._live is not None:
             self._show_table(problem)
         elif run is None:
-            self._say(f"no connection, trying again: {problem}")
+            print(f"connection lost, retrying: {problem}", file=sys.stderr, flush=True)
         else:
             self._show_changes(run)
 
@@ -122,19 +122,16 @@ class Display:
 
         assert self._live is not None
         parts = [table(self._last)] if self._last else []
-        note = [Text(f"no connection, trying again: {problem}", style="yellow")] if problem else []
+        note = [Text(f"connection lost, retrying: {problem}", style="yellow")] if problem else []
         self._live.update(Group(*parts, *note), refresh=True)
 
     def _show_changes(self, run: RunView) -> None:
         for task in run.tasks:
             state = (task.state, task.status)
-            before = self._told.get(task.task, ("waiting", task.status))
-            if before != state:
+            if self._shown.get(task.task, ("waiting", task.status)) != state:
                 word = "running" if task.state == "running" else task.status
-                self._say(f"{task.title}: {word}{f': {task.reason}' if task.reason else ''}")
-            self._told[task.task] = state
+                line = f"{task.title}: {word}{f': {task.reason}' if task.reason else ''}"
+                print(line, file=sys.stderr, flush=True)
+            self._shown[task.task] = state
         if run.ended:
-            self._say(plain(run, datetime.now(UTC)))
-
-    def _say(self, text: str) -> None:
-        print(text, file=sys.stderr, flush=True)
+            print(plain(run), file=sys.stderr, flush=True)

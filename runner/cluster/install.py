@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Puts our objects on a cluster, and takes away exactly those."""
+"""Installs our objects on a cluster, and uninstalls exactly those."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from runner.cluster.runs import OURS
 from runner.core.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from runner.cluster.kubectl import Kubectl
 
 CLUSTER_WIDE = {"ClusterRole", "ClusterRoleBinding"}
-"""What needs rights beyond the namespace; without it the capacity check says that it may not look at nodes."""
+"""Kinds that need rights beyond the namespace; without them the capacity check reports that it cannot list nodes."""
 _KEPT_KINDS = {"Namespace", "PersistentVolumeClaim", "DeviceClass", "ClusterQueue", "ResourceFlavor"}
-"""Deleting one of them would delete results, or take from other namespaces what they use as well."""
+"""Deleting one would delete results, or break other namespaces that use it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Left:
-    """What an uninstall leaves."""
+    """Objects removed and kept by an uninstall."""
 
     removed: tuple[str, ...]
     volumes: tuple[str, ...]
@@ -33,7 +33,7 @@ class Left:
 
 
 def manifests(kubectl: Kubectl, folder: Path, namespace: str, image: str | None = None) -> list[dict[str, Any]]:
-    """Return the objects of a kustomization, fitted to a namespace and an image.
+    """Return the objects of a kustomization, adapted to a namespace and an image.
 
     Raises
     ------
@@ -50,9 +50,9 @@ def manifests(kubectl: Kubectl, folder: Path, namespace: str, image: str | None 
 
 
 def fitted(document: Mapping[str, Any], namespace: str, image: str | None) -> dict[str, Any]:
-    """Return an object for a namespace: what is cluster-wide gets a name and a subject of its own there.
+    """Return an object adapted to a namespace: cluster-wide objects get a per-namespace name and subject.
 
-    So two namespaces of one cluster share nothing, and each is uninstalled without the other.
+    Namespaces of one cluster thus share nothing, and each can be uninstalled alone.
     """
     found = dict(document)
     if found.get("kind") in CLUSTER_WIDE:
@@ -71,7 +71,7 @@ def _own_name(name: str, namespace: str) -> str:
 
 
 def _with_image(document: dict[str, Any], image: str) -> dict[str, Any]:
-    """Return a Task, Pipeline or CronJob whose default image is another one."""
+    """Return a Task, Pipeline or CronJob with another default image."""
     if document["kind"] in {"Task", "Pipeline"}:
         params = [
             {**param, "default": image} if param["name"] == "image" else param
@@ -79,25 +79,21 @@ def _with_image(document: dict[str, Any], image: str) -> dict[str, Any]:
         ]
         return {**document, "spec": {**document["spec"], "params": params}}
     if document["kind"] == "CronJob":
-        for container in _containers(document):
+        for container in document["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"]:
             container["image"] = image
     return document
 
 
-def _containers(cron_job: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    yield from cron_job["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"]
-
-
 def apply(kubectl: Kubectl, documents: Sequence[Mapping[str, Any]], *, dry_run: bool = False) -> str:
-    """Apply objects and return what kubectl says of each."""
+    """Apply objects and return kubectl's output."""
     extra = ["--dry-run=server"] if dry_run else []
     return kubectl.run("apply", "-f", "-", *extra, stdin=yaml.safe_dump_all(documents, sort_keys=False))
 
 
 def uninstall(kubectl: Kubectl, documents: Sequence[Mapping[str, Any]], *, volumes: bool, dry_run: bool) -> Left:
-    """Delete objects, runs and their Pods; volumes only when asked.
+    """Delete objects, runs and their Pods, and on request the runs' volumes.
 
-    A PipelineRun owns its volume and would take it along, so the runs are deleted as orphans.
+    A PipelineRun owns its volume, which would be deleted with it, so the runs are deleted with ``--cascade=orphan``.
     """
     gone = [document for document in documents if document["kind"] not in _KEPT_KINDS]
     kept = tuple(f"{one['kind']}/{one['metadata']['name']}" for one in documents if one["kind"] in _KEPT_KINDS)
@@ -105,7 +101,7 @@ def uninstall(kubectl: Kubectl, documents: Sequence[Mapping[str, Any]], *, volum
         str(run["metadata"]["uid"]): name_of(run) for run in kubectl.items("get", "pipelineruns.tekton.dev", "-l", OURS)
     }
     claims = [name_of(claim) for claim in kubectl.items("get", "persistentvolumeclaims") if _owners(claim) & set(runs)]
-    # What runs and helpers of own plans brought, besides what the folder installs.
+    # Objects created by runs and helper Pods, in addition to those of the folder.
     listed = {name_of(document) for document in gone}
     helpers = f"{OURS},app.kubernetes.io/component=helper"
     extra = [

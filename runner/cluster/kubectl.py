@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""kubectl, the way users have it: its contexts, its credentials, its plugins for logging in.
+"""Calls kubectl as the user has it configured: contexts, credentials, login plugins.
 
-The launcher holds no credentials and speaks no protocol of its own; every call is a list of arguments.
+The launcher itself holds no credentials; every call is a list of arguments.
 """
 
 from __future__ import annotations
@@ -39,19 +39,19 @@ _KLOG = re.compile(r"[EWI]\d{4} [\d:.]+ +\d+ [\w.-]+:\d+\] ")
 
 
 class ClusterError(RunnerError):
-    """The cluster answered, and the answer is no."""
+    """The cluster refused the request."""
 
     exit_code = 1
 
 
 class NotFoundError(ClusterError):
-    """What was asked for is not on the cluster."""
+    """The requested object is not on the cluster."""
 
     exit_code = 1
 
 
 class MissingError(RunnerError):
-    """Something has to be installed or set up first."""
+    """A prerequisite is not installed or set up."""
 
     exit_code = 3
 
@@ -74,18 +74,18 @@ class Kubectl:
         return [*found, *arguments]
 
     def run(self, *arguments: str, stdin: str | None = None, timeout_seconds: float = 120.0) -> str:
-        """Run kubectl and return what it printed.
+        """Run kubectl and return its output.
 
         Raises
         ------
         MissingError
-            There is no kubectl.
+            kubectl is not installed.
         NetworkError
             The cluster cannot be reached.
         NotFoundError, ClusterError
             The cluster refused.
         """
-        self._check_there()
+        self._check_installed()
         try:
             done = subprocess.run(
                 self.command(arguments),
@@ -111,13 +111,13 @@ class Kubectl:
         Raises
         ------
         ClusterError
-            As `run`, and when the answer is not valid JSON.
+            As for `run`, and if the output is not valid JSON.
         """
         text = self.run(*arguments, "-o", "json", stdin=stdin)
         try:
             document: dict[str, Any] = json.loads(text)
         except ValueError as error:
-            raise ClusterError(f"kubectl {arguments[0]} printed no JSON: {text[:200]!r}") from error
+            raise ClusterError(f"kubectl {arguments[0]} printed invalid JSON: {text[:200]!r}") from error
         return document
 
     def items(self, *arguments: str) -> list[dict[str, Any]]:
@@ -125,7 +125,7 @@ class Kubectl:
         return list(self.json(*arguments).get("items") or [])
 
     def find(self, *arguments: str) -> dict[str, Any] | None:
-        """Return an object, or None when it or its kind is not there."""
+        """Return an object, or None if it or its kind does not exist."""
         try:
             return self.json(*arguments)
         except NotFoundError:
@@ -133,27 +133,27 @@ class Kubectl:
 
     def pass_on(self, *arguments: str) -> int:
         """Run kubectl on the user's terminal and return its exit code."""
-        self._check_there()
+        self._check_installed()
         return subprocess.run(self.command(arguments), stdin=subprocess.DEVNULL, check=False).returncode
 
     def stream(self, *arguments: str) -> subprocess.Popen[bytes]:
-        """Start kubectl with its output as a pipe; the caller reads it and waits."""
-        self._check_there()
+        """Start kubectl with piped output; the caller reads the pipes and waits."""
+        self._check_installed()
         return subprocess.Popen(
             self.command(arguments), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
         )
 
-    def _check_there(self) -> None:
+    def _check_installed(self) -> None:
         if shutil.which(self.executable) is None:
             raise MissingError(
-                f"there is no {self.executable} on the PATH",
+                f"{self.executable} is not on the PATH",
                 hint="install kubectl and give it a kubeconfig for your cluster",
             )
 
 
 def failure(arguments: Sequence[str], stderr: str) -> RunnerError:
-    """Return what kubectl's message means."""
-    # klog's own lines (E1128 10:15:02.104 4711 memcache.go:265] ...) repeat what the last one says.
+    """Return the error for kubectl's stderr."""
+    # klog lines (E1128 10:15:02.104 4711 memcache.go:265] ...) repeat the final message.
     lines = [line for line in stderr.splitlines() if not _KLOG.match(line)] or stderr.splitlines()[-1:]
     message = " ".join(" ".join(lines).split()) or "no message"
     low = message.lower()
@@ -161,9 +161,9 @@ def failure(arguments: Sequence[str], stderr: str) -> RunnerError:
     if any(sign in low for sign in _NO_CONNECTION):
         return NetworkError(what, hint="check `kubectl config current-context` and that the cluster is reachable")
     if "(notfound)" in low or "the server doesn't have a resource type" in low or "not found" in low:
-        return NotFoundError(what, hint="check --namespace; `install` puts our objects there")
+        return NotFoundError(what, hint="check --namespace; our objects are created by `install`")
     if "(forbidden)" in low or "unauthorized" in low or "must be logged in" in low:
-        return ClusterError(what, hint="your user lacks this right; `kubectl auth can-i --list` shows what it may do")
+        return ClusterError(what, hint="your user lacks this permission; see `kubectl auth can-i --list`")
     if "no matches for kind" in low:
         return MissingError(what, hint="Tekton Pipelines is not installed on this cluster")
     return ClusterError(what)

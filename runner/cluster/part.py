@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A part of a pipeline of ours: some of its notebooks with what they need, for a first run or for one more try.
+"""Part of a pipeline: selected notebooks with their prerequisites, for a first run or a rerun.
 
-Pure: the spec of a Pipeline goes in, the spec of a smaller one comes out.
+Pure: takes the spec of a Pipeline and returns a smaller one.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ _STATUS = re.compile(r"\$\(tasks\.([\w-]+)\.status\)")
 
 
 def notebook_of(task: Mapping[str, Any]) -> str | None:
-    """Return the notebook that a pipeline task runs, or whose second try it asks for."""
+    """Return the notebook that a pipeline task runs, or whose second try it checks."""
     values = {one.get("name"): one.get("value") for one in task.get("params") or ()}
     name = values.get("notebook-name", values.get("larger-card"))
     return name if isinstance(name, str) else None
 
 
 def notebooks_from(spec: Mapping[str, Any], only: Sequence[str], from_: str | None) -> list[str] | None:
-    """Return the notebooks that were asked for, in the pipeline's order; None means all of them.
+    """Return the selected notebooks in the pipeline's order, or None for all.
 
     Raises
     ------
@@ -37,14 +37,14 @@ def notebooks_from(spec: Mapping[str, Any], only: Sequence[str], from_: str | No
         The pipeline has no such notebook.
     """
     known = list(dict.fromkeys(name for task in spec["tasks"] if (name := notebook_of(task))))
-    asked = [*only, *([from_] if from_ else [])]
-    for name in asked:
+    selected = [*only, *([from_] if from_ else [])]
+    for name in selected:
         if name not in known:
             raise UsageError(
                 f"the pipeline has no notebook {name!r}",
                 hint=f"{did_you_mean(name, known)}it has {', '.join(known)}",
             )
-    if not asked:
+    if not selected:
         return None
     later = known[known.index(from_) :] if from_ else known
     return [name for name in later if not only or name in only]
@@ -53,15 +53,15 @@ def notebooks_from(spec: Mapping[str, Any], only: Sequence[str], from_: str | No
 def part(
     spec: Mapping[str, Any], notebooks: Collection[str], *, run_id: str | None = None, source: bool = True
 ) -> Document:
-    """Return a pipeline with these notebooks alone, the data that they read, validation and report.
+    """Return a pipeline with only these notebooks, their datasets, validation and report.
 
     Parameters
     ----------
     run_id
-        The run that is taken up again, whose report speaks of the whole plan. None: a run of its own, whose
-        needs may be met by any run and whose report speaks of this part.
+        Run to repeat, whose report covers the whole plan. None: a new run, whose needs may be satisfied by any
+        run and whose report covers this part.
     source
-        Whether the notebooks are put onto the volume; they may lie there already.
+        Whether to put the notebooks on the volume; they may already be there.
     """
     found = copy.deepcopy(dict(spec))
     tasks = {str(one["name"]): one for one in found["tasks"]}
@@ -88,8 +88,8 @@ def part(
             set_param(task, "only", only)
         for one in task.get("params") or ():
             if one["name"] == "task-statuses":
-                said = str(one["value"]).split()
-                one["value"] = " ".join(word for word in said if set(_STATUS.findall(word)) & kept)
+                statuses = str(one["value"]).split()
+                one["value"] = " ".join(word for word in statuses if set(_STATUS.findall(word)) & kept)
             elif run_id is not None and one["value"] == RUN_ID:
                 one["value"] = run_id
     return found
@@ -101,7 +101,7 @@ def set_param(task: Document, name: str, value: Any) -> None:
 
 
 def _nearest(tasks: Mapping[str, Document], after: Sequence[str], kept: Collection[str]) -> list[str]:
-    """Return what a task waits for, with those that are left out replaced by what they waited for."""
+    """Return the tasks that a task waits for, with omitted ones replaced by their own predecessors."""
     found: list[str] = []
     waiting = list(after)
     while waiting:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Has a cluster what a run needs? What is missing is said together with how to get it."""
+"""Checks whether a cluster is ready for runs, with a hint for each missing prerequisite."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from runner.plan.model import Notebook, Plan
 
 MIN_TEKTON = (1, 0, 0)
-"""First release with a stable v1 API of all that the manifests use; they are tested with 1.15."""
+"""First release with a stable v1 API for everything in the manifests; they are tested with 1.15."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Check:
-    """One answer."""
+    """Result of a check."""
 
     name: str
     status: Literal["pass", "warn", "fail"]
@@ -33,7 +33,7 @@ class Check:
 
 
 def check_cluster(kubectl: Kubectl, namespace: str) -> list[Check]:
-    """Return what the cluster has and lacks; only a connection that fails is raised."""
+    """Return the checks of a cluster; only a connection failure is raised."""
     server = kubectl.json("version").get("serverVersion") or {}
     found = [Check(name="kubernetes", status="pass", seen=str(server.get("gitVersion", "unknown")))]
     found += seen(
@@ -46,19 +46,18 @@ def check_cluster(kubectl: Kubectl, namespace: str) -> list[Check]:
 
 
 def seen(*checks: tuple[str, Callable[[], Iterable[Check]]]) -> list[Check]:
-    """Return the answers of checks by name; one that may not look warns."""
+    """Return the results of checks by name, a warning for each that the cluster does not permit."""
     found: list[Check] = []
     for name, check in checks:
         try:
             found += check()
         except ClusterError as error:
-            advice = "it cannot be checked from here"
-            found.append(Check(name=name, status="warn", seen=error.message, advice=advice))
+            found.append(Check(name=name, status="warn", seen=error.message, advice="cannot be checked from here"))
     return found
 
 
 def read_nodes_of(kubectl: Kubectl) -> list[Node] | Check:
-    """Return the nodes, or the check that says why they cannot be seen."""
+    """Return the nodes, or a warning if they cannot be listed."""
     try:
         return read_nodes(kubectl.items("get", "nodes"))
     except ClusterError as error:
@@ -66,14 +65,14 @@ def read_nodes_of(kubectl: Kubectl) -> list[Node] | Check:
             name="nodes",
             status="warn",
             seen=error.message,
-            advice="without the right to list nodes the GPUs cannot be checked from here; the run checks them itself",
+            advice="GPUs cannot be checked from here without the right to list nodes; the run checks them itself",
         )
 
 
 def check_capacity(
     kubectl: Kubectl, nodes: Sequence[Node], notebooks: Sequence[Notebook], policy: Policy, *, one_node: bool
 ) -> list[Check]:
-    """Return whether each notebook can be placed, and with ``one_node`` whether one node can host them all."""
+    """Return whether each notebook can be scheduled, and with ``one_node`` whether one node can host them all."""
     from runner.cluster.capacity import judge
 
     nodes, unknown = _with_devices(kubectl, nodes, policy.gpu_resource)
@@ -100,29 +99,29 @@ def check_capacity(
             name="one node for all",
             status="fail",
             seen=f"no node hosts every notebook of the plan: {seen}",
-            advice="a ReadWriteOnce volume ties all Pods of a run to one node: run with --access-mode ReadWriteMany "
-            "--storage-class CLASS, or the notebooks in parts with --only",
+            advice="a ReadWriteOnce volume ties all Pods of a run to one node: use --access-mode ReadWriteMany "
+            "--storage-class CLASS, or run the notebooks in parts with --only",
         ),
     ]
 
 
 def _with_devices(kubectl: Kubectl, nodes: Sequence[Node], resource: str) -> tuple[list[Node], str]:
     """Return the nodes with the GPUs of Dynamic Resource Allocation, and why GPUs cannot be judged."""
-    from runner.cluster.devices import CLASSES, SLICES, with_devices
+    from runner.cluster.capacity import CLASSES, SLICES, with_devices
 
     slices: list[dict[str, Any]] | None = []
     classes: list[dict[str, Any]] = []
     try:
         slices, classes = kubectl.items("get", SLICES), kubectl.items("get", CLASSES)
     except NotFoundError:
-        pass  # no Dynamic Resource Allocation here
+        pass  # a cluster without Dynamic Resource Allocation
     except ClusterError:
         slices = None
     return with_devices(nodes, slices, classes, resource)
 
 
 def longest_run(plan: Plan, params: tuple[tuple[str, str], ...]) -> Check:
-    """Return how long Tekton lets a run take, with the time that failed notebooks are held."""
+    """Return the maximum duration of a run, with the time that failed notebooks may be held."""
     from runner.tekton.names import ON_FAILURE
     from runner.tekton.pipeline import Shape
     from runner.tekton.pipelinerun import RunShape, pipeline_run
@@ -141,21 +140,21 @@ def longest_run(plan: Plan, params: tuple[tuple[str, str], ...]) -> Check:
 
 
 def check_tekton(kubectl: Kubectl) -> Check:
-    """Return whether Tekton is there, and new enough."""
+    """Return whether Tekton is installed and recent enough."""
     advice = "install Tekton Pipelines: `kubectl apply` of release.yaml of tektoncd/pipeline, see its docs/install.md"
     if kubectl.find("get", "crd", "pipelines.tekton.dev") is None:
         return Check(name="tekton", status="fail", seen="no CRD pipelines.tekton.dev", advice=advice)
     text = _tekton_config(kubectl, "pipelines-info").get("version", "")
     version = version_of(text)
     if version is None:
-        return Check(name="tekton", status="warn", seen="installed, of unknown version", advice="1.15 is tested")
+        return Check(name="tekton", status="warn", seen="installed, of unknown version", advice="tested with 1.15")
     if version < MIN_TEKTON:
-        return Check(name="tekton", status="fail", seen=text, advice=f"1.0 or newer is needed: {advice}")
+        return Check(name="tekton", status="fail", seen=text, advice=f"1.0 or newer is required: {advice}")
     return Check(name="tekton", status="pass", seen=text)
 
 
 def _tekton_config(kubectl: Kubectl, name: str) -> dict[str, str]:
-    """Return one of Tekton's ConfigMaps, empty where there is none or it may not be read."""
+    """Return the data of one of Tekton's ConfigMaps, empty if missing or unreadable."""
     try:
         found = kubectl.find("get", "configmap", name, "-n", "tekton-pipelines")
     except ClusterError:
@@ -170,13 +169,13 @@ def version_of(text: str) -> tuple[int, int, int] | None:
 
 
 def check_namespace(kubectl: Kubectl, namespace: str) -> Check:
-    """Return whether the namespace is there, and what its Pod Security asks of Tekton."""
+    """Return whether the namespace exists, and whether Tekton is configured for its Pod Security level."""
     document = kubectl.find("get", "namespace", namespace)
     if document is None:
         return Check(
             name="namespace",
             status="fail",
-            seen=f"there is no {namespace}",
+            seen=f"{namespace} does not exist",
             advice=f"kubectl create namespace {namespace}, or install with --create-namespace",
         )
     labels = document["metadata"].get("labels") or {}
@@ -186,11 +185,11 @@ def check_namespace(kubectl: Kubectl, namespace: str) -> Check:
         return Check(name="namespace", status="pass", seen=seen)
     flag = _tekton_config(kubectl, "feature-flags").get("set-security-context")
     if flag == "true":
-        return Check(name="namespace", status="pass", seen=f"{seen}, and Tekton is set up for it")
+        return Check(name="namespace", status="pass", seen=f"{seen}, and Tekton is configured for it")
     return Check(
         name="namespace",
         status="warn" if flag is None else "fail",
-        seen=f"{seen}, Tekton's feature flag set-security-context {'cannot be seen' if flag is None else f'is {flag}'}",
+        seen=f"{seen}, Tekton's feature flag set-security-context {'is unknown' if flag is None else f'is {flag}'}",
         advice="Tekton's init containers are rejected here without it: kubectl patch configmap feature-flags "
         """-n tekton-pipelines -p '{"data": {"set-security-context": "true"}}'""",
     )
@@ -205,13 +204,13 @@ def _storage(kubectl: Kubectl) -> Check:
     return Check(
         name="storage class",
         status="warn" if classes else "fail",
-        seen=f"no default; there are: {listed}",
-        advice="name one with `run --storage-class`, or install a provisioner and mark one as default",
+        seen=f"no default; available: {listed}",
+        advice="give one with `run --storage-class`, or install a provisioner and mark one as default",
     )
 
 
 def default_class(classes: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
-    """Return the storage class that is used where none is named."""
+    """Return the default storage class."""
     mark = "storageclass.kubernetes.io/is-default-class"
     return next((one for one in classes if (one["metadata"].get("annotations") or {}).get(mark) == "true"), None)
 
@@ -220,19 +219,17 @@ def _gpus(kubectl: Kubectl, nodes: Sequence[Node]) -> list[Check]:
     nodes, unknown = _with_devices(kubectl, nodes, GPU_RESOURCE)
     hosts = [node for node in nodes if any(_is_gpu(name) and count for name, count in node.allocatable.items())]
     if not hosts and unknown:
-        advice = (
-            "the overlay tekton/overlays/dra has a DeviceClass of that name; the right: get and list resourceslices"
-        )
+        advice = "the overlay tekton/overlays/dra has such a DeviceClass; the right needed: get and list resourceslices"
         return [Check(name="gpus", status="warn", seen=unknown, advice=advice)]
     if not hosts:
         operator = kubectl.find("get", "crd", "clusterpolicies.nvidia.com") is not None
-        what = "is installed, but no node offers one yet" if operator else "is not installed"
+        what = "is installed, but no node offers a GPU yet" if operator else "is not installed"
         return [
             Check(
                 name="gpus",
                 status="warn",
-                seen=f"no node has an NVIDIA GPU to give; the GPU operator {what}",
-                advice="install the NVIDIA GPU operator on nodes with GPUs; `run demo` works without",
+                seen=f"no node offers an NVIDIA GPU; the GPU operator {what}",
+                advice="install the NVIDIA GPU operator on nodes with GPUs; `run demo` works without it",
             )
         ]
     return [
@@ -254,7 +251,7 @@ def _gpu_line(node: Node) -> str:
 def _labels(hosts: Sequence[Node]) -> Check:
     bare = [node.name for node in hosts if not any(_memory_label(key) for key in node.labels)]
     if not bare:
-        return Check(name="gpu labels", status="pass", seen="each GPU node says its GPU memory")
+        return Check(name="gpu labels", status="pass", seen="each GPU node has a GPU memory label")
     return Check(
         name="gpu labels",
         status="fail",
@@ -269,7 +266,7 @@ def _memory_label(key: str) -> bool:
 
 
 def as_text(checks: Sequence[Check]) -> str:
-    """Return the checks as lines, each followed by what to do."""
+    """Return the checks as lines, with hints."""
     lines = []
     for check in checks:
         lines.append(f"{check.status:4} {check.name}: {check.seen}")

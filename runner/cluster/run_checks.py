@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Would a run of ours start and end on this cluster? What is named by it is looked for before anything is created.
+"""Preflight checks of a run: whether the objects and capacity it needs exist, before anything is created.
 
-Without the right to look, a check warns and the run goes on: the cluster itself has the last word.
+Without the right to check, the result is a warning and the run continues: the cluster itself decides.
 """
 
 from __future__ import annotations
@@ -39,28 +39,28 @@ _ONE_NODE_PROVISIONERS = (
     "pd.csi.storage.gke.io",
     "rancher.io/local-path",
 )
-"""They make volumes that one node at a time mounts."""
+"""Their volumes can be mounted by one node at a time."""
 _ADVICE = {
-    "serviceaccount": "`install` puts it there",
+    "serviceaccount": "`install` creates it",
     "secret": "kubectl create secret generic {name} ...; its keys are in tekton/docs",
     "configmap": "kubectl create configmap {name} ...",
-    "persistentvolumeclaim": "name one that exists, or let the run make its own volume",
+    "persistentvolumeclaim": "give an existing one, or let the run create its own volume",
 }
 _LISTED_IMAGES = 50
-"""A node's status lists no more."""
+"""Maximum number of images in a node's status."""
 
 
 def check_run(
     kubectl: Kubectl, namespace: str, run: Mapping[str, Any], spec: Mapping[str, Any], plan: Plan | None
 ) -> list[Check]:
-    """Return what the cluster has and lacks for a run; only a connection that fails is raised.
+    """Return the preflight checks of a run; only a connection failure is raised.
 
     Parameters
     ----------
     run, spec
         The PipelineRun, and the spec of its Pipeline.
     plan
-        The plan whose notebooks it runs; None where it is not known here.
+        The plan of its notebooks; None if unknown here.
     """
     nodes = read_nodes_of(kubectl)
     found = seen(
@@ -80,29 +80,29 @@ def check_run(
 
 
 def params_of(run: Mapping[str, Any], spec: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the parameters of a run: its own, else the pipeline's defaults."""
+    """Return the parameters of a run, with the pipeline's defaults."""
     defaults = {str(one["name"]): one.get("default") for one in spec.get("params") or ()}
     return defaults | {str(one["name"]): one["value"] for one in run["spec"].get("params") or ()}
 
 
 def is_true(value: Any) -> bool:
-    """Return what a parameter means to the tasks, which take the truth words of the command line."""
+    """Return the boolean value of a parameter, which tasks parse like an option of the command line."""
     import click
 
     return bool(click.BOOL.convert(str(value), None, None))
 
 
 def _named(kubectl: Kubectl, run: Mapping[str, Any]) -> Iterator[Check]:
-    """Look for what a run names: accounts, secrets, ConfigMaps and a claim."""
+    """Check that the objects named by a run exist: ServiceAccounts, Secrets, ConfigMaps and a claim."""
     for kind, name in dict.fromkeys(_names(run["spec"])):
-        there = kubectl.find("get", kind, name) is not None
-        seen = "is there" if there else "is not in this namespace"
+        exists = kubectl.find("get", kind, name) is not None
+        seen = "exists" if exists else "is not in this namespace"
         advice = _ADVICE[kind].format(name=name)
-        yield Check(name=f"{kind} {name}", status="pass" if there else "fail", seen=seen, advice=advice)
+        yield Check(name=f"{kind} {name}", status="pass" if exists else "fail", seen=seen, advice=advice)
 
 
 def _names(spec: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield kind and name of each object that a run's spec names."""
+    """Yield the kind and name of each object named in a run's spec."""
     for one in (spec.get("taskRunTemplate") or {}, *(spec.get("taskRunSpecs") or ())):
         if "serviceAccountName" in one:
             yield "serviceaccount", one["serviceAccountName"]
@@ -128,7 +128,7 @@ def _claim_of(run: Mapping[str, Any]) -> Mapping[str, Any] | None:
 
 
 def _existing_claim(kubectl: Kubectl, run: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the spec of the volume claim that a run names; empty where it cannot be seen."""
+    """Return the spec of the existing volume claim of a run, empty if unreadable."""
     claims = [one["persistentVolumeClaim"] for one in run["spec"]["workspaces"] if "persistentVolumeClaim" in one]
     try:
         found = kubectl.find("get", "persistentvolumeclaim", claims[0]["claimName"]) if claims else None
@@ -148,9 +148,9 @@ def _volume(kubectl: Kubectl, run: Mapping[str, Any]) -> Iterator[Check]:
         next((one for one in classes if one["metadata"]["name"] == wanted), None) if wanted else default_class(classes)
     )
     if used is None:
-        what = f"there is no class {wanted!r}" if wanted else "no class is the default one"
-        advice = "name one of them with --storage-class, or a claim with --claim"
-        yield Check(name="volume", status="fail", seen=f"{what}; there are: {known}", advice=advice)
+        what = f"there is no storage class {wanted!r}" if wanted else "there is no default storage class"
+        advice = "give one with --storage-class, or a claim with --claim"
+        yield Check(name="volume", status="fail", seen=f"{what}; available: {known}", advice=advice)
         return
     name, provisioner = str(used["metadata"]["name"]), str(used.get("provisioner", ""))
     modes = claim.get("accessModes") or []
@@ -158,55 +158,55 @@ def _volume(kubectl: Kubectl, run: Mapping[str, Any]) -> Iterator[Check]:
         yield Check(
             name="volume",
             status="fail",
-            seen=f"class {name} ({provisioner}) makes volumes for one node, ReadWriteMany is asked",
-            advice="name a class of NFS, CephFS, EFS or Filestore with --storage-class, or use ReadWriteOnce",
+            seen=f"class {name} ({provisioner}) provisions single-node volumes, ReadWriteMany is requested",
+            advice="give a class of NFS, CephFS, EFS or Filestore with --storage-class, or use ReadWriteOnce",
         )
         return
     yield Check(name="volume", status="pass", seen=f"class {name}, {', '.join(modes)}")
 
 
 def _quota(kubectl: Kubectl, run: Mapping[str, Any]) -> Iterator[Check]:
-    """Compare the largest Pod and the volume with what the namespace may use."""
-    asked = _asked(run)
+    """Compare the largest Pod and the volume with the namespace's quotas."""
+    requests = _requests(run)
     for quota in kubectl.items("get", "resourcequotas"):
         if (quota.get("spec") or {}).get("scopes") or (quota.get("spec") or {}).get("scopeSelector"):
-            continue  # for some Pods only; which, is decided by the API server
+            continue  # limited to some Pods, which the API server selects
         status = quota.get("status") or {}
         for key, hard in (status.get("hard") or {}).items():
             used = str((status.get("used") or {}).get(key, "0"))
-            wanted, allowed = asked.get(key, 0.0), quantity(str(hard))
+            wanted, allowed = requests.get(key, 0.0), quantity(str(hard))
             if wanted > allowed - quantity(used):
-                advice = "the run waits until others give it back"
+                advice = "the run waits until other Pods release it"
                 if wanted > allowed:
-                    advice = "ask for less in the plan's `requires` or with --storage, or have the quota raised"
+                    advice = "request less in the plan's `requires` or with --storage, or have the quota raised"
                 yield Check(
                     name=f"quota {quota['metadata']['name']}",
                     status="fail" if wanted > allowed else "warn",
-                    seen=f"{key}: {used} of {hard} are used, {wanted:g} more are requested",
+                    seen=f"{key}: {used} of {hard} used, {wanted:g} more requested",
                     advice=advice,
                 )
 
 
-def _asked(run: Mapping[str, Any]) -> dict[str, float]:
-    """Return what the largest Pod of a run and its volume ask for, by the keys of a quota."""
-    asked = {"pods": 1.0}
+def _requests(run: Mapping[str, Any]) -> dict[str, float]:
+    """Return the requests of a run's largest Pod and of its volume, by quota key."""
+    found = {"pods": 1.0}
     steps = (step for one in run["spec"].get("taskRunSpecs") or () for step in one.get("stepSpecs") or ())
     for step in steps:
         for kind, amounts in step["computeResources"].items():
             for resource, amount in amounts.items():
                 for key in (f"{kind}.{resource}", *([resource] if kind == "requests" else [])):
-                    asked[key] = max(asked.get(key, 0.0), quantity(str(amount)))
+                    found[key] = max(found.get(key, 0.0), quantity(str(amount)))
     claim = _claim_of(run)
     if claim is not None:
         size = quantity(str(claim["resources"]["requests"]["storage"]))
-        asked |= {"persistentvolumeclaims": 1.0, "requests.storage": size}
+        found |= {"persistentvolumeclaims": 1.0, "requests.storage": size}
         if claim.get("storageClassName"):
-            asked[f"{claim['storageClassName']}.storageclass.storage.k8s.io/requests.storage"] = size
-    return asked
+            found[f"{claim['storageClassName']}.storageclass.storage.k8s.io/requests.storage"] = size
+    return found
 
 
 def _timeouts(run: Mapping[str, Any], spec: Mapping[str, Any]) -> Iterator[Check]:
-    """Compare the longest chain of tasks, each taking all its time, with the time of the whole run."""
+    """Compare the sum of timeouts along the longest chain of tasks with the timeout of the whole run."""
     total = (run["spec"].get("timeouts") or {}).get("tasks")
     seconds = {
         one["pipelineTaskName"]: duration_seconds(one["timeout"])
@@ -229,13 +229,13 @@ def _timeouts(run: Mapping[str, Any], spec: Mapping[str, Any]) -> Iterator[Check
         yield Check(
             name="timeouts",
             status="warn",
-            seen=f"tasks may take {format_seconds(most)} one after another, the run ends them after {total}",
-            advice="raise spec.timeouts of the run, or lower those of its tasks",
+            seen=f"successive tasks may take {format_seconds(most)}, the run times out after {total}",
+            advice="raise spec.timeouts of the run, or lower its tasks' timeouts",
         )
 
 
 def _image(image: Any, nodes: Sequence[Node] | Check) -> Iterator[Check]:
-    """Return whether nodes have an image or can pull it; one without a registry is where somebody put it."""
+    """Check that nodes have the image or can pull it; without a registry it must have been loaded into them."""
     if not isinstance(image, str):
         return
     first, slash, _ = image.partition("/")
@@ -245,7 +245,7 @@ def _image(image: Any, nodes: Sequence[Node] | Check) -> Iterator[Check]:
             name="image",
             status="pass" if registry else "warn",
             seen=image,
-            advice="it names no registry, so each node must have it; `install --image REGISTRY/NAME:TAG` sets another",
+            advice="without a registry, each node must have it; `install --image REGISTRY/NAME:TAG` sets another",
         )
         return
     full = f"docker.io/{'' if slash else 'library/'}{image}"
@@ -254,8 +254,8 @@ def _image(image: Any, nodes: Sequence[Node] | Check) -> Iterator[Check]:
     yield Check(
         name="image",
         status="pass" if holders else "warn" if unknown or slash else "fail",
-        seen=f"{image} is on {', '.join(holders[:3])}" if holders else f"{image} names no registry and is on no node",
-        advice="push it to a registry and `install --image REGISTRY/NAME:TAG`, or load it into each node",
+        seen=f"{image} is on {', '.join(holders[:3])}" if holders else f"{image} has no registry and is on no node",
+        advice="push it to a registry and `install --image REGISTRY/NAME:TAG`, or load it on each node",
     )
 
 
@@ -279,12 +279,12 @@ def _capacity(
 
 
 def _gpu_resource(run: Mapping[str, Any]) -> str:
-    """Return the resource that stands for a GPU in a run."""
-    asked = (
+    """Return the resource name of a GPU in a run."""
+    requested = (
         resource
         for one in run["spec"].get("taskRunSpecs") or ()
         for step in one.get("stepSpecs") or ()
         for resource, amount in (step["computeResources"].get("requests") or {}).items()
         if "/" in resource and amount != "0"
     )
-    return next(asked, GPU_RESOURCE)
+    return next(requested, GPU_RESOURCE)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which run is wanted: one of those in the repository, a file, or one rendered from a plan.
+"""The PipelineRun to create: one from the repository, from a file, or rendered from a plan.
 
-What comes out is a PipelineRun that nothing changes any more once it is created: the image of the installation,
-and the plan in a ConfigMap that is named after its content, immutable, and goes with the run.
+Once created it is fully pinned: it uses the installed image, and a plan in an immutable ConfigMap that is named after
+its content and deleted with the run.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ import yaml
 
 from runner import demo
 from runner.cluster import install
-from runner.cluster.helper_pod import claim_of
 from runner.cluster.kubectl import Kubectl, MissingError
 from runner.cluster.part import notebook_of, notebooks_from, part
 from runner.cluster.run_checks import is_true, params_of
 from runner.cluster.runs import prepared, task_runs
+from runner.cluster.volume import claim_of
 from runner.core import safe_yaml
 from runner.core.errors import UsageError, did_you_mean
 from runner.core.units import hold_seconds
@@ -41,19 +41,19 @@ Document = dict[str, Any]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fit:
-    """What differs from the run as it is written; None leaves it."""
+    """Changes to the run's manifest; None keeps its value."""
 
     storage: str | None = None
     storage_class: str | None = None
     access_mode: str | None = None
     gpu_resource: str | None = None
     claim: str | None = None
-    """A volume claim that is there already, instead of a volume of the run's own."""
+    """An existing volume claim, instead of a new volume for the run."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
-    """What the user asked for."""
+    """The user's selection."""
 
     which: str
     tekton_dir: Path
@@ -68,19 +68,19 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A PipelineRun, and the objects that have to be there before it."""
+    """A PipelineRun, and the objects to create before it."""
 
     run: Document
     before: tuple[Document, ...]
     shared: tuple[tuple[str, str], ...]
-    """Kind and name of what is kept as long as this run is."""
+    """Kind and name of the objects to keep as long as the run exists."""
     spec: Document
-    """Of its Pipeline."""
+    """Spec of its Pipeline."""
     plan: Plan | None = None
 
 
 def request(kubectl: Kubectl, wanted: Wanted) -> Request:
-    """Return what to create.
+    """Return the request for the user's selection.
 
     Raises
     ------
@@ -93,7 +93,7 @@ def request(kubectl: Kubectl, wanted: Wanted) -> Request:
     by_kind = {str(one.get("kind")): one for one in documents}
     task = kubectl.find("get", "tasks.tekton.dev", names.EXECUTOR_TASK)
     if task is None:
-        raise MissingError("nothing is installed in this namespace", hint="`install` puts tasks and pipelines there")
+        raise MissingError("nothing is installed in this namespace", hint="run `install` first")
     run, pipeline = by_kind["PipelineRun"], by_kind.get("Pipeline")
     if pipeline is not None:
         if _default(pipeline, "image") == IMAGE and (image := _default(task, "image")):
@@ -103,19 +103,19 @@ def request(kubectl: Kubectl, wanted: Wanted) -> Request:
         name = str(run["spec"]["pipelineRef"].get("name"))
         installed = kubectl.find("get", "pipelines.tekton.dev", name)
         if installed is None:
-            raise MissingError(f"the pipeline {name} is not in this namespace", hint="`install` puts it there")
+            raise MissingError(f"the pipeline {name} is not in this namespace", hint="`install` creates it")
         spec = installed["spec"]
     check_params(spec, wanted.params)
     run = prepared(fitted(run, wanted.fit), wanted.params)
     held = dict(wanted.params).get(names.ON_FAILURE)
-    if held and wanted.plan is None:  # else its timeouts count it already
+    if held and wanted.plan is None:  # else its timeouts already include it
         run = held_longer(run, held, [str(task["name"]) for task in spec["tasks"] if notebook_of(task)])
     chosen = notebooks_from(spec, wanted.only, wanted.from_)
     if chosen is not None:
         spec = part(spec, chosen)
         run = _only_known(run, spec)
     if pipeline is not None or chosen is not None:
-        # As a part of the run it is nobody's but the run's: no other plan of that name can replace it.
+        # Embedded in the run, so that no other plan of that name can replace it.
         run["spec"] = {key: value for key, value in run["spec"].items() if key != "pipelineRef"}
         run["spec"]["pipelineSpec"] = spec
     config_map, run, plan = _pinned(kubectl, by_kind.get("ConfigMap"), run, spec)
@@ -126,14 +126,14 @@ def request(kubectl: Kubectl, wanted: Wanted) -> Request:
 
 
 def create(kubectl: Kubectl, wanted: Request, *, dry_run: bool = False) -> str:
-    """Create a run with what it needs and return its name; a dry run asks the server whether it would take it.
+    """Create a run with its prerequisites and return its name; a dry run has the server validate it only.
 
-    What it shares with other runs goes with the last of them.
+    Objects shared with other runs are deleted with the last of them.
 
     Raises
     ------
     ClusterError
-        It was refused.
+        The cluster refused it.
     """
     if wanted.before:
         install.apply(kubectl, wanted.before, dry_run=dry_run)
@@ -145,23 +145,23 @@ def create(kubectl: Kubectl, wanted: Request, *, dry_run: bool = False) -> str:
 
 
 def owner_patch(made: Mapping[str, Any]) -> Document:
-    """Return the patch that lets an object go with the last of the runs that share it."""
+    """Return the patch that makes a run an owner of an object, which is deleted with its last owner."""
     owner = {"apiVersion": "tekton.dev/v1", "kind": "PipelineRun", "name": made["name"], "uid": made.get("uid")}
     return {"metadata": {"ownerReferences": [owner]}}
 
 
 def rerun(kubectl: Kubectl, run: Mapping[str, Any], now: RunView, notebooks: Sequence[str], fit: Fit) -> Request:
-    """Return a run that repeats notebooks of an ended one: on its volume, under its id, with one report over all.
+    """Return a run that repeats notebooks of a finished one: on its volume, under its ID, with one report on all.
 
     Raises
     ------
     UsageError
-        The run is under way, has no such notebook, or none of them failed.
+        The run is still running, has no such notebook, or no notebook failed.
     NotFoundError
-        Its volume is gone.
+        Its volume no longer exists.
     """
     if not now.ended:
-        raise UsageError(f"{now.name} is still under way", hint="wait for its end, or `cancel` it")
+        raise UsageError(f"{now.name} is still running", hint="wait for it to end, or `cancel` it")
     spec = run["spec"].get("pipelineSpec") or (run.get("status") or {}).get("pipelineSpec")
     if not spec:
         raise UsageError(f"{now.name} never started: {now.message or now.reason}", hint="start a new one with `run`")
@@ -169,7 +169,7 @@ def rerun(kubectl: Kubectl, run: Mapping[str, Any], now: RunView, notebooks: Seq
     last = {task.notebook: task.state for task in now.tasks if task.notebook and task.state != "skipped"}
     chosen = notebooks_from(spec, notebooks, None) or [name for name, state in last.items() if state != "done"]
     if not chosen:
-        raise UsageError(f"no notebook of {now.name} failed", hint="name those to repeat")
+        raise UsageError(f"no notebook of {now.name} failed", hint="give the notebooks to repeat")
     claim, folder = claim_of(run, task_runs(kubectl, now.name))
     first = str(spec["tasks"][0]["name"])
     spec = part(spec, chosen, run_id=now.run_id, source=states.get(first) != "done")
@@ -196,12 +196,12 @@ def rerun(kubectl: Kubectl, run: Mapping[str, Any], now: RunView, notebooks: Seq
 
 
 def check_params(spec: Mapping[str, Any], given: Sequence[tuple[str, str]]) -> None:
-    """Check names and values of parameters: Tekton ignores a name it does not know, without a word.
+    """Check names and values of parameters: Tekton silently ignores unknown names.
 
     Raises
     ------
     UsageError
-        The pipeline has no such parameter, or its value is not of its kind.
+        The pipeline has no such parameter, or the value is invalid.
     """
     known = {str(one["name"]): one.get("default") for one in spec.get("params") or ()}
     for name, value in given:
@@ -216,20 +216,20 @@ def check_params(spec: Mapping[str, Any], given: Sequence[tuple[str, str]]) -> N
             try:
                 is_true(value)
             except click.UsageError as error:
-                raise UsageError(f"{value!r} is not a valid value of {name}", hint="say true or false") from error
+                raise UsageError(f"{value!r} is not a valid value of {name}", hint="use true or false") from error
 
 
 def _pinned(
     kubectl: Kubectl, local: Document | None, run: Document, spec: Mapping[str, Any]
 ) -> tuple[Document | None, Document, Plan | None]:
-    """Return the plan's ConfigMap as nobody can change it, the run that names it, and the plan if it is known here."""
+    """Return the plan's immutable ConfigMap, the run that refers to it, and the plan if known here."""
     name = params_of(run, spec).get("plan-configmap")
-    if not name:  # it lies beside the notebooks
+    if not name:  # the plan is beside the notebooks
         is_demo = any(task["taskRef"].get("name") == names.DEMO_TASK for task in spec["tasks"])
         return None, run, load(Path(demo.__file__).parent / "plan.yaml") if is_demo else None
     config_map = local if local and local["metadata"]["name"] == name else kubectl.find("get", "configmap", str(name))
     if config_map is None:
-        raise MissingError(f"there is no ConfigMap {name} with the plan", hint="`install` puts it there")
+        raise MissingError(f"there is no ConfigMap {name} with the plan", hint="`install` creates it")
     text = str((config_map.get("data") or {}).get(names.PLAN_KEY, ""))
     plan = parse(text, f"ConfigMap {name} data[{names.PLAN_KEY!r}]")
     fixed = plan_config_map(plan, text)
@@ -241,7 +241,7 @@ def _default(document: Mapping[str, Any], param: str) -> Any:
 
 
 def _only_known(run: Document, spec: Mapping[str, Any]) -> Document:
-    """Return a run whose specs are those of the pipeline's tasks."""
+    """Return a run with the taskRunSpecs of the pipeline's tasks only."""
     tasks = {str(one["name"]) for one in [*spec["tasks"], *(spec.get("finally") or ())]}
     found = copy.deepcopy(run)
     specs = found["spec"].get("taskRunSpecs") or []
@@ -255,18 +255,18 @@ def _from_file(wanted: Wanted) -> list[Document]:
     if found is None:
         raise UsageError(
             f"there is no run {wanted.which!r}",
-            hint=f"use complete, preprocessing, parallel, demo or a file; looked in {candidates[0].parent}",
+            hint=f"use complete, preprocessing, parallel, demo or a file; searched {candidates[0].parent}",
         )
     return run_documents(found)
 
 
 def run_documents(path: Path) -> list[Document]:
-    """Return the documents of a file with one PipelineRun and, as `plan render` prints them, what it needs.
+    """Return the documents of a file with one PipelineRun and its prerequisites, such as `plan render` prints.
 
     Raises
     ------
     UsageError
-        It is not valid YAML, or holds no PipelineRun or several.
+        It is not valid YAML, or does not contain exactly one PipelineRun.
     """
     try:
         documents = safe_yaml.load_all(path.read_text(encoding="utf-8"))
@@ -278,7 +278,7 @@ def run_documents(path: Path) -> list[Document]:
     if kinds.count("PipelineRun") != 1 or not all(isinstance(one, dict) for one in documents):
         raise UsageError(
             f"{path} holds {', '.join(map(str, kinds)) or 'nothing'}, not one PipelineRun",
-            hint="a plan is run with --plan; `runner plan render` prints a run",
+            hint="run a plan with --plan; `runner plan render` prints a run",
         )
     return documents
 
@@ -289,7 +289,7 @@ def _from_plan(wanted: Wanted, path: Path) -> list[Document]:
 
     plan = load(path)
     if not wanted.repository_url and "repository-url" not in dict(wanted.params):
-        raise UsageError("where are the notebooks of this plan?", hint="give --repository-url")
+        raise UsageError("the plan's notebooks have no repository", hint="give --repository-url")
     config_map = plan_config_map(plan, path.read_text(encoding="utf-8"))
     label = names.plan_label(plan.name)
     shape = pipeline.Shape(
@@ -305,7 +305,7 @@ def _from_plan(wanted: Wanted, path: Path) -> list[Document]:
 
 
 def fitted(run: Mapping[str, Any], fit: Fit) -> Document:
-    """Return a copy of a PipelineRun for this cluster."""
+    """Return a copy of a PipelineRun, adapted to the cluster."""
     found = copy.deepcopy(dict(run))
     spec = found["spec"]
     for workspace in spec.get("workspaces") or ():
@@ -327,9 +327,9 @@ def fitted(run: Mapping[str, Any], fit: Fit) -> Document:
 
 
 def _renamed(value: Any, resource: str) -> Any:
-    """Return a part of a run with requests and node labels of another GPU resource.
+    """Return a part of a run with requests and node labels for another GPU resource.
 
-    The plain GPU stays in requests with 0: left out, the Task's own 1 would be merged in.
+    The default resource remains with 0: without it, Tekton would merge in the Task's own 1.
     """
     if isinstance(value, list):
         return [_renamed(item, resource) for item in value]

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How far a PipelineRun is: one row a task, in the pipeline's order, from what Tekton reports.
+"""State of a PipelineRun: one row per task, in the pipeline's order.
 
-Pure: the PipelineRun and its TaskRuns go in, `RunView` comes out. The table, the one-screen status and
-its JSON are drawn from it, so they cannot disagree.
+Pure: takes the PipelineRun and its TaskRuns and returns a `RunView`, the single source for the table and its JSON.
 """
 
 from __future__ import annotations
@@ -18,29 +17,29 @@ if TYPE_CHECKING:
 State = Literal["waiting", "running", "done", "failed", "skipped", "cancelled", "timed-out"]
 _CANCELLED = {"TaskRunCancelled", "Cancelled", "CancelledRunFinally", "PipelineRunStopping"}
 _NO_ROOM = "ExceededNodeResources"
-"""Tekton's reason while other Pods hold what a Pod asks for; it may start once they end."""
+"""Tekton's reason while other Pods use the requested resources; the Pod may start once they end."""
 _TIMED_OUT = {"TaskRunTimeout", "PipelineRunTimeout"}
 _POD = re.compile(r'pod status "(?P<condition>\w+)":"(?P<value>\w+)"(?:; message: "(?P<message>.*)")?')
 _POD_WORDS = {
     "PodScheduled": "waits for a node",
-    "Initialized": "is being set up",
-    "ContainersReady": "its containers start",
-    "Ready": "its containers start",
-    "PodReadyToStartContainers": "its volume and network are made",
+    "Initialized": "initializing",
+    "ContainersReady": "starting containers",
+    "Ready": "starting containers",
+    "PodReadyToStartContainers": "setting up volume and network",
 }
-"""What a Pod does whose condition of that name is not true yet."""
+"""State of a Pod whose condition of that name is not true yet."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskView:
-    """One task of the pipeline."""
+    """A task of the pipeline."""
 
     task: str
     title: str
     notebook: str | None
     state: State
     status: str
-    """The runner's own word where there is one, else Tekton's reason."""
+    """The runner's own status if available, else Tekton's reason."""
     reason: str
     task_run: str | None = None
     pod: str | None = None
@@ -59,7 +58,7 @@ class RunView:
     run_id: str
     ended: bool
     succeeded: bool | None
-    """None while it runs."""
+    """None while running."""
     reason: str
     message: str
     started_at: str | None
@@ -68,7 +67,7 @@ class RunView:
 
 
 def view(run: Mapping[str, Any], task_runs: Sequence[Mapping[str, Any]]) -> RunView:
-    """Return how far a run is."""
+    """Return the state of a run."""
     meta, status = run.get("metadata") or {}, run.get("status") or {}
     spec = status.get("pipelineSpec") or (run.get("spec") or {}).get("pipelineSpec") or {}
     by_task = {_label(one, "tekton.dev/pipelineTask"): one for one in task_runs}
@@ -120,7 +119,7 @@ def _task(
     condition, status = _condition(task_run), task_run.get("status") or {}
     results = {str(one.get("name")): one.get("value") for one in status.get("results") or ()}
     state = _state(condition)
-    if state == "cancelled" and run_timed_out:  # Tekton cancels what is left of a run whose time is up
+    if state == "cancelled" and run_timed_out:  # Tekton cancels the remaining tasks of a run that times out
         state = "timed-out"
     return TaskView(
         task=name,
@@ -141,15 +140,15 @@ def _skip_reason(skipped: Mapping[str, Any], values: Mapping[str, Any]) -> str:
     reason = _line(skipped.get("reason"))
     if not reason.startswith("When Expressions"):
         return reason
-    if "min-gpu-memory-gb" in values:  # as the second try on a larger card alone has it
-        return "it would end as before, or no node has a GPU that large"
-    return "no node can host it; its record says why"
+    if "min-gpu-memory-gb" in values:  # only the second try on a larger card has it
+        return "it would fail again, or no node has a GPU that large"
+    return "no node can host it; see its record"
 
 
 def _waits_for(task: Mapping[str, Any], *, over: bool) -> str:
     after = ", ".join(str(name) for name in task.get("runAfter") or ())
     if over:
-        return "the run ended before it"
+        return "the run ended first"
     return f"after {after}" if after else "not started yet"
 
 
@@ -171,7 +170,7 @@ def _word(state: State, condition: Mapping[str, Any]) -> str:
 def _why(state: State, condition: Mapping[str, Any]) -> str:
     message = str(condition.get("message") or "")
     if condition.get("reason") == _NO_ROOM:
-        return "waits for a node: none that suits it has so much to give now"
+        return "waits for a node: no suitable one has enough free resources"
     pod = _POD.search(message[:4000])
     if state == "waiting" and pod and pod["condition"] in _POD_WORDS and pod["value"] != "True":
         why = (pod["message"] or "").removesuffix(" preemption: not eligible due to preemptionPolicy=Never.")
@@ -180,11 +179,11 @@ def _why(state: State, condition: Mapping[str, Any]) -> str:
 
 
 def _started(status: Mapping[str, Any]) -> str | None:
-    """Return when the work began; the TaskRun itself starts with its wait for a node."""
-    begun = [
+    """Return when the first step started; the TaskRun's own start includes the wait for a node."""
+    starts = (
         (step.get("running") or step.get("terminated") or {}).get("startedAt") for step in status.get("steps") or ()
-    ]
-    return min((one for one in begun if one), default=None)
+    )
+    return min(filter(None, starts), default=None)
 
 
 def _condition(document: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -197,7 +196,7 @@ def _label(document: Mapping[str, Any], key: str) -> str:
 
 
 def _line(text: Any) -> str:
-    """Return text of the cluster on one line without control characters, so that a terminal shows nothing else."""
+    """Return text from the cluster on one line, without control characters that could affect a terminal."""
     joined = " ".join(str(text or "").split())
     return "".join(c for c in joined if c.isprintable())[:400]
 
@@ -210,7 +209,7 @@ def _number(text: Any) -> float | None:
 
 
 def seconds_between(start: str | None, end: str | None, now: datetime) -> float | None:
-    """Return the seconds from one time of Kubernetes to another, or to now."""
+    """Return the seconds between two Kubernetes timestamps, or until now."""
     if not start:
         return None
     try:

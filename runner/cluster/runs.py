@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""PipelineRuns on a cluster: made, found, followed, cancelled, cleaned up."""
+"""PipelineRuns on a cluster: prepare, find, follow, cancel, clean up."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ POLL_SECONDS = 3.0
 
 
 def prepared(run: Mapping[str, Any], params: Sequence[tuple[str, str]]) -> dict[str, Any]:
-    """Return a PipelineRun with our label and with parameters set; its own stay where none is given.
+    """Return a PipelineRun with our labels and the given parameters in addition to its own.
 
     Raises
     ------
     UsageError
-        The document is no PipelineRun.
+        The document is not a PipelineRun.
     """
     if run.get("kind") != "PipelineRun":
         raise UsageError(f"this is a {run.get('kind')}, not a PipelineRun", hint="see tekton/pipelineruns")
@@ -48,7 +48,7 @@ def find(kubectl: Kubectl, name: str | None) -> dict[str, Any]:
     Raises
     ------
     NotFoundError
-        There is none.
+        There is no such run.
     """
     if name:
         return kubectl.json("get", _RUNS, name)
@@ -59,7 +59,7 @@ def find(kubectl: Kubectl, name: str | None) -> dict[str, Any]:
 
 
 def look(kubectl: Kubectl, name: str | None) -> RunView:
-    """Return how far a run is."""
+    """Return the state of a run."""
     run = find(kubectl, name)
     return view(run, task_runs(kubectl, str(run["metadata"]["name"])))
 
@@ -76,7 +76,7 @@ def image_of(run: Mapping[str, Any]) -> str:
     given = {one["name"]: one.get("value") for one in (run.get("spec") or {}).get("params") or ()}
     image = given.get("image") or defaults.get("image")
     if not isinstance(image, str):
-        raise ClusterError("the run does not say which image it uses", hint="give --image")
+        raise ClusterError("the run has no parameter `image`", hint="give --image")
     return image
 
 
@@ -88,12 +88,12 @@ def follow(
     poll_seconds: float = POLL_SECONDS,
     sleep: Callable[[float], None] = time.sleep,
 ) -> RunView:
-    """Show a run until it has ended; a connection that drops is taken up again.
+    """Show a run until it ends; reconnect if the connection drops.
 
     Parameters
     ----------
     show
-        Called with each view, or with None and what went wrong while there is no connection.
+        Called with each view, or with None and the reason while disconnected.
     """
     pause = poll_seconds
     while True:
@@ -111,27 +111,27 @@ def follow(
 
 
 def cancel(kubectl: Kubectl, name: str) -> None:
-    """Cancel a run in the way that still lets its report be written."""
+    """Cancel a run, but let its report be written."""
     patch = json.dumps({"spec": {"status": "CancelledRunFinally"}})
     kubectl.run("patch", _RUNS, name, "--type=merge", "-p", patch)
 
 
 def newest_first(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return runs by their creation, the newest first."""
+    """Return runs by creation time, newest first."""
     return sorted(
         (dict(run) for run in runs), key=lambda run: str(run["metadata"].get("creationTimestamp")), reverse=True
     )
 
 
 def superseded(runs: Sequence[Mapping[str, Any]], keep: int) -> list[str]:
-    """Return the names of ended runs beyond the newest ``keep`` ended ones; one that runs is never among them."""
+    """Return the names of all finished runs but the newest ``keep``; running ones are never included."""
     ended = [run for run in newest_first(runs) if (run.get("status") or {}).get("completionTime")]
     mine = [run for run in ended if (run["metadata"].get("labels") or {}).get(names.STARTED_BY_LABEL)]
     return [str(run["metadata"]["name"]) for run in mine[keep:]]
 
 
 def clean_up(kubectl: Kubectl, keep: int, *, dry_run: bool = False) -> list[str]:
-    """Delete what `superseded` names, volumes included, and return the names."""
+    """Delete the superseded runs with their volumes, and return their names."""
     found = superseded(kubectl.items("get", _RUNS, "-l", STARTED), keep)
     if found and not dry_run:
         kubectl.run("delete", _RUNS, *found, "--wait=false")

@@ -88,13 +88,13 @@ def test_a_required_notebook_without_a_node_is_refused_unless_all_may_be_skipped
 @pytest.mark.parametrize(
     ("made", "why"),
     [
-        (node(gpus=1, memory_mib=15360), "has GPUs of 15360 MiB, 21744 MiB are needed"),
+        (node(gpus=1, memory_mib=15360), "has GPUs of 15360 MiB, 21744 MiB required"),
         (node(gpus=1), "has no label nvidia.com/gpu.memory"),
-        (node(gpus=1, memory_mib=24564, cpu=4.0), "has 4 CPU to give, 8 are requested"),
-        (node(gpus=1, memory_mib=24564, memory=16 * 2**30), "has 16.0 GiB memory to give, 32 GiB are requested"),
+        (node(gpus=1, memory_mib=24564, cpu=4.0), "offers 4 CPU, 8 requested"),
+        (node(gpus=1, memory_mib=24564, memory=16 * 2**30), "offers 16.0 GiB memory, 32 GiB requested"),
         (node(gpus=1, memory_mib=24564, unschedulable=True), "is cordoned"),
         (node(gpus=1, memory_mib=24564, taints=(Taint(key="team", value="x"),)), "has the taint team=x:NoSchedule"),
-        (node(), "has 0 nvidia.com/gpu to give, 1 are requested"),
+        (node(), "offers 0 nvidia.com/gpu, 1 requested"),
     ],
 )
 def test_the_reason_names_what_a_node_lacks(notebooks, made, why):

@@ -345,7 +345,7 @@ def test_monitor_survives_a_dropped_connection(cluster):
     cluster.add(run_object("r", ended="2026-11-01T01:00:00Z", status="True", reason="Succeeded"))
     cluster.trouble("", "Unable to connect to the server: net/http: TLS handshake timeout", "")
     done = launch(cluster, "monitor", "r", check=0)
-    assert "no connection, trying again" in done.stderr
+    assert "connection lost, retrying" in done.stderr
 
 
 def test_status_says_what_waits_and_why(cluster):
@@ -360,7 +360,7 @@ def test_status_says_what_waits_and_why(cluster):
     states = {task["task"]: (task["state"], task["reason"]) for task in view["tasks"]}
     assert states["validate"][0] == "done"
     assert states["notebook-01"][0] == "waiting"
-    assert states["notebook-01"][1] == "waits for a node: none that suits it has so much to give now"
+    assert states["notebook-01"][1] == "waits for a node: no suitable one has enough free resources"
     assert states["notebook-02"] == ("waiting", "after notebook-01")
     assert states["report"] == ("waiting", "not started yet")
     shown = launch(cluster, "status", check=0).stdout

@@ -9,8 +9,7 @@ from support.kubectl import FakeKubectl, node, tekton_cluster
 from support.tekton import ROOT, of_kind
 
 from runner.cli import cli
-from runner.cluster.capacity import Node
-from runner.cluster.devices import with_devices
+from runner.cluster.capacity import Node, with_devices
 from runner.cluster.install import fitted
 
 PLAN = """
@@ -59,7 +58,7 @@ def test_a_run_that_has_all_it_needs_starts_without_a_word(cluster):
     [
         ("CustomResourceDefinition", "fail tekton: no CRD"),
         ("Namespace", "fail namespace: there is no scrna"),
-        ("StorageClass", "fail volume: no class is the default one"),
+        ("StorageClass", "fail volume: there is no default storage class"),
         ("ServiceAccount", "fail serviceaccount notebook-runner: is not in this namespace"),
     ],
 )
@@ -77,7 +76,7 @@ def test_what_is_missing_stops_the_run_before_anything_is_created(cluster, kind,
     ("arguments", "said"),
     [
         (["--claim", "gone"], "fail persistentvolumeclaim gone: is not in this namespace"),
-        (["--storage-class", "fast"], "fail volume: there is no class 'fast'; there are: standard"),
+        (["--storage-class", "fast"], "fail volume: there is no storage class 'fast'; available: standard"),
     ],
 )
 def test_what_the_user_names_has_to_exist(cluster, arguments, said):
@@ -92,7 +91,7 @@ def test_a_volume_for_one_node_cannot_be_shared(cluster):
     cluster.add({"kind": "StorageClass", "metadata": {"name": "gp3"}, "provisioner": "ebs.csi.aws.com"})
     code, err, _ = start(cluster, "--storage-class", "gp3", "--access-mode", "ReadWriteMany")
     assert code == 3
-    assert "gp3 (ebs.csi.aws.com) makes volumes for one node" in err
+    assert "gp3 (ebs.csi.aws.com) provisions single-node volumes" in err
     assert start(cluster, "--storage-class", "gp3")[0] == 0
 
 
@@ -119,7 +118,7 @@ def test_a_quota_that_is_too_small_stops_the_run_and_a_full_one_warns(cluster):
     cluster.add(quota("2", "1"))
     code, err, started = start(cluster)
     assert (code, started) == (0, True)
-    assert "warn quota team: requests.nvidia.com/gpu: 1 of 2 are used, 2 more are requested" in err
+    assert "warn quota team: requests.nvidia.com/gpu: 1 of 2 used, 2 more requested" in err
     without(cluster, "ResourceQuota")
     cluster.add(quota("1"))
     assert start(cluster)[0] == 3
@@ -133,7 +132,7 @@ def test_a_quota_that_is_too_small_stops_the_run_and_a_full_one_warns(cluster):
     [
         ([{"names": ["docker.io/library/runner:7"]}], 0, ""),
         ([{"names": ["localhost/runner:7"]}], 0, ""),
-        ([{"names": ["docker.io/library/other:1"]}], 3, "fail image: runner:7 names no registry and is on no node"),
+        ([{"names": ["docker.io/library/other:1"]}], 3, "fail image: runner:7 has no registry and is on no node"),
         ([], 0, "warn image: runner:7"),
     ],
 )
@@ -183,7 +182,7 @@ def test_gpus_of_dynamic_resource_allocation_are_counted_or_said_to_be_unknown(c
     cluster.add(node("dra"), slices("81559Mi", "81559Mi"))
     code, err, started = start(cluster)
     assert (code, started) == (0, True)
-    assert "warn large: cannot know whether a node can host" in err
+    assert "warn large: unknown whether a node can host" in err
     assert "no node" not in err.replace("fit no node", "")
     cluster.add({"kind": "DeviceClass", "metadata": {"name": "g"}, "spec": {"extendedResourceName": "nvidia.com/gpu"}})
     assert start(cluster)[1] == ""

@@ -13,7 +13,7 @@ from support.cli import PATIENCE
 from support.kubectl import FakeKubectl, tekton_cluster
 from support.tekton import TEKTON
 
-from runner.cluster import devices
+from runner.cluster import capacity
 from runner.cluster.capacity import Node
 from runner.cluster.install import uninstall
 from runner.cluster.kubectl import Kubectl
@@ -167,11 +167,11 @@ def test_dra_overlay():
     (step,) = built("overlays/dra")["Task", "gpu-notebook-executor-task"]["spec"]["steps"]
     assert step["computeResources"]["limits"][spec["extendedResourceName"]] == "1"
     (selector,) = spec["selectors"]
-    assert devices.GPU_DRIVER in selector["cel"]["expression"]
+    assert capacity.GPU_DRIVER in selector["cel"]["expression"]
     device = {"attributes": {"type": {"string": "gpu"}}, "capacity": {"memory": {"value": "80Gi"}}}
-    slices = [{"spec": {"driver": devices.GPU_DRIVER, "nodeName": "n", "devices": [device]}}]
+    slices = [{"spec": {"driver": capacity.GPU_DRIVER, "nodeName": "n", "devices": [device]}}]
     node = Node(name="n")
-    (found,), unknown = devices.with_devices([node], slices, [{"spec": spec}], names.GPU_RESOURCE)
+    (found,), unknown = capacity.with_devices([node], slices, [{"spec": spec}], names.GPU_RESOURCE)
     assert (found.allocatable, unknown) == ({names.GPU_RESOURCE: 1.0}, "")
 
 

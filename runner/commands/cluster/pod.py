@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Literal
@@ -44,7 +45,7 @@ def capacity(plan: Path, as_json: bool, **given: Any) -> int:
     request = capacity_job.Request(plan=loaded, **given)
     answer = capacity_job.take(request)
     if as_json:
-        click.echo(json.dumps(answer.as_object(), indent=1))
+        click.echo(json.dumps(dataclasses.asdict(answer), indent=1))
     else:
         click.echo(answer.text())
     return 3 if answer.refused else 0

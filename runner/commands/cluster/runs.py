@@ -175,17 +175,17 @@ def fetch(name: str | None, context: str | None, namespace: str | None, target: 
 
     A helper Pod reads the volume and is removed afterwards.
     """
-    from runner.cluster import copy_outputs, helper_pod, runs
+    from runner.cluster import runs, volume
 
     client = Kubectl(context=context, namespace=namespace)
     found = runs.find(client, name)
     run_name = str(found["metadata"]["name"])
-    claim, folder = helper_pod.claim_of(found, runs.task_runs(client, run_name))
-    pod = helper_pod.manifest(found, claim, image or runs.image_of(found))
-    with helper_pod.running(client, pod) as pod_name:
-        source = copy_outputs.outputs_folder(folder)
-        files = copy_outputs.listing(client, pod_name, source)
-        copied = copy_outputs.copy(client, pod_name, source, files, target, say=click.echo)
+    claim, folder = volume.claim_of(found, runs.task_runs(client, run_name))
+    pod = volume.manifest(found, claim, image or runs.image_of(found))
+    with volume.running(client, pod) as pod_name:
+        source = volume.outputs_folder(folder)
+        files = volume.listing(client, pod_name, source)
+        copied = volume.copy(client, pod_name, source, files, target, say=click.echo)
     click.echo(f"{run_name}: {copied.files} files copied to {target}, {copied.unchanged} already there")
     return 0
 
