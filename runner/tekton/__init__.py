@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tekton: manifests rendered from a plan, and a launcher for clusters."""
+"""Tekton manifests rendered from a plan."""

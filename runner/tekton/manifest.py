@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Manifests as text: short mappings on one line, and comments where a reader wants to know why."""
+"""Writes manifests as YAML, with short mappings on one line and explanatory comments."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ _INLINE_KEYS = (
 
 
 class _Dumper(yaml.SafeDumper):
-    """Block style, but parameters and the like on one line."""
+    """Block style, with parameters and other short mappings on one line."""
 
     def ignore_aliases(self, data: Any) -> bool:
-        """Write equal parts out instead of pointing at the first of them."""
+        """Repeat equal parts instead of writing aliases."""
         return True
 
     def represent_dict(self, data: Any) -> yaml.MappingNode:
-        """Choose the style by the keys."""
+        """Represent mappings with certain keys in flow style."""
         node = self.represent_mapping("tag:yaml.org,2002:map", data.items(), flow_style=False)
         keys = set(data)
         if any(keys <= allowed or keys == allowed for allowed in _INLINE_KEYS) and _short(data):
@@ -42,12 +42,12 @@ class _Dumper(yaml.SafeDumper):
         return node
 
     def represent_text(self, data: str) -> yaml.ScalarNode:
-        """Write texts of several lines, such as a plan, as people do."""
+        """Represent multi-line text, such as a plan, as a block scalar."""
         style = "|" if "\n" in data else ">" if len(data) > _LONG else None
         return self.represent_scalar("tag:yaml.org,2002:str", data, style=style)
 
     def write_folded(self, text: str) -> None:
-        """Fold early: a line ends at the first blank beyond the width, and words such as statuses are long."""
+        """Fold early: lines break at the first space beyond the width, and words such as statuses are long."""
         width, self.best_width = self.best_width, 50
         super().write_folded(text)
         self.best_width = width
@@ -76,7 +76,7 @@ def text(documents: Sequence[Mapping[str, Any]], comments: Mapping[str, str] | N
     Parameters
     ----------
     comments
-        From a line as it stands in the YAML, without its indentation, to the comment above its first occurrence.
+        A line of the YAML without indentation -> the comment above its first occurrence.
     """
     dumped = [yaml.dump(dict(doc), Dumper=_Dumper, sort_keys=False, width=150, allow_unicode=True) for doc in documents]
     return "---\n".join(_annotated(one, comments or {}) for one in dumped)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Names that manifests, renderer and launcher share, so that a change of one cannot miss the others."""
+"""Names shared by manifests, renderer and launcher."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 PART_OF: Final = "rapids-notebook-runner"
 PART_OF_LABEL: Final = "app.kubernetes.io/part-of"
 STARTED_BY_LABEL: Final = f"{PART_OF}/started-by"
-"""Only runs that carry it are ever cleaned up."""
+"""Only runs with this label are ever cleaned up."""
 STARTED_BY: Final = "launcher"
 PLAN_LABEL: Final = f"{PART_OF}/plan"
 
@@ -35,7 +35,7 @@ TASKS: Final = (
 )
 
 ON_FAILURE: Final = "on-failure"
-"""Parameter that has failed notebooks held for their repair."""
+"""Parameter that holds failed notebooks for repair."""
 GPU_STEP: Final = "execute-notebook"
 WORKSPACE: Final = "shared-storage"
 GPU_RESOURCE: Final = "nvidia.com/gpu"
@@ -47,13 +47,13 @@ PLAN_KEY: Final = "plan.yaml"
 _NOT_LABEL = re.compile(r"[^a-z0-9]+")
 _LOSSLESS = re.compile(r"[A-Za-z0-9]+([_-][A-Za-z0-9]+)*")
 _LABEL_LENGTH = 50
-"""Tekton adds a prefix and the run's name to it, and cuts Pod names at 63."""
+"""Tekton adds a prefix and the run's name, and truncates Pod names at 63."""
 
 
 def task_names(prefix: str, names: Sequence[str]) -> dict[str, str]:
-    """Return the name of a pipeline task for each notebook or dataset: a DNS label that tells which.
+    """Return the pipeline task of each notebook or dataset, by name, as readable DNS labels.
 
-    A name that loses letters on the way, or meets another, gets a few digits of its hash.
+    A label that loses characters or is not unique gets a suffix from the hash of its name.
 
     >>> task_names("notebook", ["01_scRNA_analysis_preprocessing", "größe"])
     {'01_scRNA_analysis_preprocessing': 'notebook-01-scrna-analysis-preprocessing', 'größe': 'notebook-gr-e-ebd89c'}
@@ -61,13 +61,15 @@ def task_names(prefix: str, names: Sequence[str]) -> dict[str, str]:
     plain = {name: f"{prefix}-{_NOT_LABEL.sub('-', name.lower()).strip('-')}" for name in names}
     labels = list(plain.values())
     return {
-        name: label if labels.count(label) == 1 and _keeps_letters(name, label) else _hashed(name, label)
+        name: label
+        if labels.count(label) == 1 and len(label) <= _LABEL_LENGTH and _LOSSLESS.fullmatch(name)
+        else f"{label[: _LABEL_LENGTH - 7].rstrip('-')}-{hashlib.sha256(name.encode()).hexdigest()[:6]}"
         for name, label in plain.items()
     }
 
 
 def larger_tasks(notebook_task: str) -> tuple[str, str]:
-    """Return the tasks that ask for, and are, the second try of a notebook's task on a larger card.
+    """Return the tasks that check for, and perform, a second try on a larger card.
 
     >>> larger_tasks("notebook-one")
     ('ask-larger-notebook-one', 'larger-notebook-one')
@@ -76,21 +78,12 @@ def larger_tasks(notebook_task: str) -> tuple[str, str]:
 
 
 def plan_label(plan_name: str) -> str:
-    """Return a plan's name as the value of a label and as the start of names.
+    """Return a plan's name as a label value and name prefix.
 
     >>> plan_label("Mine 1.3")
     'mine-1-3-57f6a4'
     """
     return task_names("plan", [plan_name])[plan_name].removeprefix("plan-")
-
-
-def _keeps_letters(name: str, label: str) -> bool:
-    return len(label) <= _LABEL_LENGTH and _LOSSLESS.fullmatch(name) is not None
-
-
-def _hashed(name: str, label: str) -> str:
-    digest = hashlib.sha256(name.encode()).hexdigest()[:6]
-    return f"{label[: _LABEL_LENGTH - 7].rstrip('-')}-{digest}"
 
 
 def labels(name: str, component: str) -> dict[str, str]:

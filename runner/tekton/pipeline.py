@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A Pipeline from a plan: what is cloned, checked and downloaded, and which notebook waits for which.
+"""Renders a plan's Pipeline: clone, validation, downloads, notebooks in order, and report.
 
-Only order is decided here. Whether a notebook runs after another failed is decided by the runner
-inside its task, so each of them has `onError: continue`, unless Tekton is to retry it; sizes and timeouts stand in
-the run.
+It defines the order only. Whether a notebook runs after another failed is decided by the runner inside its task, so
+each has `onError: continue`, unless Tekton is to retry it. Sizes and timeouts are part of the run.
 """
 
 from __future__ import annotations
@@ -24,9 +23,9 @@ if TYPE_CHECKING:
     from runner.tekton.task_order import Order
 
 IMAGE = f"{names.PART_OF}:{__version__}"
-"""A version and not `latest`, which would be pulled again for every Pod."""
+"""A version instead of `latest`, which would be pulled for every Pod."""
 PLAN_PATH = f"/etc/runner/plan/{names.PLAN_KEY}"
-"""Where the tasks mount the ConfigMap of the plan."""
+"""Mount path of the plan's ConfigMap in the tasks."""
 RUN_ID = "$(context.pipelineRun.uid)"
 
 Document = dict[str, Any]
@@ -34,22 +33,22 @@ Document = dict[str, Any]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shape:
-    """What kind of pipeline is wanted."""
+    """Settings of a pipeline."""
 
     name: str
     order: Order = "serial"
     source: Literal["clone", "demo"] = "clone"
     only: tuple[str, ...] = ()
-    """Notebooks to run; none means all of them."""
+    """Notebooks to run; empty means all."""
     image: str = IMAGE
     plan_config_map: str = names.PLAN_CONFIG_MAP
-    """Empty: the plan lies beside the notebooks, as the demo's does."""
+    """Empty if the plan is beside the notebooks, as in the demo."""
     repository_url: str = ""
     revision: str = ""
     title: str = ""
     description: str = ""
     retries: int = 0
-    """How often Tekton tries a notebook again; it refuses `onError: continue` beside it."""
+    """Number of retries by Tekton, which cannot be combined with `onError: continue`."""
 
     def select(self, plan: Plan) -> list[Notebook]:
         """Return the notebooks to run, in the plan's order."""
@@ -58,20 +57,20 @@ class Shape:
 
     @property
     def plan_path(self) -> str:
-        """Where the tasks find the plan: a ConfigMap, or beside the notebooks."""
+        """Path of the plan in the tasks: its ConfigMap, or beside the notebooks."""
         return PLAN_PATH if self.plan_config_map else f"source/{names.PLAN_KEY}"
 
     @property
     def plan_params(self) -> dict[str, str]:
-        """Parameters that hand the plan on to a task."""
+        """Parameters that pass the plan to a task."""
         return _given("plan", *(["plan-configmap"] if self.plan_config_map else []))
 
 
 def plan_config_map(plan: Plan, text: str) -> Document:
-    """Return the ConfigMap that hands a plan to the tasks: the text itself where it is one already.
+    """Return the plan's ConfigMap for the tasks: the text itself if it is one.
 
-    Else its name is made from its content and nobody can change it: neither another plan nor an installation
-    reaches a run that is under way.
+    Otherwise its name is derived from its content and it is immutable: neither another plan nor an installation
+    can affect a running run.
     """
     if (document := safe_yaml.load(text)).get("kind") == "ConfigMap":
         return dict(document)
@@ -103,7 +102,7 @@ def pipeline(plan: Plan, shape: Shape) -> Document:
         "spec": {
             "displayName": shape.title or f"Notebooks of {plan.name}",
             "description": shape.description
-            or f"Runs {len(notebooks)} notebooks of the plan {plan.name!r}, then reports on them.",
+            or f"Runs {len(notebooks)} notebooks of the plan {plan.name!r}, then writes the report.",
             "params": _params(shape),
             "workspaces": _workspaces(shape),
             "tasks": [
@@ -122,7 +121,7 @@ def _params(shape: Shape) -> list[Document]:
         _param(
             "repository-url", "Git repository with the notebooks: https, ssh or file.", shape.repository_url or None
         ),
-        _param("revision", "Branch, tag or commit of it.", shape.revision or "HEAD"),
+        _param("revision", "Branch, tag or commit of the repository.", shape.revision or "HEAD"),
     ]
     return [
         _param("image", "Image of the runner, used by every step.", shape.image),
@@ -135,27 +134,29 @@ def _params(shape: Shape) -> list[Document]:
         ),
         _param(
             "skip-optional-notebooks",
-            "Whether an optional notebook is skipped when the gate refuses it or no node can host it.",
+            "Whether an optional notebook is skipped if the gate refuses it or no node can host it.",
             "true",
         ),
         _param(
             "skip-unhostable-notebooks",
-            "Whether each notebook that no node can host is skipped instead of failing the run at its start.",
+            "Whether notebooks that no node can host are skipped; otherwise the run fails at its start.",
             "false",
         ),
-        _param("continue-on-failure", "Whether notebooks run after an earlier one failed.", "true"),
-        _param("cleanup-between-notebooks", "Whether processes that a notebook leaves behind are ended.", "true"),
-        _param("check-capacity", "Whether nodes are checked first; say false where nodes are made on demand.", "true"),
-        _param("gate-wait", "How long a notebook waits for GPU memory that others hold.", "10m"),
-        _param("strict-release", "Whether GPU memory that is not given back fails the notebook.", "false"),
+        _param("continue-on-failure", "Whether later notebooks run after one has failed.", "true"),
+        _param("cleanup-between-notebooks", "Whether processes left behind by a notebook are killed.", "true"),
+        _param(
+            "check-capacity", "Whether nodes are checked first; set to false if nodes are created on demand.", "true"
+        ),
+        _param("gate-wait", "How long a notebook waits for GPU memory held by others.", "10m"),
+        _param("strict-release", "Whether GPU memory that is not released fails the notebook.", "false"),
         _param("offline", "Whether data that is not staged is an error instead of being fetched.", "false"),
         _param(
             names.ON_FAILURE,
-            "After a cell raised: end, or hold=1h to wait for `runner repair`. Empty is the plan's.",
+            "When a cell raises: end, or hold=1h to wait for `runner repair`. Empty: as in the plan.",
             "",
         ),
         _param("resume", "Whether notebooks reuse an earlier success if nothing it depends on has changed.", "false"),
-        _param("interactive", "Whether interactive figures stay so in the HTML; they need no network.", "false"),
+        _param("interactive", "Whether the HTML keeps interactive figures; they need no network.", "false"),
         _param("pushgateway", "URL of a Prometheus Pushgateway for the metrics; empty for none.", ""),
         _param("otlp-endpoint", "URL of an OpenTelemetry collector (OTLP over HTTP) for spans; empty for none.", ""),
     ]
@@ -188,7 +189,7 @@ def _task(
     workspaces: dict[str, str] | None = None,
     **more: Any,
 ) -> Document:
-    """Return a pipeline task on the shared volume; keys in the order one reads them."""
+    """Return a pipeline task on the shared volume, with keys in reading order."""
     found: Document = {"name": name, "displayName": title, "taskRef": {"name": task, "kind": "Task"}}
     if after:
         found["runAfter"] = after
@@ -235,9 +236,9 @@ def _validate(notebooks: list[Notebook], shape: Shape) -> Document:
 
 
 def _downloads(groups: Groups, shape: Shape) -> list[Document]:
-    """Return the downloads: the first ones before anything needs them, later ones beside the notebooks.
+    """Return the download tasks: the first group before the notebooks, later ones in parallel with them.
 
-    They may fail without stopping the run: the notebook that needs the data then says which file is missing.
+    They may fail without stopping the run: the notebook that needs the data then reports the missing file.
     """
     found, previous = [], "validate"
     for group in groups.all:
@@ -263,7 +264,7 @@ def _downloads(groups: Groups, shape: Shape) -> list[Document]:
 
 def _notebooks(plan: Plan, notebooks: list[Notebook], groups: Groups, shape: Shape) -> list[Document]:
     tasks = names.task_names("notebook", [notebook.name for notebook in notebooks])
-    last = dict(tasks)  # the task after which a notebook is tried no more
+    last = dict(tasks)  # the final try of each notebook
     stage_of = stages(notebooks)
     shared = earlier_with_shared_files(plan, notebooks)
     found: list[Document] = []
@@ -297,7 +298,9 @@ def _notebooks(plan: Plan, notebooks: list[Notebook], groups: Groups, shape: Sha
                 values,
                 after=after or ["validate"],
                 when=_unless_skipped(notebook, "validate"),
-                **({"onError": "continue"} if larger else end),  # else its failure ends the run before the second try
+                **(
+                    {"onError": "continue"} if larger else end
+                ),  # or its failure would end the run before the second try
             )
         )
         if larger:
@@ -334,10 +337,10 @@ def _unless_skipped(notebook: Notebook, validation: str) -> list[Document]:
 
 
 def _report(notebooks: list[Notebook], groups: Groups, shape: Shape) -> Document:
-    """Return the report's task. It learns how others ended from their status, which is there in any case."""
+    """Return the report's task. It gets the outcome of others from their status, which is always available."""
     before = {task: task for task in (_source(shape)["name"], "validate", *(group.task for group in groups.all))}
     tasks = names.task_names("notebook", [notebook.name for notebook in notebooks])
-    # A name of a notebook may hold blanks, which stand between the statuses.
+    # The names of notebooks may contain spaces, which separate the statuses.
     before |= {f"notebook/{quote(name, safe='')}": task for name, task in tasks.items()}
     values = {
         **_given("image"),

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A PipelineRun from a plan: sizes, placement and timeouts of every task, as literals.
+"""Renders a plan's PipelineRun: sizes, placement and timeouts of every task, as literals.
 
-Tekton substitutes no parameters in resources and timeouts, so these numbers cannot stand in the
-Pipeline. They come from the plan through `runner.tekton.sizes`.
+Tekton does not substitute parameters in resources and timeouts, so these numbers, from `runner.tekton.sizes`, cannot
+be part of the Pipeline.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ if TYPE_CHECKING:
     from runner.tekton.pipeline import Document, Shape
 
 USER = 1001
-"""The image's own user; any other works as well."""
+"""The image's user; any other works too."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunShape:
-    """What kind of run is wanted."""
+    """Settings of a run."""
 
     generate_name: str
     storage: str | None = None
-    """Size of the volume; None: what the plan needs, see `storage`."""
+    """Size of the volume; None: computed from the plan, see `storage`."""
     storage_class: str | None = None
     access_mode: str = "ReadWriteOnce"
     gpu_resource: str = names.GPU_RESOURCE
     times: Times = field(default_factory=Times)
     service_accounts: bool = True
-    """Whether the accounts of tekton/configs are used, or the namespace's default one."""
+    """Use the ServiceAccounts of tekton/configs, or the namespace's default one."""
     params: tuple[tuple[str, str], ...] = ()
 
 
@@ -80,9 +80,9 @@ def pipeline_run(plan: Plan, shape: Shape, run: RunShape) -> Document:
 
 
 def held_longer(run: Document, on_failure: str, notebooks: Sequence[str]) -> Document:
-    """Return a run whose timeouts leave each of its notebooks' tasks the time to be held for a repair.
+    """Return a run with timeouts extended by the hold of each of its notebooks' tasks.
 
-    In whatever order they run: the GPU of one that is held may be the one that all others wait for.
+    In any order: all others may be waiting for the GPU of a held notebook.
     """
     longer = hold_seconds(on_failure) * len(notebooks)
     found = copy.deepcopy(run)
@@ -96,13 +96,13 @@ def held_longer(run: Document, on_failure: str, notebooks: Sequence[str]) -> Doc
 
 
 def tolerated(run: Mapping[str, Any]) -> list[str]:
-    """Return the keys of the taints that a run's Pods tolerate."""
+    """Return the taint keys that a run's Pods tolerate."""
     template = (run["spec"].get("taskRunTemplate") or {}).get("podTemplate") or {}
     return [str(one["key"]) for one in template.get("tolerations") or () if "key" in one]
 
 
 def storage(plan: Plan) -> str:
-    """Return a size for the volume: twice what the plan names, and 500Gi for datasets of unknown size."""
+    """Return the size of the volume: twice the plan's data, or 500Gi if a dataset's size is unknown."""
     sizes = [dataset.bytes for dataset in plan.datasets.values()]
     if None in sizes:
         return "500Gi"
@@ -137,13 +137,13 @@ def _task_specs(notebooks: Sequence[Notebook], shape: Shape, run: RunShape) -> l
     seconds = {notebook.name: longest(notebook, dict(run.params).get(names.ON_FAILURE, "")) for notebook in notebooks}
 
     def add_notebook(task: str, notebook: Notebook) -> None:
-        asked = needs(notebook)
-        # In the parallel order all the others may be served first, where there is one GPU for all.
+        request = needs(notebook)
+        # In the parallel order all others may run first if they share one GPU.
         own = seconds[notebook.name]
         others = sum(seconds.values()) - own if shape.order == "parallel" else 0.0
-        resources = asked.resources(run.gpu_resource)
-        placed = _affinity_of(asked, run)
-        template = {"podTemplate": {"affinity": placed}} if placed and placed != shared else {}
+        resources = request.resources(run.gpu_resource)
+        affinity = _affinity(request.min_gpu_memory_mib, run) if request.min_gpu_memory_mib is not None else None
+        template = {"podTemplate": {"affinity": affinity}} if affinity and affinity != shared else {}
         sizes = {"requests": resources, "limits": dict(resources)}
         steps = [{"name": names.GPU_STEP, "computeResources": sizes}]
         add(task, times.notebook(own, others), stepSpecs=steps, **template)
@@ -154,8 +154,8 @@ def _task_specs(notebooks: Sequence[Notebook], shape: Shape, run: RunShape) -> l
             if run.access_mode == "ReadWriteOnce":
                 raise PlanError(
                     f"{notebook.name}: retry_larger needs a volume of access mode ReadWriteMany",
-                    hint="one of ReadWriteOnce ties all Pods to a node and its GPUs: give --access-mode ReadWriteMany, "
-                    "or remove retry_larger",
+                    hint="a ReadWriteOnce volume ties all Pods to one node and its GPUs: give --access-mode "
+                    "ReadWriteMany, or remove retry_larger",
                 )
             ask, again = names.larger_tasks(tasks[notebook.name])
             add(ask, times.small(times.validate), **account)
@@ -164,16 +164,25 @@ def _task_specs(notebooks: Sequence[Notebook], shape: Shape, run: RunShape) -> l
 
 
 def _pod_template(notebooks: Sequence[Notebook], run: RunShape) -> Document:
-    """Return what all Pods share; what a task's own template leaves out is taken from here.
+    """Return the Pod template of all tasks, the base of each task's own.
 
-    On a ReadWriteOnce volume one node is every Pod's node, so it must be one with the GPU that the required
-    notebooks ask for, and better one that also suits the optional ones.
+    A ReadWriteOnce volume ties all Pods to one node, which must have the GPU that the required notebooks need, and
+    preferably one that also suits the optional ones.
     """
-    found: Document = {"securityContext": _security()}
+    found: Document = {
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": USER,
+            "runAsGroup": USER,
+            "fsGroup": USER,
+            "fsGroupChangePolicy": "OnRootMismatch",
+            "seccompProfile": {"type": "RuntimeDefault"},
+        }
+    }
     gpu = [needs(notebook) for notebook in notebooks if needs(notebook).gpus]
     if not gpu:
         return found
-    found["tolerations"] = _tolerations()
+    found["tolerations"] = [{"key": names.GPU_RESOURCE, "operator": "Exists", "effect": "NoSchedule"}]
     if run.access_mode != "ReadWriteOnce":
         return found
     affinity = dict((_least_affinity(notebooks, run) or {}).get("nodeAffinity", {}))
@@ -187,44 +196,25 @@ def _pod_template(notebooks: Sequence[Notebook], run: RunShape) -> Document:
 
 
 def _least(notebooks: Sequence[Notebook]) -> int | None:
-    """Return the GPU memory in MiB that the required notebooks need."""
+    """Return the GPU memory in MiB needed by the required notebooks."""
     return _largest([needs(notebook) for notebook in notebooks if needs(notebook).gpus and not notebook.optional])
 
 
 def _least_affinity(notebooks: Sequence[Notebook], run: RunShape) -> Document | None:
-    """Return the affinity that all Pods of a ReadWriteOnce run have, or None."""
+    """Return the affinity of all Pods of a ReadWriteOnce run, or None."""
     least = _least(notebooks)
     return _affinity(least, run) if least and run.access_mode == "ReadWriteOnce" else None
-
-
-def _affinity_of(asked: Needs, run: RunShape) -> Document | None:
-    return None if asked.min_gpu_memory_mib is None else _affinity(asked.min_gpu_memory_mib, run)
 
 
 def _affinity(min_mib: int, run: RunShape) -> Document:
     return {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": _terms(min_mib, run)}}
 
 
-def _largest(asked: Sequence[Needs]) -> int | None:
-    return max((one.min_gpu_memory_mib for one in asked if one.min_gpu_memory_mib is not None), default=None)
+def _largest(requests: Sequence[Needs]) -> int | None:
+    return max((one.min_gpu_memory_mib for one in requests if one.min_gpu_memory_mib is not None), default=None)
 
 
 def _terms(min_mib: int, run: RunShape) -> Document:
-    """Return the node selector for a GPU of so many MiB or more; `Gt` is strict."""
+    """Return the node selector for GPUs of at least that memory; `Gt` is strict."""
     expression = {"key": f"{run.gpu_resource}.memory", "operator": "Gt", "values": [str(min_mib - 1)]}
     return {"nodeSelectorTerms": [{"matchExpressions": [expression]}]}
-
-
-def _security() -> Document:
-    return {
-        "runAsNonRoot": True,
-        "runAsUser": USER,
-        "runAsGroup": USER,
-        "fsGroup": USER,
-        "fsGroupChangePolicy": "OnRootMismatch",
-        "seccompProfile": {"type": "RuntimeDefault"},
-    }
-
-
-def _tolerations() -> list[Document]:
-    return [{"key": names.GPU_RESOURCE, "operator": "Exists", "effect": "NoSchedule"}]

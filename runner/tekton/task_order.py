@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Order in a pipeline: stages, which downloads belong where, and which notebooks share files."""
+"""Order of tasks in a pipeline: stages, downloads, and notebooks that share files."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ Order = Literal["serial", "parallel"]
 
 
 def stages(notebooks: Sequence[Notebook]) -> dict[str, int]:
-    """Return the stage of each notebook, numbered from 1 as they first appear; those without one share a stage."""
+    """Return the stage number of each notebook, from 1 in order of appearance; those without a stage share one."""
     labels = list(dict.fromkeys(notebook.stage for notebook in notebooks))
     return {notebook.name: labels.index(notebook.stage) + 1 for notebook in notebooks}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Group:
-    """Datasets that one task downloads."""
+    """Datasets downloaded by one task."""
 
     task: str
     what: str
@@ -33,7 +33,7 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Groups:
-    """All downloads of a pipeline, in the order in which they are needed."""
+    """All downloads of a pipeline, in order of need."""
 
     all: tuple[Group, ...]
 
@@ -43,7 +43,7 @@ class Groups:
 
 
 def downloads(notebooks: Sequence[Notebook], order: Order) -> Groups:
-    """Group the datasets: a task for each stage when notebooks run one by one, else one for each dataset.
+    """Group the datasets into tasks: per stage in the serial order, per dataset in the parallel order.
 
     A dataset belongs to the first stage that reads it.
     """
@@ -65,10 +65,10 @@ def downloads(notebooks: Sequence[Notebook], order: Order) -> Groups:
 
 
 def earlier_with_shared_files(plan: Plan, notebooks: Sequence[Notebook]) -> dict[str, list[str]]:
-    """Return for each notebook the last one before it with which it shares a dataset or a product.
+    """Return, for each notebook, the last earlier ones that share one of its datasets or products.
 
-    The RAPIDS notebooks filter a downloaded file in place, so two that share one must not run at once.
-    A chain through the last such notebook of each file is enough: those before it are waited for by it.
+    The RAPIDS notebooks filter a downloaded file in place, so notebooks that share a file must not run at once.
+    Depending on the last user of each file is enough, since it depends on the earlier ones.
     """
     last_user: dict[str, str] = {}
     found: dict[str, list[str]] = {}
