@@ -63,7 +63,7 @@ def _request(given: dict[str, Any]) -> Any:
     from runner.core.requirements import requirements_of
     from runner.plan.job import checkout_of
     from runner.plan.model import load
-    from runner.validate.result import Asked
+    from runner.validate.result import ValidationRequest
 
     plan = load(given["plan"]) if given["plan"] else None
     checkout = checkout_of(given["plan"], given["checkout"])
@@ -72,7 +72,7 @@ def _request(given: dict[str, Any]) -> Any:
         "checkout": checkout if plan else None,
         "cache": given["cache"],
     }
-    return Asked(
+    return ValidationRequest(
         plan=plan,
         plan_path=given["plan"],
         checkout=checkout,

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`runner validate`: tells whether this system is fit for the notebooks, and what to do if not.
+"""`runner validate`: checks whether this system is ready for the notebooks, with a hint for each problem.
 
-Each module holds the checks of one subject, as functions from what is seen to a
-`runner.core.records.Check`. `system` calls them side by side, `show` and `page` present the result.
+Each module has the checks of one subject, as functions that return `runner.core.records.Check`. `system` runs them
+concurrently, `show` presents the result.
 """

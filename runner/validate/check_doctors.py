@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The libraries' own preflight checks, called where they are installed; and ours, for them to call.
+"""Preflight checks of the libraries, if installed; and ours as a plug-in for `rapids doctor`.
 
-`rapids doctor` finds `doctor_check` by its entry point `rapids_doctor_check`.
+`rapids doctor` finds `doctor_check` by the entry point `rapids_doctor_check`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _SHOWN_CHARS = 300
 
 
 def checks(python: str) -> Iterator[Check]:
-    """Run each of them that stands beside a kernel's Python."""
+    """Run each program installed beside a kernel's Python."""
     for program, *arguments in _PROGRAMS:
         path = Path(python).parent / program
         if path.is_file():
@@ -33,27 +33,27 @@ def _checked(name: str, command: list[str]) -> Check:
             command, stdin=subprocess.DEVNULL, capture_output=True, timeout=_SECONDS, check=False, errors="replace"
         )
     except subprocess.TimeoutExpired:
-        hint = f"run `{name}` by hand: the driver or a library hangs"
-        return Check(name=name, status="warn", seen=f"no end after {_SECONDS:g} s", hint=hint)
+        hint = f"run `{name}` manually: the driver or a library hangs"
+        return Check(name=name, status="warn", seen=f"still running after {_SECONDS:g} s", hint=hint)
     except OSError as error:
-        return Check(name=name, status="warn", seen=f"cannot be started: {error.strerror}", hint="install it again")
+        return Check(name=name, status="warn", seen=f"cannot be started: {error.strerror}", hint="reinstall it")
     lines = [line.strip() for line in f"{done.stdout}\n{done.stderr}".splitlines() if line.strip()]
     printable = "".join(char for char in "; ".join(lines[-3:]) if char.isprintable())
     if done.returncode:
-        hint = f"run `{name}` by hand for all it says"
+        hint = f"run `{name}` manually for its full output"
         seen = printable[-_SHOWN_CHARS:] or f"exit code {done.returncode}"
         return Check(name=name, status="fail", seen=seen, hint=hint)
     return Check(name=name, status="pass", seen=printable[-_SHOWN_CHARS:] or "passed")
 
 
 def doctor_check(verbose: bool = False, **_options: Any) -> str:
-    """Check GPUs, a Jupyter kernel, host and temporary folder for unattended notebooks."""
-    from runner.validate.result import Asked, checks_of
+    """Check GPUs, a Jupyter kernel, the host and the temporary folder for unattended notebooks."""
+    from runner.validate.result import ValidationRequest, checks_of
     from runner.validate.show import summary
     from runner.validate.system import validate
 
     folder = Path(tempfile.gettempdir())
-    found = validate(Asked(checkout=folder, folders={"outputs": folder}, doctors=False))
+    found = validate(ValidationRequest(checkout=folder, folders={"outputs": folder}, doctors=False))
     wrong = [check for check in checks_of(found.sections) if check.status == "fail"]
     if wrong:
         raise RuntimeError("; ".join(f"{check.name}: {check.seen} ({check.hint})" for check in wrong))

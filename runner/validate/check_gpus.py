@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checks of the GPUs: they are there, large enough for each notebook, and healthy."""
+"""Checks of the GPUs: present, large enough for each notebook, and healthy."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from runner.stages.gate.criteria import Candidate, Seen, best, hopeless, judge, 
 if TYPE_CHECKING:
     from runner.machine.health import Health
     from runner.machine.nvml import DriverProblem
-    from runner.validate.result import Asked, Level
+    from runner.validate.result import Level, ValidationRequest
 
 _HOT_CELSIUS = 85.0
-"""For GPUs that do not tell at which temperature they slow down; most do so at 87 to 92."""
+"""For GPUs that do not report their slowdown temperature, usually 87 to 92."""
 _NEAR_CELSIUS = 3.0
 _ABSENT = {"no-library", "no-driver", "no-device"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gpus:
-    """The visible GPUs at one moment, or why there are none."""
+    """The visible GPUs, or why there are none."""
 
     seen: tuple[Seen, ...] = ()
     health: Mapping[str, Health]
@@ -37,13 +37,13 @@ class Gpus:
 
     @property
     def driver_major(self) -> int | None:
-        """The first number of the driver's version."""
+        """Major version of the driver."""
         first = (self.driver_version or "").partition(".")[0]
         return int(first) if first.isdigit() else None
 
 
 def look(environ: Mapping[str, str]) -> Gpus:
-    """Ask the driver once for everything that the checks need, and leave it."""
+    """Read all data for the checks from the driver."""
     from runner.machine.gpus import DriverProblem, open_driver
     from runner.machine.health import read_health
 
@@ -71,27 +71,27 @@ def look(environ: Mapping[str, str]) -> Gpus:
         )
 
 
-def checks(gpus: Gpus, asked: Asked) -> tuple[Check, ...]:
-    """Return the checks of all GPUs and of what each notebook asks of them."""
+def checks(gpus: Gpus, request: ValidationRequest) -> tuple[Check, ...]:
+    """Return the checks of all GPUs and of each notebook's GPU requirements."""
     return (
-        _presence(gpus, needed=most_gpus(asked)),
+        _presence(gpus, needed=most_gpus(request)),
         *(Check(name="devices", status="warn", seen=note) for note in gpus.notes),
         *(check for one in gpus.seen for check in _device_checks(one, gpus.health.get(one.identity.uuid))),
-        *_needs(gpus.seen, asked),
+        *_needs(gpus.seen, request),
     )
 
 
-def most_gpus(asked: Asked) -> int:
-    """Return how many GPUs must be here: what is asked, or the most of a notebook that is not optional."""
-    notebooks = asked.plan.notebooks if asked.plan else []
+def most_gpus(request: ValidationRequest) -> int:
+    """Return the number of GPUs required by the options and by notebooks that are not optional."""
+    notebooks = request.plan.notebooks if request.plan else []
     notebooks = [nb for nb in notebooks if not nb.optional and not nb.requires.cpu_fallback]
-    return max([gpus_wanted(asked.requirements), *(requirements(nb.requires).gpus for nb in notebooks)])
+    return max([gpus_wanted(request.requirements), *(requirements(nb.requires).gpus for nb in notebooks)])
 
 
 def _presence(gpus: Gpus, needed: int) -> Check:
     wanted = f"{needed} or more" if needed else ""
     if gpus.problem is not None:
-        # A machine without a GPU is fine for notebooks that ask for none; a driver that is broken never is.
+        # A missing GPU is fine for notebooks that need none; a broken driver never is.
         absent = gpus.problem.kind in _ABSENT
         hint = gpus.problem.hint or ""
         status: Level = "warn" if absent and not needed else "fail"
@@ -100,17 +100,17 @@ def _presence(gpus: Gpus, needed: int) -> Check:
     names = sorted({one.identity.name for one in gpus.seen})
     seen = f"{count} visible: {', '.join(names)}" if count else "none visible"
     if count < needed:
-        hint = "give the container more GPUs (docker run --gpus all, a nvidia.com/gpu limit), or skip what needs them"
+        hint = "give the container more GPUs (docker run --gpus all, a nvidia.com/gpu limit), or skip these notebooks"
         return Check(name="gpus", status="fail", seen=seen, needed=wanted, hint=hint)
-    hint = "" if count else "look at CUDA_VISIBLE_DEVICES"
+    hint = "" if count else "check CUDA_VISIBLE_DEVICES"
     return Check(name="gpus", status="pass" if count else "warn", seen=seen, needed=wanted, hint=hint)
 
 
 def _device_checks(one: Seen, health: Health | None) -> list[Check]:
     label = f"gpu {one.identity.index}"
     if one.memory is None:
-        hint = "look for Xid messages in the host's kernel log; the GPU needs a reset or the host a reboot"
-        return [Check(name=label, status="fail", seen=one.problem or "it is lost", hint=hint)]
+        hint = "check the host's kernel log for Xid messages; the GPU needs a reset or the host a reboot"
+        return [Check(name=label, status="fail", seen=one.problem or "GPU is lost", hint=hint)]
     free = f"{format_bytes(one.memory.free_bytes)} free of {format_bytes(one.memory.total_bytes)}"
     shared = ", shared with the host" if one.memory.source == "host" else ""
     mig = ", a MIG slice" if one.identity.mig else ""
@@ -131,9 +131,9 @@ def _device_checks(one: Seen, health: Health | None) -> list[Check]:
 
 
 def _mode(name: str, one: Seen) -> Check:
-    hint = "nvidia-smi --compute-mode=DEFAULT on the host admits programs again"
+    hint = "run nvidia-smi --compute-mode=DEFAULT on the host"
     if one.compute_mode == "prohibited":
-        return Check(name=name, status="fail", seen="prohibited: no program may use it", needed="default", hint=hint)
+        return Check(name=name, status="fail", seen="prohibited: no process may use it", needed="default", hint=hint)
     return Check(name=name, status="warn", seen="exclusive: one process at a time", needed="default", hint=hint)
 
 
@@ -150,11 +150,11 @@ def _errors(name: str, health: Health) -> Check:
         hint = "the memory of this GPU is failing: take the node out of service and have the GPU replaced"
         return Check(name=name, status="fail", seen=f"{seen}, a row could not be remapped", hint=hint)
     if health.uncorrected_errors:
-        hint = "results of this GPU cannot be trusted: drain the node and reset the GPU; replace it if they come back"
+        hint = "results of this GPU cannot be trusted: drain the node and reset the GPU; replace it if errors recur"
         return Check(name=name, status="fail", seen=seen, needed="no uncorrected errors", hint=hint)
     if health.remapping_pending:
-        hint = "reset the GPU or reboot the host, so that the damaged memory is taken out of use"
-        return Check(name=name, status="warn", seen=f"{seen}, remapping waits for a reset", hint=hint)
+        hint = "reset the GPU or reboot the host to remap the damaged memory"
+        return Check(name=name, status="warn", seen=f"{seen}, remapping pending until a reset", hint=hint)
     return Check(name=name, status="pass", seen=seen)
 
 
@@ -165,7 +165,7 @@ def _heat(name: str, health: Health) -> Check:
     limit = health.slowdown_celsius - _NEAR_CELSIUS if health.slowdown_celsius else _HOT_CELSIUS
     seen, needed = f"{celsius:g} °C", f"below {limit:g} °C"
     if celsius >= limit:
-        hint = "it will slow down: look at the cooling, or wait until other work is done"
+        hint = "it will slow down: check the cooling, or wait until other jobs have finished"
         return Check(name=name, status="warn", seen=seen, needed=needed, hint=hint)
     return Check(name=name, status="pass", seen=seen, needed=needed)
 
@@ -174,7 +174,7 @@ def _throttling(name: str, health: Health) -> Check:
     if health.throttled_by is None:
         return Check(name=name, status="pass", seen=_unknown(health, "throttled_by"))
     if health.throttled_by:
-        hint = "it runs slower than it should: look at cooling and power supply; times of this run do not compare"
+        hint = "it runs below full speed: check cooling and power supply; times of this run are not comparable"
         return Check(name=name, status="warn", seen=", ".join(health.throttled_by), needed="none", hint=hint)
     return Check(name=name, status="pass", seen="none")
 
@@ -184,7 +184,7 @@ def _persistence(name: str, health: Health) -> Check:
         return Check(name=name, status="pass", seen=_unknown(health, "persistence"))
     if health.persistence:
         return Check(name=name, status="pass", seen="on")
-    hint = "each first use waits for the driver to load: run nvidia-persistenced on the host"
+    hint = "the driver is loaded on each first use: run nvidia-persistenced on the host"
     return Check(name=name, status="warn", seen="off", needed="on", hint=hint)
 
 
@@ -192,13 +192,13 @@ def _unknown(health: Health, name: str) -> str:
     return f"cannot be determined: {health.unavailable.get(name, 'no answer')}"
 
 
-def _needs(seen: Sequence[Seen], asked: Asked) -> list[Check]:
-    """Compare the GPUs with the options, and with each notebook of the plan that asks for one."""
+def _needs(seen: Sequence[Seen], request: ValidationRequest) -> list[Check]:
+    """Compare the GPUs with the options, and with each notebook of the plan that needs one."""
     found = []
-    if asked.requirements.gpu_memory_gb:
-        found.append(_need("gpu memory", asked.requirements, seen, optional=False))
-    for notebook in asked.plan.notebooks if asked.plan else ():
-        wants = replace(requirements(notebook.requires), gpu_free_fraction=asked.requirements.gpu_free_fraction)
+    if request.requirements.gpu_memory_gb:
+        found.append(_need("gpu memory", request.requirements, seen, optional=False))
+    for notebook in request.plan.notebooks if request.plan else ():
+        wants = replace(requirements(notebook.requires), gpu_free_fraction=request.requirements.gpu_free_fraction)
         if wants.gpus:
             found.append(_need(f"for {notebook.name}", wants, seen, optional=notebook.optional))
     return found
@@ -214,7 +214,7 @@ def _need(name: str, wants: Requirements, seen: Sequence[Seen], *, optional: boo
         return Check(name=name, status="pass", seen=f"{len(good)} qualify", needed=needed)
     seen_text = refusal(wants, candidates)
     if not hopeless(wants, candidates):
-        hint = "another process holds the memory now: end it, or let the run wait (--wait 10m)"
+        hint = "another process holds the memory: end it, or let the run wait (--wait 10m)"
         return Check(name=name, status="warn", seen=seen_text, needed=needed, hint=hint)
     if wants.cpu_fallback:
         return Check(
@@ -223,4 +223,4 @@ def _need(name: str, wants: Requirements, seen: Sequence[Seen], *, optional: boo
     if optional:
         hint = "the notebook is optional and will be skipped"
         return Check(name=name, status="warn", seen=seen_text, needed=needed, hint=hint)
-    return Check(name=name, status="fail", seen=seen_text, needed=needed, hint="use larger GPUs, or leave it out")
+    return Check(name=name, status="fail", seen=seen_text, needed=needed, hint="use larger GPUs, or omit it")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checks of host and container: CPUs, memory and what an OOM kills, limits, /dev/shm, clock, caches."""
+"""Checks of host and container: CPUs, memory and OOM behaviour, limits, /dev/shm, clock, caches."""
 
 from __future__ import annotations
 
@@ -26,11 +26,13 @@ _STA_UNSYNC = 0x40
 _CACHES = ("HOME", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR", "MPLCONFIGDIR", "NUMBA_CACHE_DIR", "CUPY_CACHE_DIR")
 
 
-def checks(plan: Plan | None, asked: Requirements, disk: Path, environ: Mapping[str, str], *, gpu: bool) -> list[Check]:
-    """Return the checks; ``gpu`` tells whether GPUs are here or asked for, which need more."""
+def checks(
+    plan: Plan | None, wanted: Requirements, disk: Path, environ: Mapping[str, str], *, gpu: bool
+) -> list[Check]:
+    """Return the checks, which are stricter with ``gpu``: if GPUs are present or required."""
     return [
         *resources(),
-        *requirement_checks(plan, asked, disk),
+        *requirement_checks(plan, wanted, disk),
         shared_memory(gpu=gpu),
         *limits(gpu=gpu),
         *caches(environ),
@@ -39,7 +41,7 @@ def checks(plan: Plan | None, asked: Requirements, disk: Path, environ: Mapping[
 
 
 def resources() -> list[Check]:
-    """Report what the container grants, and what happens to the runner when its memory is full."""
+    """Report the container's CPUs and memory, and what happens when memory runs out."""
     seen = read_limits()
     container = Container()
     try:
@@ -54,19 +56,20 @@ def resources() -> list[Check]:
 
 def _oom(whole: bool | None, *, limited: bool, measured: bool) -> Check:
     name = "out of memory"
-    ends = {True: "ends the whole container", False: "ends one process", None: "ends what the host chooses"}[whole]
+    kills = {True: "kills the whole container", False: "kills one process", None: "kills processes chosen by the host"}
     if not limited:
         return Check(name=name, status="pass", seen="no limit below the machine's memory")
     if not measured:
-        hint = "mount /sys/fs/cgroup into the container; else a full memory may end a run without a record"
-        return Check(name=name, status="warn", seen=f"{ends}, and its use cannot be read", needed="cgroup", hint=hint)
-    return Check(name=name, status="pass", seen=f"{ends}; the memory guard acts before")
+        hint = "mount /sys/fs/cgroup into the container; otherwise a run may be killed without a record"
+        seen = f"{kills[whole]}, and memory use cannot be read"
+        return Check(name=name, status="warn", seen=seen, needed="cgroup", hint=hint)
+    return Check(name=name, status="pass", seen=f"{kills[whole]}; the memory guard acts first")
 
 
-def requirement_checks(plan: Plan | None, asked: Requirements, disk: Path) -> list[Check]:
-    """Compare the host with the most that a notebook asks; what only optional ones ask for is a warning."""
-    must = _most([nb.requires for nb in plan.notebooks if not nb.optional] if plan else [], asked)
-    may = _most([nb.requires for nb in plan.notebooks] if plan else [], asked)
+def requirement_checks(plan: Plan | None, wanted: Requirements, disk: Path) -> list[Check]:
+    """Compare the host with the notebooks' largest requirements; those of optional notebooks only lead to warnings."""
+    must = _most([nb.requires for nb in plan.notebooks if not nb.optional] if plan else [], wanted)
+    may = _most([nb.requires for nb in plan.notebooks] if plan else [], wanted)
     failing = {check.name: check for check in _compare(must, disk)}
     found = []
     for check in _compare(may, disk):
@@ -79,12 +82,12 @@ def requirement_checks(plan: Plan | None, asked: Requirements, disk: Path) -> li
     return found
 
 
-def _most(every: Sequence[Requires], asked: Requirements) -> Requirements:
-    """Return the largest of each requirement; of GPUs other checks tell."""
+def _most(every: Sequence[Requires], wanted: Requirements) -> Requirements:
+    """Return the maximum of each requirement, except GPUs, which have their own checks."""
     records = [requirements(one) for one in every]
     figures: dict[str, Any] = {}
     for name in ("cpus", "memory_gb", "disk_gb", "shm_gb"):
-        values = [value for record in (*records, asked) if (value := getattr(record, name)) is not None]
+        values = [value for record in (*records, wanted) if (value := getattr(record, name)) is not None]
         figures[name] = max(values, default=None)
     return Requirements(**figures)
 
@@ -96,9 +99,9 @@ def _compare(wants: Requirements, disk: Path) -> tuple[Check, ...]:
 
 
 def shared_memory(*, gpu: bool) -> Check:
-    """Check /dev/shm, which UCX, NCCL and Dask workers use; docker gives 64 MB by default."""
+    """Check /dev/shm, used by UCX, NCCL and Dask workers; docker's default is 64 MB."""
     free, name = shm_free_bytes(), "/dev/shm"
-    seen = f"{format_bytes(free)} free" if free is not None else "not there"
+    seen = f"{format_bytes(free)} free" if free is not None else "missing"
     if gpu and (free is None or free < _SHM_BYTES):
         hint = "docker: --shm-size=1g; Kubernetes: an emptyDir with medium Memory at /dev/shm"
         return Check(name=name, status="warn", seen=seen, needed="1 GB", hint=hint)
@@ -106,7 +109,7 @@ def shared_memory(*, gpu: bool) -> Check:
 
 
 def limits(*, gpu: bool) -> list[Check]:
-    """Check the limits of locked memory and of the stack, which RDMA, UCX and deep recursions of CUDA need."""
+    """Check the limits of locked memory and stack, needed by RDMA, UCX and deep CUDA recursion."""
     memlock, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
     stack, _ = resource.getrlimit(resource.RLIMIT_STACK)
     endless = resource.RLIM_INFINITY
@@ -131,12 +134,12 @@ def _limit(name: str, value: int, needed: str, short: bool, option: str) -> Chec
 
 
 def caches(environ: Mapping[str, str]) -> list[Check]:
-    """Check the folders that Jupyter, matplotlib, numba and cupy write on their own, and the temp folder."""
+    """Check the folders that Jupyter, matplotlib, numba and cupy write to, and the temporary folder."""
     places = {"temp": tempfile.gettempdir(), **{name: environ[name] for name in _CACHES if environ.get(name)}}
     closed = {name: path for name, path in places.items() if not _creatable(Path(path))}
     if not closed:
         return [Check(name="caches", status="pass", seen=f"{len(places)} folders writable")]
-    hint = "with a read-only root give a writable /tmp (docker --tmpfs /tmp, Kubernetes an emptyDir)"
+    hint = "with a read-only root, provide a writable /tmp (docker: --tmpfs /tmp; Kubernetes: an emptyDir)"
     seen = ", ".join(f"{name} {path}" for name, path in closed.items())
     return [Check(name="caches", status="warn", seen=f"not writable: {seen}", needed="writable folders", hint=hint)]
 
@@ -147,23 +150,23 @@ def _creatable(folder: Path) -> bool:
 
 
 def clock() -> Check:
-    """Check that the time is later than our own files, and that the kernel says it is kept in step."""
+    """Check that the time is later than that of our own files, and that the clock is synchronised."""
     import runner
 
     made = Path(runner.__file__).stat().st_mtime
     now = time.time()
     seen = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now))
     if now < made - 86400:
-        hint = "set the clock: certificates will be refused, and times in reports are wrong"
+        hint = "set the clock: certificates will be rejected, and times in reports are wrong"
         return Check(name="clock", status="fail", seen=f"{seen}, earlier than this software", hint=hint)
     if _synchronised() is False:
-        hint = "run an NTP client on the host; times of several machines will not compare"
+        hint = "run an NTP client on the host; times of several machines are not comparable"
         return Check(name="clock", status="warn", seen=f"{seen}, not synchronised", needed="NTP", hint=hint)
     return Check(name="clock", status="pass", seen=seen)
 
 
 def _synchronised() -> bool | None:
-    """Ask the kernel with ``adjtimex``; None where a sandbox forbids even to ask."""
+    """Return the state from ``adjtimex``; None if a sandbox forbids the call."""
     words = (ctypes.c_long * 64)()  # struct timex: `modes` first, `status` after five longs
     try:
         state = ctypes.CDLL(None, use_errno=True).adjtimex(ctypes.byref(words))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Check that a kernel starts and answers: a socket folder, a kernel spec, a process, its channels."""
+"""Check that a kernel starts and answers: socket folder, kernel spec, process, channels."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ _START_SECONDS = 30.0
 
 
 def check(name: str, cwd: Path) -> Check:
-    """Start a kernel, let it compute, and end it."""
+    """Start a kernel, evaluate an expression, and shut it down."""
     label = f"kernel {name}"
     started = time.monotonic()
     try:
-        transport, answer = asyncio.run(_ask(name, cwd if cwd.is_dir() else Path.cwd()))
+        transport, answer = asyncio.run(_evaluate(name, cwd if cwd.is_dir() else Path.cwd()))
     except RunnerError as error:
         return Check(name=label, status="fail", seen=error.message, hint=error.hint or "")
-    except Exception as error:  # noqa: BLE001  (whatever keeps a kernel from answering is the finding)
-        hint = "start it by hand to see more: python -m ipykernel; look at memory, open files and the temp folder"
+    except Exception as error:  # noqa: BLE001  (any reason for no answer is a finding)
+        hint = "start it manually: python -m ipykernel; check memory, open files and the temporary folder"
         return Check(name=label, status="fail", seen=f"{type(error).__name__}: {error}"[:300], hint=hint)
     took = format_seconds(time.monotonic() - started)
     if answer != _ANSWER:
         hint = "the kernel's Python is broken"
         return Check(name=label, status="fail", seen=f"{answer!r:.100}", needed=_ANSWER, hint=hint)
     if transport == "tcp":
-        hint = "give a temp folder that allows sockets (RUNNER_SOCKET_DIR): TCP ports collide between runs"
+        hint = "set RUNNER_SOCKET_DIR to a folder that allows sockets: TCP ports collide between runs"
         return Check(name=label, status="warn", seen=f"answered in {took} over tcp", needed="sockets", hint=hint)
     return Check(name=label, status="pass", seen=f"answered in {took}")
 
 
-async def _ask(name: str, cwd: Path) -> tuple[str, str]:
+async def _evaluate(name: str, cwd: Path) -> tuple[str, str]:
     from runner.stages.execute.kernel import Kernel, check_kernel
 
     check_kernel(name)
@@ -66,7 +66,7 @@ async def _ask(name: str, cwd: Path) -> tuple[str, str]:
 
 
 def python_of(name: str) -> str | None:
-    """Return the Python that a kernel runs in, None for a kernel of another language or none at all."""
+    """Return the Python of a kernel; None for another language or a missing kernel."""
     from jupyter_client.kernelspec import NoSuchKernel
 
     from runner.machine.kernel_specs import Kernels
@@ -79,5 +79,5 @@ def python_of(name: str) -> str | None:
         return None
     program = spec.argv[0]
     if Path(program).name in {"python", "python3"} and not Path(program).is_absolute():
-        return sys.executable  # as jupyter_client does it
+        return sys.executable  # as in jupyter_client
     return shutil.which(str(program))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checks of the Python environment: the imports of the notebooks, their versions, and known traps."""
+"""Checks of the Python environment: the notebooks' imports, versions, and known incompatibilities."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _CUDA_WHEEL = re.compile(r"-cu(?:da)?\d{2}x?$")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Environment:
-    """What the kernel's Python has: versions and requirements by canonical name, and how imports went."""
+    """Packages of a kernel's Python: versions and requirements by canonical name, and results of imports."""
 
     python: str
     versions: Mapping[str, str]
@@ -38,21 +38,21 @@ class Environment:
 
 
 def read(python: str, modules: Sequence[str], *, gpu: bool) -> Environment:
-    """Ask a Python for its distributions and let it import the modules, as far as the time allows."""
+    """List a Python's distributions and let it import the modules, within a time limit."""
     seconds = _SECONDS_WITH_GPU if gpu else _SECONDS_WITHOUT_GPU
     findings = probes.run(python, "probe_imports.py", [str(seconds), *modules], seconds=seconds + _GRACE_SECONDS)
     return environment(findings)
 
 
 def environment(findings: Findings) -> Environment:
-    """Return what the probe found; a module that was being imported when it died is broken."""
+    """Return the probe's findings; a module whose import killed it is broken."""
     merged = findings.merged
     listed: list[Any] = merged.get("distributions", [])
     broken = {one["broken"]: one["reason"] for one in findings.found if "broken" in one}
     imported = frozenset(one["imported"] for one in findings.found if "imported" in one)
     started = [one["importing"] for one in findings.found if "importing" in one]
     if findings.ended.startswith("killed") and started and started[-1] not in imported | broken.keys():
-        broken[started[-1]] = f"the import ended Python: {findings.ended}"
+        broken[started[-1]] = f"the import killed Python: {findings.ended}"
     return Environment(
         python=str(merged.get("python", "")),
         versions={canonical(name): version for name, version, _ in listed},
@@ -65,7 +65,7 @@ def environment(findings: Findings) -> Environment:
 
 
 def canonical(name: str) -> str:
-    """Return a distribution's name as packaging tools compare it."""
+    """Return a distribution's normalized name."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
@@ -75,11 +75,11 @@ def checks(env: Environment, users: Mapping[str, Sequence[str]], *, gpu: bool) -
     Parameters
     ----------
     env
-        What the kernel's Python has.
+        The kernel's packages.
     users
-        Names of notebooks by the module that they import.
+        Names of notebooks by imported module.
     gpu
-        Whether a GPU is visible; without one, libraries of CUDA may refuse to be imported.
+        Whether a GPU is visible; without one, CUDA libraries may fail to import.
     """
     if env.problem:
         hint = "repair the kernel's Python, or choose another kernel"
@@ -93,9 +93,9 @@ def checks(env: Environment, users: Mapping[str, Sequence[str]], *, gpu: bool) -
 
 
 def fits(versions: Mapping[str, str], wanted: Mapping[str, str]) -> Iterator[Check]:
-    """Compare what is installed with the versions that a plan was written for.
+    """Compare the installed versions with those that a plan was written for.
 
-    Wheels for a version of CUDA count for their package: `rapids-singlecell-cu13` is rapids-singlecell.
+    Wheels for a CUDA version count as their package: `rapids-singlecell-cu13` is rapids-singlecell.
     """
     from packaging.specifiers import SpecifierSet
 
@@ -126,24 +126,24 @@ def _import(env: Environment, module: str, names: Sequence[str], *, gpu: bool) -
         hint = "install it into the image; nothing is installed at run time"
         return Check(name=label, status="fail", seen="not installed", needed=by, hint=hint)
     if module in env.broken:
-        hint = "without a GPU that may be all; on a GPU node this notebook fails" if not gpu else "see the reason"
+        hint = "may be due to the missing GPU; otherwise this notebook fails" if not gpu else "see the reason"
         return Check(name=label, status="fail" if gpu else "warn", seen=env.broken[module], needed=by, hint=hint)
-    how = "" if module in env.imported else "found, not imported in the time there was"
+    how = "" if module in env.imported else "found, not imported within the time limit"
     return Check(name=label, status="pass", seen=", ".join(filter(None, [version, how])) or "imported", needed=by)
 
 
 def conflicts(env: Environment) -> Check:
-    """Look for distributions whose requirements are not met by what is installed."""
-    found = []
-    for name, lines in sorted(env.requires.items()):
-        for line in lines:
-            problem = _unmet(line, env.versions)
-            if problem:
-                found.append(f"{name} {env.versions[name]} {problem}")
+    """Check for unsatisfied requirements of installed distributions."""
+    found = [
+        f"{name} {env.versions[name]} {problem}"
+        for name, lines in sorted(env.requires.items())
+        for line in lines
+        if (problem := _unmet(line, env.versions))
+    ]
     if not found:
         return Check(name="conflicts", status="pass", seen="none")
     more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
-    hint = "install versions that go together; `pip check` lists them all"
+    hint = "install compatible versions; `pip check` lists all conflicts"
     return Check(name="conflicts", status="warn", seen="; ".join(found[:_SHOWN]) + more, needed="none", hint=hint)
 
 
@@ -158,12 +158,12 @@ def _unmet(line: str, versions: Mapping[str, str]) -> str | None:
         if not requirement.specifier.contains(have, prereleases=True):
             return f"needs {requirement.name}{requirement.specifier}, found {have}"
     except (InvalidRequirement, InvalidVersion):
-        return None  # an odd line of somebody's metadata is no finding about this system
+        return None  # invalid metadata of a package does not concern this system
     return None
 
 
 def deprecated_pynvml(versions: Mapping[str, str]) -> Check:
-    """Look for the distribution `pynvml`, which hides or warns about the module of nvidia-ml-py."""
+    """Check for the distribution `pynvml`, which shadows the module of nvidia-ml-py or warns on import."""
     name = "pynvml distribution"
     if "pynvml" not in versions:
         return Check(name=name, status="pass", seen="absent")

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checks of a folder: writable, with room, with renames that hold, and quick enough.
+"""Checks of a folder: writable, enough space, atomic renames, speed, clock.
 
-Everything is tried with small files of our own, because permission bits say little about network
-file systems, and because what a volume promises is not what it does.
+Everything is tested with small files, because permission bits mean little on network file systems and volumes do not
+always behave as specified.
 """
 
 from __future__ import annotations
@@ -30,19 +30,17 @@ _CLOCK_SECONDS = 5.0
 
 
 def checks(label: str, folder: Path, *, must_write: bool) -> tuple[Check, ...]:
-    """Return the checks of one folder, which need not exist yet.
+    """Return the checks of a folder, which need not exist yet.
 
     Parameters
     ----------
     label
-        What the folder is for.
-    folder
-        The folder.
+        Purpose of the folder.
     must_write
-        Whether not being able to write there is a failure or a warning.
+        Whether an unwritable folder is a failure, or only a warning.
     """
     try:
-        made = _missing(folder)
+        missing = [part for part in (folder, *folder.parents) if not part.exists()]
         folder.mkdir(parents=True, exist_ok=True)
         probe = Path(tempfile.mkdtemp(prefix=".validate-", dir=folder))
     except OSError as error:
@@ -55,14 +53,9 @@ def checks(label: str, folder: Path, *, must_write: bool) -> tuple[Check, ...]:
         )
     finally:
         shutil.rmtree(probe, ignore_errors=True)
-        for parent in made:  # nothing is left of a folder that was not there
+        for parent in missing:  # remove the folders created for the checks
             with contextlib.suppress(OSError):
                 parent.rmdir()
-
-
-def _missing(folder: Path) -> list[Path]:
-    """Return the folders that will have to be made, innermost first."""
-    return [part for part in (folder, *folder.parents) if not part.exists()]
 
 
 def _not_writable(label: str, folder: Path, error: OSError, *, must_write: bool) -> Check:
@@ -70,11 +63,11 @@ def _not_writable(label: str, folder: Path, error: OSError, *, must_write: bool)
     owner = next((part for part in (folder, *folder.parents) if part.exists()), folder)
     try:
         status = owner.stat()
-        whose = f"{owner} is of uid {status.st_uid}, gid {status.st_gid}, {stat.filemode(status.st_mode)}"
+        whose = f"{owner} belongs to uid {status.st_uid}, gid {status.st_gid}, {stat.filemode(status.st_mode)}"
     except OSError:
-        whose = f"{owner} cannot be looked at"
+        whose = f"{owner} cannot be accessed"
     hint = (
-        f'docker: --user {uid} must own the mount, or give --user "$(id -u)"; '
+        f'docker: --user {uid} must own the mount, or use --user "$(id -u)"; '
         f"Kubernetes: set podTemplate.securityContext.fsGroup (e.g. {gid})"
     )
     seen = f"{folder}: {error.strerror} as uid {uid}, gid {gid}; {whose}"
@@ -90,10 +83,10 @@ def _space(label: str, folder: Path) -> Check:
     inodes = figures.f_favail if figures.f_files else None  # some file systems have no fixed number
     seen = f"{format_bytes(free)} free" + ("" if inodes is None else f", {inodes} inodes")
     if inodes is not None and inodes < _FEW_INODES:
-        hint = "zarr stores and caches have many files: remove some, or use another volume"
+        hint = "zarr stores and caches consist of many files: delete some, or use another volume"
         return Check(name=name, status="warn", seen=seen, needed=f"{_FEW_INODES} inodes", hint=hint)
     if free < _LITTLE_BYTES:
-        hint = "free some, or use a larger volume"
+        hint = "free some space, or use a larger volume"
         return Check(name=name, status="warn", seen=seen, needed=format_bytes(_LITTLE_BYTES), hint=hint)
     return Check(name=name, status="pass", seen=seen)
 
@@ -102,12 +95,12 @@ def _trials(label: str, folder: Path) -> list[Check]:
     try:
         return [_speed(label, folder), _rename(label, folder), _clock(label, folder)]
     except OSError as error:
-        hint = "the volume takes folders but no data: look at quota and free space"
+        hint = "folders can be created but not written to: check quota and free space"
         return [Check(name=f"{label} write", status="fail", seen=f"{error.strerror or error}", hint=hint)]
 
 
 def _speed(label: str, folder: Path) -> Check:
-    """Write for at most a second; then small synced writes, as each save of a notebook makes them."""
+    """Measure writes for at most a second, then small synced writes as for each save of a notebook."""
     room = os.statvfs(folder).f_bavail * os.statvfs(folder).f_frsize
     most = min(_MOST_BYTES, room // 10)
     written, started = 0, time.perf_counter()
@@ -125,13 +118,13 @@ def _speed(label: str, folder: Path) -> Check:
         sync = (time.perf_counter() - began) / _SYNCS
     seen = f"{format_bytes(speed)}/s, fsync {sync * 1000:.1f} ms"
     if speed < _SLOW_BYTES_PER_SECOND or sync > _SLOW_SYNC_SECONDS:
-        hint = "runs will work, saving less often; large datasets will take long: use a faster storage class"
+        hint = "runs will save less often, and large datasets take long: use a faster storage class"
         return Check(name=f"{label} speed", status="warn", seen=seen, needed="20 MB/s, fsync 200 ms", hint=hint)
     return Check(name=f"{label} speed", status="pass", seen=seen)
 
 
 def _rename(label: str, folder: Path) -> Check:
-    """Replace a file that somebody has open, as every document is written."""
+    """Replace an open file by renaming, as for every document written."""
     name, old, new = f"{label} rename", folder / "old", folder / "new"
     old.write_bytes(b"old")
     new.write_bytes(b"new")
@@ -140,18 +133,18 @@ def _rename(label: str, folder: Path) -> Check:
         kept = reader.read() == b"old"
     replaced = old.read_bytes() == b"new" and not new.exists()
     if replaced and kept:
-        return Check(name=name, status="pass", seen="whole files are replaced at once")
-    hint = "readers may see half a file here: put the output folder on a POSIX file system"
-    return Check(name=name, status="fail", seen="a rename does not replace a file at once", hint=hint)
+        return Check(name=name, status="pass", seen="renames replace files atomically")
+    hint = "readers may see partial files: put the output folder on a POSIX file system"
+    return Check(name=name, status="fail", seen="a rename does not replace a file atomically", hint=hint)
 
 
 def _clock(label: str, folder: Path) -> Check:
-    """Compare the clock of the file system, which may be a server's, with ours."""
+    """Compare the clock of the file system, possibly a server's, with ours."""
     stamp = folder / "stamp"
     stamp.write_bytes(b"")
     skew = stamp.stat().st_mtime - time.time()
     seen = f"{abs(skew):.0f} s {'ahead of' if skew > 0 else 'behind'} ours" if abs(skew) >= 1 else "agrees with ours"
     if abs(skew) > _CLOCK_SECONDS:
-        hint = "set the clocks of node and file server by NTP"
+        hint = "synchronise the clocks of node and file server with NTP"
         return Check(name=f"{label} clock", status="warn", seen=seen, needed="within 5 s", hint=hint)
     return Check(name=f"{label} clock", status="pass", seen=seen)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the notebooks of a plan need of the Python environment, read from their sources."""
+"""Kernels and modules required by the notebooks of a plan, from their sources."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _MAGICS = ("%", "!", "?")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Needs:
-    """Kernels by name with the notebooks that use them, modules likewise, and what could not be read."""
+    """Notebooks by kernel and by imported module, and checks for those that could not be read."""
 
     kernels: dict[str, list[str]]
     modules: dict[str, list[str]]
@@ -29,7 +29,7 @@ class Needs:
 
 
 def of_plan(plan: Plan | None, checkout: Path, kernel: str | None) -> Needs:
-    """Read the notebooks of a plan; those that are not in the checkout are reported and left out."""
+    """Read the notebooks of a plan; those missing from the checkout are reported."""
     if plan is None:
         return Needs(kernels={kernel or "python3": []}, modules={})
     kernels: defaultdict[str, list[str]] = defaultdict(list)
@@ -58,10 +58,10 @@ def _read_check(plan: Plan, checkout: Path, unread: list[tuple[Notebook, str]]) 
 
 
 def imports_of(notebook: Path, cwd: Path) -> set[str]:
-    """Return the top-level modules that a notebook imports and that must be installed.
+    """Return the top-level modules that must be installed for a notebook.
 
-    The standard library is left out, and so are modules that lie beside the notebook or in a
-    folder there, because such notebooks extend ``sys.path`` themselves.
+    The standard library is excluded, and so are modules beside the notebook or in a folder there,
+    because such notebooks extend ``sys.path`` themselves.
 
     Raises
     ------
@@ -77,7 +77,7 @@ def imports_of(notebook: Path, cwd: Path) -> set[str]:
 
 
 def _imports(source: str) -> set[str]:
-    """Return the modules of all import statements; what is no Python is skipped line by line."""
+    """Return the modules of all import statements outside ``try``, ignoring lines with magics."""
     lines = ["" if line.lstrip().startswith(_MAGICS) else line for line in source.splitlines()]
     try:
         tree = ast.parse("\n".join(lines))
@@ -98,11 +98,11 @@ def _imports(source: str) -> set[str]:
 
 
 def _beside(name: str, *folders: Path) -> bool:
-    for folder in folders:
-        for place in (folder, *(part for part in _subfolders(folder))):
-            if (place / f"{name}.py").is_file() or (place / name / "__init__.py").is_file():
-                return True
-    return False
+    return any(
+        (place / f"{name}.py").is_file() or (place / name / "__init__.py").is_file()
+        for folder in folders
+        for place in (folder, *_subfolders(folder))
+    )
 
 
 def _subfolders(folder: Path) -> list[Path]:

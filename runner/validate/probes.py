@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Starts a probe in a process of its own and reads its findings, a JSON object a line.
+"""Runs a probe in a separate process and reads its findings, one JSON object per line.
 
-Libraries of CUDA may crash, hang or keep GPU memory for the life of their process, so none of
-them is loaded into ours.
+CUDA libraries may crash, hang or hold GPU memory for the life of their process, so they are never loaded into ours.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ HERE = Path(__file__).resolve().parent / "standalone"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Findings:
-    """What a probe printed, and how it ended: ``ended`` is empty for a normal end."""
+    """Findings of a probe; ``ended`` is empty if it exited normally."""
 
     found: tuple[dict[str, Any], ...]
     ended: str = ""
@@ -35,7 +34,7 @@ class Findings:
 
 
 def run(python: str, probe: str, arguments: Sequence[str] = (), *, seconds: float, cwd: Path | None = None) -> Findings:
-    """Run a probe with a Python, at most so long, and return what it found until then."""
+    """Run a probe with a Python and a time limit, and return its findings."""
     command = [python, str(HERE / probe), *arguments]
     try:
         process = subprocess.Popen(
@@ -53,7 +52,7 @@ def run(python: str, probe: str, arguments: Sequence[str] = (), *, seconds: floa
     try:
         output, errors = process.communicate(timeout=seconds)
     except subprocess.TimeoutExpired:
-        ended = f"no end after {seconds:g} s"
+        ended = f"still running after {seconds:g} s"
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)
         output, errors = process.communicate()
@@ -65,7 +64,7 @@ def run(python: str, probe: str, arguments: Sequence[str] = (), *, seconds: floa
 
 
 def _objects(output: bytes) -> list[dict[str, Any]]:
-    """Return the JSON objects among the lines; libraries print other things as well."""
+    """Return the JSON objects among the lines; libraries print other text too."""
     found = []
     for line in output.splitlines():
         with contextlib.suppress(ValueError):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a validation is asked and what it answers: one record, written as JSON and shown as table or page."""
+"""Request and result of a validation; the result is written as JSON and shown as a table or page."""
 
 from __future__ import annotations
 
@@ -19,23 +19,22 @@ LEVELS: tuple[Level, ...] = ("pass", "warn", "fail")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
-    """What the system should be fit for.
+class ValidationRequest:
+    """The requirements to check.
 
-    ``limit_seconds`` bounds each group of checks: a file system that hangs is a finding, and no
-    reason to hang as well.
+    ``limit_seconds`` limits each group of checks: a hanging file system is a finding and must not hang the validation.
     """
 
     plan: Plan | None = None
     plan_path: Path | None = None
     checkout: Path
     folders: Mapping[str, Path]
-    """Where notebooks and runs will write: `outputs`, and `checkout` and `cache` where there are such."""
+    """Folders that notebooks and runs write to: `outputs`, and optionally `checkout` and `cache`."""
     requirements: Requirements = field(default_factory=Requirements)
     kernel: str | None = None
     network: bool = False
     doctors: bool = True
-    """Call the libraries' own checks too; not so when one of them calls us."""
+    """Run the libraries' own checks too; False if one of them calls us."""
     limit_seconds: float = 60.0
 
 
@@ -50,7 +49,7 @@ class Section:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Validation:
-    """The answer of `runner validate`; the verdict is the worst of its checks."""
+    """Result of `runner validate`; the verdict is its worst check's status."""
 
     schema_version: int = 1
     verdict: Level
@@ -65,7 +64,7 @@ class Validation:
 
     @property
     def exit_code(self) -> int:
-        """0, or 3 when a check failed: the machine does not have what is asked for."""
+        """0, or 3 if a check failed."""
         return 3 if self.verdict == "fail" else 0
 
 
@@ -76,11 +75,11 @@ def checks_of(sections: tuple[Section, ...]) -> Iterator[Check]:
 
 
 def counts(sections: tuple[Section, ...]) -> dict[str, int]:
-    """Return how many checks passed, warned and failed."""
+    """Return the number of checks by status."""
     found = [check.status for check in checks_of(sections)]
     return {level: found.count(level) for level in LEVELS}
 
 
 def worst(sections: tuple[Section, ...]) -> Level:
-    """Return the verdict over all checks."""
+    """Return the worst status of all checks."""
     return max((check.status for check in checks_of(sections)), key=LEVELS.index, default="pass")

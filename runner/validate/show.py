@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The validation for people: a table on a terminal, plain lines in a log, a page for the report folder."""
+"""Presents a validation: a table on a terminal, plain lines in a log, an HTML page for the report folder."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def summary(validation: Validation) -> str:
 
 
 def lines(validation: Validation) -> Iterator[str]:
-    """Yield one line a check, the same whatever the width of the terminal."""
+    """Yield one line per check, independent of the terminal's width."""
     for section in validation.sections:
         for check in section.checks:
             yield f"{check.status:4} {section.name}: {_plain(check)}"
@@ -33,12 +33,12 @@ def lines(validation: Validation) -> Iterator[str]:
 
 def _plain(check: Check) -> str:
     needed = f" (needed: {check.needed})" if check.needed else ""
-    hint = f"; what to do: {check.hint}" if check.hint and check.status != "pass" else ""
+    hint = f"; hint: {check.hint}" if check.hint and check.status != "pass" else ""
     return " ".join(f"{check.name}: {check.seen}{needed}{hint}".split())
 
 
 def print_to_terminal(validation: Validation) -> None:
-    """Print a table where somebody looks, lines where a log is kept."""
+    """Print a table on a terminal, else lines."""
     if not sys.stdout.isatty():
         print("\n".join(lines(validation)))
         return
@@ -62,13 +62,13 @@ def print_to_terminal(validation: Validation) -> None:
 
 
 def page(validation: Validation) -> str:
-    """Return the HTML page: one file, no script, nothing from a network."""
+    """Return the HTML page: a single file without scripts or external resources."""
     from markupsafe import Markup
 
     folder = templates_folder()
     style = (folder / "report.css").read_text(encoding="utf-8")
     policy = f"default-src 'none'; style-src '{policy_hash(style)}'; base-uri 'none'; form-action 'none'"
-    # Both are ours, and must reach the page byte for byte, as the hash demands.
+    # Both are ours, and must be unescaped to match the hash.
     ours = {"policy": Markup(policy), "style": Markup(style)}  # noqa: S704
     return (
         templates(folder)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs all checks side by side, each group within its time, and gives one record.
+"""Runs all checks concurrently, each group with a time limit.
 
-The GPUs are looked at first, because other checks are stricter where there are some.
+GPUs are checked first, because other checks are stricter if there are any.
 """
 
 from __future__ import annotations
@@ -18,34 +18,46 @@ from pathlib import Path
 from runner import __version__
 from runner.core import log
 from runner.core.records import Check
-from runner.validate import check_gpus, check_kernels, check_packages, notebook_imports
-from runner.validate.result import Asked, Section, Validation, counts, worst
+from runner.validate import (
+    check_cuda,
+    check_doctors,
+    check_gpus,
+    check_host,
+    check_kernels,
+    check_network,
+    check_packages,
+    check_storage,
+    notebook_imports,
+)
+from runner.validate.result import Section, Validation, ValidationRequest, counts, worst
 
 Group = Callable[[], Sequence[Check]]
 
 
-def validate(asked: Asked, environ: Mapping[str, str] | None = None) -> Validation:
-    """Check this system against what is asked and return what was found."""
+def validate(request: ValidationRequest, environ: Mapping[str, str] | None = None) -> Validation:
+    """Check this system against the request."""
     environ = os.environ if environ is None else environ
     started_at, started = log.utc_now(), time.monotonic()
-    gpus, section = _gpus(asked, environ)
-    gpu = bool(gpus.seen) or check_gpus.most_gpus(asked) > 0
-    wants = notebook_imports.of_plan(asked.plan, asked.checkout, asked.kernel)
+    gpus, section = _gpus(request, environ)
+    gpu = bool(gpus.seen) or check_gpus.most_gpus(request) > 0
+    wants = notebook_imports.of_plan(request.plan, request.checkout, request.kernel)
     groups: dict[str, Group] = {
-        "python": lambda: _python(asked, wants, gpus, environ),
-        "kernels": lambda: [check_kernels.check(name, asked.checkout) for name in wants.kernels],
-        "storage": lambda: _storage(asked),
-        "host": lambda: _host(asked, environ, gpu=gpu),
+        "python": lambda: _python(request, wants, gpus, environ),
+        "kernels": lambda: [check_kernels.check(name, request.checkout) for name in wants.kernels],
+        "storage": lambda: _storage(request),
+        "host": lambda: check_host.checks(
+            request.plan, request.requirements, request.folders["outputs"], environ, gpu=gpu
+        ),
     }
-    if asked.network:
-        groups["network"] = lambda: _network(asked)
-    sections = (section, *_side_by_side(groups, asked.limit_seconds))
+    if request.network:
+        groups["network"] = lambda: check_network.checks(request.plan)
+    sections = (section, *_run_concurrently(groups, request.limit_seconds))
     return Validation(
         verdict=worst(sections),
         hostname=platform.node(),
         runner_version=__version__,
         image=environ.get("RUNNER_IMAGE") or None,
-        plan=str(asked.plan_path) if asked.plan_path else None,
+        plan=str(request.plan_path) if request.plan_path else None,
         started_at=started_at,
         wall_seconds=round(time.monotonic() - started, 3),
         counts=counts(sections),
@@ -53,29 +65,27 @@ def validate(asked: Asked, environ: Mapping[str, str] | None = None) -> Validati
     )
 
 
-def _gpus(asked: Asked, environ: Mapping[str, str]) -> tuple[check_gpus.Gpus, Section]:
-    """Look at the GPUs; a driver that hangs is a finding like any other."""
-    looks: list[check_gpus.Gpus] = []
+def _gpus(request: ValidationRequest, environ: Mapping[str, str]) -> tuple[check_gpus.Gpus, Section]:
+    """Check the GPUs, with a time limit: the driver may hang."""
+    found: list[check_gpus.Gpus] = []
 
-    def look() -> Sequence[Check]:
-        looks.append(check_gpus.look(environ))
-        return check_gpus.checks(looks[0], asked)
+    def check() -> Sequence[Check]:
+        found.append(check_gpus.look(environ))
+        return check_gpus.checks(found[0], request)
 
-    section = _side_by_side({"gpus": look}, asked.limit_seconds)[0]
-    return (looks[0] if looks else check_gpus.Gpus(health={})), section
+    section = _run_concurrently({"gpus": check}, request.limit_seconds)[0]
+    return (found[0] if found else check_gpus.Gpus(health={})), section
 
 
 def _python(
-    asked: Asked, wants: notebook_imports.Needs, gpus: check_gpus.Gpus, environ: Mapping[str, str]
+    request: ValidationRequest, wants: notebook_imports.Needs, gpus: check_gpus.Gpus, environ: Mapping[str, str]
 ) -> list[Check]:
-    from runner.validate import check_cuda, check_doctors
-
     found = list(wants.checks)
     seen_pythons: set[str] = set()
     for kernel, notebooks in wants.kernels.items():
         python = check_kernels.python_of(kernel)
         if python is None or python in seen_pythons:
-            continue  # of a kernel that is missing the kernels' own check tells
+            continue  # a missing kernel is reported by its own check
         seen_pythons.add(python)
         users = {
             module: [name for name in names if name in notebooks]
@@ -84,41 +94,27 @@ def _python(
         }
         env = check_packages.read(python, sorted(users), gpu=bool(gpus.seen))
         found += check_packages.checks(env, users, gpu=bool(gpus.seen))
-        found += check_packages.fits(env.versions, asked.plan.fits if asked.plan else {})
+        found += check_packages.fits(env.versions, request.plan.fits if request.plan else {})
         found += check_cuda.checks(gpus, python, env.versions, environ)
-        if gpus.seen and asked.doctors:
+        if gpus.seen and request.doctors:
             found += check_doctors.checks(python)
     return found
 
 
-def _storage(asked: Asked) -> list[Check]:
-    from runner.validate import check_storage
-
+def _storage(request: ValidationRequest) -> list[Check]:
     found: list[Check] = []
     tried: set[Path] = set()
-    for label, folder in asked.folders.items():
+    for label, folder in request.folders.items():
         if folder.resolve() not in tried:
             tried.add(folder.resolve())
             found += check_storage.checks(label, folder, must_write=label == "outputs")
     return found
 
 
-def _host(asked: Asked, environ: Mapping[str, str], *, gpu: bool) -> list[Check]:
-    from runner.validate import check_host
+def _run_concurrently(groups: Mapping[str, Group], limit_seconds: float) -> tuple[Section, ...]:
+    """Run each group in its own thread; a group that exceeds the time limit fails.
 
-    return check_host.checks(asked.plan, asked.requirements, asked.folders["outputs"], environ, gpu=gpu)
-
-
-def _network(asked: Asked) -> Sequence[Check]:
-    from runner.validate import check_network
-
-    return check_network.checks(asked.plan)
-
-
-def _side_by_side(groups: Mapping[str, Group], limit_seconds: float) -> tuple[Section, ...]:
-    """Run each group in a thread of its own; what has not answered in time failed.
-
-    The threads are daemons: one that hangs in the kernel does not keep us from ending.
+    The threads are daemons: one that hangs in a system call does not keep the process from exiting.
     """
     futures = {name: _start(name, group) for name, group in groups.items()}
     deadline = time.monotonic() + limit_seconds
@@ -133,7 +129,7 @@ def _start(name: str, group: Group) -> Future[Section]:
         try:
             checks = tuple(group())
             future.set_result(Section(name=name, checks=checks, wall_seconds=round(time.monotonic() - started, 3)))
-        except BaseException as error:  # noqa: BLE001  (handed over to the one who waits)
+        except BaseException as error:  # noqa: BLE001  (raised again in `_collect`)
             future.set_exception(error)
 
     threading.Thread(target=work, name=f"validate-{name}", daemon=True).start()
@@ -145,9 +141,9 @@ def _collect(name: str, future: Future[Section], deadline: float, limit_seconds:
         return future.result(timeout=max(0.0, deadline - time.monotonic()))
     except FutureTimeoutError:
         seen = f"no answer within {limit_seconds:g} s"
-        hint = "something hangs: a network file system or the driver; look at the host's kernel log"
+        hint = "a network file system or the driver may hang; check the host's kernel log"
         return Section(name=name, checks=(Check(name=name, status="fail", seen=seen, hint=hint),))
-    except Exception as error:  # noqa: BLE001  (one group's fault hides no other group)
+    except Exception as error:  # noqa: BLE001  (an error in one group must not hide the others)
         seen = f"{type(error).__name__}: {error}"[:300]
-        hint = "this check itself went wrong; please report it"
+        hint = "internal error in this check; please report it"
         return Section(name=name, checks=(Check(name=name, status="fail", seen=seen, hint=hint),))

@@ -180,7 +180,7 @@ def test_validate_sees_the_limits_of_the_container(engine, cpu_image):
     done = engine.run(cpu_image, "validate", "--json", options=options)
     checks = {check["name"]: check for section in json.loads(done.stdout)["sections"] for check in section["checks"]}
     assert checks["memory"]["seen"].startswith("629.1 MB (cgroup-v")
-    assert "the memory guard acts before" in checks["out of memory"]["seen"]
+    assert "the memory guard acts first" in checks["out of memory"]["seen"]
     assert "answered in" in checks["kernel python3"]["seen"]
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Programs that the kernel's Python runs alone, with this folder first in its path.
+"""Programs run standalone by the kernel's Python, with this folder first in its path.
 
-They stand apart because a module beside them would hide a library of the same name: `cuda`, for one.
+They have their own folder because a module beside them would shadow a library of the same name, such as `cuda`.
 """

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Run by the kernel's Python, alone in a process: what is installed, and which modules import.
+"""Run by the kernel's Python in a separate process: lists distributions and imports modules.
 
-It imports nothing of `runner`, which that Python may not have. The first JSON line is the list
-of distributions; then comes one line before and one after each import, so that a module that
-crashes the process or hangs is known.
+It imports nothing from `runner`, which that Python may not have. The first JSON line is the list
+of distributions; then follows one line before and one after each import, to identify a module that
+crashes the process or hangs.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from importlib import metadata
 ANSWERS = sys.stdout
 
 
-def tell(**finding: object) -> None:
-    """Print one finding at once."""
+def emit(**finding: object) -> None:
+    """Print a finding immediately."""
     print(json.dumps(finding), flush=True, file=ANSWERS)
 
 
 def distributions() -> list[object]:
-    """Return name, version and requirements of everything installed."""
+    """Return name, version and requirements of each installed distribution."""
     return [
         [one.metadata["Name"], one.version, one.requires or []]
         for one in metadata.distributions()
@@ -34,25 +34,25 @@ def distributions() -> list[object]:
 
 
 def main(modules: list[str], seconds: float) -> None:
-    """Look for every module first, then import them until the time is up."""
-    tell(python=platform.python_version(), distributions=distributions())
+    """Find every module first, then import them until the time is up."""
+    emit(python=platform.python_version(), distributions=distributions())
     present = {}
     for name in modules:
         try:
             present[name] = importlib.util.find_spec(name) is not None
         except (ImportError, ValueError):
             present[name] = False
-    tell(present=present)
-    sys.stdout = sys.stderr  # what a library prints on import is no finding
+    emit(present=present)
+    sys.stdout = sys.stderr  # output of a library on import is not a finding
     deadline = time.monotonic() + seconds
-    for name, there in present.items():
-        if there and time.monotonic() < deadline:
-            tell(importing=name)
+    for name, found in present.items():
+        if found and time.monotonic() < deadline:
+            emit(importing=name)
             try:
                 importlib.import_module(name)
-                tell(imported=name)
+                emit(imported=name)
             except BaseException as error:  # noqa: BLE001  (SystemExit too)
-                tell(broken=name, reason=f"{type(error).__name__}: {error}"[:300])
+                emit(broken=name, reason=f"{type(error).__name__}: {error}"[:300])
 
 
 if __name__ == "__main__":
