@@ -90,7 +90,7 @@ def test_the_trap_of_numba_and_driver_580_is_named(driver, versions, environ, st
 @pytest.mark.parametrize(
     ("finding", "status", "seen"),
     [
-        ({"cupy": "13.6", "right": True, "runtime": 12080}, "pass", "right"),
+        ({"cupy": "13.6", "right": True, "runtime": 12080}, "pass", "correct"),
         ({"cupy": "13.6", "right": False, "runtime": 12080}, "fail", "wrong sum"),
         ({"cupy": "13.6", "right": None, "reason": "CUDARuntimeError: no kernel image"}, "fail", "no kernel image"),
         ({"cupy": None, "missing": True, "reason": "ModuleNotFoundError"}, "pass", "not installed"),
@@ -332,7 +332,7 @@ def test_the_probe_of_a_process_that_does_not_end_is_killed(monkeypatch, tmp_pat
     monkeypatch.setattr(probes, "HERE", tmp_path)
     findings = probes.run(sys.executable, "probe.py", seconds=2)
     assert findings.merged == {"a": 1}
-    assert "no end after 2 s" in findings.ended
+    assert "still running after 2 s" in findings.ended
 
 
 def test_most_gpus_counts_what_must_run():
