@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the machine says: GPUs, host memory, processes, and what became of them."""
+"""Measurement and control of the machine: GPUs, host memory, processes."""

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the units of a GPU did between two moments: NVML's GPM counters, on Hopper and newer.
+"""Activity of a GPU's units between two samples: NVML's GPM counters, on Hopper and newer.
 
-Utilisation says that something ran; this says how much of the GPU it kept busy. The counters add up by themselves:
-two samples give the means of the time between them. The first and the last give those of the run, and the
-sampler's thread takes others in between, at the ends of cells and as often as their cost allows.
+Utilisation shows that something ran, activity how much of the GPU it used. The counters are cumulative: two samples
+give the means over the time between them. The first and the last give those of the run; the sampler's thread takes
+others in between, at the ends of cells and as often as their cost allows.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ if TYPE_CHECKING:
 # Numbers in nvml.h, in the order of `ACTIVITY`; rates are in MiB/s.
 _METRICS = dict(zip(ACTIVITY, (2, 3, 5, 10, 11, 12, 13, 20, 21, 60, 61), strict=True))
 SHORTEST_SECONDS = 0.1
-"""Two samples that are closer say nothing."""
+"""Minimum time between two samples for meaningful values."""
 LOOK_SECONDS = 1.0
 LOOK_SHARE = 0.0005
-"""What samples that nobody asked for may cost of a core."""
+"""Maximum CPU use of regular samples, as a share of a core."""
 
 
 class ActivityMeter:
-    """Means over the time between the first `look` and `stop`; ``reason`` says why there are none.
+    """Means over the time between the first `look` and `stop`; ``reason`` explains missing ones.
 
     Parameters
     ----------
     series
-        Where the means between two looks go.
+        Receives the means between two samples.
     """
 
     def __init__(self, gpu: Gpu, series: GpuSeries) -> None:
@@ -52,12 +52,14 @@ class ActivityMeter:
         self.reason = "the kernel did not start"
 
     def look(self, seconds: float, *, asked: bool = False) -> dict[str, float]:
-        """Take a sample at this time of the run, if it is time for one, and return the means since the one before.
+        """Take a sample if one is due, and return the means since the previous one.
 
         Parameters
         ----------
+        seconds
+            Time since the start of the run.
         asked
-            It is time for one sooner.
+            Requested explicitly: due earlier than a regular sample.
         """
         found: dict[str, float] = {}
         if self._off:
@@ -84,22 +86,22 @@ class ActivityMeter:
         return found
 
     def _start(self, seconds: float) -> None:
-        """Take the first sample, if this GPU has the counters."""
+        """Take the first sample, if the GPU supports the counters."""
         nvml, handle = self._gpu.nvml, self._gpu.handle
         self._off = True
         if self._gpu.mig:
-            self.reason = "a MIG slice does not tell"
+            self.reason = "not available for a MIG slice"
             return
         with self._explained():
             if not ask(nvml, nvml.nvmlGpmQueryDeviceSupport, handle).isSupportedDevice:
-                self.reason = "GPUs before Hopper do not tell"
+                self.reason = "not available before Hopper"
                 return
             self._first = self._last = self._sample()
             self._series.activity_seconds.append(seconds)
             self._off = False
 
     def stop(self) -> dict[str, float]:
-        """Return the means since the first look, by the names in `GpuUse.activity`."""
+        """Return the means since the first sample, by the names in `GpuUse.activity`."""
         found: dict[str, float] = {}
         first, self._first, self._off = self._first, None, True
         if first is None:
@@ -109,7 +111,7 @@ class ActivityMeter:
             last = self._sample()
             found = self._between(first, last)
             self.reason = "" if found else "the driver gave no value"
-        with contextlib.suppress(Exception):  # a driver that is gone frees nothing
+        with contextlib.suppress(Exception):  # a lost driver frees nothing
             for sample in {id(one): one for one in (first, self._last, self._spare, last) if one is not None}.values():
                 self._gpu.nvml.nvmlGpmSampleFree(sample)
         return found
@@ -136,7 +138,7 @@ class ActivityMeter:
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:
-        """Note why there is no answer: of a driver, or of a binding that is too old to ask."""
+        """Set ``reason`` if the driver fails or the binding is too old."""
         try:
             yield
         except (Unavailable, DriverProblem, AttributeError) as problem:

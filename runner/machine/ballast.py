@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A process that holds memory of a GPU, so that a large card has no more room than a smaller one.
+"""A process that occupies GPU memory, so that a large card has only as much free as a smaller one.
 
-Plain cuMemAlloc through libcuda, never managed memory, which would move out of the way.
+It uses plain cuMemAlloc through libcuda, never managed memory, which would be evicted.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 TOLERANCE_BYTES = 64 * 2**20
 
-# It ends with its stdin, and so with the process that started it.
+# It exits when its stdin is closed, and so with its parent process.
 _PROGRAM = """
 import ctypes, sys
 cuda = ctypes.CDLL("libcuda.so.1")
@@ -39,19 +39,19 @@ for line in sys.stdin:
 
 
 class Ballast:
-    """Leaves exactly so much memory of a GPU free between ``with`` and its end.
+    """Context manager that occupies all memory of a GPU but a given amount.
 
     Parameters
     ----------
     gpu
         The GPU, which must not be in MIG mode.
     leave_bytes
-        What stays free by NVML's figure, to within `TOLERANCE_BYTES`.
+        Memory that stays free according to NVML, to within `TOLERANCE_BYTES`.
 
     Raises
     ------
     RefusedError
-        Less than that is free, or CUDA gives this process no memory.
+        Less than that is free, or CUDA cannot allocate memory in this process.
     """
 
     def __init__(self, gpu: Gpu, leave_bytes: int) -> None:
@@ -68,20 +68,20 @@ class Ballast:
             env={**os.environ, "CUDA_VISIBLE_DEVICES": self._gpu.uuid},
         )
         try:
-            self._answer()
-            # The driver rounds up: what it took too little or too much is seen, and the rest taken then.
+            self._read_answer()
+            # The driver rounds sizes: measure what it allocated, and allocate the rest.
             for _ in range(3):
-                too_much = self._free_bytes() - self._leave_bytes
-                if too_much <= TOLERANCE_BYTES // 2:
+                excess = self._free_bytes() - self._leave_bytes
+                if excess <= TOLERANCE_BYTES // 2:
                     break
-                self._process.stdin.write(f"{too_much}\n")  # type: ignore[union-attr]
+                self._process.stdin.write(f"{excess}\n")  # type: ignore[union-attr]
                 self._process.stdin.flush()  # type: ignore[union-attr]
-                self._answer()
+                self._read_answer()
             free = self._free_bytes()
             if abs(free - self._leave_bytes) > TOLERANCE_BYTES:
                 self._refuse(
-                    f"{format_bytes(free)} are free, {format_bytes(self._leave_bytes)} should be",
-                    hint="another process uses this GPU: wait for it, or leave smaller cards out",
+                    f"{format_bytes(free)} are free instead of {format_bytes(self._leave_bytes)}",
+                    hint="another process uses this GPU: wait for it, or omit smaller cards",
                 )
         except BaseException:
             self.__exit__()
@@ -97,14 +97,14 @@ class Ballast:
     def _free_bytes(self) -> int:
         return self._gpu.memory().free_bytes or 0
 
-    def _answer(self) -> None:
+    def _read_answer(self) -> None:
         assert self._process is not None
         assert self._process.stdout is not None
         if not self._process.stdout.readline():
-            said = self._process.communicate()[1].strip().splitlines()
+            errors = self._process.communicate()[1].strip().splitlines()
             self._refuse(
-                f"no memory can be held: {said[-1] if said else 'the process ended'}",
-                hint="CUDA must work here and admit several processes; `runner validate` says more",
+                f"no memory can be allocated: {errors[-1] if errors else 'the process ended'}",
+                hint="CUDA must work here and allow several processes; see `runner validate`",
             )
 
     def _refuse(self, what: str, hint: str) -> NoReturn:

@@ -1,36 +1,35 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a notebook needs of a GPU, and the smallest common card that has it; pure.
+"""GPU memory that a notebook needs, and the smallest common card with that much; pure.
 
-A pool takes half of a card's free memory at once, so memory in use shows the pool and not the need.
-The need is what was really allocated at most, plus what the device held outside the pool then: the
-CUDA context, modules of libraries, memory that they take for themselves.
+A pool takes half of a card's free memory at once, so memory in use reflects the pool and not the need.
+The need is the peak of memory actually allocated, plus the memory outside the pool at that time: the
+CUDA context, modules of libraries, and their own allocations.
 """
 
 from __future__ import annotations
 
 CARDS_GB = (16, 24, 32, 40, 48, 80, 94, 96, 141, 180, 192, 288)
-"""Cards as they are sold, in decimal GB; each has that much or a little more or less."""
+"""Nominal sizes of common cards, in decimal GB; actual sizes differ slightly."""
 
 MARGIN_FRACTION = 0.10
-"""Kept free of a card. A card may report up to a twentieth less than its name says, which is what
-the gate allows for (``gpu_free_fraction``); the other half is for pools, which cut their memory
-into pieces and so need more than the sum of them."""
+"""Share of a card kept free. Half of it is because a card may report up to 5 % less than its nominal
+size, as the gate allows (``gpu_free_fraction``); the other half is for fragmentation of pools."""
 
 
 def need_bytes(peak_allocated_bytes: int | None, overhead_bytes: int | None) -> int | None:
-    """Return the need, or None when one of its parts was not measured."""
+    """Return the need, or None if a part of it was not measured."""
     if peak_allocated_bytes is None or overhead_bytes is None:
         return None
     return peak_allocated_bytes + overhead_bytes
 
 
 def smallest_card_gb(need: int | None, margin_fraction: float = MARGIN_FRACTION) -> int | None:
-    """Return the smallest common card that a need fits with the margin, None if there is none."""
+    """Return the smallest common card that fits a need with the margin, or None."""
     if need is None:
         return None
     return next((card for card in CARDS_GB if need <= card * 1e9 * (1 - margin_fraction)), None)
 
 
 def next_card_gb(total_bytes: int) -> int | None:
-    """Return the next larger common card than one that reports so many bytes, None if there is none."""
+    """Return the next larger common card than one of this reported size, or None."""
     return next((card for card in CARDS_GB if card * 1e9 * (1 - MARGIN_FRACTION) > total_bytes), None)

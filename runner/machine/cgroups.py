@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where our control group (cgroup) stands in the tree, of version 1 or 2.
+"""Location of our control group (cgroup), version 1 or 2.
 
-Its directories are found from ``/proc`` as the kernel tells them, because a container may see
-all of the tree, its own part of it, or a path that is not there.
+Its directories are determined from ``/proc``, because a container may see the whole tree, only its own
+part, or a path that does not exist.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 UNLIMITED = 1 << 60
-"""cgroup v1 writes "no limit" as the largest page-aligned number; no machine has this much."""
+"""cgroup v1 represents "no limit" as the largest page-aligned number; no machine has this much memory."""
 
 
 @dataclass(frozen=True, slots=True)
 class Level:
-    """One cgroup directory; ``path`` is what the cgroup is called below its mount."""
+    """A cgroup directory; ``path`` is the cgroup's path below its mount."""
 
     directory: Path
     path: str
 
     def number(self, name: str) -> int | None:
-        """Return a file's one number, None for ``max``, for no limit and for no such file."""
+        """Return the number in a file; None for ``max``, no limit, or a missing file."""
         return number_in(text_of(self.directory / name))
 
     def fields(self, name: str) -> dict[str, int]:
@@ -34,14 +34,14 @@ class Level:
 
 @dataclass(frozen=True, slots=True)
 class Ancestry:
-    """Our cgroup for one controller and those around it as far as they can be seen, own first."""
+    """Our cgroup for one controller and its visible ancestors, own first."""
 
     version: int = 0
     levels: tuple[Level, ...] = ()
 
 
 def parse_fields(content: bytes) -> dict[str, int]:
-    """Return the numbers of ``key value`` lines, as `memory.stat` has them."""
+    """Return the numbers of ``key value`` lines, as in `memory.stat`."""
     words = content.split()
     with contextlib.suppress(ValueError):
         return {key.decode(): int(value) for key, value in zip(words[::2], words[1::2], strict=False)}
@@ -49,7 +49,7 @@ def parse_fields(content: bytes) -> dict[str, int]:
 
 
 def find(root: Path, process: str, controller: str) -> Ancestry:
-    """Find our cgroup for a controller, in version 1 if it is mounted there, else in version 2."""
+    """Find our cgroup for a controller: version 1 if mounted, else version 2."""
     own: dict[str, str] = {}
     for line in (text_of(root / "proc" / process / "cgroup") or "").splitlines():
         _, _, rest = line.partition(":")
@@ -63,14 +63,14 @@ def find(root: Path, process: str, controller: str) -> Ancestry:
 
 
 def _mount(root: Path, version: int, controller: str) -> tuple[str, Path] | None:
-    """Return which part of the hierarchy is mounted for us, and where."""
+    """Return the root of the mounted part of the hierarchy, and its mount point."""
     for line in (text_of(root / "proc/self/mountinfo") or "").splitlines():
         before, _, after = line.partition(" - ")
         places, kind = before.split(), after.split()
         if len(places) < 5 or len(kind) < 3:
             continue
         if kind[0] == "cgroup2" if version == 2 else kind[0] == "cgroup" and controller in kind[2].split(","):
-            point = re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), places[4])  # a blank is \040
+            point = re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), places[4])  # a space is \040
             return places[3], root / point.lstrip("/")
     return None
 
@@ -78,8 +78,8 @@ def _mount(root: Path, version: int, controller: str) -> tuple[str, Path] | None
 def _levels(path: str, mounted: str, point: Path) -> tuple[Level, ...]:
     """Return the directories from our cgroup up to the mount point.
 
-    A container without a cgroup namespace reads the path of the host, of which only the part
-    below ``mounted`` is there; a path out of the namespace (``/..``) leaves the mount point.
+    A container without a cgroup namespace sees the host's path, of which only the part below
+    ``mounted`` exists; a path outside the namespace (``/..``) maps to the mount point.
     """
     base = "" if mounted == "/" else mounted
     below = path[len(base) :] if path == base or path.startswith(f"{base}/") else ""
@@ -93,7 +93,7 @@ def _levels(path: str, mounted: str, point: Path) -> tuple[Level, ...]:
 
 
 def number_in(text: str | None) -> int | None:
-    """Return the number a file holds, None for ``max``, no limit, no number and no file."""
+    """Return the number in a text; None for ``max``, no limit, another text, or None."""
     try:
         value = int(text or "")
     except ValueError:
@@ -102,7 +102,7 @@ def number_in(text: str | None) -> int | None:
 
 
 def text_of(path: Path) -> str | None:
-    """Return a small file's text without blanks at its ends, None if it cannot be read."""
+    """Return the stripped text of a small file, or None if unreadable."""
     try:
         return path.read_text(errors="replace").strip()
     except OSError:

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who uses the GPUs of a run: its own processes beside the kernel, and neighbours.
+"""Processes on the GPUs of a run: its own besides the kernel, and neighbours.
 
-NVML lists the processes of a device. In a container that list may be empty, or hold pids of the host,
-which mean nothing here. So a neighbour counts only where its pid exists here and is not one of the run's,
-or where it was listed before the kernel started. A process of the run that has begun with CUDA holds
-the driver's memory device open, which shows in /proc; so may a fork of the kernel that never uses it,
-and NVML decides where it lists the kernel itself.
+NVML lists the processes of a device. In a container that list may be empty, or contain pids of the host,
+which are meaningless here. So a process counts as a neighbour only if its pid exists here and does not belong to
+the run, or if it was listed before the kernel started. A process of the run that uses CUDA has the driver's memory
+device open, visible in /proc; so may a fork of the kernel that never uses it, so NVML decides if it lists the
+kernel itself.
 """
 
 from __future__ import annotations
@@ -24,38 +24,38 @@ if TYPE_CHECKING:
     from runner.machine.processes import Family
 
 MOVES_BYTES = 64 * 2**20
-"""More than the figures of an idle process wander, less than the smallest CUDA context."""
+"""More than the fluctuation of an idle process, less than the smallest CUDA context."""
 
 _DEVICE = "/dev/nvidia-uvm"
 _EVERY = 10
-"""NVML is asked at every tenth look: listing processes costs more than all figures of a device."""
+"""NVML is queried every tenth time: listing processes costs more than reading all values of a device."""
 _EVERY_BESIDE = 2
-"""While processes beside the kernel, such as Dask workers, use the GPUs."""
+"""Used while processes besides the kernel, such as Dask workers, use the GPUs."""
 
 
 class Gpu(Protocol):
-    """A GPU that can be asked for its processes."""
+    """A GPU that can list its processes."""
 
     @property
     def uuid(self) -> str:
         """Full UUID."""
 
     def processes(self) -> tuple[GpuProcess, ...]:
-        """Return the processes that NVML lists; raises when the GPU is lost."""
+        """Return the processes that NVML lists; raises if the GPU is lost."""
 
 
 @dataclass(slots=True)
 class _Neighbours:
-    """What was seen on one GPU of others."""
+    """Neighbours seen on one GPU."""
 
     before: tuple[GpuProcess, ...] = ()
     seen: dict[int, GpuProcess] = field(default_factory=dict)
     totals: list[int | None] = field(default_factory=list)
-    """Smallest and largest sum of their memory; None where NVML does not tell one of them."""
+    """Smallest and largest sum of their memory; None if NVML does not report one of them."""
 
 
 class CudaProcesses:
-    """Remembers who was seen to use the GPUs of a run.
+    """Tracks the processes that use the GPUs of a run.
 
     Parameters
     ----------
@@ -72,18 +72,18 @@ class CudaProcesses:
         self._looks = 0
         self._on: dict[str, _Neighbours] = {gpu.uuid: _Neighbours() for gpu in gpus}
         self._ours: set[int] = set()
-        """Ever members of the run: while one ends, /proc and NVML still list it, but it is not a member any more."""
+        """All members of the run so far: /proc and NVML still list an exiting one that is no longer a member."""
         self.names: dict[int, str] = {}
-        """Processes of the run beside the kernel, by pid."""
+        """Processes of the run besides the kernel, by pid."""
         self._peaks: dict[str, dict[int, GpuProcess]] = {gpu.uuid: {} for gpu in gpus}
 
     def look(self, *, at_once: bool = False) -> None:
-        """Look again; the first look must come before the kernel starts.
+        """Update; the first call must precede the start of the kernel.
 
         Parameters
         ----------
         at_once
-            Ask NVML now, whenever it was asked last.
+            Query NVML in any case.
         """
         first, every = self._looks == 0, _EVERY_BESIDE if self.names else _EVERY
         regular = at_once or self._looks % every == 0
@@ -97,7 +97,11 @@ class CudaProcesses:
         knows_kernel = bool((members - set(self._family.others())) & pids)
         for pid in new:
             if pid in pids if knows_kernel else self._uses_cuda(pid):
-                self.names[pid] = self._name(pid)
+                try:
+                    name = (self._proc / str(pid) / "comm").read_text(errors="replace").strip()
+                except OSError:
+                    name = "a process"
+                self.names[pid] = name
         for uuid, processes in listed.items():
             if first:
                 self._on[uuid].before = processes
@@ -110,11 +114,11 @@ class CudaProcesses:
                     peaks[one.pid] = one
 
     def ours(self, uuid: str) -> tuple[GpuProcess, ...]:
-        """Return the run's processes that NVML listed on a GPU, each with its largest memory."""
+        """Return the run's processes that NVML listed on a GPU, with their peak memory."""
         return tuple(self._peaks[uuid].values())
 
     def strangers(self, uuid: str, processes: Iterable[GpuProcess]) -> tuple[GpuProcess, ...]:
-        """Return those of the processes on a GPU that are certainly none of the run's, by the last look."""
+        """Return the processes on a GPU that certainly do not belong to the run, as of the last update."""
         before = {one.pid for one in self.before(uuid)}
         return tuple(
             one
@@ -123,7 +127,7 @@ class CudaProcesses:
         )
 
     def members(self) -> frozenset[int]:
-        """Return the pids of the run's processes that are alive now."""
+        """Return the pids of the run's live processes."""
         self._family.observe()
         return self._members()
 
@@ -133,15 +137,15 @@ class CudaProcesses:
         return members
 
     def before(self, uuid: str) -> tuple[GpuProcess, ...]:
-        """Return who was on a GPU before the kernel started."""
+        """Return the processes on a GPU before the kernel started."""
         return self._on[uuid].before
 
     def neighbours(self, uuid: str) -> tuple[GpuProcess, ...]:
-        """Return the others that were seen on a GPU, each with the last figure of its memory."""
+        """Return the neighbours seen on a GPU, with their last known memory."""
         return tuple(self._on[uuid].seen.values())
 
     def moved(self, uuid: str) -> str | None:
-        """Describe which others took or gave back memory of a GPU; None if nobody was seen to."""
+        """Describe the neighbours that allocated or freed memory of a GPU; None if none did."""
         on = self._on[uuid]
         known = [total for total in on.totals if total is not None]
         still = len(known) == len(on.totals) and (not known or max(known) - min(known) <= MOVES_BYTES)
@@ -157,19 +161,13 @@ class CudaProcesses:
     def _uses_cuda(self, pid: int) -> bool:
         try:
             with os.scandir(self._proc / str(pid) / "fd") as entries:
-                return any(os.readlink(entry.path) == _DEVICE for entry in entries)  # noqa: PTH115  (a Path each costs)
+                return any(os.readlink(entry.path) == _DEVICE for entry in entries)  # noqa: PTH115  (a Path per entry is slow)
         except OSError:
             return False
 
-    def _name(self, pid: int) -> str:
-        try:
-            return (self._proc / str(pid) / "comm").read_text(errors="replace").strip()
-        except OSError:
-            return "a process"
-
 
 def listed_on(gpu: Gpu) -> tuple[GpuProcess, ...]:
-    """Return what NVML lists on a GPU; nothing where the GPU is lost, which others report."""
+    """Return the processes that NVML lists on a GPU; empty if the GPU is lost, which is reported elsewhere."""
     try:
         return gpu.processes()
     except DriverProblem:
@@ -177,14 +175,14 @@ def listed_on(gpu: Gpu) -> tuple[GpuProcess, ...]:
 
 
 def total_bytes(processes: Iterable[GpuProcess]) -> int | None:
-    """Return the memory of processes together; None where one of them is unknown."""
+    """Return the total memory of processes; None if one is unknown."""
     sizes = [process.used_bytes for process in processes]
     known = [size for size in sizes if size is not None]
     return sum(known) if len(known) == len(sizes) else None
 
 
 def shown(processes: Sequence[GpuProcess], most: int = 5) -> str:
-    """Return processes in words."""
+    """Return a readable list of processes."""
     sizes = ["" if one.used_bytes is None else f", {format_bytes(one.used_bytes)}" for one in processes]
     each = [
         f"{one.name or 'a process'} (pid {one.pid}{size})" for one, size in zip(processes[:most], sizes, strict=False)

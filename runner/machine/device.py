@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One GPU or MIG slice, and what it says of itself.
+"""Readings of a GPU or MIG slice.
 
-Device memory is what the gate, the samples and the proof of release rest on. What NVML cannot
-tell is None with a reason: utilisation of a MIG slice, memory of a GPU that shares the host's,
-functions an old driver lacks. A question that can never be answered is asked once.
+The gate, the samples and the release check depend on device memory. Values that NVML cannot provide are
+None with a reason: utilisation of a MIG slice, memory of a GPU that shares the host's, functions missing
+from an old driver. A function that can never work on a device is called once.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ _COMPUTE_MODES: dict[int, ComputeMode] = {0: "default", 1: "exclusive", 2: "proh
 class Memory:
     """Memory of one device.
 
-    ``source`` is ``host`` for a GPU that shares the memory of the machine: free is what the host
-    has available. ``reserved_bytes`` is what the driver keeps for itself; version 1 of the NVML
-    function counts it as used, so figures of the two versions do not compare.
+    ``source`` is ``host`` for a GPU that shares the memory of the machine: free is the host's available
+    memory. ``reserved_bytes`` is reserved by the driver; version 1 of the NVML function counts it as used,
+    so values of the two versions are not comparable.
     """
 
     source: MemorySource
@@ -46,7 +46,7 @@ class Memory:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
-    """Everything one device says at one moment; ``unavailable`` has the reason of each None."""
+    """All values of one device at one moment; ``unavailable`` has the reason for each None."""
 
     uuid: str
     total_bytes: int | None
@@ -69,20 +69,20 @@ class Gpu:
     identity: Identity
     memory_api: MemoryApi
     total_bytes: int | None = None
-    """Size of the memory as it was when the driver was opened; known still when the GPU is lost."""
+    """Memory size when the driver was opened; still known after the GPU is lost."""
     handle: Any = field(repr=False, compare=False)
     nvml: ModuleType = field(repr=False, compare=False)
     never: dict[str, Unavailable] = field(default_factory=dict, repr=False, compare=False)
-    """Functions that do not work on this device; not called again."""
+    """Functions that do not work on this device and are not called again."""
 
     @property
     def uuid(self) -> str:
-        """Full UUID, the key of everything."""
+        """Full UUID, used as the key everywhere."""
         return self.identity.uuid
 
     @property
     def index(self) -> int | None:
-        """NVML's number of the GPU: a label, it may change with the next boot."""
+        """NVML's number of the GPU, which may change on reboot."""
         return self.identity.index
 
     @property
@@ -92,7 +92,7 @@ class Gpu:
 
     @property
     def architecture(self) -> str:
-        """CUDA's name of it, such as ``sm_90``; the product's name where the driver does not say."""
+        """CUDA architecture, such as ``sm_90``; the product name if unknown."""
         try:
             major, minor = self._ask("nvmlDeviceGetCudaComputeCapability")
         except Unavailable:
@@ -105,7 +105,7 @@ class Gpu:
         return self.identity.mig
 
     def memory(self) -> Memory:
-        """Return the memory of the device, or of the host where the two share it.
+        """Return the memory of the device, or of the host if shared.
 
         Raises
         ------
@@ -135,7 +135,7 @@ class Gpu:
         Parameters
         ----------
         energy
-            Ask for the energy counter too: on an H200 that takes 4 ms of CPU, all the rest 0.4 ms.
+            Read the energy counter too: on an H200 that takes 4 ms of CPU time, all the rest 0.4 ms.
 
         Raises
         ------
@@ -155,7 +155,7 @@ class Gpu:
         if energy:
             millijoules = self._value("energy_joules", unavailable, "nvmlDeviceGetTotalEnergyConsumption")
         else:
-            unavailable["energy_joules"] = "not asked for this time"
+            unavailable["energy_joules"] = "not read this time"
         return Reading(
             uuid=self.uuid,
             total_bytes=memory.total_bytes,
@@ -172,21 +172,21 @@ class Gpu:
         )
 
     def energy_joules(self) -> float | None:
-        """Return the energy counter alone, for the moments between two samples."""
+        """Return the energy counter only, for reads between two samples."""
         millijoules = self._value("energy_joules", {}, "nvmlDeviceGetTotalEnergyConsumption")
         return None if millijoules is None else float(millijoules) / 1000
 
     def compute_mode(self) -> ComputeMode | None:
-        """Return who may use the device: everybody, one process at a time, or nobody; None where it is unknown."""
+        """Return the compute mode: shared, one process at a time, or prohibited; None if unknown."""
         try:
             return _COMPUTE_MODES.get(self._ask("nvmlDeviceGetComputeMode"))
         except Unavailable:
             return None
 
     def processes(self) -> tuple[GpuProcess, ...]:
-        """Return the processes that NVML shows on the device.
+        """Return the processes that NVML lists on the device.
 
-        For messages only: inside a container the list is empty or holds pids of the host.
+        For messages only: inside a container the list is empty or contains pids of the host.
         """
         for function in ("nvmlDeviceGetComputeRunningProcesses_v3", "nvmlDeviceGetComputeRunningProcesses_v2"):
             with contextlib.suppress(Unavailable):
@@ -222,7 +222,7 @@ class Gpu:
 
 
 def _host_memory() -> Memory:
-    """Return the memory of the machine, for a GPU that has none of its own."""
+    """Return the memory of the machine, for a GPU without its own."""
     from runner.machine.host import meminfo
 
     seen = meminfo()
@@ -237,14 +237,14 @@ def _host_memory() -> Memory:
 
 
 class InUse(NamedTuple):
-    """Memory in use on a GPU, or why it is not known."""
+    """Memory in use on a GPU, or why it is unknown."""
 
     bytes: int | None
     reason: str = ""
 
 
 def memory_in_use(gpu: Gpu) -> InUse:
-    """Return the memory in use, where it is comparable: memory shared with the host proves nothing."""
+    """Return the memory in use, unless it is shared with the host, whose changes have many causes."""
     try:
         memory = gpu.memory()
     except DriverProblem as problem:
@@ -255,8 +255,5 @@ def memory_in_use(gpu: Gpu) -> InUse:
 
 
 def read_baseline(gpus: Sequence[Gpu]) -> dict[str, int | None]:
-    """Return the memory in use on each GPU now; None where there is nothing to compare with.
-
-    Memory that is shared with the host moves for many reasons and proves nothing.
-    """
+    """Return the memory in use on each GPU, None if not comparable, see `memory_in_use`."""
     return {gpu.uuid: memory_in_use(gpu).bytes for gpu in gpus}

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A GPU that ran out of memory, explained: how much was asked, who had the rest, and what helps.
+"""Explains why a GPU ran out of memory: the requested size, how memory was used, and a remedy.
 
-"Out of memory" has several causes with opposite remedies: a pool that sits on memory which another
-allocator wants, a card that others use, a card that is too small, one request that no card has.
+"Out of memory" has several causes with opposite remedies: a pool that holds memory needed by another
+allocator, a card shared with others, a card that is too small, one request that exceeds any card.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _ASKED = tuple(
         r"failed to allocate ",  # rmm
         r"Tried to allocate ",  # torch
         r"while trying to allocate ",  # jax
-        r"Unable to allocate ",  # numpy's wording, used for devices too
+        r"Unable to allocate ",  # numpy, also used for devices
     )
 )
 _ALLOCATED = re.compile(r"allocated so far: " + _SIZE, re.IGNORECASE)
@@ -35,14 +35,14 @@ _CUPY = re.compile(r"Out of memory allocating ")
 
 
 def shortage(message: str, reported: DeviceShortage) -> DeviceShortage:
-    """Return what is known of a shortage: the message's figures where it has them, else those of the allocator.
+    """Return the figures of a shortage: those of the message if present, else those of the allocator.
 
     Parameters
     ----------
     message
         Message of the exception.
     reported
-        What the allocator probe and the device said at the end of the cell.
+        Figures of the allocator probe and the device at the end of the cell.
     """
     import dataclasses
 
@@ -51,18 +51,18 @@ def shortage(message: str, reported: DeviceShortage) -> DeviceShortage:
     return dataclasses.replace(
         reported,
         asked_bytes=next((size for pattern in _ASKED if (size := _size(pattern.search(message))) is not None), None),
-        # cupy names what its own pool took; the probe has all allocators of the process.
+        # cupy reports its own pool only; the probe has all allocators of the process.
         allocated_bytes=allocated if reported.allocated_bytes is None else reported.allocated_bytes,
         free_bytes=reported.free_bytes if free is None else free,
     )
 
 
 def explain(message: str, seen: DeviceShortage) -> str:
-    """Describe what was short, and which remedy fits."""
+    """Describe a shortage and a suitable remedy."""
     figures = [
         f"{format_bytes(size)} {what}"
         for size, what in (
-            (seen.asked_bytes, "were asked for"),
+            (seen.asked_bytes, "requested"),
             (seen.allocated_bytes, "allocated"),
             (seen.pool_bytes, "in the pool"),
             (seen.free_bytes, "free on the device"),
@@ -80,49 +80,49 @@ def _advice(message: str, seen: DeviceShortage) -> str:
     asked, total = seen.asked_bytes, seen.total_bytes
     if asked is None:
         return (
-            "try managed memory (rmm.reinitialize(managed_memory=True)) or a smaller pool, fewer rows at once"
+            "use managed memory (rmm.reinitialize(managed_memory=True)) or a smaller pool, fewer rows at once"
             f"{_next_card(total)}"
         )
     if total is not None and asked > total:
         return (
-            "one request is larger than the card, so no pool helps: fewer rows at once, or keep the matrix sparse"
+            "a single request exceeds the card, so no pool helps: use fewer rows at once, or keep the matrix sparse"
             f"{_card(asked)}"
         )
     if _pool_hoards(message, seen, asked):
         return (
-            "the pool sits on memory that was wanted outside it: make it smaller "
+            "the pool holds memory that was needed outside it: make it smaller "
             "(rmm.reinitialize(pool_allocator=True, initial_pool_size=...)), or let cupy allocate from it "
             "(cupy.cuda.set_allocator(rmm_cupy_allocator))"
         )
     if "maximum pool size" in message.lower() and (seen.free_bytes or 0) > asked:
-        return "the pool may not grow although the device has room: raise or drop maximum_pool_size"
+        return "the pool may not grow although the device has free memory: raise or remove maximum_pool_size"
     return _by_total(asked, seen)
 
 
 def _by_total(asked: int, seen: DeviceShortage) -> str:
-    """Compare everything that was wanted at once with what the card has."""
+    """Compare the total need at that moment with the card's memory."""
     total, others = seen.total_bytes, seen.baseline_bytes or 0
     if total is None or seen.allocated_bytes is None:
-        return f"fewer rows at once, managed memory (rmm.reinitialize(managed_memory=True)){_next_card(total)}"
+        return f"use fewer rows at once, managed memory (rmm.reinitialize(managed_memory=True)){_next_card(total)}"
     wanted = asked + seen.allocated_bytes + (seen.outside_bytes or 0)
     if wanted <= total - others:
         return (
-            "all of it would fit if the free memory were in one piece: use managed memory "
-            "(rmm.reinitialize(managed_memory=True)), a smaller pool, or free what is no longer used before this cell"
+            "it would fit if the free memory were not fragmented: use managed memory "
+            "(rmm.reinitialize(managed_memory=True)), a smaller pool, or free unused objects before this cell"
         )
     if wanted <= total:
         return (
-            f"it would fit without the {format_bytes(others)} that others held before the run: "
-            "ask the gate for more (--min-gpu-memory-gb) and let it wait (--wait)"
+            f"it would fit without the {format_bytes(others)} held by others before the run: "
+            "require more at the gate (--min-gpu-memory-gb) and let it wait (--wait)"
         )
     return (
-        f"{format_bytes(wanted)} are wanted at once: fewer rows, or managed memory "
+        f"{format_bytes(wanted)} are needed at once: use fewer rows, or managed memory "
         f"(rmm.reinitialize(managed_memory=True); slower){_card(wanted)}"
     )
 
 
 def _pool_hoards(message: str, seen: DeviceShortage, asked: int) -> bool:
-    """Return True if the request came from outside a pool that had room for it."""
+    """Return True if the request came from outside a pool that had enough free memory for it."""
     if seen.pool_bytes is None or seen.allocated_bytes is None:
         return False
     outside = bool(_CUPY.search(message)) or "PyTorch" in message or "cuMemAlloc" in message
@@ -135,7 +135,7 @@ def _card(wanted: int) -> str:
 
 
 def _next_card(total: int | None) -> str:
-    """Name the next larger card, where what is needed is not known."""
+    """Suggest the next larger card, if the need is unknown."""
     card = next_card_gb(total) if total is not None else None
     return f", or a card of {card} GB" if card else ", or a larger card"
 

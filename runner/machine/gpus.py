@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The GPUs of this machine: connecting to the driver, finding them, and which are visible.
+"""The GPUs of this machine: connection to the driver, discovery, visibility.
 
-Devices are keyed by UUID, because neither NVML's numbers nor CUDA's are stable or the same.
+Devices are keyed by UUID, because the numbers of NVML and CUDA differ and are not stable.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ class Driver:
         self.driver_version = _or_none(nvml, nvml.nvmlSystemGetDriverVersion)
         self.cuda_version = _cuda_version(nvml)
         self.notes: list[str] = []
-        """What is odd about devices that are left out."""
+        """Why devices were ignored."""
         self.problem: DriverProblem | None = None
-        """Why a device cannot be used, if one was lost."""
+        """The error of a lost device."""
         found = list(self._find(nvml))
         self._identities = tuple(identity for identity, _ in found)
         self.memory_api = _memory_api(nvml, [handle for _, handle in found])
@@ -40,40 +40,40 @@ class Driver:
         }
 
     def devices(self) -> tuple[Gpu, ...]:
-        """Return every device CUDA could use: GPUs that are not in MIG mode, and all MIG slices."""
+        """Return all devices that CUDA could use: GPUs not in MIG mode, and all MIG slices."""
         return tuple(self._gpus.values())
 
     def resolve(self, environ: Mapping[str, str]) -> Visible:
-        """Return which UUIDs CUDA_VISIBLE_DEVICES of an environment leaves, with a note."""
+        """Return the UUIDs visible under an environment's CUDA_VISIBLE_DEVICES, with a note."""
         return resolve(environ.get("CUDA_VISIBLE_DEVICES"), self._identities)
 
     def visible(self, environ: Mapping[str, str]) -> tuple[Gpu, ...]:
-        """Return the devices that CUDA shows a process of this environment, in its order."""
+        """Return the devices visible to CUDA in this environment, in its order."""
         return tuple(self._gpus[uuid] for uuid in self.resolve(environ).uuids)
 
     def close(self) -> None:
-        """Close the connection; devices must not be asked any more."""
+        """Close the connection; devices must not be used afterwards."""
         if self._nvml is not None:
-            with contextlib.suppress(self._nvml.NVMLError):  # a driver that is gone needs no goodbye
+            with contextlib.suppress(self._nvml.NVMLError):  # the driver may be lost
                 self._nvml.nvmlShutdown()
             self._nvml = None
 
     def _find(self, nvml: ModuleType) -> Iterator[tuple[Identity, Any]]:
-        """Yield every device with its handle; one that is lost is noted and left out."""
+        """Yield every device with its handle; a lost one is noted and ignored."""
         for index in range(ask(nvml, nvml.nvmlDeviceGetCount)):
             try:
                 handle = ask(nvml, nvml.nvmlDeviceGetHandleByIndex, index)
                 identity = _identify(nvml, index, handle)
                 parts = list(_slices(nvml, identity, handle)) if identity.mig_mode else []
             except Unavailable as problem:
-                self.notes.append(f"GPU {index} is left out: {problem.reason}")
+                self.notes.append(f"GPU {index} is ignored: {problem.reason}")
                 continue
             except DriverProblem as problem:
-                self.notes.append(f"GPU {index} is left out: {problem.message}")
+                self.notes.append(f"GPU {index} is ignored: {problem.message}")
                 self.problem = problem
                 continue
             if identity.mig_mode and not parts:
-                self.notes.append(f"GPU {index} ({identity.uuid}) is in MIG mode and shows no slice")
+                self.notes.append(f"GPU {index} ({identity.uuid}) is in MIG mode without a slice")
             yield identity, handle
             yield from parts
 
@@ -90,7 +90,7 @@ def open_driver() -> Driver:
     Raises
     ------
     DriverProblem
-        There is no library, no driver, or no GPU, or they cannot be used; ``kind`` says which.
+        The library, the driver or a GPU is missing or unusable, see ``kind``.
     """
     nvml = initialise()
     try:
@@ -131,10 +131,10 @@ def _identify(nvml: ModuleType, index: int, handle: Any) -> Identity:
 
 
 def _memory_api(nvml: ModuleType, handles: Sequence[Any]) -> MemoryApi:
-    """Decide once which version of the memory function this driver has.
+    """Return the version of the memory function that the driver supports.
 
-    Drivers before 510 lack the second, and under WSL it fails with an unknown error. A GPU that
-    answers neither, as one in MIG mode, decides nothing.
+    Drivers before 510 lack version 2, and under WSL it fails with an unknown error. GPUs that support
+    neither, such as those in MIG mode, are skipped.
     """
     for handle in handles:
         with contextlib.suppress(DriverProblem):

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The memory guard: ends the kernel before the system ends the whole container.
+"""The memory guard: ends the kernel before the OOM killer ends the whole container.
 
-On Kubernetes an out-of-memory kill takes every process of the container, us included, without
-a signal before it. So a thread of its own looks at the memory that cannot be reclaimed and acts
-first, while notebook and metrics can still be written. File cache does not count: the kernel
-drops it when it needs room, and a notebook that reads a large file twice is in no danger.
+On Kubernetes an out-of-memory kill ends every process of the container, including us, without a prior
+signal. So a thread monitors the unreclaimable memory and acts first, while notebook and metrics can
+still be written. File cache does not count: the system drops it when memory is needed, so a notebook
+that reads a large file twice is not in danger.
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ if TYPE_CHECKING:
     from runner.machine.host import Container
 
 AHEAD_SECONDS = 0.2
-"""How far a growth is carried on: four looks, about what a kill needs to free memory again."""
+"""How far growth is extrapolated: four polls, about the time a kill takes to free memory."""
 NEAR = 0.75
-"""Share of the limit below which no growth is carried on, however steep."""
+"""Share of the limit below which growth is not extrapolated, however steep."""
 QUIET = 0.5
-"""Share of the limit below which, file cache included, only the one cheap number is read."""
+"""Share of the limit below which, file cache included, only the cheap total is read."""
 FASTEST_BYTES_PER_SECOND = 16e9
-"""How fast memory is assumed to grow at most while it is far from the limit."""
+"""Assumed maximum growth rate far from the limit."""
 _STEPS = 3
 _MEASURE_SECONDS = 0.5
 _SLOWEST = 5
-"""Far from the limit a look may come this many intervals after the last."""
+"""Maximum number of intervals between two polls far from the limit."""
 
 
 class Trend:
-    """The last few readings, and where they will be in a moment.
+    """The last few readings, with a short extrapolation.
 
-    The slope is the median of the last three steps, and never more than the last one. So a
-    single step counts for nothing, however high, nor does a burst that is over; growth that
-    has gone on for two steps (100 ms) counts in full.
+    The slope is the median of the last three steps, and at most that of the last one. So a single
+    step has no effect, however high, nor does a finished burst; growth over two steps (100 ms) counts
+    in full.
     """
 
     def __init__(self) -> None:
@@ -54,7 +54,7 @@ class Trend:
         self._readings.append((seconds, size_bytes))
 
     def ahead_bytes(self, seconds: float) -> float:
-        """Return where the readings will be this many seconds after the last one; 0 without any."""
+        """Return the extrapolated reading this many seconds after the last one; 0 without readings."""
         if not self._readings:
             return 0.0
         slopes = [(now - size) / max(when - then, 1e-6) for (then, size), (when, now) in pairwise(self._readings)]
@@ -63,10 +63,10 @@ class Trend:
 
 
 def must_act(unreclaimable_bytes: int, ahead_bytes: float, limit_bytes: int, fraction: float) -> bool:
-    """Decide: the memory has passed the fraction of the limit, or will at the present slope.
+    """Return True if memory exceeds the fraction of the limit, or soon will at the current slope.
 
-    What is still below three quarters of the limit is left alone: with so much room a steep
-    growth is more often a large array than a disaster.
+    Below three quarters of the limit the slope is ignored: there, steep growth is more often a large
+    array than a runaway.
     """
     threshold = fraction * limit_bytes
     if unreclaimable_bytes >= threshold:
@@ -75,20 +75,19 @@ def must_act(unreclaimable_bytes: int, ahead_bytes: float, limit_bytes: int, fra
 
 
 class MemoryGuard:
-    """A thread that looks 20 times a second, less often far from the limit, and calls back when it must.
+    """A thread that polls 20 times a second, less often far from the limit, and calls back on a breach.
 
     Parameters
     ----------
     container
-        Whose memory is watched.
+        Container whose memory is watched.
     fraction
-        Share of the limit at which to act; 0 is off.
+        Share of the limit at which to act; 0 disables the guard.
     on_breach
-        Called in the guard's thread with the bytes that could not be reclaimed, and again at each
-        look for as long as they stay above the fraction. It kills what the run has started and must
-        not wait for anything.
+        Called in the guard's thread with the unreclaimable bytes, and again at each poll while they stay
+        above the fraction. It kills the run's processes and must not block.
     interval
-        Seconds between two looks.
+        Seconds between two polls.
     """
 
     def __init__(
@@ -106,27 +105,27 @@ class MemoryGuard:
         self._cpu_seconds: float | None = None
         self._off = self._why_off()
         self.problem: str | None = None
-        """Why a guard that was on ended before the run, if it did."""
+        """Why the guard stopped before the end of the run, if it did."""
 
     def start(self) -> None:
-        """Begin to watch, unless the guard is off; `record` says why it is."""
+        """Start watching, unless the guard is off; `record` has the reason."""
         if self._off is None and self._thread is None:
             self._thread = threading.Thread(target=self._guarded, name="memory-guard", daemon=True)
             self._thread.start()
 
     def stop(self) -> None:
-        """End the watch; after it returns there is no call back any more."""
+        """Stop watching; no callback happens after this returns."""
         self._stop.set()
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join(timeout=5)
 
     def record(self) -> machine_records.Guard:
-        """Return what was seen and done."""
+        """Return the measured peak and whether the guard acted."""
         unavailable = {}
         if self._off is not None:
             unavailable = dict.fromkeys(("peak_unreclaimable_bytes", "cpu_seconds"), self._off)
         elif self._peak is None:
-            unavailable = {"peak_unreclaimable_bytes": "the guard did not come to look"}
+            unavailable = {"peak_unreclaimable_bytes": "the guard took no sample"}
         return machine_records.Guard(
             fraction=self._fraction,
             limit_bytes=self._container.limit_bytes,
@@ -144,10 +143,10 @@ class MemoryGuard:
         return self._container.unavailable.get("unreclaimable_bytes")
 
     def _guarded(self) -> None:
-        """Watch; a thread has nobody to raise to, so its end is noted and logged."""
+        """Watch; an exception in the thread is recorded and logged."""
         try:
             self._watch()
-        except Exception as error:  # noqa: BLE001  (whatever it is, the run goes on without a guard and says so)
+        except Exception as error:  # noqa: BLE001  (the run continues without a guard, and reports it)
             self._give_up(f"{type(error).__name__}: {error}")
 
     def _give_up(self, problem: str) -> None:
@@ -161,17 +160,17 @@ class MemoryGuard:
         while not self._stop.is_set():
             now = time.monotonic()
             room = self._room_bytes(limit)
-            # What is charged in all is never less than what cannot be reclaimed: far from the
-            # limit this one number is enough, and the figure for the record is read at 2 Hz.
+            # Total charged memory is never less than unreclaimable memory: far from the limit it is
+            # sufficient, and the value for the record is read at 2 Hz.
             if room <= 0 or now - measured_at >= _MEASURE_SECONDS:
                 measured_at = now
                 size = self._container.unreclaimable_bytes()
                 if size is None:
-                    self._give_up(f"{self._container.source} could not be read any more")
+                    self._give_up(f"{self._container.source} can no longer be read")
                     return
                 self._peak = max(size, self._peak or 0)
                 self._trend.add(now, size)
-                # Once it has acted only the size counts: what was growing is gone or going.
+                # After it has acted only the size counts: the growing process is being killed.
                 ahead = self._trend.ahead_bytes(AHEAD_SECONDS) if self._acted_at is None else 0.0
                 if must_act(size, ahead, limit, self._fraction):
                     self._act(size)
@@ -180,7 +179,7 @@ class MemoryGuard:
             self._stop.wait(self._interval * pause)
 
     def _room_bytes(self, limit: int) -> float:
-        """Return how far all memory that is charged is from where a close watch begins."""
+        """Return the distance of the total charged memory from the level where close polling begins."""
         used = self._container.used_bytes()
         return 0.0 if used is None else max(0.0, min(QUIET, self._fraction) * limit - used)
 
@@ -189,6 +188,6 @@ class MemoryGuard:
         self._cpu_seconds = time.thread_time()
         try:
             self._on_breach(size)
-        except Exception as error:  # noqa: BLE001  (a thread has nobody to raise to; the log has)
+        except Exception as error:  # noqa: BLE001  (logged, since nothing can catch it)
             with contextlib.suppress(Exception):
                 log.error("memory-guard", problem=f"could not end the kernel: {error!r}")

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How healthy a GPU is: memory errors, heat, throttling. Read once, before work is given to it.
+"""Health of a GPU: memory errors, temperature, throttling. Read once, before it is used.
 
-A GPU with failing memory or one that is throttled by heat still runs notebooks, with wrong
-numbers or at half the speed. NVML knows; nobody asks it until it is too late.
+A GPU with failing memory or thermal throttling still runs notebooks, but with wrong results or at half
+the speed.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ THROTTLING = {
     0x40: "hardware thermal slowdown",
     0x80: "power brake",
 }
-"""Reasons that cost speed and should not be; a power cap or an idle clock is everyday life."""
+"""Abnormal reasons for reduced speed; a power cap or an idle clock is normal."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Health:
-    """What one GPU says of its state; ``unavailable`` has the reason of each None.
+    """Health of a GPU; ``unavailable`` has the reason for each None.
 
-    Memory errors are those that ECC could not correct, since the driver was loaded. Pages are
-    retired by older GPUs, rows are remapped by newer ones (Ampere and later).
+    Memory errors are uncorrectable ECC errors since the driver was loaded. Older GPUs retire pages, newer
+    ones (Ampere and later) remap rows.
     """
 
     ecc: bool | None = None
@@ -50,7 +50,7 @@ class Health:
 
 
 def read_health(gpu: Gpu) -> Health:
-    """Ask a GPU for its health; a MIG slice tells that of the GPU it is a part of.
+    """Read the health of a GPU, or of the parent GPU of a MIG slice.
 
     Raises
     ------
@@ -70,7 +70,7 @@ def read_health(gpu: Gpu) -> Health:
     pages = [
         value("retired_pages", "nvmlDeviceGetRetiredPages", cause) for cause in (_MULTIPLE_SINGLE_BIT, _DOUBLE_BIT)
     ]
-    name = "nvmlDeviceGetCurrentClocksThrottleReasons"  # its newer name is missing in older drivers
+    name = "nvmlDeviceGetCurrentClocksThrottleReasons"  # older drivers lack its new name
     reasons = value("throttled_by", name if hasattr(nvml, name) else "nvmlDeviceGetCurrentClocksEventReasons")
     persistence = value("persistence", "nvmlDeviceGetPersistenceMode")
     return Health(

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the host, or the container around us, really grants: CPUs, memory, shared memory, disk.
+"""Effective limits of the host or the container: CPUs, memory, shared memory, disk.
 
-In a container the machine's own numbers are wrong: the limit that counts is the smallest one
-over the ancestry of our control group (cgroup), of version 1 or 2. Every function takes the
-root of the file system, so that a simulated tree can stand in for ``/sys`` and ``/proc``.
+In a container the machine's own numbers are wrong: the effective limit is the smallest one in the
+ancestry of our control group (cgroup), version 1 or 2. Every function takes the root of the file system,
+so that tests can simulate ``/sys`` and ``/proc``.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from runner.machine import cgroups
 
 ROOT = Path("/")
 Place = Literal["machine", "container", "cluster"]
-"""Where we run; what can be done about a limit depends on it."""
+"""Where we run, which determines how a limit can be changed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostLimits:
-    """What a program may use here.
+    """Limits of this process.
 
-    ``memory_source`` is the cgroup whose limit is the smallest, as ``cgroup-v2:/path`` or
-    ``cgroup-v1:/path``, or ``host`` when none is below the machine's memory. What is used leaves
-    out the file cache that nobody reads any more: the kernel gives it back when asked.
+    ``memory_source`` is the cgroup with the smallest limit, as ``cgroup-v2:/path`` or ``cgroup-v1:/path``,
+    or ``host`` if none is below the machine's memory. Used memory excludes inactive file cache, which the
+    kernel reclaims on demand.
     """
 
     cpus: float
@@ -47,7 +47,7 @@ def place(environ: Mapping[str, str] = os.environ, root: Path = ROOT) -> Place:
 
 
 def read_limits(root: Path = ROOT) -> HostLimits:
-    """Return what this process may use of the machine."""
+    """Return the limits of this process."""
     limit, level, ancestry = _memory_limit(root, "self")
     if level is None:
         info = meminfo(root)
@@ -70,12 +70,12 @@ def read_limits(root: Path = ROOT) -> HostLimits:
 
 
 def shm_free_bytes(root: Path = ROOT) -> int | None:
-    """Return the free bytes of /dev/shm, None where there is none."""
+    """Return the free bytes of /dev/shm, None if missing."""
     return _free_bytes(root / "dev/shm")
 
 
 def disk_free_bytes(path: Path) -> int | None:
-    """Return the bytes that we may still write below ``path``, which need not exist yet."""
+    """Return the free bytes for files below ``path``, which need not exist yet."""
     for folder in (path, *path.absolute().parents):
         if folder.exists():
             return _free_bytes(folder)
@@ -84,28 +84,28 @@ def disk_free_bytes(path: Path) -> int | None:
 
 @dataclass(slots=True)
 class Container:
-    """The memory of the cgroup that a process lives in, read often and cheaply.
+    """The memory of a process's cgroup, read frequently and cheaply.
 
-    Usage is read where the smallest limit stands, which may be a cgroup around ours that holds
-    other containers as well; kills are read from our own. Without a limit both are our own.
+    Usage is read from the cgroup with the smallest limit, possibly an ancestor shared with other
+    containers; kills are read from the process's own. Without a limit both are its own.
 
     Parameters
     ----------
     root
         Root of the file system.
     process
-        Pid of the process whose container it is.
+        Pid of a process in the container.
     """
 
     root: Path = ROOT
     process: str = "self"
     limit_bytes: int | None = field(init=False)
-    """The smallest limit, None when no cgroup has one below the machine's memory."""
+    """The smallest limit, None if no cgroup has one below the machine's memory."""
     swap_bytes: int = field(init=False, default=0)
-    """What may be swapped out on top of the limit."""
+    """Swap allowance in addition to the limit."""
     source: str = field(init=False, default="host")
     unavailable: dict[str, str] = field(init=False, default_factory=dict)
-    """Why a figure of this container is None, by the name of its method."""
+    """Why a value of this container is None, by the name of its method."""
     _version: int = field(init=False)
     _levels: tuple[cgroups.Level, ...] = field(init=False)
     _stat: int | None = field(init=False, default=None)
@@ -117,7 +117,7 @@ class Container:
         self._version, self._levels = ancestry.version, ancestry.levels
         self.limit_bytes = None if level is None else limit
         if level is None:
-            self.unavailable["limit_bytes"] = "no cgroup limits the memory to less than the machine has"
+            self.unavailable["limit_bytes"] = "no cgroup limits memory below the machine's"
             level = ancestry.levels[0] if ancestry.levels else None
         if level is None:
             self.unavailable["unreclaimable_bytes"] = "no memory cgroup is visible"
@@ -132,23 +132,23 @@ class Container:
             self._swap = level.directory / "memory.swap.current"
 
     def close(self) -> None:
-        """Close the files; every figure is None from here on."""
+        """Close the files; all values are None afterwards."""
         for handle in (self._stat, self._current):
             if handle is not None:
                 os.close(handle)
         self._stat = self._current = None
 
     def used_bytes(self) -> int | None:
-        """Return all memory that is charged, file cache included: one read of one number."""
+        """Return the total charged memory, file cache included: a single read."""
         return None if self._current is None else cgroups.number_in(_reread(self._current).decode())
 
     def unreclaimable_bytes(self) -> int | None:
-        """Return the memory that the kernel cannot take back when it gets tight.
+        """Return the memory that the kernel cannot reclaim under pressure.
 
-        Anonymous and shared memory and the kernel's own without its caches. Version 1 does not
-        tell which kernel memory is a cache, so it is left out there: a miss costs one process,
-        which its OOM killer kills alone, while a false alarm costs a run. Swapped pages
-        count where swap is allowed, against a limit that is larger by it.
+        Anonymous, shared and kernel memory without its caches. Version 1 does not report which kernel
+        memory is cache, so it is excluded there: a miss costs one process, killed by the OOM killer, while
+        a false alarm costs a run. If swap is allowed, swapped pages count, and the limit includes the swap
+        allowance.
         """
         if self._stat is None:
             return None
@@ -168,32 +168,29 @@ class Container:
         return stat["anon"] + stat.get("shmem", 0) + max(0, kernel) + stat.get("sock", 0) + swapped
 
     def oom_kills(self) -> int | None:
-        """Return how often the kernel's OOM killer has killed in this container so far.
+        """Return the number of OOM kills in this container so far.
 
-        `memory.events` counts the cgroups below ours as well, where a kernel might live;
-        `memory.events.local` stands in where it is missing.
+        `memory.events` includes the cgroups below ours, which may contain a kernel; `memory.events.local`
+        is the fallback.
         """
         names = ("memory.events", "memory.events.local") if self._version == 2 else ("memory.oom_control",)
         for name in names if self._levels else ():
             kills = self._levels[0].fields(name).get("oom_kill")
             if kills is not None:
                 return kills
-        self.unavailable["oom_kills"] = f"{self.source} counts no kills of the OOM killer"
+        self.unavailable["oom_kills"] = f"{self.source} has no count of OOM kills"
         return None
 
     def peak_bytes(self) -> int | None:
-        """Return the most memory this container ever held, file cache included.
-
-        It counts from the start of the container, not of the run.
-        """
+        """Return the container's peak memory since its own start (not the run's), file cache included."""
         name = self._name("memory.peak", "memory.max_usage_in_bytes")
         peak = self._levels[0].number(name) if self._levels else None
         if peak is None:
-            self.unavailable["peak_bytes"] = f"{self.source} has no {name} (Linux 5.19 or newer has)"
+            self.unavailable["peak_bytes"] = f"{self.source} has no {name} (needs Linux 5.19 or newer)"
         return peak
 
     def whole_container_oom(self) -> bool | None:
-        """Return True if an OOM kill takes every process of the container, us included."""
+        """Return True if an OOM kill ends every process of the container, including us."""
         if self._version != 2:
             return False if self._levels else None
         values = [level.number("memory.oom.group") for level in self._levels]
@@ -204,7 +201,7 @@ class Container:
         return second if self._version == 2 else first
 
     def _swap_allowance(self, level: cgroups.Level) -> int:
-        """Return what may go to swap: what the cgroup allows, and what the machine has left of it."""
+        """Return the swap allowance: the cgroup's, limited by the machine's free swap."""
         free = meminfo(self.root).get("SwapFree", 0)
         if not free or self.limit_bytes is None:
             return 0
@@ -215,24 +212,24 @@ class Container:
             both = level.number("memory.memsw.limit_in_bytes")
             allowed = None if both is None else max(0, both - self.limit_bytes)
             unknown = not (level.directory / "memory.memsw.limit_in_bytes").exists()
-        if unknown:  # no swap accounting: what is swapped out cannot be seen, so it is not counted on
+        if unknown:  # without swap accounting swapped memory is invisible, so do not rely on it
             return 0
         return free if allowed is None else min(free, allowed)
 
 
 def _memory_limit(root: Path, process: str) -> tuple[int | None, cgroups.Level | None, cgroups.Ancestry]:
-    """Return the smallest limit and where it stands; None as level means the machine itself."""
+    """Return the smallest limit, its cgroup (None for the machine itself), and the ancestry."""
     total = meminfo(root).get("MemTotal")
     ancestry = cgroups.find(root, process, "memory")
     name = "memory.max" if ancestry.version == 2 else "memory.limit_in_bytes"
     limit, where = total, None
     for level in ancestry.levels:
         here = level.number(name)
-        # Of two equal limits the outer one is met first: it counts at least as much.
+        # Of two equal limits the outer one is reached first, since it includes the inner usage.
         if here is not None and (limit is None or here < limit or (where is not None and here == limit)):
             limit, where = here, level
     if ancestry.version == 1 and ancestry.levels:
-        # Version 1 also tells of limits above what the container sees of the tree.
+        # Version 1 also reports limits above the visible part of the tree.
         top = ancestry.levels[-1]
         above = top.fields("memory.stat").get("hierarchical_memory_limit", cgroups.UNLIMITED)
         if above < (limit if limit is not None else cgroups.UNLIMITED):
@@ -241,7 +238,7 @@ def _memory_limit(root: Path, process: str) -> tuple[int | None, cgroups.Level |
 
 
 def _cpus(root: Path) -> float:
-    """Return the smallest CPU quota of the ancestry, at most the CPUs we may be scheduled on."""
+    """Return the smallest CPU quota of the ancestry, limited by our CPU affinity."""
     cpus = float(len(os.sched_getaffinity(0)))
     ancestry = cgroups.find(root, "self", "cpu")
     for level in ancestry.levels:
@@ -270,7 +267,7 @@ def _open(path: Path) -> int | None:
 
 
 def _reread(handle: int) -> bytes:
-    """Return the present content of an open file of the kernel; empty once its cgroup is gone."""
+    """Return the current content of an open cgroup file, empty if the cgroup is gone."""
     try:
         return os.pread(handle, 16384, 0)
     except OSError:

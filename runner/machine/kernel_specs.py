@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The kernels of this machine: those that Jupyter finds, and those of other conda environments and venvs.
+"""The kernels of this machine: Jupyter's own, and those of other conda environments and venvs.
 
-A tool that is installed on its own (pipx, uv) sees none of the kernels that people run their notebooks with. They
-are found where environments are listed, and called ENVIRONMENT-KERNEL; the path of an environment, or of its
-Python, is a name as well.
+A tool installed in isolation (pipx, uv) does not see the user's kernels. They are found through lists of
+environments, and named ENVIRONMENT-KERNEL; the path of an environment, or of its Python, also works as a name.
 """
 
 from __future__ import annotations
@@ -23,15 +22,15 @@ _ODD = re.compile(r"[^a-z0-9._-]+")
 
 
 class Kernels(KernelSpecManager):  # type: ignore[misc]
-    """Finds kernels in all environments; those that Jupyter itself finds come first."""
+    """Finds kernels in all environments; Jupyter's own take precedence."""
 
     def _kernel_dirs_default(self) -> list[str]:
-        """Return Jupyter's own folders. It imports IPython, which takes 0.2 s, to learn the name of the last one."""
-        ours = os.path.expanduser(os.environ.get("IPYTHONDIR") or "~/.ipython")  # noqa: PTH111  (there may be no home)
+        """Return Jupyter's folders without importing IPython, which takes 0.2 s, for the last one."""
+        ours = os.path.expanduser(os.environ.get("IPYTHONDIR") or "~/.ipython")  # noqa: PTH111  (the home may be missing)
         return [*jupyter_path("kernels"), str(Path(ours, "kernels"))]
 
     def find_kernel_specs(self) -> dict[str, str]:
-        """Return the folder of each kernel by its name."""
+        """Return the folders of kernels by name."""
         found: dict[str, str] = super().find_kernel_specs()
         for environment in environments():
             for folder in _specs(environment):
@@ -39,12 +38,12 @@ class Kernels(KernelSpecManager):  # type: ignore[misc]
         return found
 
     def get_kernel_spec(self, kernel_name: str) -> Any:
-        """Return the spec of a name, or of the environment at a path.
+        """Return the spec for a name or for the path of an environment.
 
         Raises
         ------
         NoSuchKernel
-            There is none.
+            There is no such kernel.
         """
         if os.sep in kernel_name:
             return self._at(Path(kernel_name).expanduser().absolute())
@@ -66,7 +65,7 @@ class Kernels(KernelSpecManager):  # type: ignore[misc]
 
 
 def environments() -> Iterator[Path]:
-    """Yield the conda environments and venvs that are listed, active, or in the current folder; not our own."""
+    """Yield conda environments and venvs that are listed, active, or in the current folder, except our own."""
     home = Path.home()
     conda = [os.environ.get("CONDA_PREFIX"), *_lines(home / ".conda" / "environments.txt")]
     if executable := os.environ.get("CONDA_EXE"):
@@ -96,13 +95,13 @@ def _specs(environment: Path) -> Iterator[Path]:
 
 
 def _name(environment: Path) -> str:
-    """Return what an environment is called: its folder's name, or that of the project that a `.venv` belongs to."""
+    """Return an environment's name: its folder's, or for a `.venv` its project's."""
     name = environment.parent.name if environment.name in {".venv", "venv"} else environment.name
     return _ODD.sub("-", name.lower()).strip("-") or "environment"
 
 
 def _of_environment(folder: Path) -> Any:
-    """Return the spec in a folder, made to run with the environment's own programs."""
+    """Return the spec in a folder, adapted to use the environment's own programs."""
     environment = folder.parents[3]
     spec = KernelSpec.from_resource_dir(str(folder))
     programs = environment / "bin"

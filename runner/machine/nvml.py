@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The NVIDIA driver's answers, with each way to get none told apart.
+"""Calls to NVML, the NVIDIA driver's management library, with errors classified.
 
-NVML fails in four kinds. The driver cannot be talked to at all, or is lost while in use: a
-`DriverProblem`, which names what to do. One question has no answer on this device, now or ever:
-`Unavailable`, which becomes a null with its reason. Everything else in the package asks through
-`ask`, so that the mapping stands here alone.
+If the driver is unusable or lost, a call raises `DriverProblem` with a hint. If a single value is not
+available on a device, it raises `Unavailable`, and the value becomes null with a reason. All other modules
+call NVML through `ask`, so this mapping exists only here.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ Kind = Literal["no-library", "no-driver", "version-mismatch", "unknown-error", "
 
 _ADVICE: dict[Kind, tuple[str, str]] = {
     "no-library": (
-        "the NVIDIA management library libnvidia-ml.so.1 is not here",
+        "the NVIDIA management library libnvidia-ml.so.1 is missing",
         (
             "start the container with GPUs (docker run --gpus all, or a nvidia.com/gpu limit on Kubernetes) "
             "on a machine with the NVIDIA driver"
@@ -27,7 +26,7 @@ _ADVICE: dict[Kind, tuple[str, str]] = {
     ),
     "no-driver": (
         "the NVIDIA driver is not loaded",
-        "load it on the host (nvidia-smi there must work), or move to a node with a GPU",
+        "load it on the host (nvidia-smi must work there), or use a node with a GPU",
     ),
     "version-mismatch": (
         "the NVIDIA driver's library and its kernel module have different versions",
@@ -40,15 +39,15 @@ _ADVICE: dict[Kind, tuple[str, str]] = {
         "the NVIDIA driver cannot be initialised",
         (
             "a container loses its GPUs when the host reloads systemd: recreate the container; "
-            "if nvidia-smi fails on the host as well, look at its kernel log (dmesg)"
+            "if nvidia-smi fails on the host too, check its kernel log (dmesg)"
         ),
     ),
     "driver-lost": (
         "the connection to a GPU was lost",
-        "look for Xid messages in the host's kernel log; the GPU needs a reset or the host a reboot",
+        "check the host's kernel log for Xid messages; the GPU needs a reset or the host a reboot",
     ),
     "no-device": (
-        "the NVIDIA driver is there but shows no GPU",
+        "the NVIDIA driver is loaded but finds no GPU",
         "give the container a GPU (docker run --gpus all, or a nvidia.com/gpu limit on Kubernetes)",
     ),
 }
@@ -69,13 +68,13 @@ _LOST = {_UNINITIALIZED, _DRIVER_NOT_LOADED, _GPU_IS_LOST, _RESET_REQUIRED, _VER
 _NEVER = {
     _INVALID_ARGUMENT: "not valid for this kind of device",
     _NOT_SUPPORTED: "not supported by this device",
-    _NO_PERMISSION: "no permission to ask",
-    _FUNCTION_NOT_FOUND: "this driver is too old to have it",
+    _NO_PERMISSION: "no permission",
+    _FUNCTION_NOT_FOUND: "not supported by this old driver",
 }
 
 
-class DriverProblem(RefusedError):  # noqa: N818  (it is what the user reads, not a programming error)
-    """The driver cannot be used: ``kind`` tells how, ``hint`` what to do."""
+class DriverProblem(RefusedError):  # noqa: N818  (a message for users, not a programming error)
+    """The driver is unusable, see ``kind`` and ``hint``."""
 
     def __init__(self, kind: Kind, detail: str = "") -> None:
         message, hint = _ADVICE[kind]
@@ -83,8 +82,8 @@ class DriverProblem(RefusedError):  # noqa: N818  (it is what the user reads, no
         self.kind = kind
 
 
-class Unavailable(Exception):  # noqa: N818  (an answer, not an error)
-    """One question has no answer; ``code`` is NVML's, None where the binding itself failed."""
+class Unavailable(Exception):  # noqa: N818  (a result, not an error)
+    """A value is not available; ``code`` is NVML's, None if the binding failed."""
 
     def __init__(self, reason: str, code: int | None = None) -> None:
         super().__init__(reason)
@@ -93,22 +92,22 @@ class Unavailable(Exception):  # noqa: N818  (an answer, not an error)
 
     @property
     def lasting(self) -> bool:
-        """Whether asking again makes no sense."""
+        """Whether a retry is pointless."""
         return self.code in _NEVER
 
     @property
     def unsupported(self) -> bool:
-        """Whether the device has no such thing, as a GPU without memory of its own."""
+        """Whether the device lacks the feature, such as a GPU without its own memory."""
         return self.code == _NOT_SUPPORTED
 
 
 def initialise() -> ModuleType:
-    """Load NVML and return the `pynvml` module, ready to be asked.
+    """Load NVML and return the initialised `pynvml` module.
 
     Raises
     ------
     DriverProblem
-        No library, no driver, versions that do not match, or whatever else NVML says.
+        The library or driver is missing, their versions do not match, or another error of NVML.
     """
     try:
         import pynvml
@@ -118,37 +117,37 @@ def initialise() -> ModuleType:
         pynvml.nvmlInit()
     except pynvml.NVMLError as error:
         kind = _AT_START.get(error.value, "unknown-error")
-        raise DriverProblem(kind, f"NVML says {_text(error)!r}") from error
-    except Exception as error:  # a library of another vendor or machine under this name
+        raise DriverProblem(kind, f"NVML: {_text(error)!r}") from error
+    except Exception as error:  # another library under this name
         raise DriverProblem("unknown-error", f"{type(error).__name__}: {_text(error)}") from error
     module: ModuleType = pynvml
     return module
 
 
 def ask(nvml: ModuleType, function: Callable[..., Any], *arguments: Any) -> Any:
-    """Return the answer of one NVML function.
+    """Return the result of an NVML function.
 
     Raises
     ------
     Unavailable
-        This device, driver or container does not answer it; any exception of the binding counts.
+        Not available on this device, driver or container, or an exception of the binding.
     DriverProblem
-        The GPU or the driver is gone.
+        The GPU or the driver is lost.
     """
     try:
         return function(*arguments)
     except nvml.NVMLError as error:
         if error.value in _LOST:
-            raise DriverProblem("driver-lost", f"NVML says {_text(error)!r}") from error
+            raise DriverProblem("driver-lost", f"NVML: {_text(error)!r}") from error
         never = _NEVER.get(error.value)
-        reason = f"NVML says {_text(error)!r}"
+        reason = f"NVML: {_text(error)!r}"
         raise Unavailable(f"{never} ({reason})" if never else reason, error.value) from error
-    except Exception as error:  # the binding itself trips, for example over a name that is no UTF-8
+    except Exception as error:  # the binding fails, for example on a name that is not UTF-8
         raise Unavailable(f"{type(error).__name__}: {_text(error)}") from error
 
 
 def _text(error: Exception) -> str:
     try:
         return " ".join(str(error).split())
-    except Exception:  # noqa: BLE001  (pynvml asks the library for the text, which may fail as well)
+    except Exception:  # noqa: BLE001  (pynvml gets the text from the library, which may fail too)
         return f"code {getattr(error, 'value', '?')}"

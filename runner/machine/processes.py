@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The processes of a run: what they use, and the end of those that outlive the kernel.
+"""The processes of a run: resource usage, and termination of those that outlive the kernel.
 
-A killed kernel leaves its children behind, and a child in a session of its own survives even
-a normal end; each of them may hold a GPU. So every descendant is remembered while it can still
-be distinguished from others, by its pid together with its start time, because pids are used again.
-Nothing outside the run is ever signalled, and only known pids are reaped: ``waitpid(-1)``
-would take the kernel's exit status away from those who wait for it.
+A killed kernel leaves its children behind, and a child in its own session survives even a normal exit;
+each may hold a GPU. So all descendants are recorded while they can still be identified, by pid and start
+time, because pids are reused. Nothing outside the run is ever signalled, and only known pids are reaped:
+``waitpid(-1)`` would steal the kernel's exit status from its waiter.
 """
 
 from __future__ import annotations
@@ -27,13 +26,13 @@ if TYPE_CHECKING:
     from runner.core.procfs import Identity
 
 RUN_TAG = "RUNNER_RUN_TAG"
-"""Environment variable of the kernel by which its descendants are known, whoever adopted them."""
+"""Environment variable of the kernel that identifies its descendants, even after reparenting."""
 
 RUN_NAME = "runner run"
-"""Name of a process that runs a notebook, which `ps -e` and `top` show; those it starts have others."""
+"""Name of a process that runs a notebook, as shown by `ps -e` and `top`; its children have others."""
 
 TERM_SECONDS, KILL_SECONDS = 3.0, 2.0
-"""How long processes that outlive a kernel have after SIGTERM, and to end after SIGKILL."""
+"""Grace periods after SIGTERM and after SIGKILL for processes that outlive a kernel."""
 _PR_SET_PDEATHSIG = 1
 _PR_SET_NAME = 15
 _PR_SET_CHILD_SUBREAPER = 36
@@ -42,48 +41,47 @@ _TAG = re.compile(r"[0-9a-f]{32}")
 
 
 class Use(NamedTuple):
-    """What all processes of a run use at this moment, and have used so far."""
+    """Resource usage of all processes of a run, current and cumulative."""
 
     rss_bytes: int
     cpu_seconds: float
     processes: int
     disk: procfs.Disk | None
-    """None where /proc does not count it."""
+    """None if /proc does not report it."""
 
 
 def become_subreaper() -> bool:
-    """Make orphans of our descendants our own children, so that they stay within reach.
+    """Become the parent of orphaned descendants, so that they can still be found.
 
     Returns
     -------
-    False where the system refuses; the run tag then finds them still.
+    False if the system refuses; the run tag still finds them.
     """
     return _prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
 def adopt_orphans() -> bool:
-    """Become a subreaper, and tell whether whoever is orphaned to us from now on comes from a kernel of ours.
+    """Become a subreaper, and return True if all processes orphaned to us from now on descend from our kernels.
 
-    Not so as the first process of a container, to which the orphans of all others go (those of a
-    `docker exec` too), and not with children that were here before us (`server & exec runner ...`),
-    which may leave orphans of their own.
+    False for the first process of a container, which adopts all orphans there (also from `docker exec`),
+    and for a process with earlier children (`server & exec runner ...`), which may leave orphans too.
     """
     first = os.getpid() == 1 or procfs.has_children(os.getpid())
     return become_subreaper() and not first
 
 
 def end_with_parent() -> None:
-    """Have the system send us SIGTERM when the thread that forked us ends; call it between fork and exec."""
+    """Request SIGTERM when the thread that forked us ends; call between fork and exec."""
     _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def name_run() -> None:
-    """Give this process the name of a run; call it in the main thread."""
+    """Set this process's name to that of a run; call in the main thread."""
     _PRCTL(_PR_SET_NAME, RUN_NAME.encode(), 0, 0, 0)
 
 
 _PRCTL = ctypes.CDLL(None, use_errno=True).prctl
-"""Looked up before any fork: in a child, another thread of its parent may hold the loader's lock for ever."""
+"""Looked up before any fork: in a child, the loader's lock may be held forever by a thread of the parent."""
 
 
 def _prctl(option: int, value: int) -> bool:
@@ -91,24 +89,24 @@ def _prctl(option: int, value: int) -> bool:
 
 
 class Family:
-    """All processes that come from one kernel, also those that left its tree.
+    """All descendants of one kernel, including those that left its process tree.
 
-    A process belongs if its parent does, if it is in a session that a member opened, if its
-    environment carries the run's tag, or if it was orphaned to us; it is judged once, when it is
-    first seen. Never members: this process, its parents, the leaders of its group and session,
-    whatever is older than the run.
+    A process is a member if its parent is, if it is in a session opened by a member, if its environment
+    contains the run's tag, or if it was orphaned to us. This is decided once, when it is first seen. Never
+    members: this process, its ancestors, the leaders of its group and session, and processes older than the
+    run.
 
     Parameters
     ----------
     tag
-        Value of `RUN_TAG` in the kernel's environment; one run has it and no other.
+        Value of `RUN_TAG` in the kernel's environment, unique to the run.
     adopts
-        Orphans that come to us are the kernel's descendants, see `adopt_orphans`. They are distinguished from
-        processes that we start ourselves by their session: the kernel is started in one of its own,
-        nothing else is, and nobody can join ours.
+        Processes orphaned to us are the kernel's descendants, see `adopt_orphans`. They are distinguished from
+        our own children by their session: only the kernel is started in a new one, and no process can join
+        ours.
     orphaned
-        The run is another one that has died: whoever carries its tag belongs, however old; there is no
-        kernel to wait for.
+        The run is another one that died: all processes with its tag are members, of any age, and there is no
+        kernel.
     """
 
     def __init__(self, tag: str, *, adopts: bool = False, orphaned: bool = False) -> None:
@@ -126,12 +124,12 @@ class Family:
         self._ended_ticks = 0
         self._cpu_ticks = 0
         self._disk: dict[int, procfs.Disk] = {}
-        """By member, as it was last seen."""
+        """Last known value by member."""
         self._ended_disk = procfs.Disk(0, 0)
         self._whole_disk: procfs.Disk | None = None
 
     def watch(self, pid: int) -> None:
-        """Follow the kernel with this pid, from its start on."""
+        """Follow the kernel with this pid."""
         with self._lock:
             self._kernels.add(pid)
             self._strangers.discard(pid)
@@ -141,10 +139,10 @@ class Family:
                 self._add(stat)
 
     def observe(self, *, disk: bool = True) -> Use | None:
-        """Remember who is there now and return what they use; None before `watch`.
+        """Update the members and return their usage, None before `watch`.
 
-        Cheap enough for each tick: one listing of /proc, and one read for each member and for
-        each process that was not there before; ``disk`` reads one file more for each member.
+        Cheap enough for each tick: one listing of /proc, and one read per member and per new process;
+        ``disk`` reads one more file per member.
         """
         with self._lock:
             if not self._kernels and not self._orphaned:
@@ -171,56 +169,56 @@ class Family:
             )
 
     def members(self) -> frozenset[int]:
-        """Return the pids of the members that were alive at the last `observe`, the kernel among them."""
+        """Return the pids of members alive at the last `observe`, including the kernel."""
         with self._lock:
             return frozenset(pid for pid, stat in self._members.items() if not stat.dead)
 
     def others(self) -> tuple[int, ...]:
-        """Return the pids of the members at the last `observe`, without the kernels."""
+        """Return the pids of members alive at the last `observe`, without the kernels."""
         with self._lock:
             return tuple(pid for pid, stat in self._members.items() if not stat.dead and pid not in self._kernels)
 
     def survivors(self) -> tuple[Identity, ...]:
-        """Return the members that are alive, the kernel among them if it is."""
+        """Return all live members, including the kernel."""
         with self._lock:
-            self._strangers.clear()  # judge all again: a pid may have been used again between two looks
+            self._strangers.clear()  # check all again: a pid may have been reused since
             return self._living()
 
     def sweep(self, term_seconds: float, kill_seconds: float) -> tuple[machine_records.Process, ...]:
-        """End all members: ask with SIGTERM, wait, then SIGKILL those left and wait again.
+        """Terminate all members: send SIGTERM, wait, then SIGKILL and wait again.
 
-        Call it when the kernel should have ended. It takes at most the two times together.
+        Call when the kernel should have ended. Takes at most the sum of the two times.
 
         Returns
         -------
-        Whoever was still there, and how each of them ended.
+        The processes that were still alive, and how each ended.
         """
         found: dict[Identity, machine_records.Process] = {}
         alive = self.survivors()
         ended_by: dict[Identity, signal.Signals] = {}
         for number, seconds in ((signal.SIGTERM, term_seconds), (signal.SIGKILL, kill_seconds)):
             deadline = time.monotonic() + seconds
-            asked: set[Identity] = set()
+            signalled: set[Identity] = set()
             while alive:
                 for identity in alive:
                     if identity not in found:
                         found[identity] = self._describe(identity)
-                    if identity not in asked and _send(identity, number):
+                    if identity not in signalled and _send(identity, number):
                         ended_by[identity] = number
-                    asked.add(identity)
+                    signalled.add(identity)
                 if time.monotonic() >= deadline:
                     break
                 time.sleep(0.02)
                 alive = self._living()
         left = self.survivors()
-        for identity in left:  # forked faster than we could look
+        for identity in left:  # forked faster than we could poll
             found.setdefault(identity, self._describe(identity))
         return tuple(_outcome(process, ended_by.get(key), key in left) for key, process in found.items())
 
     def kill(self) -> int:
-        """Kill all members now, without a wait, and return how many there were.
+        """Kill all members without waiting, and return their number.
 
-        What they forked meanwhile is seen by the next call.
+        Children forked meanwhile are found by the next call.
         """
         return sum(_send(identity, signal.SIGKILL) for identity in self.survivors())
 
@@ -230,7 +228,7 @@ class Family:
             return tuple(stat.identity for stat in self._members.values() if not stat.dead)
 
     def _update_members(self) -> None:
-        """Read the members again; reap those that became our children, and forget the ended."""
+        """Refresh the members; reap those that became our children, and drop ended ones."""
         before = self._members
         self._members = {}
         gone = []
@@ -245,14 +243,14 @@ class Family:
                     os.waitpid(pid, os.WNOHANG)
         for old in gone:
             disk = self._disk.pop(old.pid, (0, 0))
-            if old.parent not in self._members:  # else that parent's waited time has it, and its bytes
+            if old.parent not in self._members:  # else they are included in its parent's
                 self._ended_ticks += old.own_ticks + old.waited_ticks
                 self._ended_disk = procfs.Disk(*map(sum, zip(self._ended_disk, disk, strict=True)))
 
     def _judge(self, pids: set[int], present: set[int]) -> None:
-        """Make each of these a member or a stranger; a parent may come after its child.
+        """Classify processes as members or strangers; a parent may be listed after its child.
 
-        Whose parent ended between our looks is about to have another one, and is judged by that.
+        A process whose parent has just ended is about to be reparented, and is classified afterwards.
         """
         open_cases = [stat for stat in map(procfs.read_stat, pids) if stat]
         joined = True
@@ -277,7 +275,7 @@ class Family:
         return self._adopts and stat.parent == os.getpid() and stat.session != self._session
 
     def _in_our_session(self, stat: procfs.Stat) -> bool:
-        """Return True if a member opened the process's session, and not a later process of that pid."""
+        """Return True if a member, and not a later process with its pid, opened the process's session."""
         opened = self._sessions.get(stat.session)
         if opened is None or stat.session == stat.pid:
             return False
@@ -298,12 +296,12 @@ class Family:
 
 
 def end_orphans(tag: str) -> tuple[machine_records.Process, ...]:
-    """End what a run that has died left behind, and return who that was.
+    """Terminate the processes left behind by a dead run, and return them.
 
     Parameters
     ----------
     tag
-        The value of `RUN_TAG` that its processes carry; one that no run of ours gives is nobody's.
+        Their value of `RUN_TAG`; ignored if it does not have our format.
     """
     if not _TAG.fullmatch(str(tag)):  # from a file that a notebook may have written
         return ()
@@ -319,10 +317,10 @@ def _outcome(process: machine_records.Process, number: signal.Signals | None, le
 
 
 def _send(identity: Identity, number: signal.Signals) -> bool:
-    """Send a signal to exactly this process; False if it is gone or not ours to signal.
+    """Send a signal to exactly this process; False if it is gone or permission is denied.
 
-    The pid is held (pidfd) before its start time is compared, so that it cannot be used again
-    in between. Old kernels, containers that forbid it and Python builds without it check only.
+    The pid is pinned (pidfd) before its start time is compared, so that it cannot be reused in between.
+    Without pidfd, on old kernels, in some containers and Python builds, the start time is only compared.
     """
     handle = None
     try:
@@ -336,7 +334,7 @@ def _send(identity: Identity, number: signal.Signals) -> bool:
             signal.pidfd_send_signal(handle, number)
         else:
             os.kill(identity.pid, number)
-    except OSError:  # gone, or it runs as somebody else
+    except OSError:  # gone, or it belongs to another user
         return False
     finally:
         if handle is not None:
@@ -345,6 +343,6 @@ def _send(identity: Identity, number: signal.Signals) -> bool:
 
 
 def _protected() -> set[int]:
-    """Return who must never be signalled: we, our parents, the leaders of our group and session."""
+    """Return pids that must never be signalled: ours, our ancestors', the leaders of our group and session."""
     parents = (stat.pid for stat in procfs.ancestors(os.getpid()))
     return {0, 1, os.getpid(), os.getpgrp(), os.getsid(0), *parents}

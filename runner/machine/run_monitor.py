@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Everything that watches the machine while a notebook runs: samples, memory guard, processes.
+"""Monitoring of the machine while a notebook runs: samples, memory guard, processes.
 
-`Watch` starts them before the kernel, follows the kernel once it has a pid, and afterwards ends
-what the kernel left behind and proves that its GPUs are free again.
+`Watch` starts them before the kernel, follows the kernel once it has a pid, and provides the records
+afterwards.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ INTERVAL_SECONDS = 0.5
 
 
 class Watch:
-    """Watches one run.
+    """Monitors one run.
 
     Parameters
     ----------
     tag
-        What marks the processes of this run, and of no other.
+        Unique tag of the run's processes.
     samples
-        Where the samples go.
+        File for the samples.
     started_monotonic
-        When the run started.
+        Start of the run.
     gpus
-        The GPUs that the gate chose for this run.
+        The GPUs chosen by the gate.
     guard_fraction
         Share of the container's memory at which the guard acts.
     on_breach
-        Called by the guard with the bytes in use; must kill at once.
+        Called by the guard with the bytes in use; must kill immediately.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class Watch:
         self.sampled: Sampled | None = None
 
     def kernel_environment(self) -> dict[str, str]:
-        """Return what marks the kernel and its descendants as this run's."""
+        """Return the environment variables that identify the kernel and its descendants."""
         return {processes.RUN_TAG: self.tag}
 
     def __enter__(self) -> Self:
@@ -86,7 +86,7 @@ class Watch:
             self._readings[gpu.uuid] = gpu.read()
         self.baseline = read_baseline(self.gpus)
         if self.gpus:
-            self.users.look()  # nobody here is of this run yet
+            self.users.look()  # before any process of the run exists
         self.sampler.start()
         self.guard.start()
         return self
@@ -95,21 +95,21 @@ class Watch:
         self.stop()
 
     def free_before(self) -> dict[str, int | None]:
-        """Return what each GPU had free before the kernel started."""
+        """Return the free memory of each GPU before the kernel started."""
         return {uuid: reading.free_bytes for uuid, reading in self._readings.items()}
 
     def follow(self, pid: int) -> None:
-        """Take a kernel into view."""
+        """Start following a kernel."""
         self.sampler.watch(pid)
         self.sampler.meters = self._meters
 
     def oom_kills(self) -> int:
-        """Return how many OOM kills this container has had since the run began."""
+        """Return the number of OOM kills in this container since the run started."""
         now = self.container.oom_kills()
         return max(0, now - self._kills_before) if now is not None and self._kills_before is not None else 0
 
     def stop(self) -> Sampled:
-        """End sampling and guard; further calls change nothing."""
+        """Stop sampling and guard; further calls have no effect."""
         if self.sampled is None:
             self.guard.stop()
             self.sampled = self.sampler.stop()
@@ -123,12 +123,12 @@ class Watch:
         return per_cell(self.stop(), spans)
 
     def gpu_uses(self, driver: Any, *, held_seconds: float) -> tuple[GpuUse, ...]:
-        """Return what each GPU did.
+        """Return the usage of each GPU.
 
         Parameters
         ----------
         held_seconds
-            How long this run kept the GPUs from others.
+            How long this run held the GPUs.
         """
         use = per_run(self.stop())
         uses = []
@@ -165,7 +165,7 @@ class Watch:
         return tuple(uses)
 
     def host(self) -> Host:
-        """Return what the host gave and the run took."""
+        """Return the host's limits and the run's usage."""
         sampled = self.stop()
         limits, disk = read_limits(), sampled.disk
         unavailable = dict(self.container.unavailable)
@@ -191,7 +191,7 @@ class Watch:
         return self.sampler.record()
 
 
-# A reading is one moment, a record the whole run: what each of its figures is made from.
+# Value of a reading -> figures of the record derived from it.
 _MADE_FROM = {
     "utilization_percent": ("utilization_mean_percent", "utilization_max_percent", "busy_seconds"),
     "energy_joules": ("energy_joules", "energy_seconds", "energy_idle_joules"),
@@ -202,5 +202,5 @@ _MADE_FROM = {
 
 
 def _reasons(unavailable: Mapping[str, str]) -> dict[str, str]:
-    """Return why figures of a record are missing, from why values of a reading are."""
+    """Return the reasons for missing figures of a record, from those for missing values of a reading."""
     return {name: reason for key, reason in unavailable.items() for name in _MADE_FROM.get(key, (key,))}

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Samples of GPUs and host, twice a second for as long as a notebook runs.
+"""Samples GPUs and host twice a second while a notebook runs.
 
-The thread appends to `NAME.samples.csv` at each tick, so that the last moments of a run are on
-the workspace even when the whole container is killed, and keeps the same numbers in memory,
-eight bytes each, for the joins with cells afterwards. It measures its own cost. Nothing that
-goes wrong here ends a run: a lost GPU or a full disk becomes a note.
+The thread appends to `NAME.samples.csv` at each tick, so that the last moments of a run are on disk even if
+the whole container is killed, and keeps the same numbers in memory, eight bytes each, to join them with
+cells later. It measures its own cost. Errors here never end a run: a lost GPU or a full disk is recorded.
 """
 
 from __future__ import annotations
@@ -27,19 +26,19 @@ if TYPE_CHECKING:
 __all__ = ["CLOSEST_SECONDS", "Latest", "Sampled", "Sampler"]
 
 CLOSEST_SECONDS = 0.02
-"""Samples that are asked for come no closer than this, whatever number of cells asks."""
+"""Minimum distance of requested samples, for any number of cells."""
 ENERGY_TICKS = 20
-"""The energy counter is asked at every twentieth tick: on an H200 it costs ten times all the rest. Between two
-readings energy follows the power."""
+"""The energy counter is read every twentieth tick: on an H200 it costs ten times as much as all the rest. In between,
+energy is interpolated with the power."""
 DISK_TICKS = 4
 LOOK_SECONDS = 0.05
-"""How often memory alone is looked at between two ticks, if that is cheap: a spike of 100 ms is seen."""
+"""Interval at which memory alone is polled between two ticks, if that is cheap: shows spikes of 100 ms."""
 LOOK_SHARE = 0.0015
-"""What these looks may cost of a core; a slow driver is asked less often."""
+"""Maximum CPU use of these polls, as a share of a core; a slow driver is polled less often."""
 MOVED_BYTES = 16 * 2**20
-"""A smaller step is not worth a sample of its own."""
+"""Smaller changes are not recorded between ticks."""
 PATIENCE_SECONDS = 0.05
-"""How long the end of a cell waits for its sample."""
+"""Maximum time the end of a cell waits for its sample."""
 _STOP_SECONDS = 5.0
 
 
@@ -52,7 +51,7 @@ class Latest(NamedTuple):
 
     @property
     def gpu_total_bytes(self) -> int | None:
-        """Memory in use over all GPUs of the run; None where nothing is known."""
+        """Memory in use over all GPUs of the run; None if unknown."""
         known = [used for used in self.gpu_used_bytes.values() if used is not None]
         return sum(known) if known else None
 
@@ -65,13 +64,13 @@ class Sampler:
     path
         The CSV file, recreated.
     started_monotonic
-        When the run started, on `time.monotonic`; the zero of all times.
+        Start of the run on `time.monotonic`, the origin of all times.
     interval_seconds
-        Time between two ticks, which stay on their grid however long one takes.
+        Time between two ticks, on a fixed grid.
     gpus
-        Whom to ask.
+        GPUs to sample.
     family
-        Processes of the run, observed at each tick; None leaves the host's columns empty.
+        Processes of the run, observed at each tick; with None the host's columns are empty.
     """
 
     def __init__(
@@ -86,7 +85,7 @@ class Sampler:
         self.on_tick: list[Callable[[Latest], None]] = []
         """Called in this thread after each tick."""
         self.meters: Mapping[str, ActivityMeter] = {}
-        """What is asked at each tick what a GPU's units did, by UUID."""
+        """Activity meters read at each tick, by UUID."""
         self.latest: Latest | None = None
         self._started = started_monotonic
         self._interval = interval_seconds
@@ -100,7 +99,7 @@ class Sampler:
         self._ticks = 0
         self._stopping = threading.Event()
         self.given_up = False
-        """A GPU did not answer at the end; asking it again would hang."""
+        """A GPU did not answer at the end; another call would hang."""
         self._thread = threading.Thread(target=self._run, name="sampler", daemon=True)
         self._cpu_seconds: float | None = None
         self._stopped: str | None = None
@@ -109,11 +108,11 @@ class Sampler:
         self._seen_bytes: dict[str, int | None] = {}
 
     def series(self, uuid: str) -> GpuSeries:
-        """Return where the samples of a GPU are kept."""
+        """Return the samples of a GPU."""
         return self._sampled.gpus[uuid]
 
     def start(self) -> None:
-        """Take the first sample and go on until `stop`."""
+        """Take the first sample and continue until `stop`."""
         self._thread.start()
 
     def watch(self, pid: int) -> None:
@@ -123,10 +122,10 @@ class Sampler:
         self._sampled.kernel_seconds = self._now()
 
     def sample_now(self) -> None:
-        """Take a sample, as at the end of a cell, before whatever comes next.
+        """Take a sample, such as at the end of a cell, before the next cell starts.
 
-        The thread takes it; it is waited for a moment only, so that a driver that hangs cannot
-        hold up a notebook. Nothing happens when the last sample is younger than `CLOSEST_SECONDS`.
+        The thread takes it, and the wait for it is short, so that a hanging driver cannot block a
+        notebook. Does nothing if the last sample is younger than `CLOSEST_SECONDS`.
         """
         latest = self.latest
         if latest is None or self._now() - latest.seconds >= CLOSEST_SECONDS:
@@ -142,11 +141,11 @@ class Sampler:
             self._thread.join(timeout=_STOP_SECONDS)
             if self._thread.is_alive():
                 self.given_up = True
-                self._note("a GPU did not answer any more, sampling was given up")
+                self._note("a GPU stopped answering, sampling was abandoned")
         return self._sampled
 
     def record(self) -> machine_records.Sampling:
-        """Return how many samples there are, and what they cost."""
+        """Return the number of samples and their cost."""
         return machine_records.Sampling(
             interval_seconds=self._interval,
             ticks=len(self._sampled.seconds),
@@ -168,38 +167,38 @@ class Sampler:
             while True:
                 self._tick()
                 self._ticked.set()
-                self._wake.clear()  # who asked during the tick has been served by it
+                self._wake.clear()  # this tick serves requests made during it
                 if self._stopping.is_set():
                     break
                 into_interval = (time.monotonic() - first) % self._interval
                 self._pause(self._interval - into_interval)
-        except Exception as error:  # noqa: BLE001  (whatever it is, the notebook goes on)
+        except Exception as error:  # noqa: BLE001  (the notebook continues in any case)
             self._note(f"sampling ended: {error!r}")
         finally:
             self._file.close()
 
     def _pause(self, seconds: float) -> None:
-        """Wait for the next tick or whoever asks for one, looking at memory meanwhile."""
+        """Wait for the next tick or a request, polling memory meanwhile."""
         until = time.monotonic() + seconds
         while (left := until - time.monotonic()) > 0:
-            look = self._gpus and left > 1.5 * self._look_seconds  # the tick itself is as good
+            look = self._gpus and left > 1.5 * self._look_seconds  # else the tick is soon enough
             if self._wake.wait(self._look_seconds if look else left):
                 return
             if look:
                 self._look()
 
     def _look(self) -> None:
-        """Keep memory that has moved since it was last seen; as often as the cost of a look allows."""
+        """Record memory that has changed since the last poll; adapt the interval to the cost."""
         started = time.thread_time()
         for gpu in list(self._gpus):
             used = None
-            with contextlib.suppress(Exception):  # the next tick says so
+            with contextlib.suppress(Exception):  # reported at the next tick
                 used = gpu.memory().used_bytes
             before = self._seen_bytes.get(gpu.uuid)
             if used is not None and (before is None or abs(used - before) >= MOVED_BYTES):
                 series = self._sampled.gpus[gpu.uuid]
                 series.moved_bytes.append(used)
-                series.moved_seconds.append(self._now())  # last: who reads meanwhile has as many bytes
+                series.moved_seconds.append(self._now())  # last, so that concurrent readers never lack a value
                 self._seen_bytes[gpu.uuid] = used
         cost = time.thread_time() - started
         self._look_seconds = max(LOOK_SECONDS, 0.8 * self._look_seconds, cost / LOOK_SHARE)
@@ -231,10 +230,10 @@ class Sampler:
         self._cpu_seconds = time.thread_time()
 
     def _read(self, gpu: Gpu, *, energy: bool) -> Reading | None:
-        """Ask one GPU; one that fails is left alone from then on, the others are asked still."""
+        """Read one GPU; after a failure it is no longer sampled, unlike the others."""
         try:
             return gpu.read(energy=energy)
-        except Exception as error:  # noqa: BLE001  (drivers throw what they like)
+        except Exception as error:  # noqa: BLE001  (drivers may raise anything)
             self._gpus = [other for other in self._gpus if other is not gpu]
             self._note(f"no samples of {gpu.uuid} after {self._now():.1f} s: {error}")
             return None

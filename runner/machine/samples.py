@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Samples as they are kept: in memory for the joins, and as lines of `NAME.samples.csv`."""
+"""Storage of samples: in memory for joins with cells, and as lines of `NAME.samples.csv`."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ ACTIVITY = (
     "nvlink_received_bytes_per_second",
     "nvlink_sent_bytes_per_second",
 )
-"""What a GPU's units did since the activity was read before; empty in ticks at which it was not read."""
+"""Activity of a GPU's units since the last read; empty in ticks without a read."""
 COLUMNS = (
     "time_seconds",
     "gpu_uuid",
@@ -45,7 +45,7 @@ COLUMNS = (
 
 
 class Reading(Protocol):
-    """What a GPU said at one moment; None where it said nothing."""
+    """Values of a GPU at one moment; None if not available."""
 
     @property
     def used_bytes(self) -> int | None:
@@ -53,7 +53,7 @@ class Reading(Protocol):
 
     @property
     def utilization_percent(self) -> float | None:
-        """Share of the time since the last reading in which something ran."""
+        """Share of the time since the last reading with work running."""
 
     @property
     def power_watts(self) -> float | None:
@@ -65,7 +65,7 @@ class Reading(Protocol):
 
     @property
     def energy_joules(self) -> float | None:
-        """Counter of all energy since the driver was loaded."""
+        """Total energy since the driver was loaded."""
 
 
 class Memory(Protocol):
@@ -77,17 +77,17 @@ class Memory(Protocol):
 
 
 class Gpu(Protocol):
-    """A GPU that can be asked."""
+    """A GPU that can be read."""
 
     @property
     def uuid(self) -> str:
         """Full UUID."""
 
     def read(self, *, energy: bool = ...) -> Reading:
-        """Return what it says now; raises when the GPU is lost."""
+        """Return all current values; raises if the GPU is lost."""
 
     def memory(self) -> Memory:
-        """Return what it says of its memory alone, likewise."""
+        """Return the current memory only; raises if the GPU is lost."""
 
 
 def _doubles() -> array[float]:
@@ -96,7 +96,7 @@ def _doubles() -> array[float]:
 
 @dataclass(slots=True)
 class GpuSeries:
-    """All readings of one GPU, one a tick; NaN where there was none."""
+    """All readings of one GPU, one per tick, NaN if missing."""
 
     used_bytes: array[float] = field(default_factory=_doubles)
     utilization_percent: array[float] = field(default_factory=_doubles)
@@ -104,17 +104,17 @@ class GpuSeries:
     energy_joules: array[float] = field(default_factory=_doubles)
     power_watts: array[float] = field(default_factory=_doubles)
     activity_seconds: array[float] = field(default_factory=_doubles)
-    """Ends of the intervals that `activity` holds means of; the first is where the first one begins."""
+    """Ends of the intervals of the means in `activity`; the first value is the start of the first one."""
     activity: dict[str, array[float]] = field(default_factory=dict)
     moved_seconds: array[float] = field(default_factory=_doubles)
-    """Times between the ticks at which memory in use had moved."""
+    """Times between ticks at which memory in use had changed."""
     moved_bytes: array[float] = field(default_factory=_doubles)
-    """Memory in use then."""
+    """Memory in use at these times."""
 
 
 @dataclass(slots=True)
 class Sampled:
-    """All samples of a run; each array has one number a tick, NaN where nothing was measured."""
+    """All samples of a run; each array has one number per tick, NaN if not measured."""
 
     seconds: array[float] = field(default_factory=_doubles)
     """Times of the ticks, from the start of the run."""
@@ -126,24 +126,24 @@ class Sampled:
     host_cpu_seconds: float | None = None
     """CPU time of the kernel and its descendants up to the last tick."""
     disk: Disk | None = None
-    """What they read from and wrote to disks until then."""
+    """Their disk reads and writes up to then."""
 
 
 PART_BYTES = 16_000_000
-"""Each time the file has grown by so much, half as many ticks are written from then on."""
+"""After each growth of the file by this much, the rate of written ticks is halved."""
 
 
 class SamplesFile:
-    """The CSV file: each tick one write of whole lines, until the disk refuses one.
+    """The CSV file: one write of whole lines per tick, until a write fails.
 
-    A run of days would fill its volume, so ticks are thinned out as the file grows. In memory, where the
-    figures of the record come from, they are all there.
+    A run of days would fill its volume, so ticks are thinned out as the file grows. The samples in memory,
+    the source of the record's figures, are complete.
     """
 
     def __init__(self, path: Path) -> None:
         self.problem: str | None = None
         self.left_out_ticks = 0
-        """Ticks that were not written, to keep the file small."""
+        """Ticks not written to keep the file small."""
         self._ticks = 0
         self._path = path
         self._handle: int | None = None
@@ -155,7 +155,7 @@ class SamplesFile:
         self.append([",".join(COLUMNS)])
 
     def tick(self, rows: Iterable[str]) -> None:
-        """Add the lines of one tick, unless the file has become too long for each."""
+        """Append the lines of one tick, or skip it if the file is long."""
         every = 2 ** (self._size // PART_BYTES)
         self._ticks += 1
         if self._ticks % every:
@@ -164,12 +164,12 @@ class SamplesFile:
             self.append(rows)
 
     def append(self, rows: Iterable[str]) -> None:
-        """Add lines; at a fault cut off what was half written and write nothing any more."""
+        """Append lines; on an error remove the partial write and stop writing."""
         if self._handle is None:
             return
         data = "".join(f"{row}\n" for row in rows).encode()
         try:
-            while data:  # a disk that fills up takes a part first and then refuses the rest
+            while data:  # a disk that fills up accepts a part first
                 data = data[os.write(self._handle, data) :]
             self._size = os.fstat(self._handle).st_size
         except OSError as error:
@@ -179,7 +179,7 @@ class SamplesFile:
             self.close()
 
     def close(self) -> None:
-        """Close the file; closing twice is fine."""
+        """Close the file; may be called twice."""
         if self._handle is not None:
             handle, self._handle = self._handle, None
             with contextlib.suppress(OSError):
@@ -198,7 +198,7 @@ def row(
     percent: float | None,
     activity: Mapping[str, float] = MappingProxyType({}),
 ) -> str:
-    """Return one line without its end; fields that were not measured are empty."""
+    """Return one line without its end; missing values are empty."""
     gpu = (
         (reading.used_bytes, reading.utilization_percent, reading.power_watts, reading.temperature_celsius)
         if reading

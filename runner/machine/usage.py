@@ -1,14 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What each cell and the whole run used, computed from the samples; pure.
+"""Resource usage of each cell and of the whole run, computed from the samples; pure.
 
-Rules. A peak is the largest sample within the cell, or up to `END_SECONDS` after it but before the
-next cell, because the sample that is asked for at a cell's end is taken a moment later. A cell
-without any has the last sample before it. Utilisation holds from the previous
-sample to its own, as drivers report what was since they were last asked; so it is weighed by
-time and samples that were taken extra do not count more. Energy is the difference of the
-device's counter, which is read seldom and follows the measured power between two readings, and the straight line
-between the samples around each end of the cell; of the run, from the kernel's start on.
-What was not measured is None, never 0.
+Rules. A peak is the largest sample within the cell, or up to `END_SECONDS` after it but before the next
+cell, because the sample requested at a cell's end is taken slightly later. A cell without samples uses the
+last one before it. Utilisation applies from the previous sample to its own, since drivers report the time
+since the last call; so it is weighted by time, and extra samples do not distort it. Energy is the difference
+of the device's counter, which is read rarely and interpolated with the measured power, and linearly between
+the samples around each end of the cell; for the run it starts with the kernel. Missing values are None,
+never 0.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ SHORTEST_ACTIVITY_SECONDS = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """When a cell ran, in seconds from the start of the run."""
+    """Start and end of a cell, in seconds from the start of the run."""
 
     index: int
     start_seconds: float
@@ -39,38 +38,38 @@ class Span:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CellUse:
-    """What a cell used."""
+    """Resource usage of a cell."""
 
     peak_gpu_memory_bytes: dict[str, int | None] = field(default_factory=dict)
     gpu_utilization_mean_percent: float | None = None
-    """Mean over time, and over those GPUs of the run that tell it."""
+    """Mean over time, and over the GPUs of the run that report it."""
     gpu_energy_joules: float | None = None
     """Sum over the GPUs of the run; None if one of them has no counter."""
     peak_host_memory_bytes: int | None = None
     gpu_activity: dict[str, float] = field(default_factory=dict)
-    """What the GPUs' units did, means over time and over the GPUs of the run."""
+    """Activity of the GPUs' units, mean over time and over the GPUs of the run."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GpuFigures:
-    """What one GPU did over the whole run."""
+    """Usage of one GPU over the whole run."""
 
     peak_gpu_memory_bytes: int | None = None
     utilization_mean_percent: float | None = None
     utilization_max_percent: float | None = None
     energy_joules: float | None = None
-    """From the start of the kernel on: what the device drew while the gate and we prepared is not the notebook's."""
+    """From the start of the kernel on: energy used during gate and preparation does not count."""
     energy_seconds: float | None = None
-    """The time of that energy."""
+    """Duration of that energy measurement."""
     busy_seconds: float | None = None
-    """Time in which something ran on the device: its utilisation, added up."""
+    """Time with work running on the device: the integral of its utilisation."""
     lowest_watts: float | None = None
     temperature_max_celsius: float | None = None
 
     def idle_joules(self, watts_before: float | None) -> float | None:
-        """Return the share of the energy that the GPU draws for being there, at its lowest power.
+        """Return the GPU's idle share of the energy, at its lowest power.
 
-        Just after another run that is not yet the power before the kernel.
+        The lowest is used because just after another run the power before the kernel is not idle yet.
         """
         watts = min((one for one in (watts_before, self.lowest_watts) if one is not None), default=None)
         if watts is None or self.energy_joules is None or self.energy_seconds is None:
@@ -80,14 +79,14 @@ class GpuFigures:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunUse:
-    """What the whole run used."""
+    """Resource usage of the whole run."""
 
     gpus: dict[str, GpuFigures] = field(default_factory=dict)
     peak_host_memory_bytes: int | None = None
 
 
 def per_cell(sampled: Sampled, spans: Iterable[Span]) -> dict[int, CellUse]:
-    """Return what each cell used, by its index."""
+    """Return the usage of each cell, by index."""
     ordered = sorted(spans, key=lambda span: span.start_seconds)
     nexts = (*(span.start_seconds for span in ordered[1:]), math.inf)
     counters = [energy_counter(sampled.seconds, series) for series in sampled.gpus.values()]
@@ -95,7 +94,7 @@ def per_cell(sampled: Sampled, spans: Iterable[Span]) -> dict[int, CellUse]:
 
 
 def per_run(sampled: Sampled, start_seconds: float = 0.0, end_seconds: float = math.inf) -> RunUse:
-    """Return what the run used between two times, all of it by default."""
+    """Return the run's usage, optionally between two times."""
     low, high = bisect_left(sampled.seconds, start_seconds), bisect_right(sampled.seconds, end_seconds)
     return RunUse(
         gpus={
@@ -125,7 +124,7 @@ def _cell(sampled: Sampled, span: Span, until: float, counters: Sequence[Sequenc
 
 
 def _activity(gpus: Sequence[GpuSeries], span: Span) -> dict[str, float]:
-    """Return the means within a cell; of one that is shorter than the counters are read, nothing is known."""
+    """Return the means within a cell, empty if it is shorter than the interval of the counters."""
     if span.end_seconds - span.start_seconds < SHORTEST_ACTIVITY_SECONDS:
         return {}
     found: dict[str, list[float]] = {}
@@ -138,12 +137,12 @@ def _activity(gpus: Sequence[GpuSeries], span: Span) -> dict[str, float]:
 
 
 def energy_counter(seconds: Sequence[float], series: GpuSeries) -> Sequence[float]:
-    """Return the energy counter at each tick: between two readings it grows as the power says."""
+    """Return the energy counter at each tick, interpolated between two readings with the power."""
     joules = list(series.energy_joules)
     for start, end in pairwise([tick for tick, value in enumerate(joules) if not math.isnan(value)]):
         steps = [series.power_watts[tick] * (seconds[tick] - seconds[tick - 1]) for tick in range(start + 1, end + 1)]
         total = sum(steps)
-        if total > 0:  # NaN is not
+        if total > 0:  # False for NaN
             for tick, step in zip(range(start + 1, end), steps, strict=False):
                 joules[tick] = joules[tick - 1] + (joules[end] - joules[start]) * step / total
     return joules
@@ -171,26 +170,26 @@ def _gpu(seconds: Sequence[float], series: GpuSeries, low: int, high: int, kerne
 
 
 def _peak(series: GpuSeries, low: int, high: int, start: float, end: float) -> int | None:
-    """Return the most memory of the samples and of the looks between them."""
+    """Return the peak memory of the samples and of the polls between them."""
     moved = slice(bisect_left(series.moved_seconds, start), bisect_right(series.moved_seconds, end))
     return _whole(_largest([*series.used_bytes[low:high], *series.moved_bytes[moved]]))
 
 
 def _within(seconds: Sequence[float], span: Span, until: float) -> tuple[int, int]:
-    """Return the range of the samples that stand for a cell; ``until`` is when the next one starts."""
+    """Return the range of the samples for a cell; ``until`` is the start of the next one."""
     low = bisect_left(seconds, span.start_seconds)
     high = bisect_right(seconds, min(span.end_seconds + END_SECONDS, until))
     if low < high or not len(seconds):
         return low, high
-    # What comes after may already be the next cell's doing.
-    stands_for = max(low - 1, 0)
-    return stands_for, stands_for + 1
+    # A later sample may already belong to the next cell.
+    previous = max(low - 1, 0)
+    return previous, previous + 1
 
 
 def _integral(
     seconds: Sequence[float], values: Sequence[float], start: float = -math.inf, end: float = math.inf
 ) -> tuple[float, float]:
-    """Add up values over time, each from the previous sample to its own; also the time measured."""
+    """Return the integral of values over time, each from the previous sample to its own, and the measured time."""
     total = measured = 0.0
     for position in range(max(1, bisect_right(seconds, start)), len(seconds)):
         if seconds[position - 1] >= end:
@@ -216,11 +215,11 @@ def _energy(seconds: Sequence[float], counter: Sequence[float], span: Span) -> f
         return None
     times, values = zip(*known, strict=True)
     used = _at(times, values, span.end_seconds) - _at(times, values, span.start_seconds)
-    return used if used >= 0 else None  # a counter that went back tells nothing
+    return used if used >= 0 else None  # a counter that was reset is useless
 
 
 def _at(seconds: Sequence[float], values: Sequence[float], when: float) -> float:
-    """Return the value at a time, on the straight line between the samples around it."""
+    """Return the value at a time by linear interpolation."""
     position = min(max(bisect_left(seconds, when), 1), len(seconds) - 1)
     before, after = seconds[position - 1], seconds[position]
     share = min(1.0, max(0.0, (when - before) / (after - before))) if after > before else 1.0

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which GPUs CUDA lets a process see: CUDA_VISIBLE_DEVICES read as the CUDA driver reads it.
+"""GPUs visible to a process: CUDA_VISIBLE_DEVICES, interpreted as by the CUDA driver.
 
-NVML numbers and lists every GPU of the machine, CUDA only those of this variable and in its
-order. What is judged or measured must be what the notebook will get, so everything is resolved
-to UUIDs. The rules are those of the CUDA programming guide, "Environment Variables": reading
-stops at the first entry that names no GPU, and a GPU named twice leaves none.
+NVML lists every GPU of the machine, CUDA only those in this variable and in its order. Checks and
+measurements must cover the notebook's GPUs, so everything is resolved to UUIDs. The rules are those of the
+CUDA programming guide, "Environment Variables": reading stops at the first invalid entry, and a duplicate
+hides all GPUs.
 """
 
 from __future__ import annotations
@@ -18,11 +18,10 @@ _ORDINAL = re.compile(r"[+-]?\d+")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Identity:
-    """What tells one device of the driver from another.
+    """Identity of a device.
 
-    ``uuid`` begins with ``GPU-`` or ``MIG-``; ``pci`` is (domain, bus, device). A MIG slice
-    names the GPU it is a part of in ``parent_uuid``; such a GPU has ``mig_mode`` and is no CUDA
-    device by itself.
+    ``uuid`` begins with ``GPU-`` or ``MIG-``; ``pci`` is (domain, bus, device). ``parent_uuid`` is the GPU of
+    a MIG slice; such a GPU has ``mig_mode`` and is not itself a CUDA device.
     """
 
     uuid: str
@@ -40,27 +39,26 @@ class Identity:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Visible:
-    """The devices CUDA would show, in its order, and why there are no more of them."""
+    """The devices visible to CUDA, in its order, and why others are not."""
 
     uuids: tuple[str, ...]
     note: str = ""
 
 
 def resolve(value: str | None, gpus: Sequence[Identity]) -> Visible:
-    """Return the UUIDs that a value of CUDA_VISIBLE_DEVICES makes visible.
+    """Return the UUIDs made visible by a value of CUDA_VISIBLE_DEVICES.
 
     Parameters
     ----------
     value
-        The variable; None when it is not set.
+        The variable; None if unset.
     gpus
         Every device of the driver: whole GPUs, those in MIG mode, and their slices.
 
     Notes
     -----
-    Numbers count GPUs in the order of their PCI bus ids, which is CUDA's order too because the
-    kernel gets ``CUDA_DEVICE_ORDER=PCI_BUS_ID``. A number or UUID of a GPU in MIG mode stands
-    for its first slice.
+    Numbers count GPUs in the order of their PCI bus IDs, which is CUDA's order too because the kernel
+    gets ``CUDA_DEVICE_ORDER=PCI_BUS_ID``. A number or UUID of a GPU in MIG mode selects its first slice.
 
     Examples
     --------
@@ -71,7 +69,7 @@ def resolve(value: str | None, gpus: Sequence[Identity]) -> Visible:
     >>> resolve("0", pair).uuids
     ('GPU-ab',)
     >>> resolve("GPU-aa,GPU-a", pair)
-    Visible(uuids=('GPU-aa',), note="'GPU-a' names more than one GPU, so CUDA stops there")
+    Visible(uuids=('GPU-aa',), note="'GPU-a' matches several GPUs, so CUDA stops there")
     """
     if value is None:
         return Visible(uuids=tuple(gpu.uuid for gpu in _cuda_devices(gpus)))
@@ -89,9 +87,9 @@ def resolve(value: str | None, gpus: Sequence[Identity]) -> Visible:
 
 
 def _entries(value: str) -> list[int] | list[str]:
-    """Split the value; its first entry decides whether it lists UUIDs or numbers.
+    """Split the value; the first entry determines whether it lists UUIDs or numbers.
 
-    An entry of the other kind ends the list. Numbers are read like C's strtol: ``1st`` is 1.
+    An entry of the other kind ends the list. Numbers are parsed like C's strtol: ``1st`` is 1.
     """
     parts = [part.strip() for part in value.split(",")]
     for prefix in ("GPU-", "MIG-"):
@@ -122,7 +120,7 @@ def _until_invalid(
 def _by_ordinal(entry: int | str, gpus: Sequence[Identity]) -> tuple[str | None, str]:
     whole = sorted((gpu for gpu in gpus if not gpu.mig), key=lambda gpu: gpu.pci)
     if int(entry) >= len(whole):
-        return None, f"there is no GPU {entry}, only {len(whole)} in all"
+        return None, f"there is no GPU {entry}, only {len(whole)} in total"
     return _device_of(whole[int(entry)], gpus)
 
 
@@ -131,7 +129,7 @@ def _by_uuid(entry: int | str, gpus: Sequence[Identity]) -> tuple[str | None, st
     matches = exact or [gpu for gpu in gpus if gpu.uuid.startswith(str(entry))]
     if len(matches) == 1:
         return _device_of(matches[0], gpus)
-    return None, f"{entry!r} names {'more than one GPU' if matches else 'no GPU'}"
+    return None, f"{entry!r} matches {'several GPUs' if matches else 'no GPU'}"
 
 
 def _device_of(gpu: Identity, gpus: Sequence[Identity]) -> tuple[str | None, str]:
@@ -146,4 +144,4 @@ def _cuda_devices(gpus: Sequence[Identity]) -> list[Identity]:
 
 
 def _twice(value: str) -> Visible:
-    return Visible(uuids=(), note=f"CUDA_VISIBLE_DEVICES={value!r} names a GPU twice, which hides every GPU")
+    return Visible(uuids=(), note=f"CUDA_VISIBLE_DEVICES={value!r} lists a GPU twice, which hides every GPU")

@@ -209,4 +209,4 @@ def test_nothing_allocated_is_not_all_there_is_to_say_where_memory_was_taken(pea
     use = GpuUse(uuid=FIRST, index=0, name="x", total_bytes=80 * GB, baseline_bytes=0, peak_gpu_memory_bytes=peak)
     reason = with_need(use, joined().gpus[FIRST]).allocated.reason
     assert reason.startswith(NOTHING)
-    assert ("75.0 GB more were in use there" in reason) is told
+    assert ("grew by 75.0 GB" in reason) is told

@@ -96,10 +96,10 @@ def test_a_limit_of_the_pool_is_named():
 
 
 def test_memory_in_pieces_is_told_from_too_little():
-    """All would fit; a pool does not have it in one piece."""
+    """All would fit; a pool does not have it not fragmented."""
     message = RMM.replace("88233017344", str(20 * GB))
     text = advice(message, allocated_bytes=30 * GB, pool_bytes=70 * GB, free_bytes=9 * GB, total_bytes=80 * GB)
-    assert "in one piece" in text
+    assert "not fragmented" in text
 
 
 def test_memory_that_others_hold_is_a_matter_of_the_gate():
@@ -116,7 +116,7 @@ def test_a_card_that_is_too_small_names_the_one_that_is_not():
     """Everything wanted at once, with the context, against the common cards."""
     message = RMM.replace("88233017344", str(10 * GB))
     text = advice(message, allocated_bytes=20 * GB, free_bytes=2 * GB, total_bytes=24 * GB, outside_bytes=GB)
-    assert "31.0 GB are wanted at once" in text
+    assert "31.0 GB are needed at once" in text
     assert "a card of 40 GB" in text
     assert "managed" in text
 

@@ -101,7 +101,7 @@ def test_a_gpu_that_says_nothing_does_not_decide_the_memory_function(simulated_d
     seen = simulated_driver.python(READ)
     assert seen["driver"][2] == "v2"
     assert "permission" in seen["readings"][0]["unavailable"]["used_bytes"]
-    assert "shows no slice" in seen["notes"][0]
+    assert "without a slice" in seen["notes"][0]
 
 
 def test_the_devices_are_what_cuda_could_use(simulated_driver):

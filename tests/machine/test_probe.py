@@ -233,7 +233,7 @@ def test_a_probe_that_fails_steps_aside_and_says_so_once(run, tmp_path):
     )
     assert record["status"] == "succeeded"
     (warning,) = record["warnings"]
-    assert warning.startswith("the allocator probe stepped aside: rmm cannot be measured")
+    assert warning.startswith("the allocator probe was disabled: rmm cannot be measured")
     assert cli.text_of(executed).strip() == "<class 'rmm.mr'>"
     assert record["gpus"][0]["allocated"]["reason"] == record["allocator_probe"]["trouble"]
 
@@ -461,5 +461,5 @@ def test_no_hook_of_the_probe_raises_into_a_cell(run, broken):
     _, record, executed = run(f"import rmm\n{sabotage}meter.{name} = fail\n{calls}")
     assert record["status"] == "succeeded", record["reason"]
     assert cli.text_of(executed).endswith("done\n")
-    assert all("cannot be measured any more" in text for text in record["warnings"])
+    assert all("can no longer be measured" in text for text in record["warnings"])
     assert record["warnings"] or broken == "detach"

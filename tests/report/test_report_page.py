@@ -397,7 +397,7 @@ def test_a_plain_machine_is_not_called_a_container(tmp_path, confined):
         record.host,
         memory_limit_source="cgroup-v2:/pod" if confined else "host",
         memory_limit_bytes=12_100_000_000,
-        unavailable={"limit_bytes": "no cgroup limits the memory to less than the machine has"},
+        unavailable={"limit_bytes": "no cgroup limits memory below the machine's"},
     )
     made.leave(tmp_path, dataclasses.replace(record, host=host))
     page = page_of(tmp_path)

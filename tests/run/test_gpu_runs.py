@@ -258,7 +258,7 @@ def test_a_gpu_if_there_is_one_is_chosen_locked_and_measured(planned, simulated_
 @pytest.mark.parametrize(
     ("devices", "errors", "word"),
     [
-        ([], {}, "shows no GPU"),
+        ([], {}, "finds no GPU"),
         ([], {"nvmlInit*": "driver-not-loaded"}, "not loaded"),
         ([Device(uuid=FIRST, total_bytes=8 * GB)], {}, "too small"),
         ([Device(uuid=FIRST, compute_mode=2)], {}, "prohibited"),

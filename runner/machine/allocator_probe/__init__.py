@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The allocator probe: bytes really allocated, as rmm and cupy count them inside the kernel."""
+"""The allocator probe: memory allocated in the kernel through rmm and cupy."""

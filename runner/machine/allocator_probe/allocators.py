@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the allocator probe asks rmm and cupy; runs in the kernel, see `in_kernel`.
+"""Meters of the allocator probe for rmm and cupy; run in the kernel, see `in_kernel`.
 
-Statistics of rmm come from its own adaptor, put on top of each device's resource and kept there; the
-functions that return a resource return the notebook's, without the adaptor. cupy is asked at the end
-of a cell, and not before it has used the device itself: an early question would start CUDA, after
-which a process must not fork.
+Statistics of rmm come from its own adaptor, kept on top of each device's resource; functions that return a
+resource return the notebook's, without the adaptor. cupy is queried at the end of a cell, and only after it
+has used the device: an earlier query would initialise CUDA, after which a process must not fork.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ READERS = ("get_current_device_resource", "get_per_device_resource")
 TYPE_READERS = ("get_current_device_resource_type", "get_per_device_resource_type")
 SETTERS = ("set_current_device_resource", "set_per_device_resource")
 LOGGERS = ("enable_logging", "disable_logging", "get_log_filenames", "_flush_logs")
-"""They look for a logging adaptor on top, so for the time of the call ours steps down."""
+"""They expect a logging adaptor on top, so ours is removed during the call."""
 NAMESPACES = (
     "rmm",
     "rmm.rmm",
@@ -30,7 +29,7 @@ NAMESPACES = (
     "rmm.pylibrmm.memory_resource._memory_resource",
 )
 HOARDERS = ("CudaAsync", "Arena", "FixedSize", "Binning")
-"""Resources that keep memory and do not tell how much; by the beginning of their names."""
+"""Name prefixes of resources that retain memory without reporting how much."""
 
 
 class RmmMeter:
@@ -46,10 +45,10 @@ class RmmMeter:
         self.get_device = importlib.import_module("rmm._cuda.gpu").getDevice
         self.peaks = dict.fromkeys(range(devices), 0)
         self.adaptors: dict[int, weakref.WeakSet[Any]] = {device: weakref.WeakSet() for device in self.peaks}
-        # A Python class, because only that can be referred to weakly: holding an adaptor would keep alive
-        # the pool under it, which `rmm.reinitialize` must be able to free.
+        # A Python class, because only that supports weak references: a strong one would keep alive
+        # the pool below the adaptor, which `rmm.reinitialize` must be able to free.
         base = rmm.mr.StatisticsResourceAdaptor
-        base.push_counters, base.pop_counters  # noqa: B018  (too old a version says so here)
+        base.push_counters, base.pop_counters  # noqa: B018  (missing in old versions)
         members = {"__slots__": ("__weakref__",), "__module__": base.__module__}
         self.kind: Any = type(base.__name__, (base,), members)
         self.wrapped: list[tuple[Any, str, Any, Any]] = []
@@ -73,7 +72,7 @@ class RmmMeter:
         for name, wrap in wrappers.items():
             original = vars(module).get(name)
             if callable(original):
-                # One wrapper for a function that stands in several modules: pickle looks for it by identity.
+                # One wrapper for a function in several modules: pickle looks it up by identity.
                 wrapper = self.wrappers.get(original)
                 if wrapper is None:
                     wrapper = self.wrappers[original] = functools.wraps(original)(wrap(original))
@@ -81,7 +80,7 @@ class RmmMeter:
                 self.wrapped.append((module, name, wrapper, original))
 
     def attach(self, device: int) -> None:
-        """Put an adaptor on top of a device's resource, if ours is not there."""
+        """Put our adaptor on top of a device's resource, unless it is there."""
         below = self.get(device)
         if type(below) is self.kind:
             return
@@ -92,16 +91,16 @@ class RmmMeter:
         self.adaptors.setdefault(device, weakref.WeakSet()).add(adaptor)
 
     def detach(self, device: int) -> None:
-        """Put the notebook's resource on top again."""
+        """Restore the notebook's resource."""
         top = self.get(device)
         if type(top) is self.kind:
             self.set(device, top.get_upstream())
 
     def fold(self, device: int) -> tuple[int, int]:
-        """Add what was allocated since the last look to the peak of the interval; return bytes and count now.
+        """Update the interval's peak with allocations since the last call; return current bytes and count.
 
-        Memory that was allocated before the notebook changed its resource is counted by the adaptor of
-        that time, which lives as long as such memory does.
+        Memory allocated before the notebook changed its resource is counted by the earlier adaptor, which
+        lives as long as that memory.
         """
         peak = now = count = 0
         for adaptor in list(self.adaptors.get(device, ())):
@@ -115,19 +114,19 @@ class RmmMeter:
         return now, count
 
     def read(self) -> dict[int, dict[str, Any]]:
-        """Return a row for each device on which rmm has allocated or keeps a pool, and begin a new interval."""
+        """Return a row for each device with allocations or a pool of rmm, and start a new interval."""
         rows = {}
         for device in sorted(self.adaptors):
             self.attach(device)
             now, count = self.fold(device)
             peak, self.peaks[device] = self.peaks[device], now
             described = self._describe(device)
-            if count or peak or described["pool"]:  # a pool holds the device's memory before anything is in it
+            if count or peak or described["pool"]:  # an empty pool holds device memory too
                 rows[device] = {"peak": peak, "now": now, **described}
         return rows
 
     def _describe(self, device: int) -> dict[str, Any]:
-        """Return the size of the pool and what it is made of, from top to bottom."""
+        """Return the size of the pool and its stack of resources, from top to bottom."""
         names: list[str] = []
         pool = None
         resource = self.get(device)
@@ -142,7 +141,7 @@ class RmmMeter:
         return {"pool": pool, "resource": " > ".join(names), "managed": managed, "hoards": hoards}
 
     def free(self) -> tuple[int, int, int]:
-        """Return the number of the current device, and its free and total bytes."""
+        """Return the current device's number, free and total bytes."""
         free, total = self.mr.available_device_memory()
         return self.get_device(), free, total
 
@@ -151,13 +150,13 @@ class RmmMeter:
         return resource if own is None else own
 
     def _quietly(self, action: Any, *args: Any) -> Any:
-        """Do something of ours within a call of the notebook's, which must not fail by it."""
+        """Run our code within a call of the notebook, which must not fail because of it."""
         if self.left:
             return None
         try:
             return action(*args)
         except Exception as error:  # noqa: BLE001  (other versions may raise anything)
-            self.broken(f"rmm cannot be measured any more: {error!r}")
+            self.broken(f"rmm can no longer be measured: {error!r}")
             return None
 
     def _reading(self, original: Any) -> Any:
@@ -201,14 +200,14 @@ class RmmMeter:
             try:
                 return original(*args, **kwargs)
             finally:
-                # Its table of resources was cleared, those of other devices too: none may stay without one.
+                # The table of resources was cleared for all devices: attach again to each.
                 for device in {*self.adaptors, *given}:
                     self._quietly(self.attach, device)
 
         return reinitialize
 
     def leave(self) -> None:
-        """Put everything back."""
+        """Undo all changes."""
         self.left = True
         for module, name, wrapper, original in self.wrapped:
             if vars(module).get(name) is wrapper:
@@ -218,7 +217,7 @@ class RmmMeter:
 
 
 class CupyMeter:
-    """Bytes of cupy's own pools; with ``exact`` counted at each allocation of the kernel's main thread."""
+    """Bytes of cupy's own pools; with ``exact``, counted at each allocation in the kernel's main thread."""
 
     def __init__(self, exact: bool) -> None:
         self.cupy = sys.modules["cupy"]
@@ -227,7 +226,7 @@ class CupyMeter:
 
     def _make_hook(self) -> Any:
         class Hook(self.cupy.cuda.MemoryHook):  # type: ignore[misc, name-defined]
-            """Counts; an allocation of the notebook's does not fail where that cannot be done."""
+            """Counts allocations; an error here never fails the notebook's allocation."""
 
             name = "AllocatorProbe"
 
@@ -261,11 +260,11 @@ class CupyMeter:
         return hook
 
     def used(self) -> bool:
-        """Return True if cupy has a context in this thread, without making one."""
-        ask = getattr(self.cupy.cuda.driver, "ctxGetCurrent", None)
+        """Return True if cupy has a context in this thread, without creating one."""
+        get_context = getattr(self.cupy.cuda.driver, "ctxGetCurrent", None)
         try:
-            return ask is None or bool(ask())
-        except Exception:  # noqa: BLE001  (CUDA was not started yet)
+            return get_context is None or bool(get_context())
+        except Exception:  # noqa: BLE001  (CUDA is not initialised yet)
             return False
 
     def _pools(self) -> list[Any]:
@@ -276,7 +275,7 @@ class CupyMeter:
         return pools
 
     def read(self) -> dict[int, dict[str, Any]]:
-        """Return a row for each device whose pools hold or held something; begin a new interval."""
+        """Return a row for each device whose pools hold or held memory; start a new interval."""
         if not self.used():
             return {}
         runtime = self.cupy.cuda.runtime
@@ -299,15 +298,15 @@ class CupyMeter:
         return rows
 
     def free(self) -> tuple[int, int, int]:
-        """Return the number of the current device, and its free and total bytes."""
+        """Return the current device's number, free and total bytes."""
         free, total = self.cupy.cuda.runtime.memGetInfo()
         return self.cupy.cuda.runtime.getDevice(), free, total
 
     def cost(self) -> dict[str, float]:
-        """Return how often the hook was called and how long that took."""
+        """Return the number of calls of the hook and their total time."""
         return {"calls": self.hook.calls, "seconds": self.hook.calls * self.seconds_a_call} if self.hook else {}
 
     def leave(self) -> None:
-        """Take the hook away."""
+        """Remove the hook."""
         if self.hook:
             self.hook.__exit__()

@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The allocator probe: what runs inside the notebook's kernel and writes down bytes really allocated.
+"""The part of the allocator probe that runs inside the notebook's kernel and records allocated bytes.
 
-This file and `allocators` are never imported by the runner. The kernel runs their text; it may be another
-Python with other packages, so they need the standard library alone and no newer syntax than that of
-Python 3.8.
+This file and `allocators` are never imported by the runner. The kernel runs their source, possibly in
+another Python with other packages, so they use only the standard library and the syntax of Python 3.8.
 
-The probe looks on and changes nothing that a notebook can see. Rows go to a file, so that they outlive
-the kernel. Whatever goes wrong is written down once, and the probe leaves.
+The probe changes nothing that is visible to a notebook. Rows are written to a file, so that they survive
+the kernel. On an error it records the reason and removes itself.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from typing import Any
 
 
 class Journal:
-    """Rows of JSON in a file that is opened, written and closed in one go: nothing is left in a buffer."""
+    """JSON rows in a file that is opened and closed for each write, so that nothing is buffered."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -41,7 +40,7 @@ class Journal:
 
 
 class Probe:
-    """Follows imports and cells, and writes a row at both ends of each cell."""
+    """Follows imports and cells, and writes a row at the start and end of each cell."""
 
     def __init__(self, journal: Journal, makers: dict[str, Any]) -> None:
         self.journal = journal
@@ -53,7 +52,7 @@ class Probe:
         self.left = False
 
     def start(self) -> None:
-        """Listen."""
+        """Register the hooks."""
         self.watch.start()
         from IPython import get_ipython  # type: ignore[attr-defined, unused-ignore]
 
@@ -62,7 +61,7 @@ class Probe:
         shell.events.register("post_run_cell", self.cell_ends)
 
     def imported(self, library: str, module: Any) -> None:
-        """Begin to measure a library; it has just been imported."""
+        """Start measuring a library that has just been imported."""
         try:
             version = str(getattr(module, "__version__", ""))
             self.journal.write(event="import", library=library, version=version)
@@ -72,7 +71,7 @@ class Probe:
             self.trouble(f"{library} cannot be measured: {error!r}")
 
     def cell_starts(self, *_: Any) -> None:
-        """Begin the interval of a cell."""
+        """Start the interval of a cell."""
         self._row("start")
 
     def cell_ends(self, *_: Any) -> None:
@@ -94,11 +93,11 @@ class Probe:
                 workers = has_gpu_workers()
                 self.journal.write(event=at, since=self.since, now=now, devices=devices, cost=cost, workers=workers)
             self.since = now
-        except Exception as error:  # noqa: BLE001  (likewise)
+        except Exception as error:  # noqa: BLE001  (as above)
             self.trouble(repr(error))
 
     def _add_free(self, devices: dict[int, dict[str, Any]]) -> None:
-        """Add free memory and UUID of the current device, by whichever library uses it."""
+        """Add free memory and UUID of the current device, from a library that uses it."""
         for library in ("cupy", "rmm"):
             meter = self.meters.get(library)
             if meter is None or not any(library in row for row in devices.values()):
@@ -114,7 +113,7 @@ class Probe:
             if "cupy" in sys.modules:
                 properties = sys.modules["cupy"].cuda.runtime.getDeviceProperties(device)
                 raw = bytes(properties["uuid"])
-                # cupy ends the text at its first zero byte; without a UUID the device's number tells it.
+                # cupy truncates the text at its first zero byte; the device's number is the fallback.
                 self.uuids[device] = str(uuid.UUID(bytes=raw)) if len(raw) == 16 else None
             elif "cuda.bindings.runtime" in sys.modules:
                 _, properties = sys.modules["cuda.bindings.runtime"].cudaGetDeviceProperties(device)
@@ -122,13 +121,13 @@ class Probe:
         return self.uuids[device]
 
     def trouble(self, text: str) -> None:
-        """Report once what went wrong, and leave."""
+        """Record an error, and remove the probe."""
         with contextlib.suppress(OSError):
             self.journal.write(event="trouble", text=text)
         self.left = True
         self.watch.stop()
         for meter in self.meters.values():
-            with contextlib.suppress(Exception):  # that something is wrong was said
+            with contextlib.suppress(Exception):  # the error is already recorded
                 meter.leave()
 
 
@@ -139,7 +138,7 @@ def has_gpu_workers() -> bool:
 
 
 def start() -> None:
-    """Begin, with what the environment says; nothing of it is left there for child processes."""
+    """Start the probe with the settings in the environment, and remove them from there for child processes."""
     folder = Path(os.environ["RUNNER_FAULT_LOG"]).parent
     mode, devices = os.environ.pop("RUNNER_ALLOCATOR_PROBE").split(":")
     journal = Journal(str(folder / "allocations.jsonl"))
@@ -148,7 +147,7 @@ def start() -> None:
     try:
         Probe(journal, makers).start()
         journal.write(event="probe", mode=mode, pid=os.getpid())
-    except Exception as error:  # noqa: BLE001  (the notebook runs without it)
+    except Exception as error:  # noqa: BLE001  (the notebook runs without the probe)
         journal.write(event="trouble", text=f"the probe cannot start: {error!r}")
 
 

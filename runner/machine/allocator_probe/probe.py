@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The allocator probe from outside: sent into the kernel, and its rows read back.
+"""The runner's side of the allocator probe: starts it in the kernel, and reads its rows.
 
-NVML shows what a pool took from the device. What the notebook allocated from the pool is known to
-the allocator alone, inside the kernel. `in_kernel` and `allocators` run there; here is what starts them and
-reads what they wrote. The file is the kernel's, so what is in it is not trusted.
+NVML shows the memory that a pool took from the device. The notebook's allocations from the pool are known
+only to the allocator inside the kernel, where `in_kernel` and `allocators` run. Their file is written by the
+kernel and therefore untrusted.
 """
 
 from __future__ import annotations
@@ -24,25 +24,25 @@ VARIABLE = "RUNNER_ALLOCATOR_PROBE"
 ROWS = "allocations.jsonl"
 _MAX_BYTES = 64 * 2**20
 _LARGEST = 2**50
-"""No device has a pebibyte; a number above it is not a size."""
+"""No device has a pebibyte; larger numbers are invalid."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Allocation:
-    """What one device's allocators said at one end of a cell, of the time since the one before."""
+    """Allocations on one device, at the start or end of a cell, for the time since the previous row."""
 
     at: Literal["start", "end"]
     monotonic: float
-    """On `time.monotonic`, which kernel and runner share."""
+    """On `time.monotonic`, shared by kernel and runner."""
     device: int
-    """As CUDA numbers the devices that the kernel sees."""
+    """CUDA's number of the device in the kernel."""
     uuid: str | None
     """Hexadecimal digits of the device's UUID, if the kernel reported it."""
     source: Source
     peak_bytes: int
     end_bytes: int
     held_bytes: int | None
-    """Taken from the device for that, pools included; None if an allocator does not tell."""
+    """Device memory held for that, including pools; None if an allocator does not report it."""
     pool_bytes: int | None
     managed: bool
     free_bytes: int | None
@@ -51,19 +51,19 @@ class Allocation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Allocations:
-    """Everything the probe wrote."""
+    """All data of the probe."""
 
     rows: tuple[Allocation, ...] = ()
     libraries: dict[str, str] = field(default_factory=dict)
     started: bool = False
     trouble: str | None = None
     workers: bool = False
-    """The notebook started a Dask cluster of GPU workers, which are other processes."""
+    """The notebook started a Dask cluster of GPU workers, which are separate processes."""
     hook_calls: int | None = None
     hook_seconds: float | None = None
 
     def record(self, mode: Mode) -> AllocatorProbe:
-        """Return what goes into the metrics."""
+        """Return the record for the metrics."""
         return AllocatorProbe(
             mode=mode,
             libraries=self.libraries,
@@ -74,18 +74,18 @@ class Allocations:
 
 
 def variables(mode: Mode, devices: int) -> dict[str, str]:
-    """Return what the kernel's environment needs; the probe takes it away again."""
+    """Return the variables for the kernel's environment, which the probe removes again."""
     return {} if mode == "off" else {VARIABLE: f"{mode}:{max(1, devices)}"}
 
 
 def startup(mode: Mode) -> tuple[str, ...]:
-    """Return the lines of Python that start the probe."""
+    """Return the Python lines that start the probe."""
     texts = (Path(__file__).with_name(name) for name in ("allocators.py", "in_kernel.py"))
     return () if mode == "off" else (kernel_line(*texts, __name__="allocator_probe"),)
 
 
 def read(folder: Path) -> Allocations:
-    """Return what the probe wrote, as far as it is well formed."""
+    """Return the valid rows of the probe."""
     try:
         with (folder / ROWS).open("rb") as stream:
             lines = stream.read(_MAX_BYTES).decode(errors="replace").splitlines()
@@ -99,7 +99,7 @@ def read(folder: Path) -> Allocations:
             row = json.loads(line)
             if row["event"] in {"start", "end"}:
                 now = float(row["now"])
-                rows += [_allocation(row["event"], now, int(on), said) for on, said in row["devices"].items()]
+                rows += [_allocation(row["event"], now, int(on), values) for on, values in row["devices"].items()]
                 known |= _extras(row)
             elif row["event"] == "import":
                 libraries[str(row["library"])[:20]] = str(row["version"])[:40]
@@ -108,7 +108,7 @@ def read(folder: Path) -> Allocations:
             elif row["event"] == "trouble":
                 known.setdefault("trouble", str(row["text"])[:500])
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            continue  # the last line of a kernel that died, or something the notebook wrote
+            continue  # the last line of a kernel that died, or written by the notebook
     return Allocations(rows=tuple(rows), libraries=libraries, **known)
 
 
@@ -123,9 +123,9 @@ def _extras(row: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _allocation(at: Literal["start", "end"], monotonic: float, device: int, said: dict[str, Any]) -> Allocation:
-    """Join what rmm and cupy said: sizes add up, and the weaker source names the sum."""
-    rmm, cupy = said.get("rmm") or {}, said.get("cupy") or {}
+def _allocation(at: Literal["start", "end"], monotonic: float, device: int, values: dict[str, Any]) -> Allocation:
+    """Combine the values of rmm and cupy: sizes are added, with the less exact source as the sum's."""
+    rmm, cupy = values.get("rmm") or {}, values.get("cupy") or {}
     source: Source = "rmm"
     if cupy:
         source = "cupy-hook" if "peak" in cupy else "cupy-pool-bound"
@@ -135,15 +135,15 @@ def _allocation(at: Literal["start", "end"], monotonic: float, device: int, said
         at=at,
         monotonic=monotonic,
         device=device,
-        uuid=str(said["uuid"]).replace("-", "").lower()[:32] if said.get("uuid") else None,
+        uuid=str(values["uuid"]).replace("-", "").lower()[:32] if values.get("uuid") else None,
         source=source,
         peak_bytes=_size(rmm.get("peak", 0)) + _size(cupy.get("peak", cupy.get("total", 0))),
         end_bytes=_size(rmm.get("now", 0)) + _size(cupy.get("used", 0)),
         held_bytes=None if rmm_held is None else rmm_held + _size(cupy.get("total", 0)),
         pool_bytes=sum(pools) if pools else None,
         managed=bool(rmm.get("managed")),
-        free_bytes=_maybe(said.get("free")),
-        total_bytes=_maybe(said.get("total")),
+        free_bytes=_maybe(values.get("free")),
+        total_bytes=_maybe(values.get("total")),
     )
 
 
@@ -152,7 +152,7 @@ def _maybe(value: Any) -> int | None:
 
 
 def _size(value: Any) -> int:
-    """Return a number of bytes; what is none raises."""
+    """Return a number of bytes; raise if it is invalid."""
     if isinstance(value, bool) or not isinstance(value, int) or not -_LARGEST < value < _LARGEST:
         raise ValueError
     return max(0, value)

@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The allocator probe of one run, brought together with the GPUs that the run has.
+"""Combines the allocator probe of a run with the run's GPUs.
 
-The probe knows the notebook and no NVML, the watch knows the devices and no notebook; here their
-figures meet and become records.
+The probe measures the notebook without NVML, the watch measures the devices without the notebook; here their
+figures are joined into records.
 
-Rules. A cell's peak is the largest of the rows that were written while it ran; a cell whose end the
-kernel did not live to tell has none. What lies outside the pools is what the device had free before
-the run, less what it has free at the end of the cell with the peak, less what the allocators had
-taken by then; it is unknown where another program took or gave back memory of the GPU meanwhile.
-Pages of managed memory count for an allocator before they are on the device, so there each cell tells
-too little, and the largest is taken. Processes beside the kernel, such as Dask workers, have allocators
-of their own: their memory is in the device's figure only, so the need is unknown.
+Rules. A cell's peak is the largest of the rows written while it ran; a cell during which the kernel died has
+none. Memory outside the pools is the device's free memory before the run, minus its free memory at the end of
+the cell with the peak, minus the memory held by the allocators at that time; it is unknown if another program
+allocated or freed memory of the GPU meanwhile. Pages of managed memory count for an allocator before they are
+on the device, so a single cell's value is too small, and the largest of all cells is used. Processes besides
+the kernel, such as Dask workers, have their own allocators: their memory is only part of the device's figure,
+so the need is unknown.
 """
 
 from __future__ import annotations
@@ -35,54 +35,54 @@ if TYPE_CHECKING:
 
 OFF = "the allocator probe was switched off (--allocator-probe off)"
 NOT_STARTED = "the allocator probe runs in IPython kernels only, and this kernel did not start it"
-_WORKERS = "the notebook started a Dask cluster (dask_cuda), whose workers are processes with allocators of their own"
+_WORKERS = "the notebook started a Dask cluster (dask_cuda), whose workers are processes with their own allocators"
 _CONTEXT_BYTES = 2 * 10**9
-"""More than a CUDA context with the modules of its libraries takes."""
+"""More than the size of a CUDA context with the modules of its libraries."""
 NOT_REPORTED = "the kernel ended before the cell did, so its allocators reported nothing"
 NO_LIBRARY = "the notebook's kernel imported neither rmm nor cupy"
 NOTHING = "rmm and cupy allocated nothing on this GPU in the kernel's process"
 
 
 class Probing:
-    """What the allocators of a run's kernel tell.
+    """The allocator probe of a run.
 
     Parameters
     ----------
     mode
         How much to measure.
     watch
-        Who watches the GPUs of the run.
+        Monitor of the run's GPUs.
     """
 
     def __init__(self, mode: probe.Mode, watch: Watch) -> None:
         self.mode = mode
         self.startup = probe.startup(mode)
-        """Lines for the kernel to start with."""
+        """Startup lines for the kernel."""
         self._watch = watch
         self._allocations = probe.Allocations()
 
     def variables(self) -> dict[str, str]:
-        """Return what the kernel's environment needs."""
+        """Return the variables for the kernel's environment."""
         return probe.variables(self.mode, len(self._watch.gpus))
 
     def collect(self, folder: Path) -> None:
-        """Read what the kernel wrote into its private folder."""
+        """Read the kernel's rows from its private folder."""
         self._allocations = probe.read(folder)
 
     @property
     def warning(self) -> str | None:
-        """What to tell when the probe had to step aside."""
+        """Why the probe removed itself, None if it did not."""
         trouble = self._allocations.trouble
-        return f"the allocator probe stepped aside: {trouble}" if trouble else None
+        return f"the allocator probe was disabled: {trouble}" if trouble else None
 
     def record(self) -> AllocatorProbe:
-        """Return what was measured with."""
+        """Return the settings and versions of the measurement."""
         return self._allocations.record(self.mode)
 
     def join(
         self, cells: Sequence[Cell], uses: Sequence[GpuUse], spans: Sequence[Span]
     ) -> tuple[tuple[Cell, ...], tuple[GpuUse, ...]]:
-        """Return the records of cells and GPUs with what was allocated."""
+        """Return the records of cells and GPUs with their allocations."""
         found = self._account(spans)
         return (
             tuple(dataclasses.replace(cell, allocated=found.cells.get(cell.index, ())) for cell in cells),
@@ -113,21 +113,21 @@ class Probing:
         return None if self._allocations.started or self._allocations.trouble else NOT_STARTED
 
     def _others(self) -> str | None:
-        """Return which other processes have memory on the GPUs, in words."""
+        """Return a description of the run's other processes on the GPUs, or None."""
         shown = ", ".join(f"{name} (pid {pid})" for pid, name in list(self._watch.users.names.items())[:8])
         if shown:
             return f"other processes of this run use CUDA too, {shown}"
         return _WORKERS if self._allocations.workers else None
 
     def explain(self, failure: Failure) -> Failure:
-        """Return a failure for want of device memory with the figures of that moment, others unchanged."""
+        """Return an out-of-memory failure with the figures at that time; other failures unchanged."""
         if failure.cause is not Cause.DEVICE_MEMORY:
             return failure
         seen = device_memory.shortage(failure.message, self._shortage())
         return dataclasses.replace(failure, device_memory=seen, hint=device_memory.explain(failure.message, seen))
 
     def _shortage(self) -> DeviceShortage:
-        """Return what was known when the kernel wrote its last row, else what the last sample shows."""
+        """Return the figures of the kernel's last row, else of the last sample."""
         gpus = self._watch.gpus
         row = self._allocations.rows[-1] if self._allocations.rows else None
         gpu = gpus[row.device] if row is not None and row.device < len(gpus) else next(iter(gpus), None)
@@ -152,18 +152,18 @@ class Probing:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Device:
-    """What the runner knows of a GPU without the kernel."""
+    """What is known about a GPU outside the kernel."""
 
     uuid: str
     free_before_bytes: int | None = None
     """Free before the kernel started."""
     neighbours: str | None = None
-    """Which other programs took or gave back memory of it during the run; None means none."""
+    """Other programs that allocated or freed its memory during the run; None if there were none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Account:
-    """The figures of one run."""
+    """Allocations of a run by cell and by GPU."""
 
     cells: Mapping[int, tuple[Allocated, ...]] = field(default_factory=dict)
     gpus: Mapping[str, Allocated] = field(default_factory=dict)
@@ -178,22 +178,22 @@ def account(
     none_reason: str | None = None,
     others: str | None = None,
 ) -> Account:
-    """Return what each cell and the run allocated.
+    """Return the allocations of each cell and of the run.
 
     Parameters
     ----------
     allocations
-        What the probe wrote.
+        Data of the probe.
     spans
-        When the cells ran, from the run's start.
+        Start and end of the cells, relative to the run's start.
     started_monotonic
         The run's start.
     devices
-        The run's GPUs in the order in which the kernel sees them.
+        The run's GPUs in the kernel's order.
     none_reason
-        Why the probe was not there at all.
+        Why the probe did not run.
     others
-        Which other processes of the run use the GPUs; None means none.
+        Other processes of the run on the GPUs; None if there are none.
     """
     reason = none_reason or allocations.trouble or (None if allocations.libraries else NO_LIBRARY)
     by_uuid = _by_uuid(allocations.rows, devices)
@@ -213,16 +213,16 @@ def account(
 
 
 def with_need(use: GpuUse, allocated: Allocated | None) -> GpuUse:
-    """Return a GPU's record with what was allocated, the need, and the smallest card that has it."""
+    """Return a GPU's record with its allocations, the need, and the smallest card for it."""
     import dataclasses
 
     if allocated is None:
         return use
     if allocated.reason == NOTHING and (grown := _grown_bytes(use)) > _CONTEXT_BYTES:
-        reason = f"{NOTHING}, yet {format_bytes(grown)} more were in use there: another library or process took them"
+        reason = f"{NOTHING}, yet its memory in use grew by {format_bytes(grown)}: another library or process took it"
         allocated = dataclasses.replace(allocated, reason=reason)
     need = need_bytes(allocated.peak_allocated_bytes, allocated.overhead_bytes)
-    why = {} if need is not None else {"need_bytes": allocated.reason or "what lies outside the pool is not known"}
+    why = {} if need is not None else {"need_bytes": allocated.reason or "the memory outside the pool is unknown"}
     return dataclasses.replace(
         use,
         allocated=allocated,
@@ -238,7 +238,7 @@ def _grown_bytes(use: GpuUse) -> int:
 
 
 def _by_uuid(rows: Iterable[Allocation], devices: Sequence[Device]) -> dict[str, list[Allocation]]:
-    """Sort rows by GPU: by UUID where the kernel reported it, else by number, as the notebook may change the order."""
+    """Group rows by GPU: by UUID if the kernel reported it, since a notebook may change the order, else by number."""
     digits = {device.uuid.partition("-")[2].replace("-", "").lower(): device.uuid for device in devices}
     found: dict[str, list[Allocation]] = {}
     numbers: dict[int, str] = {}
@@ -280,17 +280,17 @@ def _cell(uuid: str, rows: Sequence[Allocation], free_before: int | None) -> All
 
 
 def overhead_bytes(row: Allocation, free_before: int | None) -> int | None:
-    """Return what the device held outside the allocators, None where it cannot be determined."""
+    """Return the device memory held outside the allocators, None if unknown."""
     if row.free_bytes is None or row.held_bytes is None or free_before is None:
         return None
     outside = free_before - row.free_bytes - row.held_bytes
-    return outside if outside >= 0 else None  # others gave memory back, or managed pages are elsewhere
+    return outside if outside >= 0 else None  # others freed memory, or managed pages are not on the device
 
 
 def _run(
     uuid: str, cells: Sequence[Allocated], rows: Sequence[Allocation], *, others: str | None, trouble: str | None
 ) -> Allocated:
-    """Return the run's figures: those of the cell with the largest peak."""
+    """Return the run's figures, those of the cell with the largest peak."""
     reported = [(one.peak_allocated_bytes, one) for one in cells if one.peak_allocated_bytes is not None]
     if not reported:
         return Allocated(uuid=uuid, source="none", reason=trouble or NOT_REPORTED)

@@ -310,7 +310,7 @@ def test_a_driver_problem_is_a_refusal_with_advice(simulated_driver, error, kind
     simulated_driver.write(errors={"nvmlInit*": error})
     record = ask(simulated_driver, wait=3600, sleeps=0, gpus=1)
     assert (record["passed"], record["driver_problem"]) == (False, kind)
-    assert "NVML says" in record["reason"]
+    assert "NVML:" in record["reason"]
 
 
 def test_a_mig_slice_is_taken_by_its_uuid(simulated_driver):
