@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a notebook reads: sources cloned, datasets fetched, verified and served."""
+"""Inputs of notebooks: cloned sources, and datasets that are fetched, verified and served."""

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The folder of staged datasets, and what is known of each file in it.
+"""The cache of staged datasets, with a record for each file.
 
-    CACHE/PATH                     the file, whole and verified
+    CACHE/PATH                     the file, complete and verified
     CACHE/.staged/PATH.json        its size, time and hashes when it was verified
-    CACHE/.staged/PATH.part        a download under way, with .journal and .lock beside it
-    CACHE/.staged/PATH.next        the record of a part that is about to be the file
+    CACHE/.staged/PATH.part        a download in progress, with .journal and .lock beside it
+    CACHE/.staged/PATH.next        the record of a part that is about to replace the file
 
-A file is hashed once; later its size and time tell whether it is still the one that was hashed.
-File and record cannot be replaced in one step, so the file chooses between the two records: a
-kill in the middle leaves the old file with its record or the new one with its own.
+A file is hashed once; later, its size and time show whether it has changed. File and record cannot be
+replaced in one step, so the record that matches the file is used: a kill in between leaves the old file
+with its record or the new one with its own.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ _CHUNK_BYTES = 4 << 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Staged:
-    """A dataset that is in the cache and is what it is said to be.
+    """A verified dataset in the cache.
 
-    ``verified_by`` is the plan's checksum that was compared, or None when the plan has none.
+    ``verified_by`` is the plan's checksum that was compared, or None if the plan has none.
     """
 
     name: str
@@ -52,7 +52,7 @@ class Staged:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Known:
-    """What is recorded of a staged file; its URL without what must not be read there."""
+    """Record of a staged file; its URL is without secrets."""
 
     url: str
     url_sha256: str
@@ -63,7 +63,7 @@ class Known:
 
     @classmethod
     def of(cls, url: str, size: int, sha256: str, md5: str | None, *, modified_ns: int = 0) -> Known:
-        """Return the record of a file that came from ``url``."""
+        """Return the record of a file from ``url``."""
         return cls(
             url=shown(url),
             url_sha256=fingerprint(url),
@@ -76,7 +76,7 @@ class Known:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where the parts of one dataset are in the cache."""
+    """Paths of one dataset in the cache."""
 
     file: Path
     record: Path
@@ -87,26 +87,26 @@ class Place:
 
     @classmethod
     def of(cls, cache: Path, path: str) -> Place:
-        """Return the place of the dataset whose path in the plan is ``path``."""
+        """Return the paths for a dataset's path in the plan."""
         beside = cache / ".staged" / path
         ends = (".json", ".next", ".part", ".journal", ".lock")
         return cls(cache / path, *(beside.with_name(beside.name + end) for end in ends))
 
 
 def lookup(name: str, dataset: Dataset, cache: Path) -> Staged | None:
-    """Return the dataset if it is staged, None if it is not or the plan asks for another file now.
+    """Return the dataset if it is staged; None if it is not, or the plan now specifies another file.
 
     Raises
     ------
     BrokenInputError
-        The file changed since it was verified, or was never what the plan says.
+        The file changed since it was verified, or never matched the plan.
     """
     place = Place.of(cache, dataset.path)
     if not place.file.is_file():
         return None
     known = _known(place)
     if known is not None and verified_by(dataset) == "md5" and known.md5 is None:
-        known = None  # hashed before the plan asked for this checksum
+        known = None  # hashed before the plan had this checksum
     if known is not None and not _same_file(known, place.file):
         known = _verified_again(name, place, known)
     if known is None:
@@ -114,7 +114,7 @@ def lookup(name: str, dataset: Dataset, cache: Path) -> Staged | None:
         wrong = mismatch(dataset, known, place.file)
         if wrong:
             raise BrokenInputError(
-                f"dataset {name!r}: {place.file} is not what the plan says: {wrong}",
+                f"dataset {name!r}: {place.file} does not match the plan: {wrong}",
                 hint="delete that file and fetch it",
             )
         remember(place, known)
@@ -139,12 +139,12 @@ def staged(name: str, dataset: Dataset, place: Place, known: Known, *, fetched: 
 
 
 def verified_by(dataset: Dataset) -> str | None:
-    """Return which checksum the plan gives."""
+    """Return the kind of the plan's checksum."""
     return "sha256" if dataset.sha256 else "md5" if dataset.md5 else None
 
 
 def mismatch(dataset: Dataset, known: Known, path: Path) -> str | None:
-    """Return how a file differs from what the plan says, or None; without a checksum its first bytes must fit."""
+    """Return how a file differs from the plan, or None; without a checksum its first bytes are checked."""
     wrong = None
     if dataset.bytes is not None and dataset.bytes != known.bytes:
         wrong = f"it has {known.bytes} bytes, the plan says {dataset.bytes}"
@@ -159,7 +159,7 @@ def mismatch(dataset: Dataset, known: Known, path: Path) -> str | None:
 
 
 def remember(place: Place, known: Known) -> None:
-    """Record what was found out about a file."""
+    """Write the record of a file."""
     files.write(place.record, _text(known))
 
 
@@ -168,9 +168,9 @@ def _text(known: Known) -> str:
 
 
 def publish(place: Place, known: Known) -> Known:
-    """Give a verified part its name, and its record with it.
+    """Rename a verified part to its final name, together with its record.
 
-    A kill after any step leaves a file that one of the two records describes.
+    After a kill at any step, one of the two records describes the file.
     """
     known = replace(known, modified_ns=place.part.stat().st_mtime_ns)
     _settle(place)
@@ -183,14 +183,14 @@ def publish(place: Place, known: Known) -> Known:
 
 
 def _settle(place: Place) -> None:
-    """Finish what a killed `publish` began: the record of the next file is about to be another's."""
+    """Complete an interrupted `publish`, before the next one overwrites its record."""
     following = _read(place.next_record)
     if following is not None and place.file.is_file() and _same_file(following, place.file):
         place.next_record.replace(place.record)
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make the new name of a file last, before the next step builds on it."""
+    """Make a rename durable before the next step depends on it."""
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(handle)
@@ -199,13 +199,13 @@ def _sync_folder(folder: Path) -> None:
 
 
 def _known(place: Place) -> Known | None:
-    """Return the record that describes the file; the last one there is if none does any more."""
+    """Return the record that matches the file, else the latest one."""
     while True:
         records = _records(place)
         for known in records:
             if _same_file(known, place.file):
                 return known
-        if records == _records(place):  # else somebody publishes at this moment
+        if records == _records(place):  # else another process is publishing
             return records[0] if records else None
 
 
@@ -218,7 +218,7 @@ def _read(record: Path) -> Known | None:
         document = json.loads(record.read_text(encoding="utf-8"))
         return Known(**document)
     except (OSError, ValueError, TypeError):
-        return None  # no record, or none of ours: the file is hashed again
+        return None  # missing or invalid: the file is hashed again
 
 
 def _same_file(known: Known, path: Path) -> bool:
@@ -227,7 +227,7 @@ def _same_file(known: Known, path: Path) -> bool:
 
 
 def _verified_again(name: str, place: Place, known: Known) -> Known:
-    """Hash a file whose size or time changed; a copied or touched one is still the same."""
+    """Hash a file whose size or time changed: it may only have been copied or touched."""
     size = place.file.stat().st_size
     if size != known.bytes:
         raise _changed(name, place.file, f"{format_bytes(known.bytes)} then, {format_bytes(size)} now")
@@ -242,7 +242,7 @@ def _verified_again(name: str, place: Place, known: Known) -> Known:
 def _changed(name: str, path: Path, how: str) -> BrokenInputError:
     return BrokenInputError(
         f"dataset {name!r}: {path} changed since it was verified: {how}",
-        hint="delete that file and fetch it again; nothing may write into the cache",
+        hint="delete that file and fetch it again; nothing else may write to the cache",
     )
 
 
@@ -253,7 +253,7 @@ def _measured(dataset: Dataset, place: Place) -> Known:
 
 
 def hashes(path: Path, *, with_md5: bool, read: Callable[[int], None] | None = None) -> tuple[str, str | None]:
-    """Return sha256 and, if asked, md5 of a file; ``read`` is called with each number of bytes."""
+    """Return the sha256 and optionally md5 of a file; ``read`` is called with the size of each chunk."""
     sha256 = hashlib.sha256()
     md5 = hashlib.md5(usedforsecurity=False) if with_md5 else None
     buffer = bytearray(_CHUNK_BYTES)

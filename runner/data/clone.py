@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A repository at one commit: fetched into a new folder, or an earlier clone brought up to date.
+"""Clones a repository at a commit into a new folder, or updates an existing clone.
 
-Untracked files of the folder are products of notebooks and stay. Tracked files with local
-changes are somebody's work: nothing is touched then, and the refusal names them. A clone that
-was killed is finished by the next one.
+Untracked files in the folder are products of notebooks and are kept. Local changes to tracked files are
+somebody's work: the clone then refuses, lists them and changes nothing. An interrupted clone is completed
+by the next one.
 
-git works in a submodule with the configuration that it finds there. So before it does, each
-repository of a submodule lies in the clone's own `.git/modules`, and its configuration is cut
-down as the clone's own is.
+git uses the configuration it finds in a submodule. So each submodule's repository must be in the clone's
+own `.git/modules`, and its configuration is sanitized like the clone's before git uses it.
 """
 
 from __future__ import annotations
@@ -35,16 +34,16 @@ _PROTOCOLS = "https:ssh"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cloned:
-    """What is in the folder now; also in ``.git/runner-clone.json``."""
+    """State of the folder, also in ``.git/runner-clone.json``."""
 
     url: str
     revision: str
     commit: str
     folder: str
     updated: bool
-    """The folder was a clone already."""
+    """The folder was already a clone."""
     lfs: bool
-    """Files of Git LFS were fetched."""
+    """Git LFS files were fetched."""
     cloned_at: str
 
 
@@ -58,25 +57,25 @@ def clone(
     allowed_hosts: Sequence[str] = (),
     backoff_seconds: float = 2.0,
 ) -> Cloned:
-    """Bring ``folder`` to a revision of the repository at ``url``.
+    """Clone or update ``folder`` to a revision of the repository at ``url``.
 
     Parameters
     ----------
     revision
         Branch, tag or commit; HEAD is the repository's default branch.
     depth
-        How much history; all of it when None.
+        Number of commits of history; None means all.
     submodules
-        Fetch submodules as well, over https and ssh only.
+        Fetch submodules too, over https and ssh only.
     allowed_hosts
-        The only hosts that may be asked; empty means any.
+        The only hosts allowed; empty means any.
 
     Raises
     ------
     UsageError
-        URL or revision is not valid, or its host is not allowed.
+        URL or revision is not valid, or the host is not allowed.
     BrokenInputError
-        The repository or revision is unavailable, or the folder holds something else.
+        The repository or revision is unavailable, or the folder contains something else.
     NetworkError
         The network failed after all retries.
     """
@@ -114,19 +113,19 @@ def clone(
 
 
 class _Clone:
-    """One folder on its way to a commit."""
+    """A folder being updated to a commit."""
 
     def __init__(self, folder: Path, repository: git.Git, source: git.Remote) -> None:
         self._folder, self._git, self._source = folder, repository, source
         self._dot_git = folder / ".git"
         self._record = self._dot_git / "runner-clone.json"
         self._unfinished = self._dot_git / "runner-checkout"
-        """Exists while files are being written: what differs then is nobody's work."""
+        """Exists during a checkout: differences are then not local changes."""
 
     def prepare(self) -> bool:
-        """Make the folder a repository of this remote; return whether it was one already."""
+        """Initialize the folder as a repository of this remote; return True if it already was."""
         self._remove_stale_locks()
-        entries = git.cut_down(self._git, self._dot_git / "config")
+        entries = git.sanitize(self._git, self._dot_git / "config")
         urls = [value for key, value in entries if key == "remote.origin.url"]
         other = next((url for url in urls if url != self._source.url), None)
         if other is not None and self._never_succeeded():
@@ -148,7 +147,7 @@ class _Clone:
         return exists and self._has_commit()
 
     def _remove_stale_locks(self) -> None:
-        """Remove what a git left that was killed together with its runner, whose lock we have now."""
+        """Remove lock files of a git that was killed with its runner, whose lock we now hold."""
         for stale in ("index.lock", "shallow.lock", "HEAD.lock", "config.lock"):
             path = self._dot_git / stale
             if self._unfinished.exists() and path.exists():
@@ -156,12 +155,12 @@ class _Clone:
                 path.unlink()
 
     def _never_succeeded(self) -> bool:
-        """Return True if all that is here is an attempt of ours that brought nothing, as one with a wrong URL."""
+        """Return True if the folder contains only a failed attempt of ours, such as with a wrong URL."""
         alone = [path.name for path in self._folder.iterdir()] == [".git"]
         return alone and self._unfinished.exists() and not self._record.exists() and not self._has_commit()
 
     def _clear(self) -> None:
-        """Throw away what was fetched from another URL: its tags could be taken for this one's."""
+        """Discard everything fetched from another URL: its tags could be mistaken for this one's."""
         for path in self._dot_git.iterdir():
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
@@ -172,7 +171,7 @@ class _Clone:
         return self._git.succeeds("rev-parse", "--quiet", "--verify", "HEAD^{commit}")
 
     def record(self, cloned: Cloned) -> None:
-        """Write down what is here now."""
+        """Write the record of the clone."""
         files.write(self._record, json.dumps(asdict(cloned), indent=1) + "\n")
 
     def fetch(self, revision: str, depth: int | None) -> str:
@@ -193,14 +192,14 @@ class _Clone:
         for name in (f"refs/remotes/origin/{revision}", f"refs/tags/{revision}", revision if _is_hex(revision) else ""):
             if name and self._git.succeeds("rev-parse", "--quiet", "--verify", f"{name}^{{commit}}"):
                 return self._commit(name)
-        self._git.run("fetch", "--quiet", "--", "origin", revision)  # a commit that no branch has, or an error
+        self._git.run("fetch", "--quiet", "--", "origin", revision)  # a commit on no branch, or an error
         return self._commit("FETCH_HEAD")
 
     def _commit(self, name: str) -> str:
         return self._git.run("rev-parse", "--verify", f"{name}^{{commit}}").strip()
 
     def check_unchanged(self) -> None:
-        """Refuse to touch tracked files that somebody changed."""
+        """Refuse if tracked files have local changes."""
         if self._unfinished.exists() or not self._has_commit():
             return
         changed = self._git.run("status", "--porcelain", "--untracked-files=no", "--ignore-submodules=all").splitlines()
@@ -208,36 +207,36 @@ class _Clone:
             names = ", ".join(line[3:] for line in changed[:5]) + (", …" if len(changed) > 5 else "")
             raise BrokenInputError(
                 f"{self._folder} has local changes in {len(changed)} tracked files: {names}",
-                hint="commit or undo them, or give another folder; notebooks are changed by rules of the plan",
+                hint="commit or revert them, or give another folder; use rules in the plan to change notebooks",
             )
 
     def checkout(self, commit: str) -> None:
-        """Put the commit's files into the folder; untracked files that are in the way stop it."""
+        """Check out the commit; fail rather than overwrite untracked files."""
         interrupted = self._unfinished.exists()
         force = ["--force"] if interrupted else []
         self._unfinished.touch()
         try:
             self._git.run("checkout", "--quiet", "--detach", "--no-overwrite-ignore", *force, commit)
         except BrokenInputError:
-            if not interrupted:  # git refuses before it writes
+            if not interrupted:  # git fails before it writes anything
                 self._unfinished.unlink()
             raise
         self._unfinished.unlink()
 
     def uses_lfs(self) -> bool:
-        """Return True if the commit keeps files in Git LFS."""
+        """Return True if the commit has files in Git LFS."""
         return self._git.succeeds("grep", "--quiet", "filter=lfs", "HEAD", "--", ":(glob)**/.gitattributes")
 
 
 def _check_folder(folder: Path) -> None:
     if not (folder / ".git").exists() and any(folder.iterdir()):
-        raise BrokenInputError(f"{folder} is not empty and no clone", hint="give an empty or a new folder")
+        raise BrokenInputError(f"{folder} is not empty and not a clone", hint="give an empty or a new folder")
     if (folder / ".git").is_file() or (folder / ".git").is_symlink() or (folder / ".git" / "commondir").exists():
         raise BrokenInputError(f"{folder} is a worktree or submodule of another clone", hint="give another folder")
 
 
 def _retried(step: Callable[[], Result], backoff_seconds: float) -> Result:
-    """Run a step, and again after a while if the network failed."""
+    """Run a step, with retries after network failures."""
     for attempt in range(1, _ATTEMPTS):
         try:
             return step()
@@ -253,14 +252,14 @@ def _is_hex(revision: str) -> bool:
 
 
 def update_submodules(repository: git.Git, folder: Path, depth: int | None, allowed_hosts: Sequence[str]) -> None:
-    """Bring the submodules of the checked-out commit to their commits.
+    """Update the submodules of the checked-out commit.
 
     Raises
     ------
     UsageError
         A URL is not valid, or its host is not allowed.
     BrokenInputError
-        A submodule is unavailable, or something else lies in its place.
+        A submodule is unavailable, or its folder contains something else.
     """
     if not (folder / ".gitmodules").is_file():
         return
@@ -270,7 +269,7 @@ def update_submodules(repository: git.Git, folder: Path, depth: int | None, allo
     _check(repository, folder)
     shallow = [f"--depth={depth}"] if depth is not None else []
     repository.run("submodule", "--quiet", "init")
-    repository.run("submodule", "--quiet", "sync")  # an earlier URL may be anybody's
+    repository.run("submodule", "--quiet", "sync")  # an earlier URL is untrusted
     arguments = ["submodule", "update", "--init", "--checkout", "--force", *shallow]
     repository.run(*arguments, protocols=_PROTOCOLS)
 
@@ -281,21 +280,23 @@ def _listed(repository: git.Git, field: str) -> list[str]:
 
 
 def _check(repository: git.Git, folder: Path) -> None:
-    """Refuse what is not a submodule of this clone, and cut down the configuration of those that are."""
+    """Refuse folders that are not submodules of this clone, and sanitize the configuration of submodules."""
     modules = folder / ".git" / "modules"
     worktrees = [folder.resolve() / path for path in _listed(repository, "path")]
     for worktree in worktrees:
-        if worktree.resolve() != worktree or not _leads_into(modules, worktree / ".git"):
+        if worktree.resolve() != worktree or not _points_into(modules, worktree / ".git"):
             raise BrokenInputError(f"{worktree} is not a submodule of this clone", hint="delete or move that folder")
     for path in modules.rglob("config"):
         if (path.parent / "commondir").exists():
-            raise BrokenInputError(f"{path.parent} leads git elsewhere", hint="delete the folder and clone again")
+            raise BrokenInputError(
+                f"{path.parent} points git to another folder", hint="delete the folder and clone again"
+            )
         if (path.parent / "HEAD").exists():
-            git.cut_down(repository, path, worktrees=worktrees)
+            git.sanitize(repository, path, worktrees=worktrees)
 
 
-def _leads_into(modules: Path, gitfile: Path) -> bool:
-    """Return True if the `.git` of a submodule is not there yet, or leads to its repository in the clone."""
+def _points_into(modules: Path, gitfile: Path) -> bool:
+    """Return True if the `.git` of a submodule is missing, or points to its repository in the clone."""
     if not os.path.lexists(gitfile):
         return True
     if gitfile.is_symlink() or not gitfile.is_file():

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a file is by its first bytes, where no checksum says that it is the right one.
+"""Checks a file's type by its first bytes, for files without a checksum.
 
-A server that answers with a page or a pointer instead of the data often says 200 and
-application/octet-stream. Without a checksum the name is all there is to compare with: a name
-that promises a format must begin as that format does, and no dataset is an error page.
+A server that sends a page or a pointer instead of the data often does so with status 200 and
+application/octet-stream. Without a checksum only the name can be compared: the file must begin like the
+format of its extension, and must not be an error page.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from typing import BinaryIO
 _HEAD_BYTES = 4096
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 _SIGNATURES: dict[tuple[str, ...], tuple[str, tuple[bytes, ...]]] = {
-    (".h5ad", ".h5", ".hdf5", ".h5mu", ".loom"): ("HDF5 file", (_HDF5,)),
-    (".gz", ".tgz"): ("gzip file", (b"\x1f\x8b",)),
-    (".zip", ".npz"): ("zip file", (b"PK\x03\x04", b"PK\x05\x06")),
-    (".bz2",): ("bzip2 file", (b"BZh",)),
-    (".xz",): ("xz file", (b"\xfd7zXZ\x00",)),
-    (".zst",): ("zstd file", (b"\x28\xb5\x2f\xfd",)),
-    (".parquet",): ("Parquet file", (b"PAR1",)),
-    (".npy",): ("NumPy file", (b"\x93NUMPY",)),
+    (".h5ad", ".h5", ".hdf5", ".h5mu", ".loom"): ("HDF5", (_HDF5,)),
+    (".gz", ".tgz"): ("gzip", (b"\x1f\x8b",)),
+    (".zip", ".npz"): ("zip", (b"PK\x03\x04", b"PK\x05\x06")),
+    (".bz2",): ("bzip2", (b"BZh",)),
+    (".xz",): ("xz", (b"\xfd7zXZ\x00",)),
+    (".zst",): ("zstd", (b"\x28\xb5\x2f\xfd",)),
+    (".parquet",): ("Parquet", (b"PAR1",)),
+    (".npy",): ("NumPy", (b"\x93NUMPY",)),
 }
 _TABLES = (".csv", ".tsv", ".txt", ".mtx", ".json", ".tar", ".pkl", ".rds", ".bed", ".gtf", ".fa", ".fasta")
 _MARKUP = (".html", ".htm", ".xhtml", ".xml", ".svg")
@@ -34,27 +34,27 @@ _DETAIL = re.compile(rb"<(?:title|Code)>\s{0,50}([^<>]{1,100})")
 
 
 def not_data(path: Path, *names: str) -> str | None:
-    """Return what a file is if it cannot be the dataset of any of these names, else None.
+    """Return a description of a file that cannot be the dataset, else None.
 
     Parameters
     ----------
     path
-        The file as it came.
+        The received file.
     names
-        What the plan calls it, and its URL's path; the first one that has an ending decides.
+        Its path in the plan and in the URL; the first extension counts.
     """
     with path.open("rb") as stream:
         head = stream.read(_HEAD_BYTES)
         suffix = next((end.lower() for name in names if (end := Path(name).suffix)), "")
-        stand_in = _stand_in(head.removeprefix(b"\xef\xbb\xbf"), suffix)
-        if stand_in is not None or not head:
-            return stand_in
+        substitute = _substitute(head.removeprefix(b"\xef\xbb\xbf"), suffix)
+        if substitute is not None or not head:
+            return substitute
         for endings, (kind, signatures) in _SIGNATURES.items():
             if suffix in endings and not head.startswith(signatures):
-                # HDF5 may begin behind a user block of 512, 1024, ... bytes.
-                if kind == "HDF5 file" and any(_at(stream, 512 << power) == _HDF5 for power in range(16)):
+                # HDF5 may begin after a user block of 512, 1024, ... bytes.
+                if kind == "HDF5" and any(_at(stream, 512 << power) == _HDF5 for power in range(16)):
                     return None
-                return f"no {kind}, as {suffix} promises: it begins with {head[:24]!r}"
+                return f"not a valid {suffix} file ({kind}): it begins with {head[:24]!r}"
     return None
 
 
@@ -63,8 +63,8 @@ def _at(stream: BinaryIO, offset: int) -> bytes:
     return stream.read(len(_HDF5))
 
 
-def _stand_in(head: bytes, suffix: str) -> str | None:
-    """Return what came in the place of data."""
+def _substitute(head: bytes, suffix: str) -> str | None:
+    """Return a description of a page, error or pointer sent instead of data."""
     if pointer := _POINTER.match(head):
         return f"a git-lfs pointer, not the file itself, which has {int(pointer[1])} bytes"
     if suffix in _MARKUP:
@@ -78,5 +78,5 @@ def _stand_in(head: bytes, suffix: str) -> str | None:
     else:
         return None
     detail = _DETAIL.search(head)
-    said = f" ({' '.join(detail[1].decode('utf-8', 'replace').split())!r})" if detail else ""
-    return f"an {kind}{said}"
+    title = f" ({' '.join(detail[1].decode('utf-8', 'replace').split())!r})" if detail else ""
+    return f"an {kind}{title}"

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stage the datasets of a plan: each whole, verified and under its final name, or not there.
+"""Stages the datasets of a plan: each complete, verified and under its final name, or not at all.
 
-Nothing here knows how bytes move (`runner.data.download.transfer`); this module decides whether they
-have to, for whom there is room, and whether what came is what the plan says.
+The transfer itself is in `runner.data.download.transfer`; this module decides whether it is necessary, checks disk
+space, and verifies the result.
 """
 
 from __future__ import annotations
@@ -48,25 +48,25 @@ def fetch(
     watcher: Watcher | None = None,
     limits: Limits | None = None,
 ) -> list[Staged]:
-    """Make sure that datasets of a plan are in the cache, and return them in order.
+    """Fetch missing datasets of a plan into the cache, and return all in order.
 
     Parameters
     ----------
     names
-        Which datasets; all of the plan when None.
+        Names of datasets; None means all of the plan.
     offline
-        Take only what is there.
+        Use only the cache.
 
     Raises
     ------
     PlanError
-        The plan has no dataset of a name.
+        The plan has no dataset of that name.
     BrokenInputError
-        A dataset is not what the plan says, is unavailable, or is missing while offline.
+        A dataset does not match the plan, is unavailable, or is missing while offline.
     NetworkError
         The network failed after all retries.
     RefusedError
-        The disk has too little room.
+        Not enough disk space.
     """
     wanted = {name: _dataset(plan, name) for name in (plan.datasets if names is None else names)}
     staged = {name: staging.lookup(name, dataset, cache) for name, dataset in wanted.items()}
@@ -75,7 +75,7 @@ def fetch(
         raise BrokenInputError(
             f"not in the cache {cache}: {', '.join(missing)}", hint="fetch without --offline, or give the right --cache"
         )
-    _check_room(cache, sum(_still_to_come(wanted[name], cache) for name in missing), "the missing datasets")
+    _check_space(cache, sum(_remaining_bytes(wanted[name], cache) for name in missing), "the missing datasets")
     for name in missing:
         fetcher = _Fetcher(
             name, wanted[name], Place.of(cache, wanted[name].path), connections=connections, limits=limits or Limits()
@@ -90,7 +90,7 @@ def fetch(
 
 @contextlib.contextmanager
 def _writable(place: Place) -> Iterator[None]:
-    """Explain a cache that cannot be written."""
+    """Create the folders, and convert errors of writing to the cache."""
     try:
         place.file.parent.mkdir(parents=True, exist_ok=True)
         place.part.parent.mkdir(parents=True, exist_ok=True)
@@ -110,34 +110,34 @@ def _dataset(plan: Plan, name: str) -> Dataset:
     return plan.datasets[name]
 
 
-def _still_to_come(dataset: Dataset, cache: Path) -> int:
-    """Return what is missing of a dataset whose size the plan says; a part on the disk is there already."""
+def _remaining_bytes(dataset: Dataset, cache: Path) -> int:
+    """Return the bytes still to download for a dataset, 0 if the plan has no size."""
     part = Place.of(cache, dataset.path).part
-    there = part.stat().st_blocks * 512 if part.is_file() else 0
-    return max(0, (dataset.bytes or 0) - there)
+    present = part.stat().st_blocks * 512 if part.is_file() else 0
+    return max(0, (dataset.bytes or 0) - present)
 
 
-def _check_room(folder: Path, needed: int, what: str) -> None:
+def _check_space(folder: Path, needed: int, what: str) -> None:
     while not folder.exists():
         folder = folder.parent
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise RefusedError(
-            f"{what}: {format_bytes(needed)} to come, {folder} has {format_bytes(free)} free",
+            f"{what}: {format_bytes(needed)} needed, {folder} has {format_bytes(free)} free",
             hint="free space, or give a --cache on a larger disk",
         )
 
 
 def _opened(source: Path) -> FileIO:
     mode = source.stat().st_mode
-    if not stat.S_ISREG(mode):  # a pipe would be waited for
+    if not stat.S_ISREG(mode):  # a pipe would block
         raise OSError(errno.EINVAL, "Is a directory" if stat.S_ISDIR(mode) else "Is not a regular file")
     return source.open("rb", buffering=0)
 
 
 @dataclass(frozen=True, slots=True)
 class _Fetcher:
-    """Brings one dataset into its place."""
+    """Fetches one dataset."""
 
     name: str
     dataset: Dataset
@@ -146,9 +146,9 @@ class _Fetcher:
     limits: Limits
 
     def fetch(self, cache: Path, watcher: Watcher) -> Staged:
-        """Fetch the dataset, unless somebody else does so first."""
+        """Fetch the dataset, unless another process does so first."""
         place = self.place
-        with _writable(place), locked(place.lock, waiting=self._say_that_it_waits):
+        with _writable(place), locked(place.lock, waiting=self._log_wait):
             staged = staging.lookup(self.name, self.dataset, cache)
             if staged is not None:
                 return staged
@@ -159,11 +159,11 @@ class _Fetcher:
             log.info("fetched", dataset=self.name, bytes=known.bytes, sha256=known.sha256)
             return staging.staged(self.name, self.dataset, place, known, fetched=True)
 
-    def _say_that_it_waits(self) -> None:
-        log.info("fetch-waits", dataset=self.name, reason="another process fetches it", lock=self.place.lock)
+    def _log_wait(self) -> None:
+        log.info("fetch-waits", dataset=self.name, reason="another process is fetching it", lock=self.place.lock)
 
     def _download(self, progress: Progress) -> Known:
-        """Download, verify and publish; a continued download that does not verify is restarted once."""
+        """Download, verify and publish; a resumed download that fails verification is restarted once."""
         while True:
             known, resumed, encoding = self._transferred(progress)
             wrong = staging.mismatch(self.dataset, known, self.place.part)
@@ -176,12 +176,12 @@ class _Fetcher:
             log.warning("fetch-restart", dataset=self.name, reason=wrong)
 
     def _must_not_be_encoded(self) -> bool:
-        """Return True where only the name tells: some servers call a stored .gz file an encoding."""
+        """Return True unless a checksum or the name .gz allows it: some servers declare a stored .gz as encoded."""
         names = (self.dataset.path, urlsplit(self.dataset.url).path)
         return staging.verified_by(self.dataset) is None and not any(name.endswith((".gz", ".tgz")) for name in names)
 
     def _transferred(self, progress: Progress) -> tuple[Known, bool, str]:
-        """Return what came, whether a part of it is from an earlier try, and how the server encoded it."""
+        """Return the downloaded file, whether it was resumed, and its Content-Encoding."""
         partial = Partial(
             self.place.part,
             self.place.journal,
@@ -207,15 +207,15 @@ class _Fetcher:
             partial.close()
         return Known.of(self.dataset.url, size, sha256, md5), resumed, upstream.encoding
 
-    def _admit(self, total: int | None, there: int, encoding: str) -> None:
-        """Refuse what cannot be the file, or does not fit, before the first byte."""
+    def _admit(self, total: int | None, present: int, encoding: str) -> None:
+        """Refuse a file of the wrong size or too large for the disk, before the first byte."""
         if total is None:
             return
         if self.dataset.bytes is not None and total != self.dataset.bytes:
             self._refuse(shown(self.dataset.url), f"it has {total} bytes, the plan says {self.dataset.bytes}", encoding)
         if total == 0 and self.dataset.bytes != 0:
             self._refuse(shown(self.dataset.url), "it is empty (0 bytes)")
-        _check_room(self.place.part.parent, total - there, f"dataset {self.name!r}")
+        _check_space(self.place.part.parent, total - present, f"dataset {self.name!r}")
 
     def _copy(self, source: Path) -> Known:
         """Copy a `file://` dataset; the copy is verified, not the original."""
@@ -234,24 +234,24 @@ class _Fetcher:
         return staging.publish(self.place, known)
 
     def _blocks(self, source: Path) -> Iterator[bytes]:
-        """Read a local file; what goes wrong here is a fault of the source and not of the cache."""
+        """Yield the blocks of a local file; errors here concern the source, not the cache."""
         try:
             with _opened(source) as reading:
-                _check_room(self.place.part.parent, os.fstat(reading.fileno()).st_size, f"dataset {self.name!r}")
+                _check_space(self.place.part.parent, os.fstat(reading.fileno()).st_size, f"dataset {self.name!r}")
                 while block := reading.read(_BLOCK_BYTES):
                     yield block
         except OSError as error:
             raise BrokenInputError(
                 f"dataset {self.name!r}: {source} cannot be copied: {error.strerror}",
-                hint="give the path of a file that can be read",
+                hint="give the path of a readable file",
             ) from error
 
     def _refuse(self, source: str, wrong: str, encoding: str = "") -> NoReturn:
         hint = "the file changed upstream or the plan is wrong: check both, then correct the plan"
         if encoding:
-            encoded = f"the server sent it {encoding}-encoded (Content-Encoding), which was not asked for"
+            encoded = f"the server sent it {encoding}-encoded (Content-Encoding), which was not requested"
             wrong = f"{wrong}; {encoded}" if wrong else encoded
-            hint = "give the URL of a server that sends the file as it is, or the checksum of what this one sends"
+            hint = "give the URL of a server that sends the plain file, or the checksum of the encoded one"
         elif staging.verified_by(self.dataset) is None:
             hint = "give the URL of the file itself; if this is the file, pin it with its sha256"
-        raise BrokenInputError(f"dataset {self.name!r} from {source} is not what the plan says: {wrong}", hint=hint)
+        raise BrokenInputError(f"dataset {self.name!r} from {source} does not match the plan: {wrong}", hint=hint)

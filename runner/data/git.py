@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Calling git so that neither a URL nor a repository can make it do anything but fetch.
+"""Calls git such that neither a URL nor a repository can make it do anything but fetch.
 
-No prompt, no hook, no helper protocol, no option hidden in a value. Credentials of a URL reach
-git through its environment: they stand neither in the arguments, which every process of the
-machine can read, nor in `.git/config`.
+No prompts, hooks, helper protocols, or options hidden in values. Credentials of a URL are passed to git
+through its environment: neither in the arguments, which every process of the machine can read, nor in
+`.git/config`.
 
-A clone lies where notebooks write. Its `.git/config` can name programs (filters, credential
-helpers, proxies, transfer agents) and other addresses (`insteadOf`, push and upload commands)
-that the next git in that folder would use. Settings on git's command line beat only those keys
-that somebody thought of; so the file keeps what is known to be harmless and loses the rest.
+A clone is in a folder that notebooks write to. Its `.git/config` can define programs (filters, credential
+helpers, proxies, transfer agents) and other addresses (`insteadOf`, push and upload commands) that the next
+git in that folder would use. Settings on git's command line override only known keys; so only harmless
+entries are kept in the file, and all others are removed.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from runner.core.errors import BrokenInputError, NetworkError, UsageError
 _SCHEMES = ("https", "ssh", "file")
 _SCP_LIKE = re.compile(r"(?:(?P<user>[\w.][\w.-]*)@)?(?P<host>[\w.][\w.-]*):(?P<path>[^:/\\][^:]*|/[^/].*)")
 _REVISION = re.compile(r"(?![-+/.])[^\s:^~?*\[\\\x00-\x1f\x7f]{1,255}")
-_PASSING = re.compile(
+_TRANSIENT = re.compile(
     r"could not resolve|connection (?:timed out|refused|reset)|timed out|early eof|rpc failed|unexpected disconnect"
     r"|returned error: (?:429|5\d\d)|operation too slow|network is unreachable|gnutls|ssl_|failed to connect",
     re.IGNORECASE,
@@ -37,14 +37,14 @@ _PASSING = re.compile(
 _DROPPED = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY", "GIT_NAMESPACE", "GIT_CONFIG")
 REFSPEC = "+refs/heads/*:refs/remotes/origin/*"
 Entry = tuple[str, str]
-"""A key as git lists it, its section and last part in lower case, and its value."""
+"""A key in git's normalized form, and its value."""
 
 _HARMLESS = re.compile(
     r"core\.(?:repositoryformatversion|filemode|bare|logallrefupdates|ignorecase|symlinks|precomposeunicode)"
     r"|extensions\.(?:objectformat|refstorage|partialclone)"
     r"|remote\.origin\.(?:url|promisor|partialclonefilter)"
     r"|branch\..+\.(?:remote|merge|rebase)"
-    r"|submodule\..+\.(?:active|url)"  # the URL is set again from `.gitmodules` before it is used
+    r"|submodule\..+\.(?:active|url)"  # the URL is reset from `.gitmodules` before use
     r"|user\.(?:name|email)"
     r"|lfs\.repositoryformatversion|lfs\..+\.access",
     re.DOTALL,
@@ -53,7 +53,7 @@ _HARMLESS = re.compile(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Remote:
-    """A checked URL without its credentials, which are kept apart and never shown."""
+    """A validated URL without its credentials, which are kept separately and never shown."""
 
     url: str
     scheme: str
@@ -66,18 +66,17 @@ class Remote:
 
 
 def remote(url: str, allowed_hosts: Sequence[str] = ()) -> Remote:
-    """Check a URL and take its credentials out.
+    """Validate a URL and separate its credentials.
 
     Parameters
     ----------
     allowed_hosts
-        The only hosts that may be asked; empty means any. A name that starts with a dot stands
-        for all hosts below it.
+        The only hosts allowed; empty means any. A name with a leading dot matches all subdomains.
 
     Raises
     ------
     UsageError
-        The URL is not one of https, ssh and file, hides an option, or names another host.
+        The URL is not https, ssh or file, hides an option, or its host is not allowed.
     """
     if url.startswith("-") or not url.isprintable() or url != url.strip():
         _refuse(url, "is not a valid URL")
@@ -92,7 +91,7 @@ def remote(url: str, allowed_hosts: Sequence[str] = ()) -> Remote:
         if host.startswith("-") or (parts.username or "").startswith("-"):
             _refuse(url, "hides an option in its host")
         if (parts.scheme == "file") != (not host) or not parts.path.strip("/"):
-            _refuse(url, "lacks its host or its path" if not host else "names a host; write file:///path")
+            _refuse(url, "lacks a host or a path" if not host else "has a host; use file:///path")
         secret = None
         netloc = parts.netloc
         if parts.scheme == "https" and parts.username is not None:
@@ -107,7 +106,7 @@ def remote(url: str, allowed_hosts: Sequence[str] = ()) -> Remote:
 
 
 def check_host(checked: Remote, allowed_hosts: Sequence[str]) -> None:
-    """Refuse a host that is not on the list."""
+    """Raise an error if the host is not on the list."""
     host = checked.host.lower()
     if allowed_hosts and not any(
         host == allowed.lower() or (allowed.startswith(".") and host.endswith(allowed.lower()))
@@ -115,17 +114,17 @@ def check_host(checked: Remote, allowed_hosts: Sequence[str]) -> None:
     ):
         raise UsageError(
             f"{checked.url}: the host {checked.host or '(this machine)'!r} is not allowed",
-            hint=f"allowed are {', '.join(allowed_hosts)}",
+            hint=f"allowed: {', '.join(allowed_hosts)}",
         )
 
 
 def check_revision(revision: str) -> str:
-    """Return a branch, tag or commit after checking that it is only that.
+    """Return a branch, tag or commit after validation.
 
     Raises
     ------
     UsageError
-        It is an option, a range or another expression.
+        The text is an option, a range or another expression.
     """
     if not _REVISION.fullmatch(revision) or ".." in revision or "@{" in revision or revision.endswith((".lock", "/")):
         raise UsageError(f"{revision!r} is not a valid revision", hint="give a branch, a tag or a commit")
@@ -139,14 +138,14 @@ class Git:
         self._folder, self._source, self._lfs = folder, source, lfs
 
     def run(self, *arguments: str, protocols: str = "https:ssh:file") -> str:
-        """Run one command and return what it printed.
+        """Run a command and return its output.
 
         Raises
         ------
         NetworkError
-            It failed by something that can pass.
+            The failure is transient.
         BrokenInputError
-            It failed otherwise; the message is git's, without credentials.
+            Any other failure, with git's message without credentials.
         """
         command = ["git", "-C", str(self._folder), *arguments]
         try:
@@ -157,14 +156,14 @@ class Git:
             raise UsageError("git is not installed", hint="install it, or mount the notebooks") from error
         if done.returncode == 0:
             return done.stdout.decode("utf-8", "replace")
-        said = self._redacted(done.stderr.decode("utf-8", "replace")).strip() or f"exit code {done.returncode}"
-        message = f"git {arguments[0]} for {self._source.url}: {said[-1000:]}"
-        if _PASSING.search(said):
+        errors = self._redacted(done.stderr.decode("utf-8", "replace")).strip() or f"exit code {done.returncode}"
+        message = f"git {arguments[0]} for {self._source.url}: {errors[-1000:]}"
+        if _TRANSIENT.search(errors):
             raise NetworkError(message, hint="run the same command again later")
-        raise BrokenInputError(message, hint=_hint(said))
+        raise BrokenInputError(message, hint=_hint(errors))
 
     def succeeds(self, *arguments: str) -> bool:
-        """Return True if a command ends well."""
+        """Return True if a command succeeds."""
         try:
             self.run(*arguments)
         except BrokenInputError:
@@ -199,7 +198,7 @@ class Git:
         return environment
 
     def _settings(self) -> list[tuple[str, str]]:
-        """Return what must hold whatever the user's and the repository's configuration say."""
+        """Return the settings that override the user's and the repository's configuration."""
         settings = [
             ("core.hooksPath", os.devnull),
             ("core.fsmonitor", "false"),
@@ -233,19 +232,19 @@ def _basic(secret: str | None) -> str:
     return base64.b64encode((secret or "").encode()).decode()
 
 
-def _hint(said: str) -> str:
-    lower = said.lower()
+def _hint(errors: str) -> str:
+    lower = errors.lower()
     if "could not read username" in lower or "authentication failed" in lower or "permission denied" in lower:
         return "the repository is private or does not exist: give credentials (a token, or a key for ssh)"
     if "would be overwritten" in lower:
-        return "move these files away; the revision has files of these names"
+        return "move these files away; the revision has files with these names"
     if "couldn't find remote ref" in lower or "unknown revision" in lower or "not our ref" in lower:
-        return "give a branch, a tag or a commit that the repository has"
+        return "give a branch, tag or commit of the repository"
     return "check URL and revision"
 
 
 def shown(url: str) -> str:
-    """Return any URL without user and password."""
+    """Return a URL without user and password."""
     return re.sub(r"//[^/]*@", "//", url)
 
 
@@ -254,7 +253,7 @@ def _refuse(url: str, what: str) -> NoReturn:
 
 
 def is_harmless(key: str, value: str) -> bool:
-    """Return True if an entry may stay.
+    """Return True if an entry of the configuration can be kept.
 
     >>> is_harmless("core.bare", "false"), is_harmless("core.sshcommand", "sh")
     (True, False)
@@ -262,15 +261,15 @@ def is_harmless(key: str, value: str) -> bool:
     return bool(_HARMLESS.fullmatch(key)) or (key, value) == ("remote.origin.fetch", REFSPEC)
 
 
-def cut_down(repository: Git, path: Path, *, worktrees: Collection[Path] = ()) -> list[Entry]:
-    """Leave only what is harmless in a configuration file, and return that.
+def sanitize(repository: Git, path: Path, *, worktrees: Collection[Path] = ()) -> list[Entry]:
+    """Remove all but harmless entries from a configuration file, and return these.
 
-    What somebody set there by hand is kept beside it and named in the log.
+    The original file is kept beside it, and removed keys are logged.
 
     Parameters
     ----------
     worktrees
-        Where the files of a submodule may be.
+        Allowed worktrees of submodules.
     """
     if path.is_symlink() or (path.exists() and not path.is_file()):
         raise BrokenInputError(f"{path} is not a file", hint="delete the folder and clone again")
@@ -299,10 +298,10 @@ def cut_down(repository: Git, path: Path, *, worktrees: Collection[Path] = ()) -
 
 def _entry(text: str) -> Entry:
     key, newline, value = text.partition("\n")
-    return key, value if newline else "true"  # a key alone means yes
+    return key, value if newline else "true"  # a key without a value means true
 
 
 def _short(key: str) -> str:
-    """Return a key without its middle, which may be a URL with a password."""
+    """Return a key without its subsection, which may be a URL with a password."""
     section, _dot, rest = key.partition(".")
     return f"{section}.….{rest.rpartition('.')[2]}" if "." in rest else key

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a dataset's URL to one that plain HTTP can fetch, with the headers it needs.
+"""Resolves a dataset's URL to one for plain HTTP, with the necessary headers.
 
-Whoever defines a scheme also publishes the library that knows its rules: boto3 signs `s3://`,
-huggingface_hub resolves `hf://`. Both end in an https URL, so that resuming, verifying and
-retrying are written once, in `runner.data.download.transfer`.
+Schemes are resolved by their own libraries: boto3 signs `s3://`, huggingface_hub resolves `hf://`. Both
+result in an https URL, so that resume, verification and retries are implemented once, in
+`runner.data.download.transfer`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _THIS_MACHINE = {"127.0.0.1", "::1", "localhost"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Location:
-    """Where the bytes are. ``credential`` names what to set when the server refuses."""
+    """URL and headers of a file. ``credential`` names the setting to use if the server denies access."""
 
     url: str
     headers: dict[str, str] = field(default_factory=dict, repr=False)
@@ -33,14 +33,14 @@ class Location:
 
 
 def locate(url: str) -> Location:
-    """Return where to fetch a URL from.
+    """Return the location for a URL.
 
     Raises
     ------
     BrokenInputError
-        The URL has another scheme or lacks a part.
+        The scheme is unknown, or a part is missing.
     UsageError
-        The library of its scheme is not installed.
+        The library for the scheme is not installed.
     """
     parts = urlsplit(url)
     if parts.scheme in {"http", "https"}:
@@ -51,9 +51,9 @@ def locate(url: str) -> Location:
         return _s3(url)
     if parts.scheme == "hf":
         return _hf(url)
-    from runner.plan.model import SCHEMES  # which brings pydantic; the mirror of each run needs this module
+    from runner.plan.model import SCHEMES  # imports pydantic, and every run's mirror imports this module
 
-    return _refuse(url, f"has the scheme {parts.scheme!r}; known are {', '.join(SCHEMES)}")
+    return _refuse(url, f"has the unknown scheme {parts.scheme!r}; use one of {', '.join(SCHEMES)}")
 
 
 def local_path(url: str) -> Path | None:
@@ -62,25 +62,25 @@ def local_path(url: str) -> Path | None:
     Raises
     ------
     BrokenInputError
-        It names a file of another host.
+        The file is on another host.
     """
     parts = urlsplit(url)
     if parts.scheme != "file":
         return None
     if parts.netloc not in {"", "localhost"}:
-        _refuse(url, f"names the host {parts.netloc!r}; write file:///path")
+        _refuse(url, f"has the host {parts.netloc!r}; use file:///path")
     return Path(unquote(parts.path))
 
 
 def shown(url: str) -> str:
-    """Return a URL that can stand in a log: without user, password and query."""
+    """Return a URL without user, password and query, for logs."""
     parts = urlsplit(url)
     host = parts.netloc.rpartition("@")[2]
     return urlunsplit((parts.scheme, host, parts.path, "", "")) + ("?…" if parts.query else "")
 
 
 def fingerprint(url: str) -> str:
-    """Return what tells one URL from another and gives none of it away; user and password do not count."""
+    """Return a hash that identifies a URL without revealing it; user and password are excluded."""
     parts = urlsplit(url)
     named = urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, parts.query, ""))
     return hashlib.sha256(named.encode(errors="surrogateescape")).hexdigest()
@@ -92,11 +92,11 @@ def _origin(url: str) -> tuple[str, str | None, int | None]:
 
 
 def _hugging_face(url: str) -> Location:
-    """Give the hub its token, and nobody else: the same host without TLS could be anybody."""
-    endpoint, asked = _origin(os.environ.get("HF_ENDPOINT") or _HF_ENDPOINT), _origin(url)
-    if asked[1] != endpoint[1]:
+    """Add the token only for the hub itself: the same host without TLS is not authenticated."""
+    endpoint, origin = _origin(os.environ.get("HF_ENDPOINT") or _HF_ENDPOINT), _origin(url)
+    if origin[1] != endpoint[1]:
         return Location(url=url)
-    if asked != endpoint or not (asked[0] == "https" or asked[1] in _THIS_MACHINE):
+    if origin != endpoint or not (origin[0] == "https" or origin[1] in _THIS_MACHINE):
         return Location(url=url, credential="an https:// URL of the hub, with HF_TOKEN")
     token = os.environ.get("HF_TOKEN", "").strip()
     headers = {"Authorization": f"Bearer {token}"} if token else {}
@@ -104,7 +104,7 @@ def _hugging_face(url: str) -> Location:
 
 
 def _hf(url: str) -> Location:
-    """Resolve hf://[datasets/|spaces/]OWNER/NAME[@REVISION]/FILE as huggingface_hub writes it."""
+    """Resolve hf://[datasets/|spaces/]OWNER/NAME[@REVISION]/FILE through huggingface_hub."""
     try:
         from huggingface_hub import hf_hub_url
     except ModuleNotFoundError as error:
@@ -130,7 +130,7 @@ def _hf(url: str) -> Location:
 
 
 def _s3(url: str) -> Location:
-    """Sign an S3 object's URL with the credentials that boto3 finds; without any it is fetched as public."""
+    """Sign an S3 object's URL with boto3's credentials; without any, access is anonymous."""
     parts = urlsplit(url)
     bucket, key = parts.netloc, parts.path.lstrip("/")
     if not bucket or not key:
@@ -158,7 +158,7 @@ def _s3(url: str) -> Location:
 
 
 def file_name(url: str) -> str:
-    """Return the last part of a URL's path, safe to stand in another URL."""
+    """Return the last part of a URL's path, quoted for use in another URL."""
     name = unquote(urlsplit(url).path).rstrip("/").rpartition("/")[2]
     return quote(name, safe="") or "data"
 

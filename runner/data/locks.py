@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One process at a time, by a lock that dies with its holder.
+"""File locks that are released when their holder dies.
 
-`flock` rather than a file with a pid: a killed process leaves nothing to clean up, and nobody
-has to guess whether a pid of another host is alive. A file system without locks (some network
-mounts) is worth a warning and not a failure.
+`flock` instead of a pid file: a killed process leaves no stale lock, and no pid of another host has to be
+checked. On a file system without locks (some network mounts) only a warning is logged.
 """
 
 from __future__ import annotations
@@ -30,19 +29,19 @@ def locked(
     waiting: Callable[[], None] | None = None,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Iterator[None]:
-    """Hold a lock on ``path`` for the block, waiting for whoever has it.
+    """Hold a lock on ``path`` for the block, waiting until it is free.
 
-    The lock is asked for again and again: a call that blocks goes on after a signal, whatever the
-    signal's handler decided, and whoever has the lock may keep it for hours.
+    The lock is polled: a blocking call would continue after a signal regardless of its handler, and the lock
+    may be held for hours.
 
     Parameters
     ----------
     shared
-        Let others in that ask for a shared lock as well.
+        Take a shared lock.
     waiting
-        Called once when somebody else has the lock.
+        Called once if the lock is taken.
     sleep
-        Waits between two looks; whatever it raises ends the wait.
+        Waits between two polls; an exception ends the wait.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)

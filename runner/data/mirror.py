@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Staged datasets, served to the notebook on this machine for the time of its run.
+"""Serves staged datasets to the notebook over HTTP on this machine, for the duration of its run.
 
-The notebook downloads as it always did, with Python or with wget, and does afterwards what it
-does after a download. Only the declared files are served, below a path nobody can guess, on the
-loopback interface. Offline, the same server is the kernel's proxy and refuses everything else
-by name, so that a forgotten download fails at once and says what it was.
+The notebook downloads as usual, with Python or wget, and continues as after any download. Only declared
+files are served, under an unguessable path, on the loopback interface. Offline, the same server acts as the
+kernel's proxy and refuses everything else by name, so that a forgotten download fails immediately with its
+URL.
 
-Programs disagree on the variable for hosts without a proxy: some read ``no_proxy`` only, some
-``NO_PROXY``, and most let the lower case win where both are set. So what is added goes to what
-both say, and both say it all.
+Programs disagree on the variable for hosts without a proxy: some read only ``no_proxy``, some only
+``NO_PROXY``, and most prefer lower case if both are set. So both are set to the union of their values and our
+additions.
 """
 
 from __future__ import annotations
@@ -36,16 +36,16 @@ _PROXIES = ("http_proxy", "https_proxy", "all_proxy")
 
 
 class Mirror:
-    """Serves staged datasets between ``with`` and its end.
+    """Context manager that serves staged datasets.
 
     Parameters
     ----------
     staged
-        What to serve.
+        Datasets to serve.
     offline
-        Refuse whatever else the kernel asks for over HTTP.
+        Refuse all other HTTP requests of the kernel.
     environment
-        The kernel's environment so far; its ``no_proxy`` is added to.
+        The kernel's environment so far; its ``no_proxy`` is extended.
     """
 
     def __init__(
@@ -63,12 +63,12 @@ class Mirror:
 
     @property
     def urls(self) -> dict[str, str]:
-        """Return where each dataset's URL is served."""
+        """Return the local URL for each dataset's URL."""
         return {item.url: self._origin + self._path(item) for item in self._staged}
 
     @property
     def env(self) -> dict[str, str]:
-        """Return what the kernel's environment needs to reach the mirror, and offline nothing else."""
+        """Return the variables the kernel needs to reach the mirror, and offline only the mirror."""
         variables = proxy_exceptions({} if self._offline else self._environment)
         if self._offline:
             names = ("http_proxy", "https_proxy", "ftp_proxy", "all_proxy")
@@ -78,12 +78,12 @@ class Mirror:
 
     @property
     def served(self) -> dict[str, int]:
-        """Return how often each dataset was asked for."""
+        """Return the number of requests for each dataset."""
         return {item.name: self._httpd.counts.get(item.name, 0) for item in self._staged}
 
     @property
     def refused(self) -> tuple[str, ...]:
-        """Return what was asked for in vain while offline."""
+        """Return the requests refused while offline."""
         return tuple(self._httpd.refused)
 
     def __enter__(self) -> Self:
@@ -116,7 +116,7 @@ class _Server(http.server.ThreadingHTTPServer):
         self.refused: list[str] = []
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """Log nothing: a client that hangs up is its own business."""
+        """Ignore errors: a client may disconnect."""
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
@@ -125,10 +125,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     server: _Server
 
     def log_message(self, *_args: object) -> None:
-        """Log nothing; what matters is logged by name."""
+        """Log nothing here; relevant events have their own log lines."""
 
     def do_GET(self) -> None:
-        """Serve a dataset, whole or a range of it."""
+        """Serve a dataset or a range of it."""
         item = self.server.files.get(self.path.partition("?")[0])
         if item is None:
             self._refuse()
@@ -156,15 +156,15 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                     self.connection.sendfile(stream, start, end - start)
 
     def do_HEAD(self) -> None:
-        """Answer as for GET, without the content."""
+        """Answer like GET, without the content."""
         self.do_GET()
 
     def do_CONNECT(self) -> None:
-        """Refuse a tunnel: somebody takes this for a proxy because it is configured so, offline."""
+        """Refuse a tunnel, requested because this is the configured proxy while offline."""
         self._refuse()
 
     def do_POST(self) -> None:
-        """Refuse: nothing is taken here."""
+        """Refuse uploads."""
         self._refuse()
 
     def _head(self, item: Staged, start: int, end: int, size: int) -> None:
@@ -176,14 +176,14 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(end - start))
         self.send_header("Accept-Ranges", "bytes")
         self.send_header("ETag", f'"{item.sha256}"')
-        # No Last-Modified: wget would give it to the file, which then looks older than the run.
+        # No Last-Modified: wget would set it on the file, which would then seem older than the run.
         self.end_headers()
 
     def _span(self, size: int) -> tuple[int, int] | None:
-        """Return the bytes that are asked for, None when the file has none of them."""
+        """Return the requested range of bytes, None if it is not satisfiable."""
         match = _RANGE.fullmatch(self.headers.get("Range", "").strip())
         if not match or match.group(0) == "bytes=-":
-            return 0, size  # no range, or one that may be ignored (several, another unit)
+            return 0, size  # no range, or one that may be ignored (multiple, other unit)
         first, last = match.groups()
         if not first:
             return (max(0, size - int(last)), size) if int(last) and size else None
@@ -191,7 +191,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         return (start, end) if start < end else None
 
     def _refuse(self) -> None:
-        """Answer a request for something that is not staged."""
+        """Refuse a request for a file that is not staged."""
         if self.path.startswith("/"):
             self._answer(404, "not a dataset of this run")
             return
@@ -221,16 +221,16 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
 
 def has_proxy(environment: Mapping[str, str]) -> bool:
-    """Return True if an environment names a proxy."""
+    """Return True if an environment defines a proxy."""
     return any(environment.get(spelt) for name in _PROXIES for spelt in (name, name.upper()))
 
 
 def proxy_exceptions(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return both variables with this machine added to what either of them says.
+    """Return both variables with the union of their values and this machine.
 
-    An asterisk stands for all hosts, and only where it stands alone.
+    An asterisk means all hosts, but only on its own.
     """
-    said = (host.strip() for name in _EXCEPTIONS for host in environment.get(name, "").split(","))
-    present = [host for host in said if host]
+    hosts = (host.strip() for name in _EXCEPTIONS for host in environment.get(name, "").split(","))
+    present = [host for host in hosts if host]
     text = "*" if "*" in present else ",".join(dict.fromkeys([*present, *LOCAL]))
     return dict.fromkeys(_EXCEPTIONS, text)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs inside a Python kernel: urllib, requests and httpx ask the mirror for the datasets that say ``hook: true``.
+"""Runs inside a Python kernel: redirects urllib, requests and httpx to the mirror for datasets with ``hook: true``.
 
-Their URLs stand in no source, because a library makes them. The kernel runs the text of this file; it
-may be another Python with other packages, so it needs the standard library alone. A URL that is not
-declared goes its way unseen, and nothing here can raise into the notebook.
+Their URLs appear in no source, because a library constructs them. The kernel runs the source of this file,
+possibly in another Python with other packages, so it uses only the standard library. Undeclared URLs are not
+affected, and no exception here reaches the notebook.
 """
 
 from __future__ import annotations
@@ -18,25 +18,25 @@ from typing import Any
 
 
 class Hook:
-    """Replaces URLs where a library makes a request."""
+    """Replaces URLs in requests of a library."""
 
     def __init__(self, urls: dict[str, str]) -> None:
         self.urls = {_plain(url): served for url, served in urls.items()}
 
     def served(self, url: Any) -> str | None:
-        """Return where a URL is served, None for one that is not declared."""
+        """Return the mirror's URL for a declared URL, else None."""
         with contextlib.suppress(Exception):
             return self.urls.get(_plain(str(url)))
         return None
 
 
 def _plain(url: str) -> str:
-    """Return a URL as all ways to write it are: without fragment and quoting."""
+    """Return a URL in normalized form: without fragment and quoting."""
     return urllib.parse.unquote(urllib.parse.urldefrag(url)[0])
 
 
 def _urllib(hook: Hook, module: Any) -> None:
-    """Patch what `urlopen`, `urlretrieve`, pandas and wget use."""
+    """Patch the method used by `urlopen`, `urlretrieve`, pandas and wget."""
     original = module.OpenerDirector.open
 
     def replaced(request: Any) -> Any:
@@ -55,7 +55,7 @@ def _urllib(hook: Hook, module: Any) -> None:
 
 
 def _requests(hook: Hook, module: Any) -> None:
-    """Patch what every request of requests goes through, before its proxy is chosen; pooch uses it."""
+    """Patch the method used by every request of requests, before its proxy is chosen; pooch uses it."""
     original = module.Session.prepare_request
 
     def replaced(prepared: Any) -> Any:
@@ -70,7 +70,7 @@ def _requests(hook: Hook, module: Any) -> None:
 
 
 def _httpx(hook: Hook, module: Any) -> None:
-    """Patch what every request of httpx goes through, of both kinds of client."""
+    """Patch the method used by every request of httpx, for both kinds of client."""
     base = next(kind for kind in module.Client.__mro__ if "build_request" in vars(kind))
     original = base.build_request
 
@@ -82,7 +82,7 @@ def _httpx(hook: Hook, module: Any) -> None:
 
 
 def _or_same(replaced: Any, request: Any) -> Any:
-    """Return the replaced request, or the request itself where it cannot be looked at."""
+    """Return the replaced request, or the original on any error."""
     with contextlib.suppress(Exception):
         return replaced(request)
     return request

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The data of one run, from the cache to the kernel: looked up, placed, and served while it lasts.
+"""Provides the data of one run from the cache to the kernel: looks it up, places it, and serves it.
 
-pooch, scanpy and the Hugging Face hub take a file that is already in their folder. The plan says where that is
-(`place.path`, in the checkout) and which variables lead the library there (`place.env`; `{checkout}` in a value is
+pooch, scanpy and the Hugging Face hub use a file that is already in their folder. The plan defines that folder
+(`place.path`, in the checkout) and the variables that point the library to it (`place.env`; `{checkout}` in a value is
 replaced by the checkout's absolute path).
 """
 
@@ -35,18 +35,18 @@ _HOOK = kernel_line(Path(__file__).with_name("mirror_startup.py"), __name__="run
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Served:
-    """What preparation and kernel need to know.
+    """The served datasets, for preparation and kernel.
 
     Attributes
     ----------
     replacements
-        Where each dataset's URL is served, for `runner.stages.prepare.prepare.prepare`.
+        Local URL for each dataset's URL, for `runner.stages.prepare.prepare.prepare`.
     placed
-        URLs that need not stand in the source.
+        URLs that need not appear in the source.
     env
         Variables for the kernel.
     startup
-        Lines of Python for the kernel to start with.
+        Startup lines for the kernel.
     """
 
     replacements: dict[str, str]
@@ -56,13 +56,13 @@ class Served:
     changes: tuple[Change, ...]
     staged: tuple[Staged, ...]
     copied: frozenset[str]
-    """Names of datasets that lie where a library looks for them."""
+    """Names of datasets placed in the folder of a library."""
     warnings: tuple[str, ...]
     mirror: Mirror
 
     @property
     def unasked(self) -> tuple[str, ...]:
-        """Return the datasets that the notebook should have downloaded and did not."""
+        """Return the datasets that the notebook should have downloaded but did not."""
         return tuple(name for name, times in self.mirror.served.items() if not times and name not in self.copied)
 
 
@@ -76,17 +76,17 @@ def serving(
     offline: bool = False,
     environment: Mapping[str, str] | None = None,
 ) -> Iterator[Served]:
-    """Serve the datasets of a notebook for the time of its run.
+    """Serve the datasets of a notebook for the duration of its run.
 
-    Nothing is downloaded here: a run that holds a GPU does not wait for a network. Without a
-    cache the notebook's own downloads go outside, unless ``offline``.
+    Nothing is downloaded here: a run that holds a GPU must not wait for the network. Without a cache the
+    notebook downloads from the original URLs, unless ``offline``.
 
     Parameters
     ----------
     names
         The notebook's datasets.
     cache
-        Where `fetch` staged them.
+        Cache of `fetch`.
     environment
         The kernel's environment so far.
 
@@ -102,7 +102,7 @@ def serving(
             staged = fetch(plan, names, cache=cache, offline=True)
         elif offline:
             raise BrokenInputError(
-                f"offline, but there is no cache for {', '.join(names)}", hint="fetch them and give --cache"
+                f"offline, but no cache given for {', '.join(names)}", hint="fetch them and give --cache"
             )
         else:
             warnings = (f"not staged, fetched by the notebook itself: {', '.join(names)}",)
@@ -128,19 +128,19 @@ def serving(
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """What was put where, and the variables that the kernel needs to find it."""
+    """Placed datasets, and the variables for the kernel to find them."""
 
     env: dict[str, str]
     changes: tuple[Change, ...]
 
 
 def place(plan: Plan, staged: Iterable[Staged], checkout: Path) -> Placed:
-    """Put a verified copy of every dataset that has a `place` there.
+    """Copy every dataset with a `place` there, verified.
 
     Raises
     ------
     BrokenInputError
-        A copy is not what was staged: the cache changed while it was read.
+        A copy differs from the staged file: the cache changed while being read.
     RecordError
         The checkout cannot be written.
     """
@@ -158,15 +158,15 @@ def place(plan: Plan, staged: Iterable[Staged], checkout: Path) -> Placed:
 
 
 def environment(dataset: Dataset, checkout: Path) -> dict[str, str]:
-    """Return the variables of a dataset's `place` with the checkout filled in."""
+    """Return the variables of a dataset's `place` with `{checkout}` replaced."""
     variables = dataset.place.env if dataset.place else {}
     return {name: value.replace("{checkout}", str(checkout.resolve())) for name, value in variables.items()}
 
 
 def _put(item: Staged, target: Path) -> bool:
-    """Copy unless the same file is there; return whether it was copied.
+    """Copy unless the same file exists; return True if it was copied.
 
-    A copy and no link: the notebook may write to it, and the cache must stay as it was verified.
+    A copy instead of a link: the notebook may write to it, and the cache must not change.
     """
     if target.is_file() and target.stat().st_size == item.bytes and hashes(target, with_md5=False)[0] == item.sha256:
         return False

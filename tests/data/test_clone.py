@@ -163,7 +163,7 @@ def test_a_folder_that_is_something_else_is_left_alone(tmp_path, upstream):
     folder = tmp_path / "full"
     folder.mkdir()
     (folder / "file").write_text("x")
-    with pytest.raises(BrokenInputError, match="is not empty and no clone"):
+    with pytest.raises(BrokenInputError, match="is not empty and not a clone"):
         clone(upstream.url, folder)
     assert [path.name for path in folder.iterdir()] == ["file"]
     other = Upstream(tmp_path / "other")

@@ -305,7 +305,7 @@ def test_a_refused_access_names_the_missing_variable(tmp_path, server, monkeypat
     with pytest.raises(BrokenInputError, match="answered 401: access needs HF_TOKEN, which is not set"):
         fetch(tmp_path, url)
     monkeypatch.setenv("HF_TOKEN", "bad-token")
-    with pytest.raises(BrokenInputError, match="HF_TOKEN, which is set and was refused") as caught:
+    with pytest.raises(BrokenInputError, match="HF_TOKEN, which is set but was rejected") as caught:
         fetch(tmp_path, url)
     assert "bad-token" not in str(caught.value)
     monkeypatch.setenv("HF_TOKEN", "good")
@@ -361,11 +361,11 @@ HDF5 = b"\x89HDF\r\n\x1a\n" + b"\0" * 100
         (
             "d.h5ad",
             b'{"error": "not found"}',
-            'no HDF5 file, as .h5ad promises: it begins with b\'{"error": "not found"}\'',
+            'not a valid .h5ad file (HDF5): it begins with b\'{"error": "not found"}\'',
         ),
-        ("D.H5AD", b"\x1f\x8b\x08", "no HDF5 file, as .h5ad promises"),
-        ("d.csv.gz", b"gene,cell\n", "no gzip file, as .gz promises"),
-        ("d.npz", HDF5, "no zip file, as .npz promises"),
+        ("D.H5AD", b"\x1f\x8b\x08", "not a valid .h5ad file (HDF5)"),
+        ("d.csv.gz", b"gene,cell\n", "not a valid .gz file (gzip)"),
+        ("d.npz", HDF5, "not a valid .npz file (zip)"),
     ],
 )
 def test_what_comes_in_place_of_the_data_is_named_for_what_it_is(tmp_path, server, path, content, message, source):
@@ -729,7 +729,7 @@ def test_a_file_somebody_put_there_is_verified(tmp_path):
     url = "https://data.example.org/data.bin"
     assert fetch(tmp_path, url, offline=True, sha256=sha256(b"data")).bytes == 4
     (tmp_path / ".staged" / "sub" / "data.bin.json").unlink()
-    with pytest.raises(BrokenInputError, match="is not what the plan says"):
+    with pytest.raises(BrokenInputError, match="does not match the plan"):
         fetch(tmp_path, url, offline=True, sha256="0" * 64)
 
 
@@ -774,7 +774,7 @@ def test_local_files_are_copied_and_verified(tmp_path):
         fetch(tmp_path / "c2", f"file://{tmp_path}/none")
     with pytest.raises(BrokenInputError, match="cannot be copied: Is a directory"):
         fetch(tmp_path / "c2", f"file://{tmp_path}")
-    with pytest.raises(BrokenInputError, match="names the host 'server'"):
+    with pytest.raises(BrokenInputError, match="has the host 'server'"):
         fetch(tmp_path / "c2", "file://server/share")
 
 
@@ -798,8 +798,8 @@ def test_a_local_file_that_cannot_be_read_is_broken_input(tmp_path):
 @pytest.mark.parametrize(
     ("url", "message"),
     [
-        ("ftp://x.org/a", "has the scheme 'ftp'; known are http, https, s3, hf, file"),
-        ("data.bin", "has the scheme ''"),
+        ("ftp://x.org/a", "has the unknown scheme 'ftp'; use one of http, https, s3, hf, file"),
+        ("data.bin", "has the unknown scheme ''"),
         ("https:///a", "has no host"),
         ("s3://bucket", "is not of the form s3://BUCKET/KEY"),
         ("hf://datasets/owner/name", "is not of the form hf://"),

@@ -286,7 +286,7 @@ def test_a_dataset_that_is_not_in_the_cache_stops_the_run(tmp_path):
         assert served.env == {}
         assert "census" in served.warnings[0]
     with (
-        pytest.raises(BrokenInputError, match="offline, but there is no cache for census"),
+        pytest.raises(BrokenInputError, match="offline, but no cache given for census"),
         serving(plan, ["census"], cache=None, checkout=tmp_path, offline=True),
     ):
         pass

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One file downloaded in parallel ranges, resumed and verified."""
+"""Download of a file in parallel ranges, with resume and verification."""

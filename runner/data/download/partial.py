@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A download under way: the file, the record of what of it is there, and its hash so far.
+"""A download in progress: the file, a journal of the received ranges, and the hash so far.
 
-A thread writes the record four times a second while bytes arrive. It claims only bytes that were handed to the system,
-so a kill at any moment leaves it true; after a crash of the machine it may claim too much, and
-is believed only where a checksum will tell (syncing each second would slow the download by a
-third). Another thread hashes what is complete from the start while the rest still arrives:
-verification then ends with the download and not long after it.
+A thread writes the journal four times a second while data arrives. It lists only bytes already passed to the
+system, so it is correct after a kill at any moment; after a crash of the machine it may list too much, and is
+used only if a checksum will verify the file (syncing each second would slow the download by a third). Another
+thread hashes the contiguous start of the file while the rest arrives, so that verification ends with the
+download.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ _SYNC_FILE_RANGE_WRITE = 2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Version:
-    """What an answer says about the file that it is of: parts of two versions make a file that never was.
+    """Version of a file according to a response: parts of two versions must not be mixed.
 
-    A server names a version by its ETag, its date, or not at all. Ranges are requested without
-    If-Range on purpose: the answer to that may leave out both names, and they are compared here.
-    ``source`` is the fingerprint of the URL in the plan: the record of a download must not hold
-    what a URL may carry. An ETag counts without its mark of weakness, which proxies add.
+    A server identifies a version by its ETag, its date, or not at all. Ranges are requested without If-Range
+    on purpose: its response may omit both, and they are compared here. ``source`` is the fingerprint of the
+    URL in the plan, because the journal must not contain a URL's secrets. The weak prefix of an ETag is
+    ignored, because proxies add it.
     """
 
     source: str
@@ -48,21 +48,21 @@ class Version:
 
     @classmethod
     def of(cls, url: str, total: int | None, headers: Mapping[str, str]) -> Version:
-        """Return the version that an answer with these headers is of."""
+        """Return the version of a response with these headers."""
         etag = headers.get("ETag", "").removeprefix("W/")
         return cls(source=fingerprint(url), total=total, etag=etag, modified=headers.get("Last-Modified", ""))
 
     @property
     def named(self) -> bool:
-        """True if the server names the version, so that another one can be distinguished from it."""
+        """True if the server identifies the version, so that others can be distinguished."""
         return bool(self.etag or self.modified)
 
     def unnamed(self) -> Version:
-        """Return URL and size alone, for a server whose names mean nothing."""
+        """Return URL and size only, for a server with unreliable ETags and dates."""
         return replace(self, etag="", modified="")
 
     def difference(self, now: Version) -> str:
-        """Return how a later answer differs; an empty string when it does not.
+        """Return how a later response differs, empty if it does not.
 
         >>> then = Version(source="1", total=5, etag='"a"')
         >>> then.difference(Version(source="1", total=6, etag='"b"'))
@@ -78,12 +78,12 @@ class Partial:
     Parameters
     ----------
     will_verify
-        A checksum will tell whether what an earlier try left is right.
+        A checksum will verify the file, including parts from an earlier try.
 
     Attributes
     ----------
     version
-        What the bytes belong to; bytes of another version are thrown away.
+        Version of the received bytes; those of another version are discarded.
     """
 
     def __init__(self, part: Path, journal: Path, *, with_md5: bool, will_verify: bool) -> None:
@@ -101,7 +101,7 @@ class Partial:
         self._load()
 
     def _load(self) -> None:
-        """Take up what an earlier download left, if its record can be read and what it claims be trusted."""
+        """Resume an earlier download, if its journal is valid and trustworthy."""
         try:
             document = json.loads(self._journal.read_text(encoding="utf-8"))
             size = os.fstat(self.handle).st_size
@@ -116,31 +116,31 @@ class Partial:
 
     @property
     def resumed(self) -> bool:
-        """True if there are bytes already."""
+        """True if there are bytes from an earlier try."""
         return bool(self._done)
 
     def ranges(self) -> list[Range]:
-        """Return what is there, arriving ranges included."""
+        """Return the received ranges, including active ones."""
         with self._lock:
             return merged([*self._done, *self._active.values()])
 
     def bytes(self) -> int:
-        """Return how many bytes are there."""
+        """Return the number of received bytes."""
         return covered(self.ranges())
 
     def arrived(self, stream: int, start: int, end: int) -> None:
-        """Note how far the range of a stream has come."""
+        """Record the progress of a stream's range."""
         with self._lock:
             self._active[stream] = (start, end)
 
     def close_stream(self, stream: int) -> None:
-        """Keep what a stream brought."""
+        """Keep the received range of a stream."""
         with self._lock:
             if (span := self._active.pop(stream, None)) is not None:
                 self._done = merged([*self._done, span])
 
     def forget(self) -> None:
-        """Throw everything away: it is of another file, or cannot be continued."""
+        """Discard everything: it belongs to another file, or cannot be resumed."""
         with self._saving:
             with self._lock:
                 self._done, self._active, self.version = [], {}, None
@@ -151,7 +151,7 @@ class Partial:
 
     @contextlib.contextmanager
     def kept(self) -> Iterator[None]:
-        """Save and hash in the background while the block downloads."""
+        """Write the journal and hash in the background during the block."""
         threads = [
             threading.Thread(target=self._save_often, name="fetch-journal", daemon=True),
             threading.Thread(target=self._digest.follow, name="fetch-digest", daemon=True),
@@ -166,11 +166,11 @@ class Partial:
                 thread.join()
 
     def finish(self) -> tuple[str, str | None]:
-        """Return sha256 and md5 of the whole file, hashing what is not hashed yet."""
+        """Hash the rest of the file, and return sha256 and md5."""
         return self._digest.finish()
 
     def close(self) -> None:
-        """Close the file; the record stays for the next try."""
+        """Close the file; the journal remains for the next try."""
         os.close(self.handle)
 
     def _save_often(self) -> None:
@@ -190,17 +190,17 @@ class Partial:
                 draft.write_text(json.dumps(document), encoding="utf-8")
                 draft.replace(self._journal)
                 self._saved = state
-            except OSError as error:  # the download goes on; only its resuming suffers
+            except OSError as error:  # the download continues, but may not be resumable
                 log.warning("fetch-journal", path=self._journal, reason=error)
 
     @property
     def stopping(self) -> threading.Event:
-        """Set when the download has ended, well or not."""
+        """Set when the download has ended, successfully or not."""
         return self._stopping
 
 
 def _begin_writing(handle: int, start: int, length: int) -> None:
-    """Let the system write a range to the disk now, so that the sync at the end has little left."""
+    """Start writing a range to disk now, to shorten the final sync."""
     import ctypes
 
     function = getattr(ctypes.CDLL(None), "sync_file_range", None)
@@ -210,7 +210,7 @@ def _begin_writing(handle: int, start: int, length: int) -> None:
 
 
 class _Digest:
-    """Hashes of the part file from its start, following the frontier."""
+    """Hashes of the part file from its start up to the frontier."""
 
     def __init__(self, partial: Partial, *, with_md5: bool) -> None:
         self._partial, self._with_md5 = partial, with_md5
@@ -225,7 +225,7 @@ class _Digest:
             self._md5 = hashlib.md5(usedforsecurity=False) if self._with_md5 else None
 
     def follow(self) -> None:
-        """Hash behind the download until it stops."""
+        """Hash behind the download until it ends."""
         while not self._partial.stopping.is_set():
             if not self._advance(lambda: frontier(self._partial.ranges()), whole_chunks=True):
                 self._partial.stopping.wait(0.02)
@@ -237,9 +237,9 @@ class _Digest:
         return self._sha256.hexdigest(), self._md5.hexdigest() if self._md5 else None
 
     def _advance(self, end: Callable[[], int], *, whole_chunks: bool) -> bool:
-        """Hash one chunk before ``end``; return whether there was one.
+        """Hash one chunk before ``end``; return True if there was one.
 
-        The end is asked for under the lock, so that none of a file that was thrown away is used.
+        The end is computed under the lock, so that no data of a discarded file is used.
         """
         with self._lock:
             wanted = min(end() - self._position, _CHUNK_BYTES)
@@ -255,7 +255,7 @@ class _Digest:
 
 
 def merged(ranges: Iterable[Range]) -> list[Range]:
-    """Return the ranges sorted, without empty ones, touching and overlapping ones joined.
+    """Return the ranges sorted and merged, without empty ones.
 
     >>> merged([(5, 7), (0, 2), (2, 4), (6, 9), (3, 3)])
     [(0, 4), (5, 9)]
@@ -272,7 +272,7 @@ def merged(ranges: Iterable[Range]) -> list[Range]:
 
 
 def gaps(ranges: Iterable[Range], total: int) -> list[Range]:
-    """Return what of ``[0, total)`` the ranges leave out.
+    """Return the parts of ``[0, total)`` not covered by the ranges.
 
     >>> gaps([(0, 4), (5, 9)], 10)
     [(4, 5), (9, 10)]
@@ -294,6 +294,6 @@ def covered(ranges: Iterable[Range]) -> int:
 
 
 def frontier(ranges: Iterable[Range]) -> int:
-    """Return up to where everything from the start is there."""
+    """Return the end of the contiguous range from 0."""
     first = next(iter(merged(ranges)), (0, 0))
     return first[1] if first[0] == 0 else 0

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Progress of a download: a bar for somebody who watches, a line every ten seconds for a log."""
+"""Progress of a download: a bar on a terminal, a line every ten seconds in a log."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from runner.core.units import format_bytes
 _LINE_EVERY_SECONDS = 10.0
 
 Progress = Callable[[int, "int | None"], None]
-"""Told the bytes that are there and the size, if that is known."""
+"""Called with the received bytes, and the size if known."""
 
 
 class Watcher(Protocol):
-    """Somebody who shows how far a download is."""
+    """Shows the progress of downloads."""
 
     def dataset(self, name: str) -> AbstractContextManager[Progress]:
-        """Show one dataset for the time of a block."""
+        """Show one dataset during a block."""
 
 
 class Silent:
@@ -31,7 +31,7 @@ class Silent:
 
     @contextlib.contextmanager
     def dataset(self, name: str) -> Iterator[Progress]:
-        """Give a function that does nothing."""
+        """Yield a function that does nothing."""
         yield lambda _done, _total: None
 
 
@@ -43,16 +43,16 @@ class Lines:
 
     @contextlib.contextmanager
     def dataset(self, name: str) -> Iterator[Progress]:
-        """Give a function that logs now and then."""
-        told_at, told_bytes = time.monotonic(), None
+        """Yield a function that logs periodically."""
+        logged_at, logged_bytes = time.monotonic(), None
 
-        def tell(done: int, total: int | None) -> None:
-            nonlocal told_at, told_bytes
-            if told_bytes is None:
-                told_bytes = done  # what an earlier try left is no speed of ours
-            seconds = time.monotonic() - told_at
+        def report(done: int, total: int | None) -> None:
+            nonlocal logged_at, logged_bytes
+            if logged_bytes is None:
+                logged_bytes = done  # bytes of an earlier try do not count for the rate
+            seconds = time.monotonic() - logged_at
             if seconds >= self._every_seconds:
-                rate = format_bytes((done - told_bytes) / seconds)
+                rate = format_bytes((done - logged_bytes) / seconds)
                 percent = f"{100 * done / total:.1f}" if total else None
                 log.info(
                     "fetching",
@@ -62,9 +62,9 @@ class Lines:
                     percent=percent,
                     rate=f"{rate}/s",
                 )
-                told_at, told_bytes = time.monotonic(), done
+                logged_at, logged_bytes = time.monotonic(), done
 
-        yield tell
+        yield report
 
 
 class Bar:
@@ -72,7 +72,7 @@ class Bar:
 
     @contextlib.contextmanager
     def dataset(self, name: str) -> Iterator[Progress]:
-        """Give a function that moves the bar."""
+        """Yield a function that updates the bar."""
         from rich import progress
         from rich.console import Console
 
@@ -89,5 +89,5 @@ class Bar:
 
 
 def suited_watcher() -> Watcher:
-    """Return a bar when stderr is a terminal, lines elsewhere."""
+    """Return a bar if stderr is a terminal, else lines."""
     return Bar() if sys.stderr.isatty() else Lines()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One request for one range: its headers are judged before a byte of its body is kept."""
+"""A request for one range; its headers are checked before any of its body is kept."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _TRANSIENT = {408, 425, 429, 500, 502, 503, 504, 507, 509, 520, 521, 522, 523, 5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """When to give up."""
+    """Limits of retries and waits."""
 
     attempts: int = 6
     backoff_seconds: float = 1.0
@@ -40,8 +40,8 @@ class Limits:
     stall_seconds: float = 30.0
 
 
-class Fault(Exception):  # noqa: N818  (no failure yet: it may pass)
-    """Something transient: the same request may succeed later."""
+class Fault(Exception):  # noqa: N818  (transient, not yet a failure)
+    """A transient fault: the same request may succeed later."""
 
     def __init__(self, message: str, *, retry_after: float | None = None, too_many: bool = False) -> None:
         super().__init__(message)
@@ -50,28 +50,28 @@ class Fault(Exception):  # noqa: N818  (no failure yet: it may pass)
 
 
 class Restart(Exception):  # noqa: N818
-    """What is there cannot be continued; the download restarts."""
+    """The download cannot be resumed and restarts."""
 
 
 class Changed(Restart):
-    """The server has another file now than at the start."""
+    """The file on the server has changed since the start."""
 
 
 class NotInParts(Restart):
-    """The file can come in one answer only: the server has no ranges, or its parts could be of two files."""
+    """The file must be sent in one response: no ranges, or their versions cannot be distinguished."""
 
 
 @dataclass(slots=True, kw_only=True)
 class Upstream:
-    """The file on the server: where it is, and what the answers have said so far.
+    """The file on the server: its location and the properties known so far.
 
     Parameters
     ----------
     source
-        The URL in the plan, which stays the same when ``location`` is signed again.
+        The URL in the plan, which stays the same if ``location`` is signed again.
     admit
-        Called with the size before a byte is written (None when the server does not say, then again
-        at the end); raises when the file is too large for the disk or not the one that is wanted.
+        Called with the size before anything is written (None if unknown, then again at the end); raises if
+        the file is too large for the disk or has the wrong size.
     """
 
     location: Location
@@ -80,24 +80,24 @@ class Upstream:
     admit: Callable[[int | None], None]
     total: int | None = None
     whole: bool = False
-    """The file comes in one answer: one connection, from the start."""
-    names_mean_nothing: bool = False
-    """Each answer names another version, and a checksum will tell whether the file is right."""
+    """The file is sent in one response: one connection, from the start."""
+    versions_unreliable: bool = False
+    """Each response identifies another version; a checksum will verify the file."""
     encoding: str = ""
-    """The Content-Encoding that the server applied without being asked."""
+    """The Content-Encoding that the server applied without a request for it."""
 
 
 class Request:
-    """A request in a thread of its own.
+    """A request in its own thread.
 
     Parameters
     ----------
-    end
-        None when everything to the end is requested.
+    span
+        Start and end of the range; the end is None for the rest of the file.
     made_in
         The round of the retry policy in which it was made.
     ended
-        Called in the thread with the request at its end.
+        Called in the thread with the request when it ends.
     """
 
     def __init__(
@@ -114,7 +114,7 @@ class Request:
         self.position = self.start
         self.made_in = made_in
         self.problem: Exception | None = None
-        """Why it did not bring what was requested."""
+        """Why it failed."""
         self._ended = ended
         self._response: requests.Response | None = None
         self._writing = threading.Lock()
@@ -125,12 +125,12 @@ class Request:
         threading.Thread(target=self._run, args=(session,), name="fetch-range", daemon=True).start()
 
     def cancel(self) -> None:
-        """Write nothing any more; the thread ends as soon as its socket lets it."""
+        """Stop writing; the thread ends as soon as its socket allows."""
         with self._writing:
             self._cancelled = True
             self._partial.close_stream(id(self))
         if self._response is not None:
-            with contextlib.suppress(ValueError, RuntimeError, OSError):  # it has ended by itself
+            with contextlib.suppress(ValueError, RuntimeError, OSError):  # it has already ended
                 self._response.raw.shutdown()
 
     def _run(self, session: requests.Session) -> None:
@@ -138,7 +138,7 @@ class Request:
             self._receive(session)
         except (Fault, Restart, RunnerError) as problem:
             self.problem = problem
-        except Exception as error:  # noqa: BLE001  (requests and urllib3 have some thirty kinds)
+        except Exception as error:  # noqa: BLE001  (requests and urllib3 have about thirty kinds)
             self.problem = of_library(error, self._upstream.location)
         finally:
             self._ended(self)
@@ -151,7 +151,7 @@ class Request:
         with session.get(
             upstream.location.url,
             headers=headers,
-            # An entry in ~/.netrc would replace a header of ours.
+            # Otherwise an entry in ~/.netrc would replace our header.
             auth=(lambda request: request) if "Authorization" in headers else None,
             stream=True,
             timeout=(upstream.limits.connect_seconds, upstream.limits.stall_seconds),
@@ -169,9 +169,9 @@ class Request:
                 raise of_status(response.status_code, response.headers, upstream.location, upstream.source)
 
     def _keep(self, piece: bytes) -> None:
-        """Write a piece of the body where it belongs."""
+        """Write a piece of the body at its position."""
         if self.end is not None and self.position + len(piece) > self.end:
-            raise Fault("sends more than it announced")
+            raise Fault("sent more than announced")
         with self._writing:
             if self._cancelled:
                 raise Fault("cancelled")
@@ -193,21 +193,21 @@ class Request:
             raise Fault(f"ended after {self.position - self.start} of {self.end - self.start} bytes")
 
     def _accept(self, response: requests.Response) -> None:
-        """Judge the headers of an answer that brings bytes."""
+        """Check the headers of a response with content."""
         upstream = self._upstream
         length = response.headers.get("Content-Length", "")
         total: int | None
-        if response.status_code == 206 or "Content-Range" in response.headers:  # some servers say 200 with a range
+        if response.status_code == 206 or "Content-Range" in response.headers:  # some servers send 200 with a range
             self.end, total = self._range(response.headers)
         elif upstream.whole or (self._is_first() and length != str(self.end)):
             upstream.whole = True
             total = self.end = int(length) if length.isdigit() else None
         else:
-            raise NotInParts("answers a range without saying which")
+            raise NotInParts("answered a range without Content-Range")
         self._identify(total, response.headers)
 
     def _range(self, headers: Mapping[str, str]) -> tuple[int, int]:
-        """Return the end of the range that comes, and the size of the file."""
+        """Return the end of the response's range, and the size of the file."""
         text = headers.get("Content-Range")
         match = _CONTENT_RANGE.fullmatch(text or "")
         if match and match[1] is not None and match[3] != "*":
@@ -217,26 +217,24 @@ class Request:
                     return end, total
             elif self.start == start < end <= total:
                 return min(end, self.end or end), total
-        raise NotInParts(f"answers with the range {text!r}")
+        raise NotInParts(f"answered with the range {text!r}")
 
     def _is_first(self) -> bool:
-        """Return True if nothing is there yet, so that the whole file may as well come at once."""
+        """Return True if nothing was received yet, so that a response with the whole file is fine."""
         return self.start == 0 and self._upstream.total is None and not self._partial.resumed
 
     def _identify(self, total: int | None, headers: Mapping[str, str]) -> None:
-        """Compare the version with that of the bytes that are there, or note it."""
+        """Compare the version with that of the received bytes, or record it."""
         upstream, partial = self._upstream, self._partial
         now = Version.of(upstream.source, total, headers)
-        then = partial.version
-        if then and upstream.names_mean_nothing:
+        then, compared = partial.version, now
+        if then and upstream.versions_unreliable:
             then, compared = then.unnamed(), now.unnamed()
-        else:
-            compared = now
         if then and (difference := then.difference(compared)):
             raise Changed(f"the file changed on the server: {difference}")
         one_answer = upstream.whole or (self.start, self.end) == (0, total)
         if not (one_answer or now.named or partial.will_verify):
-            raise NotInParts("names no version, and the plan has no checksum: parts of two files could be mixed")
+            raise NotInParts("sent no version, and the plan has no checksum: parts of two files could be mixed")
         if upstream.total is None:
             _check_kind(upstream.source, headers)
             encoding = headers.get("Content-Encoding", "").strip().lower()
@@ -246,7 +244,7 @@ class Request:
             upstream.total = total
 
     def _beyond_the_end(self, headers: Mapping[str, str]) -> None:
-        """Judge a refused range: an empty file has no first byte, another file may be shorter."""
+        """Interpret status 416: an empty file has no first byte, and a changed file may be shorter."""
         match = _CONTENT_RANGE.fullmatch(headers.get("Content-Range", ""))
         if match and match[3] == "0" and self._is_first():
             self._upstream.admit(0)
@@ -254,32 +252,32 @@ class Request:
         elif self._partial.version:
             raise Changed("the server has fewer bytes than at the start")
         else:
-            raise NotInParts("refuses the range")
+            raise NotInParts("refused the range")
 
 
 def of_status(status: int, headers: Mapping[str, str], location: Location, source: str) -> Exception:
-    """Return what an answer with a status that brings nothing means; ``source`` is the plan's URL."""
+    """Return the exception for a status without content; ``source`` is the plan's URL."""
     where = shown(location.url)
     if status in _TRANSIENT:
         retry_after = _retry_after(headers.get("Retry-After", ""))
         return Fault(f"answered {status}", retry_after=retry_after, too_many=status in {429, 503})
     if status in {202, 204}:
-        return Fault(f"answered {status} with nothing")
+        return Fault(f"answered {status} without content")
     if status == 407:
         return _proxy_refused(where, status)
     unsigned = not location.has_credential and source.startswith("s3:")
     if status in {401, 403} or (status == 400 and unsigned):
         credential = location.credential
-        done = "is set and was refused" if location.has_credential else "is not set"
+        done = "is set but was rejected" if location.has_credential else "is not set"
         return BrokenInputError(
             f"{where} answered {status}: access needs {credential}, which {done}",
-            hint=f"set {credential}, and accept the data's terms on its page if it has any",
+            hint=f"set {credential}, and accept the data's terms on its page, if any",
         )
     return BrokenInputError(f"{where} answered {status}", hint="correct the URL in the plan")
 
 
 def of_library(error: Exception, location: Location) -> Exception:
-    """Return what an exception of requests or urllib3 means; their own texts hold the query of the URL."""
+    """Return our exception for one of requests or urllib3, whose texts contain the URL's query."""
     import requests
 
     where = shown(location.url)
@@ -290,27 +288,27 @@ def of_library(error: Exception, location: Location) -> Exception:
     system = next((one for one in chain if isinstance(one, OSError) and one.strerror), None)
     if isinstance(system, ssl.SSLCertVerificationError) or "CA certificate" in str(error):
         return NetworkError(
-            f"{where}: {system.strerror if system else error}", hint="SSL_CERT_FILE names the authorities to trust"
+            f"{where}: {system.strerror if system else error}", hint="set SSL_CERT_FILE to the CA bundle to trust"
         )
     if isinstance(error, requests.exceptions.InvalidSchema) and "SOCKS" in str(error):
         return UsageError(f"{where}: the proxy is a SOCKS proxy", hint="pip install pysocks")
     final = {
-        requests.TooManyRedirects: "it redirects too often",
-        requests.exceptions.InvalidSchema: "it redirects to another protocol than http and https",
-        ValueError: "it is not a valid URL, or redirects to none",  # all errors of URLs are ValueErrors
+        requests.TooManyRedirects: "too many redirects",
+        requests.exceptions.InvalidSchema: "redirects to a protocol other than http and https",
+        ValueError: "not a valid URL, or redirects to an invalid one",  # all URL errors are ValueErrors
     }
     for kind, what in final.items():
         if isinstance(error, kind):
             return BrokenInputError(f"{where}: {what}", hint="correct the URL in the plan")
     if any(isinstance(one, TimeoutError | requests.Timeout) for one in chain):
-        return Fault("no answer in time")
-    return Fault((system.strerror if system else None) or f"the connection broke ({type(chain[-1]).__name__})")
+        return Fault("timed out")
+    return Fault((system.strerror if system else None) or f"connection lost ({type(chain[-1]).__name__})")
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """Yield an exception and those that the libraries have wrapped in it."""
+    """Yield an exception and those wrapped in it."""
     found = [error]
-    for one in found:  # grows while it is walked
+    for one in found:  # grows during the iteration
         yield one
         inside = (getattr(one, "reason", None), one.__cause__, one.__context__, *one.args)
         found += [inner for inner in inside if isinstance(inner, BaseException) and inner not in found]
@@ -318,15 +316,15 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 def _proxy_refused(where: str, status: int) -> NetworkError:
     hint = (
-        "give it user and password: https_proxy=http://USER:PASSWORD@HOST:PORT"
+        "set user and password: https_proxy=http://USER:PASSWORD@HOST:PORT"
         if status == 407
-        else "let the proxy admit this host, or add the host to no_proxy"
+        else "allow this host in the proxy, or add it to no_proxy"
     )
     return NetworkError(f"{where}: the proxy answered {status}", hint=hint)
 
 
 def _retry_after(text: str) -> float | None:
-    """Return the seconds that a Retry-After header demands: a number, or a date."""
+    """Return the seconds of a Retry-After header, given as a number or a date."""
     if text.isdigit():
         return float(text)
     try:
@@ -346,5 +344,5 @@ def _check_kind(source: str, headers: Mapping[str, str]) -> None:
 def _cannot_write(partial: Partial, error: OSError) -> RecordError:
     return RecordError(
         f"cannot write {partial.part}: {error.strerror}",
-        hint=f"{files.remedy(partial.part, error.errno)}; the same command then continues where this one stopped",
+        hint=f"{files.remedy(partial.part, error.errno)}; then run the same command again to resume",
     )

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Moving the bytes: several ranges of one file at once, each requested by `requests` in a thread.
+"""Transfers a file in several concurrent ranges, each requested by `requests` in a thread.
 
-requests brings what a download of 43 GB needs of HTTP: proxies, redirects without leaking
-credentials, .netrc, kept connections. This module only says which range comes next, judges
-what came of it, and decides when to try again and when to give up. aria2 and libcurl were
-measured and are no faster; see docs/adr/0005.
+requests provides the HTTP features needed for a download of 43 GB: proxies, redirects without leaking
+credentials, .netrc, persistent connections. This module selects the next range, handles its outcome, and
+decides when to retry and when to give up. aria2 and libcurl were measured and are no faster; see
+docs/adr/0005.
 
-Faults are counted in rounds: all requests that were under way when one of them failed belong to
-one round. Eight connections to a server that is gone are thus one fault and not eight, and the
-pauses between the rounds are what a server gets to come back.
+Faults are counted in rounds: all requests in progress when one of them fails belong to one round. Eight
+connections to a dead server are thus one fault, not eight, and the server has the pauses between rounds to
+recover.
 """
 
 from __future__ import annotations
@@ -34,18 +34,18 @@ if TYPE_CHECKING:
 _SMALLEST_RANGE = 2 << 20
 _LARGEST_RANGE = 64 << 20
 _CHANGES_BELIEVED = 2
-"""A file that changed so often changes with each answer: every node behind a load balancer names it differently."""
+"""More changes mean that versions are unreliable: the nodes behind a load balancer identify the file differently."""
 _PROGRESS_BYTES = 256 << 10
-"""So much since the count began, and it restarts."""
+"""Progress that resets the count of faults."""
 
 
 class Transfer:
-    """One download from its first byte to its last.
+    """A download of one file.
 
     Parameters
     ----------
     progress
-        Called often with the bytes that are there and the size.
+        Called often with the received bytes and the size.
     """
 
     def __init__(
@@ -59,14 +59,14 @@ class Transfer:
         self._changes = 0
 
     def run(self) -> int:
-        """Download what is missing and return the size of the file.
+        """Download the missing ranges and return the size of the file.
 
         Raises
         ------
         NetworkError
-            Transient faults did not pass.
+            Transient faults persisted.
         BrokenInputError
-            The server says that the file is unavailable, or it is not the one that is wanted.
+            The file is unavailable, or has the wrong size.
         """
         from requests import Session
         from requests.adapters import HTTPAdapter
@@ -81,16 +81,16 @@ class Transfer:
                     self._collect()
                     self._progress(self._partial.bytes(), self._upstream.total)
             finally:
-                self._drop_requests()  # before the last record is written, which counts what they brought
+                self._drop_requests()  # before the final journal, which includes their ranges
         return size
 
     def _complete(self) -> int | None:
-        """Return the size of the file once all of it is there."""
+        """Return the size of the file if it is complete, else None."""
         total = self._upstream.total
         return None if self._requests or total is None or gaps(self._partial.ranges(), total) else total
 
     def _send_requests(self, session: requests.Session) -> None:
-        """Give every free connection a missing range; the first one also asks for the size."""
+        """Request a missing range on every free connection; the first request also determines the size."""
         allowed = 1 if self._upstream.total is None or self._upstream.whole else self._connections
         while not self._patience.pause_seconds and len(self._requests) < allowed:
             span = self._next_range()
@@ -101,22 +101,22 @@ class Transfer:
             request.send(session)
 
     def _drop_requests(self) -> None:
-        """End all requests, keeping what came."""
+        """Cancel all requests, keeping the received data."""
         while self._requests:
             self._requests.pop().cancel()
 
     def _next_range(self) -> tuple[int, int | None] | None:
-        """Return the next range to request; its end is None when the size is unknown."""
+        """Return the next range to request; its end is None if the size is unknown."""
         total = self._upstream.total
         if self._upstream.whole:
             return (0, None)
-        there = self._partial.ranges()
+        present = self._partial.ranges()
         if total is None:
             known = self._partial.version.total if self._partial.version else None
-            first = gaps(there, known)[:1] if known else []
+            first = gaps(present, known)[:1] if known else []
             start = first[0][0] if first else 0
             return (start, start + _SMALLEST_RANGE)
-        taken = [*there, *((request.start, request.end or total) for request in self._requests)]
+        taken = [*present, *((request.start, request.end or total) for request in self._requests)]
         missing = gaps(taken, total)
         if not missing:
             return None
@@ -125,7 +125,7 @@ class Transfer:
         return (start, end if end - start < size + _SMALLEST_RANGE else start + size)
 
     def _collect(self) -> None:
-        """Judge the requests that ended; wait a tenth of a second for one at most."""
+        """Handle a finished request; wait at most 0.1 s for one."""
         if not self._requests:
             time.sleep(min(self._patience.pause_seconds, 0.1))
             return
@@ -133,11 +133,11 @@ class Transfer:
             request = self._ended.get(timeout=0.1)
         except queue.Empty:
             return
-        if request in self._requests:  # else it was dropped when everything restarted
+        if request in self._requests:  # else it was dropped by a restart
             self._requests.remove(request)
-            self._judge(request)
+            self._handle(request)
 
-    def _judge(self, request: Request) -> None:
+    def _handle(self, request: Request) -> None:
         try:
             if isinstance(request.problem, Fault):
                 self._fault(request, request.problem)
@@ -148,45 +148,45 @@ class Transfer:
         finally:
             self._partial.close_stream(id(request))
             if self._upstream.whole and self._upstream.total != self._partial.bytes():
-                self._forget()  # without ranges there is nothing to continue from
+                self._forget()  # cannot be resumed without ranges
 
     def _forget(self) -> None:
-        """Know nothing of the file any more: the next answer may be of another one."""
+        """Discard all data and the size: the next response may be for another version."""
         self._upstream.total = None
         self._partial.forget()
 
     def _restart(self, reason: Restart) -> None:
-        """Begin at the first byte: what is there belongs to another file, or cannot be continued.
+        """Restart from the first byte: the data belongs to another file, or cannot be resumed.
 
-        Where versions cannot be told apart, neither by name nor by a checksum, the file comes in
-        one answer, which is of one version.
+        If versions cannot be distinguished, neither by the server nor by a checksum, the file is requested in
+        one response.
         """
         self._drop_requests()
         self._changes += isinstance(reason, Changed)
         unsettled = self._changes >= _CHANGES_BELIEVED
-        self._upstream.names_mean_nothing = unsettled and self._partial.will_verify
+        self._upstream.versions_unreliable = unsettled and self._partial.will_verify
         if isinstance(reason, NotInParts) or (unsettled and not self._partial.will_verify):
             self._upstream.whole = True
-        thrown_away = self._partial.bytes()
+        discarded = self._partial.bytes()
         self._forget()
         self._patience.restart()
         self._give_up_if_exhausted(f"{reason}, restarted {self._patience.restarts} times")
-        log.warning("fetch-restart", url=shown(self._upstream.location.url), reason=reason, thrown_away=thrown_away)
+        log.warning("fetch-restart", url=shown(self._upstream.location.url), reason=reason, discarded_bytes=discarded)
 
     def _fault(self, request: Request, fault: Fault) -> None:
-        """Wait longer after each round of faults, as long as the server asks, and give up at last.
+        """Back off after a round of faults, at least as long as the server requests, or give up.
 
-        A server with too many connections gets fewer; that is no reason to give up.
+        Too many connections reduce their number, and do not count as a fault.
         """
-        together = min(len(self._requests) + 1, self._connections)
-        crowded = fault.too_many and together > 1
+        concurrent = min(len(self._requests) + 1, self._connections)
+        crowded = fault.too_many and concurrent > 1
         first = self._patience.fault(
             request.made_in, self._partial.bytes(), retry_after=fault.retry_after, counts=not crowded
         )
         if not first:
             return
         if crowded:
-            self._connections = together // 2
+            self._connections = concurrent // 2
         self._give_up_if_exhausted(f"{fault}, {self._patience.faults} times in a row")
         pause = format_seconds(self._patience.pause_seconds)
         log.warning("fetch-retry", url=shown(self._upstream.location.url), reason=fault, again_in=pause)
@@ -195,22 +195,22 @@ class Transfer:
         if self._patience.exhausted:
             raise NetworkError(
                 f"{shown(self._upstream.location.url)}: {what}",
-                hint="run the same command again later; it continues where it stopped",
+                hint="run the same command again later; it resumes where it stopped",
             )
 
 
 class Patience:
-    """The count of what went wrong in one download.
+    """Retry policy of one download.
 
     Attributes
     ----------
     round
-        The number of pauses so far; a request belongs to the round in which it was made.
+        Number of pauses so far; a request belongs to the round in which it was made.
     faults
-        Rounds in a row that failed without progress.
+        Consecutive failed rounds without progress.
     restarts
-        How often everything was thrown away; no progress makes this forgotten, or a server that
-        never has the same file twice would be asked for ever.
+        Number of restarts; progress does not reset it, or a server that never sends the same file twice
+        would be retried forever.
     """
 
     def __init__(self, limits: Limits, clock: Callable[[], float] = time.monotonic) -> None:
@@ -221,7 +221,7 @@ class Patience:
 
     @property
     def pause_seconds(self) -> float:
-        """How long no new request may be made."""
+        """Remaining time until the next request."""
         return max(0.0, self._not_before - self._clock())
 
     @property
@@ -229,31 +229,31 @@ class Patience:
         """Return True if it is time to give up."""
         return max(self.faults, self.restarts) >= self._limits.attempts
 
-    def fault(self, made_in: int, there: int, *, retry_after: float | None, counts: bool = True) -> bool:
-        """Take note of a request that failed; return whether it is the first one of its round.
+    def fault(self, made_in: int, received: int, *, retry_after: float | None, counts: bool = True) -> bool:
+        """Record a failed request; return True if it is the first one of its round.
 
         Parameters
         ----------
         made_in
             The round of the request.
-        there
-            How many bytes of the file are there.
+        received
+            Number of bytes received so far.
         retry_after
-            How long the server asks to be left alone.
+            Delay requested by the server.
         counts
-            False for what is answered by something else than patience.
+            False if the fault is handled other than by waiting.
         """
         first = made_in == self.round
         if first:
             self.round += 1
-            if there >= self._furthest_bytes + _PROGRESS_BYTES:
-                self.faults, self._furthest_bytes = 0, there
+            if received >= self._furthest_bytes + _PROGRESS_BYTES:
+                self.faults, self._furthest_bytes = 0, received
             self.faults += counts
         self._wait(self._backoff(self.faults) if first else 0.0, retry_after)
         return first
 
     def restart(self) -> None:
-        """Take note that everything was thrown away."""
+        """Record a restart."""
         self.round += 1
         self.restarts += 1
         self.faults = self._furthest_bytes = 0
