@@ -254,7 +254,7 @@ def test_a_required_notebook_without_a_node_fails_the_task(api, tmp_path):
     assert skipped == ["big"]
     metrics = read_metrics((tmp_path / "outputs" / "gpu.metrics.json").read_bytes())
     assert metrics.status is Status.REFUSED
-    assert "cpu-only: has 0 nvidia.com/gpu" in metrics.reason
+    assert "cpu-only: offers 0 nvidia.com/gpu" in metrics.reason
 
 
 def test_only_the_named_notebooks_are_judged(api, tmp_path):

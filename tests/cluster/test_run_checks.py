@@ -57,7 +57,7 @@ def test_a_run_that_has_all_it_needs_starts_without_a_word(cluster):
     ("kind", "said"),
     [
         ("CustomResourceDefinition", "fail tekton: no CRD"),
-        ("Namespace", "fail namespace: there is no scrna"),
+        ("Namespace", "fail namespace: scrna does not exist"),
         ("StorageClass", "fail volume: there is no default storage class"),
         ("ServiceAccount", "fail serviceaccount notebook-runner: is not in this namespace"),
     ],

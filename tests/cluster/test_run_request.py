@@ -266,7 +266,7 @@ def test_rerun_repeats_what_failed_under_the_same_id(cluster, plan):
 def test_rerun_of_named_notebooks(cluster, plan):
     """A name repeats what succeeded as well; nothing failed, no name and a run under way are usage errors."""
     run = own_plan(cluster, plan)
-    with pytest.raises(UsageError, match="under way"):
+    with pytest.raises(UsageError, match="still running"):
         invoke("cluster", "rerun")
     ended(cluster, run, **dict.fromkeys(("clone", "validate", "notebook_a", "notebook_b", "notebook_c"), "True"))
     with pytest.raises(UsageError, match=r"no notebook of .* failed"):

@@ -459,7 +459,7 @@ def test_the_disk_is_looked_at_before_the_first_byte(tmp_path, server, monkeypat
     """Too little room is refused with both numbers, by the plan's size and by the server's."""
     monkeypatch.setattr("shutil.disk_usage", lambda _folder: SimpleNamespace(free=1000))
     url = server.add("/data.bin", Reply(content=CONTENT))
-    with pytest.raises(RefusedError, match=r"12\.6 MB to come, .* has 1\.0 kB free"):
+    with pytest.raises(RefusedError, match=r"12\.6 MB needed, .* has 1\.0 kB free"):
         fetch(tmp_path, url, bytes=len(CONTENT))
     assert server.requests == []
     with pytest.raises(RefusedError, match=r"12\.6 MB to come"):

@@ -311,7 +311,7 @@ def test_a_check_that_hangs_is_a_failure_and_not_a_hang():
         "hangs": lambda: [release.wait(600)][:0],
         "fine": lambda: [Check(name="x", status="pass", seen="y")],
     }
-    hangs, fine = system._side_by_side(groups, 0.3)
+    hangs, fine = system._run_concurrently(groups, 0.3)
     release.set()
     assert hangs.checks[0].status == "fail"
     assert "no answer within" in hangs.checks[0].seen
@@ -321,7 +321,7 @@ def test_a_check_that_hangs_is_a_failure_and_not_a_hang():
 def test_a_fault_of_one_group_hides_no_other():
     """An exception becomes a failed check of its group."""
     groups = {"broken": lambda: 1 / 0, "fine": lambda: [Check(name="x", status="pass", seen="y")]}
-    broken, fine = system._side_by_side(groups, 30)
+    broken, fine = system._run_concurrently(groups, 30)
     assert "ZeroDivisionError" in broken.checks[0].seen
     assert fine.checks[0].status == "pass"
 

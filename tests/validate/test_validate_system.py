@@ -102,7 +102,7 @@ def test_a_healthy_gpu_passes_every_check(validate, simulated_driver):
     [
         ({"uncorrected": 3}, "memory errors", "fail", "3 uncorrected errors"),
         ({"failed": 1}, "memory errors", "fail", "could not be remapped"),
-        ({"pending": 1, "remapped": 2}, "memory errors", "warn", "2 remapped rows, remapping waits"),
+        ({"pending": 1, "remapped": 2}, "memory errors", "warn", "2 remapped rows, remapping pending"),
         ({"retired": 4}, "memory errors", "pass", "4 retired pages"),
         ({"throttle": 0x48}, "throttling", "warn", "hardware slowdown, hardware thermal slowdown"),
         ({"throttle": 0x04}, "throttling", "pass", "none"),
