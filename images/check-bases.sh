@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# Compares the digests of versions.env with what their tags mean in the registry now.
-# A base that moved, or one without a digest: a warning; with STRICT=1 (the weekly build) exit 1.
+# Compares the digests in versions.env with their tags' current digests in the registry.
+# A changed base, or one without a digest: a warning; with STRICT=1 (the weekly build) exit 1.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 moved=0
@@ -14,7 +14,7 @@ while IFS='=' read -r name base; do
   else
     moved=1
     echo "::warning file=images/versions.env::$base is ${now} now, ${name}_DIGEST says ${pinned:-nothing}"
-    echo "  hint: try it, then write ${name}_DIGEST=${now} into images/versions.env" >&2
+    echo "  hint: test it, then set ${name}_DIGEST=${now} in images/versions.env" >&2
   fi
 done < <(grep -E '^[A-Z0-9_]+=' versions.env)
 [[ -z ${STRICT:-} ]] || exit "$moved"

@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 # ruff: noqa: INP001 (scripts, no package)
-"""Runs inside the build: add our packages to a base without replacing any of its own.
+"""Runs inside the build: adds our packages to a base without replacing any of its own.
 
-    python layer.py g2       the packages of requirements-g2.lock: large, seldom new
-    python layer.py wheel    the runner itself: small, so that a new one is quickly pulled
+    python layer.py g2       the packages of requirements-g2.lock: large, rarely changed
+    python layer.py wheel    the runner itself: small, so that a new version is pulled quickly
 
 RAPIDS is compiled against the numpy, numba, cupy and CUDA of its image; a `pip install` that
-"upgrades" one of them breaks it in ways that show hours later. So from the lock only what the base
-lacks is installed, by hash and without pip's resolver, and afterwards two things are checked: each
-package of the base is what it was, and each requirement of what was added is met. A base that does
-not fit fails the build and is told why. `layer.json` lists what was added, with its size. Lock and
-wheel lie beside this file.
+"upgrades" one of them breaks it, often hours into a run. So only packages of the lock that the base
+lacks are installed, by hash and without pip's resolver, and afterwards two things are checked: every
+package of the base is unchanged, and all requirements of added packages are satisfied. An incompatible
+base fails the build with the reasons. `layer.json` lists the added packages with their sizes. Lock and
+wheel are beside this file.
 """
 
 from __future__ import annotations
@@ -29,23 +29,23 @@ from pathlib import Path
 
 try:
     from pip._vendor.packaging.requirements import Requirement
-except ImportError:  # a base whose pip was taken apart, as distributions do
+except ImportError:  # a base with an unbundled pip, as in distributions
     from packaging.requirements import Requirement
 
 
 def canonical(name: str) -> str:
-    """Return a distribution's name as packaging tools compare it."""
+    """Return a distribution's normalized name."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def installed() -> dict[str, metadata.Distribution]:
-    """Return every distribution by its canonical name."""
+    """Return all distributions by normalized name."""
     importlib.invalidate_caches()
     return {canonical(one.metadata["Name"]): one for one in metadata.distributions() if one.metadata["Name"]}
 
 
 def locked(text: str) -> dict[str, str]:
-    """Return the entries of a lock that hold for this Python, whole with their hashes, by name."""
+    """Return the entries of a lock that apply to this Python, with their hashes, by name."""
     entries = {}
     for entry in re.split(r"\n(?=\S)", text):
         line = entry.split(" \\\n")[0].strip()
@@ -73,14 +73,14 @@ def pip(*arguments: str) -> None:
 
 
 def changed(before: dict[str, str], after: dict[str, str]) -> list[str]:
-    """Return the packages of the base that are not what they were."""
+    """Return the packages of the base that have changed."""
     return [
         f"{name} was {version}, is {after.get(name)}" for name, version in before.items() if after.get(name) != version
     ]
 
 
 def unmet(added: dict[str, metadata.Distribution], versions: dict[str, str]) -> list[str]:
-    """Return the requirements of what was added that are not met, by it or by the base."""
+    """Return unsatisfied requirements of the added packages."""
     problems = []
     for name, distribution in sorted(added.items()):
         for text in distribution.requires or ():
@@ -94,13 +94,13 @@ def unmet(added: dict[str, metadata.Distribution], versions: dict[str, str]) -> 
 
 
 def files_of(distribution: metadata.Distribution) -> list[Path]:
-    """Return the files of a distribution that are there."""
+    """Return the existing files of a distribution."""
     paths = [Path(str(distribution.locate_file(file))) for file in distribution.files or ()]
     return [path for path in paths if path.is_file()]
 
 
 def leave_out_tests(distributions: list[metadata.Distribution]) -> None:
-    """Remove the tests that packages ship; helpers beside them stay, because numpy imports one of its own."""
+    """Remove the tests shipped in packages; helpers beside them are kept, because numpy imports one."""
     for distribution in distributions:
         for path in files_of(distribution):
             if path.parent.name == "tests" and path.name.startswith("test_"):
@@ -108,18 +108,18 @@ def leave_out_tests(distributions: list[metadata.Distribution]) -> None:
 
 
 def compile_all(paths: list[Path]) -> None:
-    """Compile in one order and by content, not by time, so that two builds give the same bytes.
+    """Compile in a fixed order and by content instead of time, so that builds are reproducible.
 
-    Without bytecode each start of a container would compile anew, as its user cannot write here.
+    Without bytecode each container would compile again at startup, since its user cannot write here.
     """
     mode = py_compile.PycInvalidationMode.UNCHECKED_HASH
     for path in sorted(paths):
         if path.suffix == ".py":
-            compileall.compile_file(path, quiet=2, invalidation_mode=mode)  # templates that are no Python are skipped
+            compileall.compile_file(path, quiet=2, invalidation_mode=mode)  # skips templates that are not Python
 
 
 def install_packages(folder: Path, generation: str) -> None:
-    """Install what the base lacks of the lock, and remember what the base had."""
+    """Install the packages of the lock that the base lacks, and record the base's packages."""
     base = {name: one.version for name, one in installed().items()}
     (folder / "base.json").write_text(json.dumps(base, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     entries = locked((folder / f"requirements-{generation}.lock").read_text(encoding="utf-8"))
@@ -133,7 +133,7 @@ def install_packages(folder: Path, generation: str) -> None:
 
 
 def install_wheel(folder: Path) -> None:
-    """Install the runner, check the whole, and write down what was added."""
+    """Install the runner, check the environment, and list the added packages."""
     base: dict[str, str] = json.loads((folder / "base.json").read_text(encoding="utf-8"))
     before = installed()
     pip(str(next(folder.glob("*.whl"))))

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 # ruff: noqa: INP001 (scripts, no package)
-"""Make the lock files of the images anew: `python images/lock.py`, with `uv` on the PATH.
+"""Regenerates the lock files of the images: `python images/lock.py`, with `uv` on the PATH.
 
-Each lock has exact versions with the hashes of their files, and no address of an index: which
-index is used is the builder's choice, what may come from it is not. The resolution of the generations
-is bound to what their RAPIDS accepts (`rapids-*.txt`) and to what there was when their base was
-made: our layer never replaces a package of its base (see `layer.py`), so nothing in it may ask for
-one that is newer. Give `--upgrade` to move to newer versions.
+Each lock has exact versions with the hashes of their files, and no address of an index: the builder
+chooses the index, but not the files. The resolution of the generations is constrained to versions that
+their RAPIDS accepts (`rapids-*.txt`) and that existed when their base was built: our layer never
+replaces a package of its base (see `layer.py`), so none of its packages may require a newer one. Use
+`--upgrade` to update versions.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ VERSIONS = dict(
     line.split("=", 1) for line in (IMAGES / "versions.env").read_text().splitlines() if line and line[0] not in "# "
 )
 
-# What the runner drives notebooks with: no base has it, and it should be what the tests run with.
+# The runner's own core dependencies: no base has them, and they should match the tests' versions.
 OURS = ("latex2mathml", "nbclient", "nbconvert", "nh3", "papermill", "rocrate")
 
 
 def arguments(name: str) -> list[str]:
-    """Return what each lock is resolved for: one Python on Linux, or any that the package supports."""
+    """Return the target of a lock: one Python on Linux, or all supported by the package."""
     if name.startswith("g"):
         python, date = VERSIONS[f"{name.upper()}_PYTHON"], VERSIONS[f"{name.upper()}_DATE"]
         constraints = ["--constraints", f"rapids-{name}.txt", "--exclude-newer", date]
@@ -39,7 +39,7 @@ def arguments(name: str) -> list[str]:
 
 
 def lock(name: str, more: list[str]) -> None:
-    """Resolve one lock file, starting from what it pins now."""
+    """Resolve a lock file, starting from its current pins."""
     target = IMAGES / f"requirements-{name}.lock"
     sources = [f"requirements-{name}.in", *([] if name == "build" else ["../pyproject.toml", "--extra", "otel"])]
     quiet = ["--quiet", "--no-header", "--no-annotate", "--generate-hashes", "--no-emit-index-url"]
