@@ -59,14 +59,10 @@ def _cells(task: TaskView, now: datetime) -> list[tuple[int, str]]:
         task.wall_seconds if task.wall_seconds is not None else seconds_between(task.started_at, task.ended_at, now)
     )
     took = format_seconds(seconds) if seconds is not None and task.state != "waiting" else ""
-    since = _clock(task.started_at) if task.state == "running" else ""
+    running_since = task.started_at if task.state == "running" else None
+    since = running_since[5:16].replace("T", " ") + "Z" if running_since else ""
     state = task.state if task.state in {"waiting", "running"} else task.status
     return list(enumerate((task.title, state, since, took, task.reason)))
-
-
-def _clock(instant: str | None) -> str:
-    """Return a Kubernetes timestamp as a short date and time in UTC, in the log's format."""
-    return instant[5:16].replace("T", " ") + "Z" if instant else ""
 
 
 def heading_of(run: RunView, now: datetime) -> str:

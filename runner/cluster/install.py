@@ -100,7 +100,11 @@ def uninstall(kubectl: Kubectl, documents: Sequence[Mapping[str, Any]], *, volum
     runs = {
         str(run["metadata"]["uid"]): name_of(run) for run in kubectl.items("get", "pipelineruns.tekton.dev", "-l", OURS)
     }
-    claims = [name_of(claim) for claim in kubectl.items("get", "persistentvolumeclaims") if _owners(claim) & set(runs)]
+    claims = [
+        name_of(claim)
+        for claim in kubectl.items("get", "persistentvolumeclaims")
+        if any(owner.get("uid") in runs for owner in claim["metadata"].get("ownerReferences") or ())
+    ]
     # Objects created by runs and helper Pods, in addition to those of the folder.
     listed = {name_of(document) for document in gone}
     helpers = f"{OURS},app.kubernetes.io/component=helper"
@@ -132,7 +136,3 @@ def uninstall(kubectl: Kubectl, documents: Sequence[Mapping[str, Any]], *, volum
 def name_of(document: Mapping[str, Any]) -> str:
     """Return an object's name."""
     return str(document["metadata"]["name"])
-
-
-def _owners(document: Mapping[str, Any]) -> set[str]:
-    return {str(owner.get("uid")) for owner in document["metadata"].get("ownerReferences") or ()}

@@ -249,7 +249,7 @@ def _gpu_line(node: Node) -> str:
 
 
 def _labels(hosts: Sequence[Node]) -> Check:
-    bare = [node.name for node in hosts if not any(_memory_label(key) for key in node.labels)]
+    bare = [node.name for node in hosts if not any(re.fullmatch(r"nvidia\.com/.*\.memory", key) for key in node.labels)]
     if not bare:
         return Check(name="gpu labels", status="pass", seen="each GPU node has a GPU memory label")
     return Check(
@@ -259,10 +259,6 @@ def _labels(hosts: Sequence[Node]) -> Check:
         advice="install GPU Feature Discovery (part of the GPU operator), "
         f"or by hand: kubectl label node {bare[0]} nvidia.com/gpu.memory=MIB",
     )
-
-
-def _memory_label(key: str) -> bool:
-    return key.startswith("nvidia.com/") and key.endswith(".memory")
 
 
 def as_text(checks: Sequence[Check]) -> str:

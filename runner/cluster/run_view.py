@@ -70,7 +70,7 @@ def view(run: Mapping[str, Any], task_runs: Sequence[Mapping[str, Any]]) -> RunV
     """Return the state of a run."""
     meta, status = run.get("metadata") or {}, run.get("status") or {}
     spec = status.get("pipelineSpec") or (run.get("spec") or {}).get("pipelineSpec") or {}
-    by_task = {_label(one, "tekton.dev/pipelineTask"): one for one in task_runs}
+    by_task = {(one["metadata"].get("labels") or {}).get("tekton.dev/pipelineTask"): one for one in task_runs}
     skipped = {str(one.get("name")): one for one in status.get("skippedTasks") or ()}
     condition = _condition(run)
     ended = condition.get("status") in {"True", "False"}
@@ -189,10 +189,6 @@ def _started(status: Mapping[str, Any]) -> str | None:
 def _condition(document: Mapping[str, Any]) -> Mapping[str, Any]:
     conditions = (document.get("status") or {}).get("conditions") or ()
     return next((one for one in conditions if one.get("type") == "Succeeded"), {})
-
-
-def _label(document: Mapping[str, Any], key: str) -> str:
-    return str(((document.get("metadata") or {}).get("labels") or {}).get(key))
 
 
 def _line(text: Any) -> str:

@@ -243,7 +243,9 @@ def _copy_one(kubectl: Kubectl, pod: str, path: str, remote: Remote, place: Path
         except NetworkError as error:
             problem = error.message
             continue
-        if _sha256(part) == wanted:
+        with part.open("rb") as stream:
+            found = hashlib.file_digest(stream, "sha256").hexdigest()
+        if found == wanted:
             os.utime(part, ns=(remote.mtime_ns, remote.mtime_ns))
             part.replace(place)
             return received
@@ -271,11 +273,6 @@ def _receive(kubectl: Kubectl, pod: str, path: str, offset: int, part: Path) -> 
     if isinstance(error, ClusterError):
         raise error
     return error.message, count
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def outputs_folder(sub_path: str) -> str:

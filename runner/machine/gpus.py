@@ -25,7 +25,8 @@ class Driver:
     def __init__(self, nvml: ModuleType) -> None:
         self._nvml: ModuleType | None = nvml
         self.driver_version = _or_none(nvml, nvml.nvmlSystemGetDriverVersion)
-        self.cuda_version = _cuda_version(nvml)
+        cuda = _or_none(nvml, nvml.nvmlSystemGetCudaDriverVersion_v2)
+        self.cuda_version = None if cuda is None else f"{cuda // 1000}.{cuda % 1000 // 10}"
         self.notes: list[str] = []
         """Why devices were ignored."""
         self.problem: DriverProblem | None = None
@@ -150,8 +151,3 @@ def _or_none(nvml: ModuleType, function: Any, *arguments: Any) -> Any:
         return ask(nvml, function, *arguments)
     except Unavailable:
         return None
-
-
-def _cuda_version(nvml: ModuleType) -> str | None:
-    number = _or_none(nvml, nvml.nvmlSystemGetCudaDriverVersion_v2)
-    return None if number is None else f"{number // 1000}.{number % 1000 // 10}"

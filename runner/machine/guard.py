@@ -159,7 +159,8 @@ class MemoryGuard:
         measured_at = -math.inf
         while not self._stop.is_set():
             now = time.monotonic()
-            room = self._room_bytes(limit)
+            used = self._container.used_bytes()
+            room = 0.0 if used is None else max(0.0, min(QUIET, self._fraction) * limit - used)
             # Total charged memory is never less than unreclaimable memory: far from the limit it is
             # sufficient, and the value for the record is read at 2 Hz.
             if room <= 0 or now - measured_at >= _MEASURE_SECONDS:
@@ -177,11 +178,6 @@ class MemoryGuard:
             self._cpu_seconds = time.thread_time()
             pause = min(max(1.0, room / FASTEST_BYTES_PER_SECOND / self._interval), _SLOWEST)
             self._stop.wait(self._interval * pause)
-
-    def _room_bytes(self, limit: int) -> float:
-        """Return the distance of the total charged memory from the level where close polling begins."""
-        used = self._container.used_bytes()
-        return 0.0 if used is None else max(0.0, min(QUIET, self._fraction) * limit - used)
 
     def _act(self, size: int) -> None:
         self._acted_at = self._acted_at or size

@@ -266,13 +266,11 @@ class Family:
     def _belongs(self, stat: procfs.Stat) -> bool:
         if stat.started < self._oldest or stat.pid in self._protected:
             return False
-        if stat.parent in self._members or self._in_our_session(stat) or self._was_adopted(stat):
+        adopted = self._adopts and stat.parent == os.getpid() and stat.session != self._session
+        if adopted or stat.parent in self._members or self._in_our_session(stat):
             return True
         environment = b"\0" + procfs.content_of(f"/proc/{stat.pid}/environ", _ENVIRON_BYTES)
         return self._needle in environment
-
-    def _was_adopted(self, stat: procfs.Stat) -> bool:
-        return self._adopts and stat.parent == os.getpid() and stat.session != self._session
 
     def _in_our_session(self, stat: procfs.Stat) -> bool:
         """Return True if a member, and not a later process with its pid, opened the process's session."""

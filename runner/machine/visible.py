@@ -72,7 +72,8 @@ def resolve(value: str | None, gpus: Sequence[Identity]) -> Visible:
     Visible(uuids=('GPU-aa',), note="'GPU-a' matches several GPUs, so CUDA stops there")
     """
     if value is None:
-        return Visible(uuids=tuple(gpu.uuid for gpu in _cuda_devices(gpus)))
+        devices = sorted((gpu for gpu in gpus if not gpu.mig_mode), key=lambda gpu: gpu.pci)
+        return Visible(uuids=tuple(gpu.uuid for gpu in devices))
     entries = _entries(value)
     if not entries:
         shown = "is empty" if not value.strip() else f"is {value!r}"
@@ -137,10 +138,6 @@ def _device_of(gpu: Identity, gpus: Sequence[Identity]) -> tuple[str | None, str
         return gpu.uuid, ""
     slices = [part.uuid for part in gpus if part.parent_uuid == gpu.uuid]
     return (slices[0], "") if slices else (None, f"{gpu.uuid} is in MIG mode and has no slice")
-
-
-def _cuda_devices(gpus: Sequence[Identity]) -> list[Identity]:
-    return sorted((gpu for gpu in gpus if not gpu.mig_mode), key=lambda gpu: gpu.pci)
 
 
 def _twice(value: str) -> Visible:

@@ -20,19 +20,9 @@ PLAN_LABEL: Final = f"{PART_OF}/plan"
 EXECUTOR_TASK: Final = "gpu-notebook-executor-task"
 VALIDATION_TASK: Final = "system-validation-task"
 CLONE_TASK: Final = "safe-git-clone-task"
-CONVERT_TASK: Final = "jupyter-nbconvert-complete"
 DOWNLOAD_TASK: Final = "large-dataset-download-task"
 REPORT_TASK: Final = "analysis-report-task"
 DEMO_TASK: Final = "demo-notebooks-task"
-TASKS: Final = (
-    EXECUTOR_TASK,
-    VALIDATION_TASK,
-    CLONE_TASK,
-    CONVERT_TASK,
-    DOWNLOAD_TASK,
-    REPORT_TASK,
-    DEMO_TASK,
-)
 
 ON_FAILURE: Final = "on-failure"
 """Parameter that holds failed notebooks for repair."""

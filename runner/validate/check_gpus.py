@@ -117,7 +117,7 @@ def _device_checks(one: Seen, health: Health | None) -> list[Check]:
     names = [f"{holder.name or 'a process'} (pid {holder.pid})" for holder in one.holders[:3]]
     held = f"; held by {', '.join(names)}" if names else ""
     memory = Check(name=f"{label} memory", status="pass", seen=f"{one.identity.name}{mig}: {free}{shared}{held}")
-    mode = [_mode(f"{label} compute mode", one)] if one.compute_mode not in {None, "default"} else []
+    mode = [_compute_mode(f"{label} compute mode", one)] if one.compute_mode not in {None, "default"} else []
     if health is None:
         return [memory, *mode]
     return [
@@ -130,7 +130,7 @@ def _device_checks(one: Seen, health: Health | None) -> list[Check]:
     ]
 
 
-def _mode(name: str, one: Seen) -> Check:
+def _compute_mode(name: str, one: Seen) -> Check:
     hint = "run nvidia-smi --compute-mode=DEFAULT on the host"
     if one.compute_mode == "prohibited":
         return Check(name=name, status="fail", seen="prohibited: no process may use it", needed="default", hint=hint)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import ast
 import sys
 from collections import defaultdict
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -106,7 +107,6 @@ def _beside(name: str, *folders: Path) -> bool:
 
 
 def _subfolders(folder: Path) -> list[Path]:
-    try:
+    with suppress(OSError):
         return [part for part in folder.iterdir() if part.is_dir() and not part.name.startswith(".")][:200]
-    except OSError:
-        return []
+    return []

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from runner.stages.execute.outcome import signal_name
+
 HERE = Path(__file__).resolve().parent / "standalone"
 
 
@@ -58,7 +60,7 @@ def run(python: str, probe: str, arguments: Sequence[str] = (), *, seconds: floa
         output, errors = process.communicate()
     if not ended and process.returncode:
         code = process.returncode
-        ended = f"killed by {_signal_name(-code)}" if code < 0 else f"exit code {code}"
+        ended = f"killed by {signal_name(code)}" if code < 0 else f"exit code {code}"
     last = errors.decode(errors="replace").strip().splitlines()
     return Findings(found=tuple(_objects(output)), ended=ended, last_words=last[-1][:300] if last else "")
 
@@ -72,10 +74,3 @@ def _objects(output: bytes) -> list[dict[str, Any]]:
             if isinstance(value, dict):
                 found.append(value)
     return found
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"

@@ -108,7 +108,7 @@ def test_memory_that_others_hold_is_a_matter_of_the_gate():
     text = advice(
         message, allocated_bytes=30 * GB, free_bytes=GB, total_bytes=80 * GB, baseline_bytes=40 * GB, outside_bytes=GB
     )
-    assert "40.0 GB that others held" in text
+    assert "40.0 GB held by others" in text
     assert "--wait" in text
 
 

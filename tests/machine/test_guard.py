@@ -179,7 +179,7 @@ def test_a_container_that_can_not_be_read_any_more_turns_the_guard_off(simulated
     guard = MemoryGuard(Container(root), 0.97, calls.append, 0.005)
     guard.start()
     deadline = time.monotonic() + PATIENCE
-    while "could not be read" not in guard.record().unavailable.get("peak_unreclaimable_bytes", ""):
+    while "can no longer be read" not in guard.record().unavailable.get("peak_unreclaimable_bytes", ""):
         assert time.monotonic() < deadline
         time.sleep(0.01)
     guard.stop()

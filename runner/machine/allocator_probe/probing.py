@@ -214,11 +214,10 @@ def account(
 
 def with_need(use: GpuUse, allocated: Allocated | None) -> GpuUse:
     """Return a GPU's record with its allocations, the need, and the smallest card for it."""
-    import dataclasses
-
     if allocated is None:
         return use
-    if allocated.reason == NOTHING and (grown := _grown_bytes(use)) > _CONTEXT_BYTES:
+    grown = (use.peak_gpu_memory_bytes or 0) - (use.baseline_bytes or 0)
+    if allocated.reason == NOTHING and grown > _CONTEXT_BYTES:
         reason = f"{NOTHING}, yet its memory in use grew by {format_bytes(grown)}: another library or process took it"
         allocated = dataclasses.replace(allocated, reason=reason)
     need = need_bytes(allocated.peak_allocated_bytes, allocated.overhead_bytes)
@@ -233,10 +232,6 @@ def with_need(use: GpuUse, allocated: Allocated | None) -> GpuUse:
     )
 
 
-def _grown_bytes(use: GpuUse) -> int:
-    return (use.peak_gpu_memory_bytes or 0) - (use.baseline_bytes or 0)
-
-
 def _by_uuid(rows: Iterable[Allocation], devices: Sequence[Device]) -> dict[str, list[Allocation]]:
     """Group rows by GPU: by UUID if the kernel reported it, since a notebook may change the order, else by number."""
     digits = {device.uuid.partition("-")[2].replace("-", "").lower(): device.uuid for device in devices}
@@ -244,17 +239,13 @@ def _by_uuid(rows: Iterable[Allocation], devices: Sequence[Device]) -> dict[str,
     numbers: dict[int, str] = {}
     for row in rows:
         if row.uuid is not None:
-            numbers[row.device] = digits.get(row.uuid) or _uuid_text(row.uuid)
+            parts = (row.uuid[:8], row.uuid[8:12], row.uuid[12:16], row.uuid[16:20], row.uuid[20:])
+            numbers[row.device] = digits.get(row.uuid) or f"GPU-{'-'.join(parts)}"
         elif row.device not in numbers and row.device < len(devices):
             numbers[row.device] = devices[row.device].uuid
         if row.device in numbers:
             found.setdefault(numbers[row.device], []).append(row)
     return found
-
-
-def _uuid_text(digits: str) -> str:
-    parts = (digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:])
-    return "GPU-" + "-".join(parts)
 
 
 def _within(rows: Sequence[Allocation], span: Span, started_monotonic: float) -> list[Allocation]:
