@@ -28,7 +28,7 @@ def on_files(files: Files, config: Any) -> Files:
 
 def commands() -> str:
     """Return every command with its options."""
-    parts = ["# Commands\n", "Each option can also be given as a variable `RUNNER_<COMMAND>_<OPTION>`.\n"]
+    parts = ["# Commands\n", "Each option can also be set as an environment variable `RUNNER_<COMMAND>_<OPTION>`.\n"]
     for path, command in _walk(click.Context(cli, info_name="runner"), cli, ("runner",)):
         parts.append(f"## {' '.join(path)}\n\n{_help(command)}\n")
         options = [param for param in command.params if isinstance(param, click.Option) and not param.hidden]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs GPU notebooks unattended and proves what happened."""
+"""Runs GPU notebooks unattended and reports truthfully what happened."""
 
 from __future__ import annotations
 

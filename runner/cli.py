@@ -77,7 +77,7 @@ class _AllCommands(Commands):
 @click.option("--json", "as_json", is_flag=True, hidden=True)
 @click.pass_context
 def cli(ctx: click.Context, /, version: bool, as_json: bool) -> None:
-    """Run GPU notebooks unattended and prove what happened.
+    """Run GPU notebooks unattended and report truthfully what happened.
 
     Each option can also be set as an environment variable RUNNER_<COMMAND>_<OPTION>, such as
     RUNNER_RUN_TIMEOUT=2h; an empty one counts as unset.

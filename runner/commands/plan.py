@@ -74,7 +74,7 @@ def check(plan: Path, checkout: Path | None, as_json: bool) -> int:
     """Check PLAN, and each rule, parameter, dataset URL and path in it against the notebooks.
 
     Notebooks are looked up in the plan's folder, or in --checkout. Files shared by several notebooks are listed.
-    `runner plan show` checks the plan alone.
+    `runner plan show` checks only the plan.
 
     Exit code: 0 no errors, 2 not a valid plan, 9 it does not match the notebooks.
 

@@ -147,11 +147,11 @@ def mismatch(dataset: Dataset, known: Known, path: Path) -> str | None:
     """Return how a file differs from the plan, or None; without a checksum its first bytes are checked."""
     wrong = None
     if dataset.bytes is not None and dataset.bytes != known.bytes:
-        wrong = f"it has {known.bytes} bytes, the plan says {dataset.bytes}"
+        wrong = f"it has {known.bytes} bytes, the plan has {dataset.bytes}"
     elif dataset.sha256 and dataset.sha256.lower() != known.sha256:
-        wrong = f"its sha256 is {known.sha256}, the plan says {dataset.sha256.lower()}"
+        wrong = f"its sha256 is {known.sha256}, the plan has {dataset.sha256.lower()}"
     elif dataset.md5 and known.md5 is not None and dataset.md5.lower() != known.md5:
-        wrong = f"its md5 is {known.md5}, the plan says {dataset.md5.lower()}"
+        wrong = f"its md5 is {known.md5}, the plan has {dataset.md5.lower()}"
     elif verified_by(dataset) is not None:
         return None
     content = not_data(path, dataset.path, urlsplit(dataset.url).path)

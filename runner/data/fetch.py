@@ -212,7 +212,7 @@ class _Fetcher:
         if total is None:
             return
         if self.dataset.bytes is not None and total != self.dataset.bytes:
-            self._refuse(shown(self.dataset.url), f"it has {total} bytes, the plan says {self.dataset.bytes}", encoding)
+            self._refuse(shown(self.dataset.url), f"it has {total} bytes, the plan has {self.dataset.bytes}", encoding)
         if total == 0 and self.dataset.bytes != 0:
             self._refuse(shown(self.dataset.url), "it is empty (0 bytes)")
         _check_space(self.place.part.parent, total - present, f"dataset {self.name!r}")

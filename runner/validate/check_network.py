@@ -46,10 +46,10 @@ def _reach(name: str, dataset: Dataset) -> Check:
     request = urllib.request.Request(dataset.url, method="HEAD", headers={"User-Agent": "runner-validate"})  # noqa: S310
     started = time.monotonic()
     try:
-        with urllib.request.urlopen(request, timeout=_SECONDS) as answer:  # noqa: S310  (http and https alone)
+        with urllib.request.urlopen(request, timeout=_SECONDS) as answer:  # noqa: S310  (http and https only)
             return _answered(label, host, dataset, answer.headers, time.monotonic() - started)
     except urllib.error.HTTPError as error:
-        status: Level = "warn" if error.code in {403, 405, 501} else "fail"  # some servers answer GET alone
+        status: Level = "warn" if error.code in {403, 405, 501} else "fail"  # some servers support only GET
         hint = "the host is reachable, the file may not exist: try `runner fetch`"
         return Check(name=label, status=status, seen=f"{host} answers {error.code} {error.reason}", hint=hint)
     except (OSError, http.client.HTTPException, ValueError) as error:

@@ -437,9 +437,9 @@ def test_a_stored_gzip_file_that_is_called_encoded_is_the_file(tmp_path, server,
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"sha256": "0" * 64}, f"its sha256 is {sha256(CONTENT)}, the plan says 000"),
-        ({"md5": "0" * 32}, "its md5 is .*, the plan says 000"),
-        ({"bytes": 5}, f"it has {len(CONTENT)} bytes, the plan says 5"),
+        ({"sha256": "0" * 64}, f"its sha256 is {sha256(CONTENT)}, the plan has 000"),
+        ({"md5": "0" * 32}, "its md5 is .*, the plan has 000"),
+        ({"bytes": 5}, f"it has {len(CONTENT)} bytes, the plan has 5"),
     ],
 )
 def test_another_content_than_the_plans_is_refused_and_not_kept(tmp_path, server, fields, message):
