@@ -1,5 +1,4 @@
-// The one script of the report page. It adds sorting, filtering and hover values to what is
-// complete without it.
+// The script of the report page. It adds sorting, filtering and hover values; the page is complete without it.
 "use strict";
 (() => {
   const table = document.getElementById("notebooks");
@@ -18,7 +17,7 @@
     return String(a).localeCompare(String(b), "en", { numeric: true });
   }
 
-  // What was not measured stays at the end, whichever way the others are sorted.
+  // Missing values stay at the end in both directions.
   function sortBy(header) {
     const down = header.getAttribute("aria-sort") === "ascending";
     for (const other of table.tHead.rows[0].cells) {
@@ -54,8 +53,8 @@
       const text = find.value.trim().toLowerCase();
       let count = 0;
       for (const row of table.tBodies[0].rows) {
-        const said = `${row.cells[0].querySelector("a").textContent} ${row.dataset.status}`;
-        const fits = said.toLowerCase().includes(text)
+        const searched = `${row.cells[0].querySelector("a").textContent} ${row.dataset.status}`;
+        const fits = searched.toLowerCase().includes(text)
           && (!status.value || row.dataset.status === status.value);
         row.hidden = !fits;
         count += fits;
@@ -77,7 +76,7 @@
     document.querySelector(".tools").hidden = false;
   }
 
-  // A chart holds its own data: a path's numbers are pixels, and two attributes turn them back.
+  // A chart contains its data: coordinates of paths, which two attributes convert back to values.
   function seriesOf(svg) {
     return Array.from(svg.querySelectorAll("[data-series]"), (group) => {
       const numbers = group.querySelector("path").getAttribute("d").match(/-?[\d.]+/g).map(Number);
@@ -107,7 +106,7 @@
     return hours ? `${hours}h${two(minutes)}m${two(whole % 60)}s` : `${minutes}m${two(whole % 60)}s`;
   }
 
-  // The values under the pointer, or at the place that the arrow keys have reached.
+  // Show the values at the pointer, or at the position moved by the arrow keys.
   function makeReadable(svg) {
     const figure = svg.closest("figure");
     const [step, left] = svg.dataset.seconds.split(" ").map(Number);
@@ -160,7 +159,7 @@
     });
   }
 
-  // A link into a folded part opens it.
+  // Unfold the target of a link.
   function unfold() {
     let part = null;
     try {

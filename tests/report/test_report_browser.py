@@ -186,7 +186,7 @@ def test_search_without_a_hit_says_so(visit):
     """Instead of bare heads stands that nothing fits, with a way back."""
     page = visit("every")
     page.get_by_label("Find").fill("zzz")
-    assert page.get_by_text("No notebook has such a name or status.").is_visible()
+    assert page.get_by_text("No notebook matches.").is_visible()
     assert not page.locator("#notebooks").is_visible()
     page.get_by_role("button", name="Show all").click()
     assert len(names(page)) == 13

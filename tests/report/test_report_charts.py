@@ -129,13 +129,13 @@ def test_samples_without_figures_draw_nothing(tmp_path):
     lines = (f"{at},,,,,,,{made.NO_UNITS}" for at in (0.5, 1.0))
     (tmp_path / "a.samples.csv").write_text("\n".join([made.HEADER, *lines, ""]))
     result = build(tmp_path, watch=all_dead)
-    assert result.problems == ("a.samples.csv: nothing is drawn of it, as its samples hold no figures",)
+    assert result.problems == ("a.samples.csv cannot be drawn: its samples contain no values",)
     assert "notebook-1-chart" not in result.html_path.read_text()
 
 
 @pytest.mark.parametrize(
     ("bad", "said"),
-    [(1, "1 line was no sample and is left out"), (2, "2 lines were no samples and are left out")],
+    [(1, "1 invalid line ignored"), (2, "2 invalid lines ignored")],
 )
 def test_lines_left_out_are_counted_in_words(tmp_path, bad, said):
     """One line is one line."""
@@ -280,7 +280,7 @@ def test_charts_are_left_out_with_a_reason_when_they_cannot_be_drawn(tmp_path, m
     monkeypatch.setitem(sys.modules, "numpy", None)
     result = build(tmp_path, watch=all_dead)
     assert result.verdict == "succeeded"
-    assert any("nothing is drawn" in problem for problem in result.problems)
+    assert any("charts are not drawn" in problem for problem in result.problems)
     assert "all cells ran" in result.html_path.read_text()
 
 
@@ -320,7 +320,7 @@ def test_lost_run_is_drawn_too(tmp_path):
     svg = drawn(tmp_path, "gone")
     assert max(value for _, value in shown_values(svg, "Host memory")) == pytest.approx(30.4, abs=0.1)
     assert "limit, 32.0 GB" in svg
-    assert "Use of GPU and host over time by gone" in build(tmp_path, watch=all_dead).html_path.read_text()
+    assert "GPU and host usage of gone over time" in build(tmp_path, watch=all_dead).html_path.read_text()
 
 
 def groups(svg, kind):
@@ -350,7 +350,7 @@ def test_names_of_limits_stand_beside_the_title_and_off_the_curve(tmp_path):
     svg = chart_of(tmp_path, made.metrics("a"), host_end=31_900_000_000)
     texts = {"".join(e.itertext()): e for e in ET.fromstring(svg).iter() if e.tag.endswith("text")}
     tops = {}
-    for title, name in (("Host memory", "limit, 32.0 GB"), ("GPU memory", "asked, 15 GB")):
+    for title, name in (("Host memory", "limit, 32.0 GB"), ("GPU memory", "requested, 15 GB")):
         at = (
             {word: re.findall(r"-?[\d.]+", texts[word].attrib["transform"]) for word in (title, name)}
             if ("transform" in texts[title].attrib)

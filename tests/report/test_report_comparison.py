@@ -99,7 +99,7 @@ def test_failed_baseline_is_no_yardstick(tmp_path):
     built(second)
     result = built(run_of(tmp_path / "3", wall=250.0, day=2), baselines=[first, second])
     assert result.regressions == ()
-    assert "was not fine before and is now" in result.html_path.read_text()
+    assert "did not succeed before, but does now" in result.html_path.read_text()
 
 
 def test_new_failure_is_a_regression(tmp_path):

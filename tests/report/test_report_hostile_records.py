@@ -168,13 +168,13 @@ def test_the_figures_are_pushed_once_and_those_of_the_report(tmp_path, monkeypat
 
     def push(url, figures):
         pushed.append({nb.name: nb.wall_seconds for nb in figures.notebooks})
-        return f"the Pushgateway {url} refused the figures: 400"
+        return f"the Pushgateway {url} rejected the figures: 400"
 
     monkeypatch.setattr(openmetrics, "push", push)
     result = build(tmp_path, watch=dead, pushgateway="http://gateway.example")
     assert pushed == [{"a": 240.0, "odd": None}]
-    assert [p for p in result.problems if "refused the figures" in p]
-    assert "refused the figures" in result.html_path.read_text()
+    assert [p for p in result.problems if "rejected the figures" in p]
+    assert "rejected the figures" in result.html_path.read_text()
 
 
 def test_fault_without_a_culprit_still_leaves_a_report(tmp_path, monkeypatch):

@@ -219,7 +219,7 @@ def test_columns_of_gpu_figures_stand_only_where_a_gpu_was(tmp_path):
     made.leave(tmp_path, made.metrics("a", gpus=0))
     page = page_of(tmp_path)
     assert "GPU memory peak" not in page
-    assert "none was used" in page
+    assert "none used" in page
 
 
 def test_sections_of_what_went_wrong_are_open(tmp_path):
@@ -306,7 +306,7 @@ def test_dash_stands_once_where_nothing_is_known(tmp_path):
     """What was neither asked nor there is one dash, as everywhere."""
     made.leave(tmp_path, made.metrics("a"), with_samples=False)
     cells = pages.Page(page_of(tmp_path, plan=made.plan_of("a", "b"))).all("td")
-    assert [e.text for e in cells if e.attributes.get("data-label") == "asked / total"] == [
+    assert [e.text for e in cells if e.attributes.get("data-label") == "requested / total"] == [
         "15 GB / 24.2 GB",
         "\N{EN DASH} not measured",
     ]
@@ -333,7 +333,7 @@ def test_plan_that_has_not_run_blames_nobody(tmp_path):
     page = pages.Page(page_of(tmp_path, plan=made.plan_of("a", "b")))
     assert page.one("h1").text.strip() == "None of 2 notebooks has run yet"
     assert "First failure" not in page.text
-    assert "none was used" not in page.text
+    assert "none used" not in page.text
     assert "runner run-all PLAN" in page.by_id("verdict").text
     assert not [e for e in page.all("details", having="notebook") if "open" in e.attributes]
     assert dead_links(page) == []
@@ -346,7 +346,7 @@ def test_counts_agree_with_their_nouns(tmp_path):
     sampler = dataclasses.replace(record.sampler, ticks=1)
     made.leave(tmp_path, dataclasses.replace(record, host=host, sampler=sampler), with_samples=False)
     text = " ".join(pages.Page(page_of(tmp_path)).text.split())
-    for said in ("1 package version", "1 CPU,", "1 kill for memory", "every 0.5 s, 1 time,"):
+    for said in ("1 package version", "1 CPU,", "1 out-of-memory kill", "every 0.5 s, 1 time,"):
         assert said in text
     assert not re.findall(r"\b1 (?:cells|times|kills|CPUs|package versions|notebooks|lines)\b", text)
 

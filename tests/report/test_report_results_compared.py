@@ -72,7 +72,7 @@ def test_a_run_is_not_compared_with_itself(tmp_path):
     """A summary in the same folder tells of the earlier run, whose notebook is gone."""
     now = run_of(tmp_path / "1", 0, figure(1))
     page(now)
-    assert "What cells show" not in page(now, now).html
+    assert "Outputs of cells" not in page(now, now).html
 
 
 def test_figures_of_a_comparison_are_bounded(tmp_path):

@@ -231,7 +231,7 @@ def test_notebooks_that_were_not_chosen_are_listed_with_their_last_run(tmp_path)
     assert left_out["reason"].startswith("not in this run; last succeeded at 2026-11-21 ")
     assert left_out["reason"].endswith(", run second")
     assert left_out["reason"] in result.html_path.read_text()
-    assert "### Not chosen" in (tmp_path / "reports" / "github-summary.md").read_text()
+    assert "### Not selected" in (tmp_path / "reports" / "github-summary.md").read_text()
 
 
 @pytest.mark.parametrize("content", [b"", b"{nope", b"[]", b'{"notebook": "a"}', b"\xff\xfe", b"[" * 100_000])

@@ -222,7 +222,7 @@ def test_visibility_all_shows_a_kernel_without_a_gpu_what_we_see(run, simulated_
     report = cli.runner("report", out)
     assert report.code == 0, report.err
     page = next((out / "reports").glob("*.html")).read_text()
-    assert "none was used" not in page
+    assert "none used" not in page
     assert "not measured: --gpu-visibility all" in page
 
 

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The report for machines: summary, JUnit, OpenMetrics, RO-Crate, GitHub."""
+"""Machine-readable reports: summary, JUnit, OpenMetrics, RO-Crate, GitHub."""

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes what machines read, next to the page.
+"""Writes the machine-readable files next to the page.
 
-A file that cannot be made becomes a problem of the report and takes nothing else with it.
+A file that cannot be created is reported as a problem and does not affect the others.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ MARKDOWN_FILE = "reports/github-summary.md"
 
 
 def export_texts(report: Report, summary: Summary, plan: Plan | None, redactor: Redactor) -> dict[str, str]:
-    """Return the files for machines by their paths, before anything is written."""
+    """Return the contents of the machine-readable files by path, without writing them."""
     texts = {
         "reports/summary.json": to_json(summary),
         "reports/junit.xml": junit_xml(report, summary),
@@ -43,7 +43,7 @@ def export_texts(report: Report, summary: Summary, plan: Plan | None, redactor: 
         MARKDOWN_FILE: github_summary(summary),
     }
     if plan:
-        # Records were redacted by their runs; a plan is as somebody wrote it.
+        # Records were redacted by their runs, a plan was not.
         document = redactor.tree(plan.model_dump(mode="json", by_alias=True, exclude_none=True), keys=True)
         texts[PLAN_FILE] = json.dumps(document, indent=1, ensure_ascii=False) + "\n"
     return texts
@@ -52,17 +52,17 @@ def export_texts(report: Report, summary: Summary, plan: Plan | None, redactor: 
 def write_exports(
     folder: Path, report: Report, texts: Mapping[str, str], *, plan: Plan | None, html: str, environ: Mapping[str, str]
 ) -> tuple[str, ...]:
-    """Write the files for machines and return what went wrong.
+    """Write the machine-readable files and return problems.
 
     Parameters
     ----------
     texts
-        What `export_texts` made.
+        Result of `export_texts`.
     html
         Path of the page, relative to the folder.
     environ
-        Where `GITHUB_STEP_SUMMARY` may name a file to append to, and `GITHUB_ACTIONS` say that stderr is read for
-        annotations.
+        Environment, where `GITHUB_STEP_SUMMARY` may be a file to append to, and `GITHUB_ACTIONS` enables annotations
+        on stderr.
 
     Raises
     ------
@@ -76,20 +76,20 @@ def write_exports(
         problems += _append(environ["GITHUB_STEP_SUMMARY"], texts[MARKDOWN_FILE])
     try:
         sys.stderr.writelines(f"{line}\n" for line in error_commands(report, environ))
-    except Exception as error:  # noqa: BLE001  (whatever lies in the folder must not cost the report)
+    except Exception as error:  # noqa: BLE001  (no file in the folder may prevent the report)
         problems.append(f"no annotations: {type(error).__name__}: {error}")
     try:
         paths = [html, *(path for path in texts if path != PLAN_FILE)]
         crate = crate_json(report, folder, paths, plan)
-    except Exception as error:  # noqa: BLE001  (a library's fault must not cost the report)
-        problems.append(f"{CRATE_FILE} cannot be made: {type(error).__name__}: {error}")
+    except Exception as error:  # noqa: BLE001  (a fault of a library must not prevent the report)
+        problems.append(f"{CRATE_FILE} cannot be created: {type(error).__name__}: {error}")
     else:
         write(folder / CRATE_FILE, crate.encode(errors="replace"))
     return tuple(problems)
 
 
 def note_page(page: Path) -> None:
-    """Bring sums and RO-Crate of an output folder up to date with the page of a notebook that was converted again."""
+    """Update checksums and RO-Crate of an output folder after a notebook's page was converted again."""
     name = page.name.removesuffix(".html")
     sums.refresh(sums.of_notebook(page.parent, name), page.name)
     root = page.parents[3] if len(page.parents) > 3 and page.parents[2].name == "attempts" else page.parent
@@ -99,14 +99,14 @@ def note_page(page: Path) -> None:
         entity = next(one for one in document["@graph"] if unquote(one["@id"]) == page.relative_to(root).as_posix())
         entity |= {"sha256": sha256_of(page), "contentSize": str(page.stat().st_size)}
     except (OSError, ValueError, KeyError, TypeError, StopIteration, RecursionError):
-        return  # there is none, or it is not on this page
+        return  # there is no RO-Crate, or it does not list this page
     write(crate, crate_text(document))
     sums.refresh(root / sums.REPORT, f"../{CRATE_FILE}")
 
 
 def _append(path: str, markdown: str) -> list[str]:
     try:
-        with open(path, "a", encoding="utf-8", errors="replace") as stream:  # noqa: PTH123  (appended, as GitHub asks)
+        with open(path, "a", encoding="utf-8", errors="replace") as stream:  # noqa: PTH123  (append mode, as GitHub requires)
             stream.write(markdown)
     except OSError as error:
         return [f"GITHUB_STEP_SUMMARY {path} cannot be written: {error}"]

@@ -1,5 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`reports/github-summary.md`: the verdict and the table, for the summary of a GitHub job."""
+"""Summary and annotations of a GitHub job.
+
+`reports/github-summary.md` has the verdict and the table. Annotations mark each failure at the line of the notebook
+file where its cell begins; GitHub reads them from the output of a step, see its "Workflow commands", and shows ten per
+step.
+"""
 
 from __future__ import annotations
 
@@ -28,14 +33,14 @@ _SIGNS = {True: "✅", False: "❌"}
 
 
 def github_summary(summary: Summary) -> str:
-    """Return Markdown in which names and messages are text and nothing else."""
+    """Return the summary as Markdown, with names and messages escaped."""
     good = summary.counts.get("succeeded", 0)
     sign = _SIGNS[summary.verdict == "succeeded"]
-    said = f"{good} of {format_count(len(summary.notebooks), 'notebook')} succeeded"
+    result = f"{good} of {format_count(len(summary.notebooks), 'notebook')} succeeded"
     lines = [
-        f"## {sign} {text(summary.plan or 'Notebooks')}: {said}",
+        f"## {sign} {text(summary.plan or 'Notebooks')}: {result}",
         "",
-        "| Notebook | Status | Wall | GPU memory peak | Host peak | Why |",
+        "| Notebook | Status | Wall | GPU memory peak | Host peak | Reason |",
         "|---|---|--:|--:|--:|---|",
     ]
     size = sum(len(line.encode()) for line in lines)
@@ -49,13 +54,13 @@ def github_summary(summary: Summary) -> str:
         lines.append(line)
     failures = [line for nb in summary.notebooks if not nb.ok and nb.error for line in _failure(nb)][:_MOST_LINES]
     if failures:
-        lines += ["", "### What failed", "", *failures]
+        lines += ["", "### Failures", "", *failures]
     worse = [f"- {text(str(regression))}" for regression in summary.regressions[:50]]
     if worse:
         lines += ["", "### Worse than the baseline", "", *worse]
     left_out = [f"- {text(one.name)}: {text(one.reason)}" for one in summary.left_out[:50]]
     if left_out:
-        lines += ["", "### Not chosen", "", *left_out]
+        lines += ["", "### Not selected", "", *left_out]
     problems = [f"- {text(first_line(problem, 300))}" for problem in summary.problems[:20]]
     if problems:
         lines += ["", "### Problems of the report", "", *problems]
@@ -75,7 +80,7 @@ def _row(nb: NotebookSummary) -> str:
 
 
 def _failure(nb: NotebookSummary) -> Iterator[str]:
-    """Describe where a notebook failed, with its own line, the error and what to do."""
+    """Yield cell and line, error and hint of a failed notebook."""
     where = f" in cell {nb.failed_cell + 1}" if nb.failed_cell is not None else ""
     yield f"- {text(nb.name)}{where}" + (f": {text(first_line(nb.failed_line))}" if nb.failed_line else "")
     yield f"  - {text(first_line(nb.error or nb.reason, 300))}"
@@ -84,22 +89,21 @@ def _failure(nb: NotebookSummary) -> Iterator[str]:
 
 
 def text(value: str) -> str:
-    """Return one line in which no character of Markdown or HTML means anything.
+    """Return a text on one line with Markdown and HTML escaped.
 
-    Entities and not backslashes: they also hold inside a table and keep links, mentions and
-    bare addresses from coming alive.
+    Entities, unlike backslashes, also work in tables and prevent links, mentions and bare URLs.
     """
     line = " ".join(plain(value).split())
     return _ACTIVE.sub(lambda match: f"&#{ord(match.group())};", line)
 
 
 def error_commands(report: Report, environ: Mapping[str, str]) -> Iterator[str]:
-    """Yield a line for each notebook that did not succeed, as GitHub reads them; none outside of GitHub.
+    """Yield a workflow command for each failed notebook; none outside GitHub Actions.
 
     Parameters
     ----------
     environ
-        Where ``GITHUB_ACTIONS`` and ``GITHUB_WORKSPACE`` may be.
+        Environment with ``GITHUB_ACTIONS`` and ``GITHUB_WORKSPACE``.
     """
     if environ.get("GITHUB_ACTIONS") != "true":
         return
@@ -120,7 +124,7 @@ def _message(entry: Entry) -> str:
 
 
 def _place(m: Metrics, folders: list[Path], workspace: Path) -> dict[str, str]:
-    """Return file and line of the failing cell; nothing where the notebook does not lie in the workspace."""
+    """Return file and line of the failed cell; empty if the notebook is not in the workspace."""
     for folder in folders:
         path = (folder / m.source.path).resolve()
         if path.is_relative_to(workspace) and path.is_file():
@@ -133,12 +137,12 @@ def _place(m: Metrics, folders: list[Path], workspace: Path) -> dict[str, str]:
 def line_of_cell(path: Path, index: int) -> int | None:
     """Return the line of a notebook file, from 1, on which the source of a code cell begins.
 
-    Each source is searched for behind the one before, as JSON writes it; None where that finds nothing.
+    Each source is searched for in its JSON form after the previous one; None if it is not found.
 
     Parameters
     ----------
     index
-        Number of the code cell, from 0.
+        Index of the code cell, from 0.
     """
     try:
         if path.stat().st_size > _LARGEST_NOTEBOOK_BYTES:
@@ -149,7 +153,7 @@ def line_of_cell(path: Path, index: int) -> int | None:
         for source in codes[: index + 1]:
             pieces = source if isinstance(source, list) else source.splitlines(keepends=True)[:1]
             first = pieces[0] if pieces else ""
-            # Without the quotes: a source that is one text goes on behind its first line.
+            # Without the quotes, as a source that is one string continues after its first line.
             found = [text.find(json.dumps(first, ensure_ascii=escaped)[1:-1], at) for escaped in (True, False)]
             at = min(place for place in found if place >= 0)
             start, at = at, at + 1
@@ -159,7 +163,7 @@ def line_of_cell(path: Path, index: int) -> int | None:
 
 
 def _escaped(value: str, more: str) -> str:
-    """Return a text in which nothing ends the command or its property."""
+    """Escape characters that would end the command or its property."""
     text = str(plain(value))[:4000]
     for character in f"%\r\n{more}":
         text = text.replace(character, f"%{ord(character):02X}")

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`reports/junit.xml`: one test case a notebook, for CI systems; valid against junit-10.xsd of Jenkins' xUnit plugin.
+"""`reports/junit.xml`: one test case per notebook; valid against junit-10.xsd of Jenkins' xUnit plugin.
 
-The schema has no word for most of our statuses: what is not fine becomes a `failure` when cells
-ran and came out wrong, else an `error`, with the status as its type.
+Statuses have no equivalent in the schema: problems with the results of cells are a `failure`, others an `error`, with
+the status as type.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def junit_xml(report: Report, summary: Summary) -> str:
 
 
 def _figures(nb: NotebookSummary) -> Iterator[str]:
-    """Say what a run took; the schema has no properties of a test case."""
+    """Yield the figures of a run as text, as the schema has no properties for a test case."""
     yield f"status: {nb.status.value}"
     if nb.run_id:
         yield f"run: {nb.run_id}"
@@ -86,5 +86,5 @@ def _outcome(case: ET.Element, nb: NotebookSummary, traceback: str) -> None:
 
 
 def _xml(text: str) -> str:
-    """Return text without what XML 1.0 cannot hold."""
+    """Return text without characters that are invalid in XML 1.0."""
     return _NOT_XML.sub("\ufffd", plain(text))

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`reports/metrics.prom`: the figures for Prometheus, and pushing them to a Pushgateway.
+"""`reports/metrics.prom`: the figures for Prometheus, and their push to a Pushgateway.
 
-Gauges without timestamps: a run is a batch job, and the newest one of a plan replaces the one before.
+Gauges without timestamps: a run is a batch job, and the newest run of a plan replaces the previous one.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ _NOTEBOOK: tuple[tuple[str, str, Callable[[NotebookSummary], float | None]], ...
     ("success", "1 when the notebook succeeded or was legitimately skipped.", lambda nb: float(nb.ok)),
     ("wall_seconds", "Wall time of the run of a notebook.", lambda nb: nb.wall_seconds),
     ("gate_wait_seconds", "Time a notebook waited at the gate.", lambda nb: nb.gate_waited_seconds),
-    ("gpu_memory_peak_bytes", "Largest use of a GPU's memory, by the driver.", lambda nb: nb.peak_gpu_memory_bytes),
-    ("gpu_memory_allocated_peak_bytes", "Likewise, by the allocator.", lambda nb: nb.peak_allocated_bytes),
+    ("gpu_memory_peak_bytes", "Peak GPU memory by the driver.", lambda nb: nb.peak_gpu_memory_bytes),
+    ("gpu_memory_allocated_peak_bytes", "Peak GPU memory by the allocator.", lambda nb: nb.peak_allocated_bytes),
     ("gpu_memory_asked_bytes", "GPU memory that the gate requested.", lambda nb: _scaled(nb.asked_gpu_memory_gb, 1e9)),
     ("gpu_memory_total_bytes", "Memory of the GPU.", lambda nb: nb.gpu_total_bytes),
     ("gpu_utilization_ratio", "Mean utilisation, 0 to 1.", lambda nb: _scaled(nb.gpu_utilization_mean_percent, 0.01)),
     ("gpu_held_seconds", "GPU time held.", lambda nb: nb.gpu_held_seconds),
     ("gpu_busy_seconds", "GPU time busy.", lambda nb: nb.gpu_busy_seconds),
-    ("gpu_energy_joules", "Energy the GPUs took.", lambda nb: nb.gpu_energy_joules),
+    ("gpu_energy_joules", "Energy used by the GPUs.", lambda nb: nb.gpu_energy_joules),
     ("gpu_released", "1 when GPU memory was back at the baseline.", lambda nb: _scaled(nb.released, 1)),
-    ("host_memory_peak_bytes", "Largest memory of the kernel's processes.", lambda nb: nb.peak_host_memory_bytes),
+    ("host_memory_peak_bytes", "Peak memory of the kernel's process tree.", lambda nb: nb.peak_host_memory_bytes),
     ("host_memory_limit_bytes", "Memory limit of the container or machine.", lambda nb: nb.host_memory_limit_bytes),
-    ("output_bytes", "Size of the files the run left.", lambda nb: nb.output_bytes),
+    ("output_bytes", "Size of the run's output files.", lambda nb: nb.output_bytes),
     ("figures", "Figures in the executed notebook.", lambda nb: nb.figures if nb.exit_code is not None else None),
 )  # fmt: skip
 
@@ -82,12 +82,12 @@ def _families(summary: Summary) -> Iterator[GaugeMetricFamily]:
 
     plan, run = {"plan": summary.plan or ""}, "notebook_run"
     yield family(f"{run}_success", "1 when the whole run succeeded.", (plan, summary.verdict == "succeeded"))
-    yield family(f"{run}_info", "The run these figures are of.", ({**plan, "run_id": summary.run_id or ""}, 1))
+    yield family(f"{run}_info", "The run of these figures.", ({**plan, "run_id": summary.run_id or ""}, 1))
     for name, about, value in (
         ("start_timestamp_seconds", "When the first notebook started.", instant(summary.started_at)),
         ("end_timestamp_seconds", "When the last notebook ended.", instant(summary.ended_at)),
         ("wall_seconds", "From the first start to the last end.", summary.wall_seconds),
-        ("regressions", "Figures that got worse than the baseline.", len(summary.regressions)),
+        ("regressions", "Regressions against the baseline.", len(summary.regressions)),
     ):
         yield family(f"{run}_{name}", about, (plan, value))
     counts = {word: number for word, number in summary.counts.items() if word not in {"notebooks", "ok"}}
@@ -101,9 +101,9 @@ def _families(summary: Summary) -> Iterator[GaugeMetricFamily]:
 
 
 def push(url: str, summary: Summary) -> str | None:
-    """Replace the figures of this plan at a Pushgateway; return what went wrong, if anything did.
+    """Replace the figures of this plan at a Pushgateway, and return the problem, if any.
 
-    Whoever watches should hear of a failed push, and the run should not fail for it.
+    A failed push is reported, but must not make the run fail.
     """
     from prometheus_client import push_to_gateway
     from prometheus_client.exposition import basic_auth_handler, default_handler
@@ -111,18 +111,18 @@ def push(url: str, summary: Summary) -> str | None:
     try:
         parts = urllib.parse.urlsplit(url)
     except ValueError as error:
-        return f"the address of the Pushgateway cannot be read: {error}"
+        return f"the URL of the Pushgateway is not valid: {error}"
     shown = urllib.parse.urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query=""))
     if parts.scheme not in {"http", "https"} or not parts.hostname:
-        return f"the Pushgateway {shown!r} is not a valid http or https address"
+        return f"the Pushgateway {shown!r} is not a valid http or https URL"
     user, password = (urllib.parse.unquote(text or "") for text in (parts.username, parts.password))
     handler = partial(basic_auth_handler, username=user, password=password) if user else default_handler
     try:
         key = {"plan": summary.plan or ""}
         push_to_gateway(shown, JOB, _registry(summary), key, timeout=TIMEOUT_SECONDS, handler=handler)
     except urllib.error.HTTPError as error:
-        said = error.read(300).decode(errors="replace").strip()
-        return f"the Pushgateway {shown} refused the figures: {error.code} {said}"
+        detail = error.read(300).decode(errors="replace").strip()
+        return f"the Pushgateway {shown} rejected the figures: {error.code} {detail}"
     except (OSError, http.client.HTTPException, ValueError) as error:
         return f"the Pushgateway {shown} cannot be reached: {getattr(error, 'reason', None) or error}"
     return None

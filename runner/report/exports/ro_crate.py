@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`ro-crate-metadata.json`: the output folder as a Workflow Run RO-Crate.
 
-Says in the vocabulary of schema.org which notebook was run with which inputs, by what, when, and
-which files came out, with their hashes: provenance that outlives this project.
+Provenance in the vocabulary of schema.org: notebooks, inputs, software, times, and output files with their hashes.
 """
 
 from __future__ import annotations
@@ -12,6 +11,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from runner import __version__
+from runner.core.hash_cache import sha256_of
 from runner.core.records import Source, Status
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from runner.report.assemble import Entry, Report
 
 VERSION = "1.1"
-"""Of RO-Crate; the run profiles of 0.5 build on it."""
+"""Version of RO-Crate, on which the run profiles 0.5 are based."""
 _PROFILES = {
     "process": ("https://w3id.org/ro/wfrun/process/0.5", "Process Run Crate", "0.5"),
     "workflow": ("https://w3id.org/ro/wfrun/workflow/0.5", "Workflow Run Crate", "0.5"),
@@ -40,7 +40,7 @@ _MEDIA = {
 }
 PLAN_FILE = "reports/plan.json"
 _TERMS = {term: f"https://w3id.org/ro/terms/workflow-run#{term}" for term in ("environment", "sha256")}
-"""What the run profiles use beyond the terms of RO-Crate; a crate must define them."""
+"""Terms of the run profiles that are not in RO-Crate, so that a crate must define them."""
 
 
 def crate_json(report: Report, folder: Path, reports: list[str], plan: Plan | None) -> str:
@@ -53,7 +53,7 @@ def crate_json(report: Report, folder: Path, reports: list[str], plan: Plan | No
     reports
         Files of the report, relative to the folder.
     plan
-        The plan, which stands in the folder as `reports/plan.json`.
+        The plan, which is `reports/plan.json` in the folder.
     """
     from rocrate.rocrate import ROCrate
 
@@ -67,7 +67,7 @@ def crate_json(report: Report, folder: Path, reports: list[str], plan: Plan | No
         "#license",
         "CreativeWork",
         name="Not stated",
-        description="Whoever ran the notebooks has not stated one.",
+        description="No license was stated for this run.",
     )
     crate.root_dataset["conformsTo"] = _single([_profile(crate, name) for name in (_PROFILES if plan else ["process"])])
     engine = _engine(crate)
@@ -91,7 +91,7 @@ def crate_json(report: Report, folder: Path, reports: list[str], plan: Plan | No
 
 
 def crate_text(document: Any) -> str:
-    """Return the metadata as they are written."""
+    """Serialize the metadata."""
     return json.dumps(document, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
 
 
@@ -103,7 +103,7 @@ def _entity(crate: ROCrate, key: str, kind: str | list[str], **properties: Any) 
 
 
 def _single(value: Any) -> Any:
-    """Return a list of one as the one, as RO-Crate asks."""
+    """Return the item of a list of one, as RO-Crate requires."""
     return value[0] if isinstance(value, list) and len(value) == 1 else value
 
 
@@ -149,7 +149,7 @@ def _workflow(crate: ROCrate, plan: Plan, folder: Path, engine: Entity, notebook
 
 
 def _action(crate: ROCrate, entry: Entry, m: Metrics, folder: Path, engine: Entity, source: Entity) -> Entity:
-    """Describe one run of one notebook: what, with what, by what, and what came out."""
+    """Describe one run of one notebook: source, inputs, engine and results."""
     results = [_file(crate, folder, path, _MEDIA[kind]) for kind, path in entry.files.items() if kind in _MEDIA]
     products = [
         _entity(crate, f"#{entry.anchor}-product-{n}", "CreativeWork", name=path)
@@ -193,7 +193,7 @@ def _inputs(crate: ROCrate, entry: Entry, m: Metrics) -> list[Entity]:
 
 
 def _machine(crate: ROCrate, m: Metrics) -> list[Entity]:
-    """Describe the container image and the GPUs, each once in the crate."""
+    """Describe the container image and the GPUs, without duplicates in the crate."""
     image = m.environment.image
     known: list[tuple[str, str, str | None]] = [("container image", image, None)] if image else []
     known += [("GPU", gpu.name, gpu.uuid) for gpu in m.gpus]
@@ -204,7 +204,7 @@ def _machine(crate: ROCrate, m: Metrics) -> list[Entity]:
 
 
 def _whole_run(crate: ROCrate, report: Report, engine: Entity, actions: list[Entity], results: list[Entity]) -> Entity:
-    """Describe the run of the plan, which is made of the runs of its notebooks."""
+    """Describe the run of the plan, which consists of the runs of its notebooks."""
     failed = report.verdict == "failed"
     return _entity(
         crate,
@@ -224,7 +224,7 @@ def _whole_run(crate: ROCrate, report: Report, engine: Entity, actions: list[Ent
 
 
 def _time(text: str | None) -> str | None:
-    """Write the offset from UTC as the run profiles have it."""
+    """Write the UTC offset as the run profiles do."""
     return text and text.replace("Z", "+00:00")
 
 
@@ -237,9 +237,7 @@ def _file(crate: ROCrate, folder: Path, path: str, media: str, **more: Any) -> E
     properties: dict[str, Any] = {"encodingFormat": media, **more}
     place = folder / path
     if place.is_file():
-        with place.open("rb") as stream:
-            properties["sha256"] = hashlib.file_digest(stream, "sha256").hexdigest()
-        properties["contentSize"] = str(place.stat().st_size)
+        properties |= {"sha256": sha256_of(place), "contentSize": str(place.stat().st_size)}
     return crate.add_file(place, dest_path=path, properties=properties)
 
 

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The report as one HTML page."""
+"""The report as a single HTML page."""

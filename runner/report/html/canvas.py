@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A small drawing area that becomes one `<svg>` for a page with a strict policy.
+"""A drawing area that is written as one `<svg>` for a page with a strict Content-Security-Policy.
 
-Written here and not by a plotting library: the charts compute their own coordinates, the page's
-policy forbids `style`, and its dark mode forbids fixed colours. What is left of a library is the
-writing of the elements, for which matplotlib took 40 times as long (see docs/adr/0006).
+No plotting library is used: the charts compute their own coordinates, the policy forbids `style`, and dark mode
+forbids fixed colours. Only writing the elements would remain, for which matplotlib took 40 times as long (see
+docs/adr/0006).
 """
 
 from __future__ import annotations
@@ -23,25 +23,25 @@ if TYPE_CHECKING:
     Numbers = Sequence[float] | Floats
 
 _BASELINE = {"top": 0.8, "center": 0.35, "bottom": -0.22}
-"""How far the baseline lies below the point that a text is placed at, in sizes of the font."""
+"""Offset of the baseline below the anchor point of a text, in font sizes."""
 _ANCHOR = {"left": "start", "center": "middle", "right": "end"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Look:
-    """How a mark looks, and what the SVG says of it."""
+    """Appearance and metadata of a mark."""
 
     classes: str
     colour: str = "#1b2430"
-    """For viewers that drop the page's stylesheet."""
+    """Colour for viewers that ignore the page's stylesheet."""
     order: float = 2
     title: str | None = None
-    """Shown on hover, without a script."""
+    """Tooltip, shown without a script."""
     data: Mapping[str, str] = field(default_factory=dict)
 
 
 class Canvas:
-    """A drawing area of some pixels, with y counted from the bottom.
+    """A drawing area in pixels, with y from the bottom.
 
     Parameters
     ----------
@@ -78,7 +78,7 @@ class Canvas:
         self._add(look, "path", {"d": f"{self._path(corners)}z", "fill": look.colour})
 
     def area(self, xs: Numbers, ys: Numbers, floor: float, look: Look) -> None:
-        """Fill what lies between points and a floor, so that what is behind shines through."""
+        """Fill the area between points and a floor with transparency."""
         corners = [(xs[0], floor), *zip(_numbers(xs), _numbers(ys), strict=True), (xs[-1], floor)]
         self._add(look, "path", {"d": f"{self._path(corners)}z", "fill": look.colour, "fill-opacity": ".25"})
 
@@ -100,7 +100,7 @@ class Canvas:
         ha: Literal["left", "center", "right"] = "left",
         va: Literal["top", "center", "bottom"] = "bottom",
     ) -> None:
-        """Write text; ``ha`` and ``va`` say which of its sides the point is at."""
+        """Write text; ``ha`` and ``va`` align it relative to the point."""
         place = {"x": _short(x), "y": _short(self.height - y + _BASELINE[va] * size), "font-size": str(size)}
         weight = {"font-weight": "bold"} if bold else {}
         anchor = {"text-anchor": _ANCHOR[ha]}
@@ -125,16 +125,16 @@ class Canvas:
 
 
 def _element(tag: str, attributes: Mapping[str, str], text: str = "", *, inside: str = "") -> str:
-    """Return an element that holds a text, or elements."""
-    said = "".join([f' {name}="{escape(value)}"' for name, value in attributes.items()])
-    return f"<{tag}{said}>{escape(plain(text))}{inside}</{tag}>"
+    """Return an element with a text and child elements."""
+    written = "".join([f' {name}="{escape(value)}"' for name, value in attributes.items()])
+    return f"<{tag}{written}>{escape(plain(text))}{inside}</{tag}>"
 
 
 def _numbers(values: Numbers) -> Sequence[float]:
-    """Return plain numbers: those of numpy take five times as long to round and to write."""
+    """Return Python numbers, as numpy's take five times as long to format."""
     return values if isinstance(values, Sequence) else values.tolist()
 
 
 def _short(value: float) -> str:
-    """Return a coordinate in tenths of a pixel, which is below what a screen shows."""
+    """Format a coordinate to a tenth of a pixel, which is invisible."""
     return f"{value:.1f}"

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The chart of one notebook: memory and utilisation over time, over bands of its cells."""
+"""The chart of one notebook: memory and utilisation over time, with bands for its cells."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -25,7 +26,7 @@ _LETTER = 7.4
 """Width of a bold letter of a title, in pixels."""
 _SWATCH = 26.0
 _MOST_KEYS = 17
-"""So many keys fit beside each other; what has none tells its name on hover."""
+"""Keys that fit in the legend; other lines show their names on hover."""
 LIMIT_DASHES: tuple[tuple[float, ...], ...] = ((5, 3), (2, 2))
 _INNER = WIDTH - LEFT - RIGHT
 _STEPS = (1.0, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 28800, 43200, 86400)
@@ -33,7 +34,7 @@ _STEPS = (1.0, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Frame:
-    """Where a panel lies in the picture, and which values its edges have."""
+    """Position and value range of a panel in the picture."""
 
     bottom: float
     height: float
@@ -41,11 +42,11 @@ class Frame:
     top: float
 
     def x(self, seconds: float) -> float:
-        """Return the pixel of a time."""
+        """Return the x coordinate of a time."""
         return LEFT + seconds / self.end * _INNER
 
     def y(self, value: float) -> float:
-        """Return the pixel of a value."""
+        """Return the y coordinate of a value."""
         return self.bottom + value / self.top * self.height
 
 
@@ -57,16 +58,16 @@ def notebook_chart(key: str, scene: Scene, samples: Samples, *, buckets: int = 3
     key
         Unique on the page.
     buckets
-        How many stretches of time a series is thinned out to; each keeps its extremes.
+        Time buckets to which a series is downsampled; each keeps its extremes.
 
     Raises
     ------
     SamplesError
-        The samples hold no figures.
+        The samples contain no values.
     """
     panels = list(panels_of(scene, samples, buckets))
     if not panels:
-        raise SamplesError(f"{scene.name}.samples.csv: nothing is drawn of it, as its samples hold no figures")
+        raise SamplesError(f"{scene.name}.samples.csv cannot be drawn: its samples contain no values")
     end = max(float(samples.time_seconds[-1]), scene.wall_seconds, 1e-3)
     many = [line for line in panels[0].lines if len(panels[0].lines) > 1]
     top = FOOT + sum(panel.height for panel in panels) + GAP * (len(panels) - 1)
@@ -81,16 +82,16 @@ def notebook_chart(key: str, scene: Scene, samples: Samples, *, buckets: int = 3
         _draw(canvas, frame, panel)
     _times(canvas, end)
     return canvas.svg(
-        title=f"Use of GPU and host over time by {scene.name}",
+        title=f"GPU and host usage of {scene.name} over time",
         description=_describe(panels, end),
         data={"seconds": f"{end / _INNER:.9g} {LEFT:g}", "key": key},
     )
 
 
 def _bands(canvas: Canvas, scene: Scene, end: float, *, bottom: float, top: float) -> None:
-    """Shade every second cell and the one that went wrong; a cell narrower than a hair is not drawn.
+    """Shade every second cell and failed ones; very narrow cells are not drawn.
 
-    A cell that was interrupted without a time of its own reaches to the end.
+    An interrupted cell without a duration extends to the end.
     """
     start = instant(scene.started_at)
     numbered = False
@@ -126,10 +127,10 @@ def _cell_title(cell: Cell) -> str:
 
 
 def _scale(canvas: Canvas, frame: Frame, panel: Panel, *, lift: float) -> None:
-    """Write the title, two or three values of the y axis, and the limits with their names.
+    """Draw the title, two or three ticks of the y axis, and the limits.
 
-    The names of limits stand behind the title: beside their lines a curve would run through them,
-    and on a narrow screen they would lie outside of what is seen.
+    The labels of limits follow the title: next to their lines they would overlap with curves, and on a narrow screen
+    they would be out of view.
     """
     left, right, above = LEFT, LEFT + _INNER, frame.y(panel.top) + lift
     canvas.text(left, above, panel.title, "label", va="bottom", bold=True)
@@ -154,27 +155,26 @@ def _scale(canvas: Canvas, frame: Frame, panel: Panel, *, lift: float) -> None:
 
 
 def _legend(canvas: Canvas, lines: Sequence[Line], *, y: float) -> None:
-    """Write which line is whose."""
-    apart = min(64.0, _INNER / max(1, min(len(lines), _MOST_KEYS)))
+    """Draw the legend of the GPUs."""
+    step = min(64.0, _INNER / max(1, min(len(lines), _MOST_KEYS)))
     for place, line in enumerate(lines[:_MOST_KEYS]):
-        x = LEFT + apart * place
+        x = LEFT + step * place
         look = Look(classes=line.classes, colour=line.colour, order=3)
         canvas.line([x, x + _SWATCH], [y, y], look, width=1.8, dashes=line.dashes)
         canvas.text(x + _SWATCH + 5, y, line.key or line.label, "key-name", va="center", size=10)
 
 
 def _draw(canvas: Canvas, frame: Frame, panel: Panel) -> None:
-    """Draw the series; `data-value` holds the step and the origin that turn y back into a value."""
+    """Draw the series; `data-value` contains the scale and origin that convert y back into a value."""
     scale = f"{panel.top / panel.height:.9g} {canvas.height - frame.bottom:g}"
     for line in panel.lines:
         xs, ys = LEFT + line.time / frame.end * _INNER, frame.bottom + line.values / frame.top * frame.height
         if line.area:
             canvas.area(xs, ys, frame.bottom, Look(classes=f"area {line.classes}", colour=line.colour))
         label = panel.title if len(panel.lines) == 1 else f"{panel.title}, {line.label}"
-        said = {"series": label, "unit": panel.unit, "value": scale, "peak": f"{float(line.values.max()):.9g}"}
-        canvas.line(
-            xs, ys, Look(classes=line.classes, colour=line.colour, order=3, data=said), width=1.4, dashes=line.dashes
-        )
+        data = {"series": label, "unit": panel.unit, "value": scale, "peak": f"{float(line.values.max()):.9g}"}
+        look = Look(classes=line.classes, colour=line.colour, order=3, data=data)
+        canvas.line(xs, ys, look, width=1.4, dashes=line.dashes)
 
 
 def _times(canvas: Canvas, end: float) -> None:
@@ -186,14 +186,14 @@ def _times(canvas: Canvas, end: float) -> None:
 
 
 def time_step(end: float) -> float:
-    """Return the step of a time axis that makes at most nine of them, in units people count in."""
+    """Return a round step for a time axis with at most nine intervals."""
     if end < 5:
         return _nice(end / 5)
     return next((step for step in _STEPS if end / step <= 9), _nice(end / 6))
 
 
 def clock(seconds: float) -> str:
-    """Return a time on an axis, such as `0`, `0.5s`, `30s`, `1m30`, `5m`, `2h05`."""
+    """Format a time on an axis: `0`, `0.5s`, `30s`, `1m30`, `5m`, `2h05`."""
     if seconds < 60:
         return f"{seconds:g}s" if seconds else "0"
     large, small, unit = (
@@ -203,26 +203,20 @@ def clock(seconds: float) -> str:
 
 
 def _nice(value: float) -> float:
-    """Return the nearest of 1, 2, 5 times a power of ten at or above a value."""
-    power = 10.0 ** _floor_log10(value)
+    """Return the smallest of 1, 2, 5 times a power of ten at or above a value."""
+    power = 10.0 ** math.floor(math.log10(value)) if value > 0 else 1.0
     return next(step * power for step in (1, 2, 5, 10) if step * power >= value * 0.999)
 
 
-def _floor_log10(value: float) -> int:
-    import math
-
-    return math.floor(math.log10(value)) if value > 0 else 0
-
-
 def _describe(panels: Sequence[Panel], end: float) -> str:
-    """Describe in words what the picture shows: for each series its peak, when it was, and the mean."""
-    said = []
+    """Describe the chart in words: duration, peak of each series with its time, and limits."""
+    parts = []
     for panel in panels:
         for line in panel.lines:
             at = float(line.time[int(line.values.argmax())])
-            said.append(
+            parts.append(
                 f"{panel.title}{f' of {line.label}' if len(panel.lines) > 1 else ''}: "
                 f"peak {line.values.max():.1f} {panel.unit} at {format_seconds(at)}."
             )
-        said.extend(f"Line: {text}." for _, text in panel.limits)
-    return f"{format_seconds(end)} long. " + " ".join(said)
+        parts.extend(f"Limit: {text}." for _, text in panel.limits)
+    return f"Duration {format_seconds(end)}. " + " ".join(parts)

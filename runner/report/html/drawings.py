@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""All pictures of a report; one that cannot be drawn becomes a line that says so."""
+"""All charts of a report; one that cannot be drawn is reported as a problem."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from runner.report.html.charts import notebook_chart
 from runner.report.html.panels import scene_of
 from runner.report.html.timeline import Legend, Row, legend_of, rows_of
 from runner.report.html.timeline import draw as draw_timeline
-from runner.report.sample_series import Pool, Samples, SamplesError, Seen, find_pools, read_samples, seen_in
+from runner.report.sample_series import Pool, SamplesError, Seen, find_pools, read_samples, seen_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -27,27 +27,27 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _POINTS = 18_000
-"""Stretches of time that all charts of a page share, so that 500 notebooks stay one page."""
+"""Time buckets of all charts together, so that a page of 500 notebooks stays usable."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drawings:
-    """SVG of our own making, which templates print unescaped."""
+    """Trusted SVG, which templates do not escape."""
 
     picture: Markup
     rows: tuple[Row, ...]
     legend: Legend
     charts: Mapping[str, Markup] = field(default_factory=dict)
-    """By notebook; one without samples has none."""
+    """Charts of the notebooks with samples."""
     pools: Mapping[str, tuple[Pool, ...]] = field(default_factory=dict)
-    """By notebook: a memory pool that its samples show."""
+    """Memory pools found in samples, by notebook."""
     seen: Mapping[str, Seen] = field(default_factory=dict)
-    """By notebook that left no record: what its samples tell."""
+    """Figures from samples of notebooks without a record."""
     problems: tuple[str, ...] = ()
 
 
 def draw(report: Report, folder: Path) -> Drawings:
-    """Return the timeline and the chart of each notebook that left samples."""
+    """Draw the timeline and the charts of all notebooks with samples."""
     problems: list[str] = []
     charts: dict[str, Markup] = {}
     pools: dict[str, tuple[Pool, ...]] = {}
@@ -63,7 +63,7 @@ def draw(report: Report, folder: Path) -> Drawings:
         if samples is None:
             continue
         if samples.left_out:
-            problems.append(f"{path.name}: {_left_out(samples)}")
+            problems.append(f"{path.name}: {format_count(samples.left_out, 'invalid line')} ignored")
         if entry.metrics is None:
             figures = _guarded(path.name, partial(seen_in, samples), problems)
             seen |= {entry.name: figures} if figures else {}
@@ -79,38 +79,32 @@ def draw(report: Report, folder: Path) -> Drawings:
     )
 
 
-def _left_out(samples: Samples) -> str:
-    if samples.left_out == 1:
-        return "1 line was no sample and is left out"
-    return f"{format_count(samples.left_out, 'line')} were no samples and are left out"
-
-
 def _guarded(what: str, make: Callable[[], T], problems: list[str]) -> T | None:
-    """Return what is made; what cannot be made is said once and must not cost the report."""
+    """Return a result, or None after adding the error to the problems, which must not prevent the report."""
     try:
         return make()
-    except Exception as error:  # noqa: BLE001  (whatever lies in the folder, and whatever a library makes of it)
+    except Exception as error:  # noqa: BLE001  (of any file in the folder and any library)
         problem = f"{what} cannot be drawn: {type(error).__name__}: {error}"
         if isinstance(error, SamplesError):
             problem = str(error)
         elif isinstance(error, ImportError):
-            problem = f"nothing is drawn: {error}"
+            problem = f"charts are not drawn: {error}"
         if problem not in problems:
             problems.append(problem)
         return None
 
 
 def trends(comparison: Comparison) -> dict[tuple[str, str], Markup]:
-    """Return a small line for each figure that changed, and for wall times unless they are too many."""
+    """Draw a sparkline for each figure that changed, and for wall times unless there are too many."""
     few = len({change.notebook for change in comparison.changes}) <= 60
     drawn = [c for c in comparison.changes if c.worse or c.better or (few and c.figure == "wall_seconds")]
     return {(c.notebook, c.figure): Markup(_trend(f"trend-{n}", c)) for n, c in enumerate(drawn)}  # noqa: S704
 
 
 def _trend(key: str, change: Change) -> str:
-    """Return the SVG of a figure over its runs, oldest left; runs without the figure leave a gap.
+    """Return the SVG of a figure over its runs, oldest left; runs without the figure are gaps.
 
-    The scale starts at zero, so that a change looks as large as it is.
+    The scale starts at zero, so that changes appear in proportion.
     """
     width, height, edge = 120.0, 28.0, 4.0
     known = [(place, value) for place, value in enumerate(change.values) if value is not None]

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How values are written on the page: units, times, links, and text of hostile origin.
+"""Formatting of values on the page: units, times, links, and untrusted text.
 
-A value that was not measured is a dash, never 0. Escape sequences and characters that turn the
-direction of writing come from notebooks and names; they are shown, and do nothing.
+A value that was not measured is a dash, never 0. Escape sequences and bidirectional control characters in notebooks
+and names are made visible, so that they have no effect.
 """
 
 from __future__ import annotations
@@ -33,13 +33,12 @@ _LONGEST = 20_000
 def plain(value: Any) -> Any:
     """Return text without escape sequences, with invisible characters made visible.
 
-    What is not text, and what is markup of ours, passes unchanged: this is the `finalize` of the
-    templates and sees each value they print.
+    Other types and trusted markup are unchanged: this is the `finalize` of the templates, applied to every value.
     """
     if not isinstance(value, str) or isinstance(value, Markup):
         return value
     if value.isascii() and value.isprintable() and len(value) <= _LONGEST:
-        return value  # as nearly all is
+        return value  # the usual case
     text = without_colours(value)
     if len(text) > _LONGEST:
         text = f"{text[:_LONGEST]}… ({len(text) - _LONGEST} more characters)"
@@ -57,32 +56,32 @@ def _visible(character: str) -> str:
 
 
 def seconds(value: float | None) -> str | Markup:
-    """Return a duration such as `40 ms` or `3m05s`."""
+    """Format a duration: `40 ms`, `3m05s`."""
     if value is None:
         return MISSING
     return f"{value * 1000:.0f} ms" if 0 < value < 0.1 else format_seconds(value)
 
 
 def size(value: float | None) -> str | Markup:
-    """Return decimal units, as GPUs are sold."""
+    """Format a size in decimal units, as GPUs are sold."""
     return MISSING if value is None else format_bytes(value)
 
 
 def percent(value: float | None) -> str | Markup:
-    """Return a percentage; below 10 with one decimal."""
+    """Format a percentage, below 10 with one decimal."""
     if value is None:
         return MISSING
     return f"{value:.1f} %" if 0 < round(value, 1) < 10 else f"{value:.0f} %"
 
 
 def energy_unit(column: Iterable[float | None]) -> str:
-    """Return the unit in which a whole column of energies is written: J, kJ or, from 1 MJ, kWh."""
+    """Return the unit for a column of energies: J, kJ or, from 1 MJ, kWh."""
     most = largest(column) or 0
     return "J" if round(most) < 1e3 else "kJ" if round(most / 1e3, 1) < 1e3 else "kWh"
 
 
 def energy(joules: float | None, unit: str | None = None) -> str | Markup:
-    """Return an energy in the unit of its column, or else in its own."""
+    """Format an energy in the unit of its column, or in a suitable one."""
     if joules is None:
         return MISSING
     unit = unit or energy_unit([joules])
@@ -92,13 +91,13 @@ def energy(joules: float | None, unit: str | None = None) -> str | Markup:
 
 
 def unit_of(value: float | None, unit: str) -> str | Markup:
-    """Return a value in `seconds`, `energy` or `size`."""
+    """Format a value as `seconds`, `energy` or `size`."""
     writers: dict[str, Callable[[float | None], str | Markup]] = {"seconds": seconds, "energy": energy, "size": size}
     return writers[unit](value)
 
 
 def moment(value: str | None) -> str | Markup:
-    """Return an ISO 8601 time as people read it, with that of this machine's zone where it is not UTC."""
+    """Format an ISO 8601 time, with local time if the machine's time zone is not UTC."""
     seconds_ = instant(value)
     if value is None or seconds_ is None:
         return MISSING if value is None else value
@@ -118,12 +117,12 @@ def href(path: str) -> str:
 
 
 def breakable(name: str) -> Markup:
-    """Return a name that may break behind its separators and, where it must, nowhere else."""
+    """Return a name with line breaks allowed after its separators."""
     return Markup(_SEPARATOR.sub(r"\1<wbr>", str(escape(plain(name)))))  # noqa: S704  (escaped just now)
 
 
 def first_line(value: str, longest: int = 200) -> str:
-    """Return the first line that says something, shortened."""
+    """Return the first non-empty line, shortened."""
     line = next((line.strip() for line in value.splitlines() if line.strip()), "")
     return line if len(line) <= longest else f"{line[:longest]}…"
 
@@ -135,11 +134,11 @@ def one_line(value: str, longest: int = 200) -> str:
 
 
 def command(arguments: Iterable[str]) -> str:
-    """Return a command line as a shell takes it."""
+    """Return a command line quoted for a shell."""
     return shlex.join(arguments)
 
 
 def tail(value: str, lines: int = 30) -> str:
-    """Return the last lines, with a mark when some were left out."""
+    """Return the last lines, with a note on omitted ones."""
     every = value.splitlines()
-    return "\n".join(every if len(every) <= lines else [f"… {len(every) - lines} lines before", *every[-lines:]])
+    return "\n".join(every if len(every) <= lines else [f"… {len(every) - lines} lines omitted", *every[-lines:]])

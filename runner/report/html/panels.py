@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the chart of a notebook shows: which series, over which limits, in which panels."""
+"""Panels of a notebook's chart, with their series and limits."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ DASHES: tuple[tuple[float, ...], ...] = (
     (4, 1.5, 1, 1.5),
     (8, 2, 1, 2, 1, 2),
 )
-"""Each GPU has a pattern beside its colour, for paper and for eyes that see no colours."""
+"""Each GPU has a dash pattern in addition to its colour, for print and colour blindness."""
 _COLOURS = ("#2563c9", "#b45f06", "#17743a", "#6b3fa0", "#b3261e", "#0b7285", "#8a5300", "#5c6773")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scene:
-    """What is known of a run besides its samples; of a lost one that is little."""
+    """Data of a run other than its samples; little is known of a lost one."""
 
     name: str
     started_at: str | None = None
@@ -63,7 +63,7 @@ def scene_of(entry: Entry) -> Scene:
     return Scene(
         name=entry.name,
         started_at=flight.started_at,
-        # A cell that had not ended at the save may have ended since, unless it is the last one heard of.
+        # A cell that was running at the save may have ended since, unless it is the last known one.
         cells=tuple(c for c in flight.cells if c.wall_seconds is not None or c.index == flight.cell_index),
         host_limit_bytes=flight.memory_limit_bytes,
     )
@@ -79,14 +79,14 @@ class Line:
     classes: str
     colour: str
     key: str | None = None
-    """Short name for the legend, where a panel has several lines."""
+    """Short name for the legend of a panel with several lines."""
     dashes: tuple[float, ...] = ()
     area: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Panel:
-    """One set of axes: series in one unit, with lines that mark limits."""
+    """One set of axes: series in the same unit, and limits."""
 
     title: str
     unit: str
@@ -95,7 +95,7 @@ class Panel:
     lines: tuple[Line, ...]
     limits: tuple[tuple[float, str], ...] = ()
     named: bool = False
-    """The lines are no GPUs, which the legend tells, and have their names behind the title."""
+    """The lines are labelled after the title, as they are not GPUs, which are in the legend."""
 
 
 def panels_of(scene: Scene, samples: Samples, buckets: int) -> Iterator[Panel]:
@@ -124,7 +124,7 @@ def panels_of(scene: Scene, samples: Samples, buckets: int) -> Iterator[Panel]:
     if memory:
         total = max((gpu.total_bytes or 0 for gpu in scene.gpus), default=0)
         asked = (scene.asked_gpu_memory_gb or 0) * 1e9
-        limits = [(total, f"all of it, {format_bytes(total)}"), (asked, f"asked, {asked / 1e9:g} GB")]
+        limits = [(total, f"total, {format_bytes(total)}"), (asked, f"requested, {asked / 1e9:g} GB")]
         yield _memory_panel("GPU memory", memory, limits, 120)
     if busy:
         lines = tuple(busy) if len(busy) > 1 else (dataclasses.replace(busy[0], area=True),)
@@ -146,14 +146,14 @@ def panels_of(scene: Scene, samples: Samples, buckets: int) -> Iterator[Panel]:
 
 
 def _units(samples: Samples, buckets: int) -> Iterator[Line]:
-    """Yield what the units of the GPUs did, means over those that tell it."""
+    """Yield the activity of GPU units, as means over the GPUs that report it."""
     import numpy as np
 
     for number, (name, label) in enumerate(UNITS.items()):
-        told = [(gpu.time_seconds, gpu.activity[name]) for gpu in samples.gpus.values() if name in gpu.activity]
-        if not told:
+        reported = [(gpu.time_seconds, gpu.activity[name]) for gpu in samples.gpus.values() if name in gpu.activity]
+        if not reported:
             continue
-        at, values = (np.concatenate(column) for column in zip(*told, strict=True))
+        at, values = (np.concatenate(column) for column in zip(*reported, strict=True))
         known = np.isfinite(values)
         moments, which = np.unique(at[known], return_inverse=True)
         time, values = means(moments, np.bincount(which, values[known]) / np.bincount(which), buckets)
@@ -168,7 +168,7 @@ def _units(samples: Samples, buckets: int) -> Iterator[Line]:
 
 
 def _memory_panel(title: str, lines: Sequence[Line], limits: Sequence[tuple[float, str]], height: float) -> Panel:
-    """Return a panel in GB; a limit far above what was used would flatten the curve and is left out."""
+    """Return a panel in GB, without limits so far above the peak that they would flatten the curve."""
     peak = max(float(line.values.max()) for line in lines)
     near = tuple((value / 1e9, text) for value, text in limits if peak * 0.02 < value <= max(peak * 4, 1))
     top = max([peak / 1e9, *(value for value, _ in near)]) * 1.08 or 1.0

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Renders the page: templates, the one stylesheet and the one script, in one file.
+"""Renders the report page, as one file with its stylesheet and script, and `index.html` of an output folder.
 
-The policy of the page allows just these two, by their hashes, figures that it holds itself, and nothing from anywhere
-else.
+The Content-Security-Policy allows only these, by their hashes, and embedded figures.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ def render(view: Mapping[str, Any], folder: Path | None = None) -> str:
     view
         The names that the templates use; see `report_templates/report.html`.
     folder
-        Where the templates are, if not where they are shipped.
+        Folder of the templates; default is the shipped one.
     """
     from markupsafe import Markup
 
@@ -63,18 +62,18 @@ def render(view: Mapping[str, Any], folder: Path | None = None) -> str:
         f"default-src 'none'; {images}style-src '{policy_hash(style)}'; script-src '{policy_hash(script)}'; "
         "base-uri 'none'; form-action 'none'"
     )
-    # All three are ours, and must reach the page byte for byte, as the hashes demand.
+    # All three are trusted, and must not be escaped, or the hashes would not match.
     ours = {"policy": Markup(policy), "style": Markup(style), "script": Markup(script)}  # noqa: S704
     return environment.get_template("report.html").render(**view, **ours)
 
 
 def live_page(overview: Overview) -> str:
-    """Return a page that shows where a run stands; it reloads itself, without a script, while anything runs."""
+    """Return a page with the progress of a run, which reloads itself without a script while the run is active."""
     return _index_template().render(overview=overview, report=None)
 
 
 def forward_page(report: str) -> str:
-    """Return a page that leads to a report, whose path is relative to the output folder."""
+    """Return a page that redirects to a report, given its path relative to the output folder."""
     return _index_template().render(overview=None, report=report)
 
 

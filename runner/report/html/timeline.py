@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The timeline: one row a notebook, by stage, with waits, gates and needs.
+"""The timeline: one row per notebook, grouped by stage, with waits, gates and needs.
 
-Drawn to one scale, where a three-second run beside a three-hour one would vanish: so each bar is
-at least as wide as a finger's mark and has its time written beside it.
+On a common scale a three-second run would vanish next to a three-hour one, so bars have a minimum width and their
+duration is written next to them.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 
 WIDTH, RIGHT, ROW, STAGE, HEAD, FOOT = 960.0, 150.0, 22.0, 22.0, 6.0, 26.0
 _LONGEST_NAME, _LETTER = 34, 6.9
-"""Characters of a name that are written, and the width of one in pixels."""
+"""Characters shown of a name, and the width of one in pixels."""
 _TALL = 12
-"""Beyond so many rows time is written above them too."""
+"""With more rows than this the time axis is repeated at the top."""
 _THIN = 3.0
-"""The narrowest bar, in pixels."""
+"""Minimum width of a bar in pixels."""
 _COLOURS = {"good": "#17743a", "bad": "#b3261e", "warn": "#8a5300", "odd": "#6b3fa0", "idle": "#5c6773"}
 _CLASS = {
     Status.SUCCEEDED: "good",
@@ -46,18 +46,18 @@ _CLASS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One notebook in time, in seconds since the first start; None where nothing ran."""
+    """Times of one notebook in seconds since the first start; None if it did not run."""
 
     entry: Entry
     start: float | None = None
     end: float | None = None
     gate_seconds: float = 0.0
     ready: float | None = None
-    """When the last of what it needs had ended."""
+    """End of the last notebook that it needs."""
 
     @property
     def waited_seconds(self) -> float | None:
-        """How long it was ready before it started: for a machine, a Pod, or its turn."""
+        """Time between being ready and its start: waiting for a machine, a Pod, or its turn."""
         return None if self.start is None or self.ready is None else max(0.0, self.start - self.ready)
 
 
@@ -81,7 +81,7 @@ def rows_of(report: Report) -> tuple[Row, ...]:
 
 def _span(entry: Entry, zero: float) -> tuple[float | None, float | None]:
     if entry.metrics and entry.metrics.reused_from:
-        return None, None  # it ran then and not now
+        return None, None  # it did not run in this run
     if entry.metrics:
         start = instant(entry.metrics.started_at)
         return (None, None) if start is None else (start - zero, start - zero + entry.metrics.wall_seconds)
@@ -93,7 +93,7 @@ def _span(entry: Entry, zero: float) -> tuple[float | None, float | None]:
 
 
 def draw(rows: Sequence[Row]) -> str:
-    """Return the SVG of the timeline; empty when nothing ran."""
+    """Return the SVG of the timeline; empty if nothing ran."""
     ends = [row.end for row in rows if row.end is not None]
     if not ends:
         return ""
@@ -122,23 +122,23 @@ def draw(rows: Sequence[Row]) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Sheet:
-    """What the parts of the timeline share while it is drawn."""
+    """Canvas and scale of the timeline."""
 
     canvas: Canvas
     left: float
-    """Where time starts, behind the names."""
+    """Start of the time axis, after the names."""
     pixel: float
-    """Seconds a pixel."""
+    """Seconds per pixel."""
     places: dict[str, float] = field(default_factory=dict)
-    """By notebook: the middle of its row."""
+    """Centre of each notebook's row."""
 
     def x(self, seconds: float) -> float:
-        """Return the pixel of a time."""
+        """Return the x coordinate of a time."""
         return self.left + seconds / self.pixel
 
 
 def _stages(rows: Sequence[Row]) -> list[tuple[str | None, list[Row]]]:
-    """Return the rows by stage in order of appearance; a plan without stages is one nameless stage."""
+    """Return the rows by stage in order of appearance; a plan without stages is one unnamed stage."""
     stages: dict[str | None, list[Row]] = {}
     for row in rows:
         stages.setdefault(row.entry.stage, []).append(row)
@@ -159,7 +159,7 @@ def _grid(sheet: _Sheet, end: float, *, top: float, twice: bool) -> None:
 
 
 def _bar(sheet: _Sheet, row: Row) -> None:
-    """Draw name, wait, gate and run of one row, and write its time and, if not fine, its status."""
+    """Draw name, wait, gate and run of one row, with its duration and, if not successful, its status."""
     entry, canvas, y = row.entry, sheet.canvas, sheet.places[row.entry.name]
     kind = _CLASS.get(entry.status, "bad")
     name = entry.name if len(entry.name) <= _LONGEST_NAME else f"{entry.name[: _LONGEST_NAME - 1]}…"
@@ -185,7 +185,7 @@ def _bar(sheet: _Sheet, row: Row) -> None:
     title = f"{entry.name}: {entry.status.value}, {wall}, from {clock(round(row.start))}"
     look = Look(classes=f"run {kind}", colour=_COLOURS[kind], order=3, title=title)
     canvas.box(start, y - ROW * 0.3, length, ROW * 0.6, look)
-    text = wall if entry.metrics else f"\N{GREATER-THAN OR EQUAL TO} {wall}"  # as far as its samples tell
+    text = wall if entry.metrics else f"\N{GREATER-THAN OR EQUAL TO} {wall}"  # from its samples
     text = text if entry.status is Status.SUCCEEDED else f"{text} {entry.status.value}"
     canvas.text(start + length + 6, y, text, "soft" if entry.ok else kind, va="center", size=10)
 
@@ -211,7 +211,7 @@ def direct_needs(needs: Mapping[str, Collection[str]]) -> dict[str, tuple[str, .
 
 
 def _needs(sheet: _Sheet, row: Row, needs: Sequence[str], ends: Mapping[str, float | None]) -> None:
-    """Draw an elbow from the end of each notebook that is needed to where this one starts, if it did."""
+    """Draw a connector from the end of each needed notebook to the start of this one, if it ran."""
     for need in needs:
         begun = ends.get(need)
         if begun is None or need not in sheet.places or row.start is None:
@@ -224,17 +224,17 @@ def _needs(sheet: _Sheet, row: Row, needs: Sequence[str], ends: Mapping[str, flo
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Legend:
-    """What the picture shows, as far as it shows it."""
+    """Elements of the timeline that need a legend."""
 
     bars: tuple[tuple[str, str], ...]
-    """Kind of a bar, and the statuses that have it."""
+    """Kind of a bar, and its statuses."""
     gate: bool
     wait: bool
     need: bool
 
 
 def legend_of(rows: Sequence[Row]) -> Legend:
-    """Return what must be explained of the timeline of these rows."""
+    """Return the legend of a timeline with these rows."""
     ran = [row for row in rows if row.start is not None]
     words: dict[str, dict[str, None]] = {}
     for status in Status:
@@ -252,4 +252,4 @@ def legend_of(rows: Sequence[Row]) -> Legend:
 def _describe(rows: Sequence[Row], end: float) -> str:
     ran = sum(row.start is not None for row in rows)
     counted = format_count(len(rows), "notebook")
-    return f"{ran} of {counted} within {format_seconds(end)}; the table below has every start and wait."
+    return f"{ran} of {counted} within {format_seconds(end)}; the table below lists all starts and waits."
