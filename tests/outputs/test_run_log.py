@@ -104,7 +104,7 @@ def test_a_client_that_retries_for_ever_leaves_a_small_log_and_a_word_in_the_rec
     assert text.count("retrying the connection\n") < 1000
     assert " more times]\n" in text
     (warning,) = cli.metrics(tmp_path / "out", "n")["warnings"]
-    assert warning.startswith("n.log is bounded: ")
+    assert warning.startswith("n.log is truncated: ")
     assert "repeated lines folded" in warning
 
 

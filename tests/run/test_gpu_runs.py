@@ -327,7 +327,7 @@ def test_what_nvml_attributes_to_a_neighbour_is_not_charged_to_the_notebook(run,
     assert f"trainer (pid {neighbour}, 6.0 GB)" in record["release"]["reason"]
     assert record["release"]["after_bytes"] == {FIRST: 6 * GB}
     assert [one["pid"] for one in record["gpus"][0]["neighbours"]] == [neighbour]
-    assert any(f"others used {FIRST} too" in warning for warning in record["warnings"])
+    assert any(f"others also used {FIRST}" in warning for warning in record["warnings"])
 
 
 @pytest.mark.parametrize("seen", ["memory before the run", "a pid of the host", "it is busy"])

@@ -247,7 +247,7 @@ UNWRITABLE = """
 from runner.stages.record.metrics_builder import MetricsBuilder
 def broken(self, record):
     raise OverflowError("no such number")
-MetricsBuilder._closed = broken
+MetricsBuilder._completed = broken
 from runner.cli import main
 main()
 """
