@@ -173,10 +173,10 @@ IPKernelApp.launch_instance(kernel_class=Odd)
 @pytest.mark.parametrize(
     ("reply", "reason"),
     [
-        ({"status": "error", "ename": "", "evalue": "", "traceback": []}, "an error without a name in cell 2"),
+        ({"status": "error", "ename": "", "evalue": "", "traceback": []}, "an unnamed error in cell 2"),
         (
             {"status": "error", "ename": None, "evalue": "no such gene"},
-            "an error without a name in cell 2: no such gene",
+            "an unnamed error in cell 2: no such gene",
         ),
         ({"status": "aborted"}, "NotRun in cell 2: the kernel answered 'aborted': it did not run the cell"),
     ],
