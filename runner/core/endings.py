@@ -124,7 +124,7 @@ def error_of(failure: Failure) -> str:
     """Return name and message of an error on one line, without repeating a name that the message begins with."""
     name, message = failure.error_name or "", " ".join(failure.message[:500].split())
     if failure.error_name == "":  # as for bash, whose error is an exit status
-        return f"an error without a name: {message}"
+        return f"an unnamed error: {message}"
     return message if message.startswith(f"{name}:") or not name else f"{name}: {message}".removesuffix(": ")
 
 

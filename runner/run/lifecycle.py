@@ -60,7 +60,7 @@ def run(job: Job, stopper: Stopper) -> Metrics:
         claim = stack.enter_context(Claim.of(job.output_dir, job.name, job.run_id, plan, sleep=stopper.sleep))
         because: tuple[str, ...] = ()
         if job.options.retry_count:
-            from runner.run.retry import final_verdict
+            from runner.run.resume import final_verdict
 
             if (verdict := final_verdict(job)) is not None:
                 stopper.over = True
@@ -141,7 +141,7 @@ def _stages(run: RunContext, recorder: Recorder, checked: Checked | None) -> Non
         return
     stopper.check()
 
-    from runner.run import execution, ingredients, preparation, resume, second_run, trial, verification
+    from runner.run import execution, ingredients, preparation, resume, trial, verification
 
     again = run.twice.enter_context(trial.scratch(job)) if job.options.twice else None
     with run.stage("prepare"):
@@ -164,7 +164,7 @@ def _stages(run: RunContext, recorder: Recorder, checked: Checked | None) -> Non
         recorder.save_notebook(executed.saver)
         recorder.write_early("second-run")
         with run.stage("second-run"):
-            second_run.judge(run, executed, again)
+            verification.second_run(run, executed, again)
     with run.stage("hash"):
         resume.note_key(run, inputs, decision.gpus, executed.opened)
     recorder.save_notebook(executed.saver)

@@ -2,20 +2,25 @@
 """`--resume`: reuse an earlier success if none of its ingredients have changed, else report why not.
 
 The record of a success therefore has the ingredients of its results.
+
+An orchestrator retries every failure. Those caused by the machine may not recur: a run that was lost or terminated, a
+GPU used by others. Those caused by the notebook, its input or its limits would recur, so their record is kept.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from runner.core import log
+from runner.core import files, log
+from runner.core.endings import settled
 from runner.core.errors import BrokenInputError, RunnerError
 from runner.core.hash_cache import HashCache, sha256_of
-from runner.core.records import Status, origin
+from runner.core.records import Status, origin, read_metrics
 from runner.core.redact import Redactor
 from runner.core.units import format_seconds
 from runner.outputs import tekton_results
@@ -25,7 +30,7 @@ from runner.run.reuse import keys_of_needs
 from runner.stages.prepare import products
 
 if TYPE_CHECKING:
-    from runner.core.records import Metrics
+    from runner.core.records import Gate, Metrics
     from runner.core.stop import Stopper
     from runner.machine.gpus import Gpu
     from runner.plan.job import Job
@@ -90,6 +95,34 @@ def resume(job: Job, stopper: Stopper, hashes: HashCache | None = None, checked:
         not_judged=", ".join(record.not_judged) or None,
     )
     return Resumed(record=record)
+
+
+def worth_a_retry(record: Metrics) -> bool:
+    """Return True if the run may end differently on another machine or at another time."""
+    if record.status is Status.REFUSED:
+        return record.gate is not None and _held_by_others(record.gate)
+    return record.status in {Status.LOST, Status.TERMINATED}
+
+
+def _held_by_others(gate: Gate) -> bool:
+    """Return True if the machine has the requested GPUs, but others used their memory."""
+    need = gate.asked.gpu_free_fraction * (gate.asked.gpu_memory_gb or 0) * 1e9
+    large = sum(gpu.total_bytes is not None and gpu.total_bytes >= need for gpu in gate.gpus)
+    return large >= gate.asked.gpus > 0 and not any(check.status == "fail" for check in gate.checks)
+
+
+def final_verdict(job: Job) -> Metrics | None:
+    """Return the record of an earlier attempt if it is final, None to run the notebook."""
+    path = job.path(".metrics.json")
+    record = None
+    with suppress(OSError, ValueError):
+        record = settled(read_metrics(files.read(path).decode()))
+    if record is None or record.run_id != job.run_id or worth_a_retry(record):
+        return None
+    if job.options.results_dir is not None:
+        tekton_results.write(job.options.results_dir, record, path)
+    log.info("repeated", nb=job.name, status=record.status, reason=f"a retry would end the same way: {record.reason}")
+    return record
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

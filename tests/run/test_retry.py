@@ -9,7 +9,7 @@ import pytest
 from support import cli, notebooks
 
 from runner.core.records import Gate, GateGpu, Metrics, Requirements, Source, Status, to_json
-from runner.run.retry import worth_a_retry
+from runner.run.resume import worth_a_retry
 
 ASKED = Requirements(gpus=1, gpu_memory_gb=24)
 

@@ -3,15 +3,20 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import os
 import signal
 import subprocess
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 from runner.core import log
+
+if TYPE_CHECKING:
+    from runner.stages.convert.figures import Figure
 
 _SCRIPT = """
 import base64, importlib.util, json, sys
@@ -62,6 +67,9 @@ _NO_NETWORK = {
     "no_proxy": "<-loopback>",
 }
 """Block URLs in figures: the browser that renders them would otherwise reach this machine and link-local addresses."""
+
+_SECONDS = 60
+_MOST = 200
 
 
 def ask(pythons: Iterable[str], questions: Sequence[tuple[str, str, Any]], *, seconds: float) -> dict[int, str]:
@@ -123,3 +131,44 @@ def _output(python: str, questions: str, seconds: float) -> bytes:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(process.pid, signal.SIGKILL)
         return process.communicate()[0]
+
+
+class Pictures:
+    """The pictures of a page, all rendered on first access.
+
+    Parameters
+    ----------
+    figures
+        The figures by the id of their output.
+    pythons
+        Python executables whose packages render.
+    """
+
+    def __init__(self, figures: Mapping[int, Figure], pythons: Sequence[str]) -> None:
+        self._figures = dict(list(figures.items())[:_MOST])
+        self._pythons = pythons
+
+    def of(self, output: Mapping[str, Any]) -> str | None:
+        """Return the PNG of an output in base64, None without a figure or a renderer."""
+        return self._rendered.get(id(output)) if id(output) in self._figures else None
+
+    @cached_property
+    def _rendered(self) -> dict[int, str]:
+        questions = [("picture", figure.library, _offline(figure)) for figure in self._figures.values()]
+        answers = ask(self._pythons, questions, seconds=_SECONDS)
+        return {key: answers[number] for number, key in enumerate(self._figures) if number in answers}
+
+
+def png_size(encoded: str) -> tuple[int, int]:
+    """Return width and height of a PNG in base64."""
+    head = base64.b64decode(encoded[:64])
+    return int.from_bytes(head[16:20]), int.from_bytes(head[20:24])
+
+
+def _offline(figure: Figure) -> dict[str, Any]:
+    """Return a figure's content without images from files or the network."""
+    layout = figure.content.get("layout")
+    if figure.library != "plotly" or not isinstance(layout, dict) or not isinstance(layout.get("images"), list):
+        return figure.content
+    own = [one for one in layout["images"] if isinstance(one, dict) and str(one.get("source")).startswith("data:")]
+    return {**figure.content, "layout": {**layout, "images": own}}

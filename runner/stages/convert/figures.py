@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Find the specifications of plotly and Vega/Altair figures in outputs.
+"""Find figures of plotly, Vega/Altair and animations in outputs, and note content that needs scripts.
 
 They are saved as JSON under a MIME type, or as HTML with a script that renders them and loads the library from the
 network: the default of Altair and of plotly's notebook renderers.
@@ -10,6 +10,8 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from html.parser import HTMLParser
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -19,6 +21,20 @@ _LOADERS = {"application/vnd.bokehjs_load.v0+json", "application/vnd.holoviews_l
 _BOKEH_PLACE = re.compile("data-root-id|bk-plotdiv")  # the second before Bokeh 1.0
 _CALLS = 20
 _DECODER = json.JSONDecoder()
+_ACTIVE = re.compile(r"<(?:script|iframe|object|embed|form|applet|frame)\b", re.IGNORECASE)
+_FRAME_OF_ANIMATION = re.compile(r"frames\s*(?:\[\s*\d{1,6}\s*\]\s*)?=\s*\[?\s*[\"'](?=data:image/png;base64,)")
+_ENCODED = re.compile(r"data:image/png;base64,(?:[A-Za-z0-9+/=]|\\?\s){16,}")
+_LONGEST_ADDRESS = 200
+
+_KINDS = {
+    "plotly": ("Plotly figure", "`fig.show('png')` also saves a picture"),
+    "vega": ("Vega chart", "`alt.renderers.enable('png')` also saves a picture"),
+    "vegalite": ("Vega-Lite chart", "`alt.renderers.enable('png')` also saves a picture"),
+    "bokehjs_exec": ("Bokeh figure", "`bokeh.io.export_png` saves a picture"),
+    "holoviews_exec": ("HoloViews figure", "its matplotlib backend also saves a picture"),
+}
+"""Kinds of figure and how to save a picture, by the vendor name in the MIME type."""
+_VENDOR = re.compile(r"application/vnd\.([a-z_]{1,40})\.v\d[\d.]*\+json")
 
 
 class Figure(NamedTuple):
@@ -99,3 +115,77 @@ def _calls(script: str, opener: str) -> Iterator[list[Any]]:
         except (ValueError, RecursionError):
             pass
         yield arguments
+
+
+def figure_note(kind: str, keep: str) -> str:
+    """Return the note for a figure's MIME type, empty for other types."""
+    match = _VENDOR.fullmatch(kind)
+    known = _KINDS.get(match[1]) if match else None
+    if known is None:
+        return ""
+    return f"An interactive {known[0]} ({kind}) is not shown, as it needs scripts; {keep} to keep it; {known[1]}."
+
+
+@dataclass(slots=True)
+class Removed:
+    """Parts of a fragment that a page without scripts does not keep."""
+
+    scripts: bool = False
+    embedded: bool = False
+    form: bool = False
+    frames: list[str] = field(default_factory=list)
+    """URL of each frame, empty for inline content."""
+
+    @property
+    def anything(self) -> bool:
+        """True if something is removed."""
+        return bool(self.scripts or self.embedded or self.form or self.frames)
+
+    def note(self, keep: str) -> str:
+        """Return the note for the reader."""
+        notes = []
+        if self.scripts:
+            notes.append(f"Scripts of this output were removed; {keep} to keep them.")
+        for address in self.frames[:3]:
+            what = f"A frame with {address[:_LONGEST_ADDRESS]}" if address else "An inline frame"
+            notes.append(f"{what} is not shown; {keep} to keep it.")
+        if self.embedded:
+            notes.append(f"An embedded object is not shown; {keep} to keep it.")
+        if self.form:
+            notes.append("A form is shown without its function.")
+        return " ".join(notes)
+
+
+class _Reader(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__(convert_charrefs=True)
+        self.removed = Removed()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        removed, found = self.removed, dict(attrs)
+        if tag in {"iframe", "frame"}:
+            address = (found.get("src") or "").strip()
+            removed.frames.append("" if address.startswith(("data:", "about:")) else address)
+        removed.scripts = removed.scripts or tag == "script"
+        removed.embedded = removed.embedded or tag in {"object", "embed", "applet"}
+        removed.form = removed.form or tag == "form"
+
+
+def removed_from(html: str) -> Removed:
+    """Return the parts that cleaning removes from a fragment."""
+    reader = _Reader()
+    if _ACTIVE.search(html):
+        reader.feed(html)
+    return reader.removed
+
+
+def first_frame(html: str) -> tuple[str, int] | None:
+    """Return the first frame of an animation played by a script, and the number of frames; None for other HTML.
+
+    matplotlib's `to_jshtml` writes them into an array called `frames`, with lines continued by backslashes.
+    """
+    start = _FRAME_OF_ANIMATION.search(html)
+    first = _ENCODED.match(html, start.end()) if start else None
+    if first is None:
+        return None
+    return re.sub(r"[\\\s]", "", first[0]), html.count("data:image/png;base64,", first.start())

@@ -20,11 +20,11 @@ from markupsafe import Markup
 
 from runner.core.surrogates import without_surrogates
 from runner.core.units import format_seconds
+from runner.stages.convert.environment import Pictures
 from runner.stages.convert.figures import Figure, dict_of, figure_of, text_of
 from runner.stages.convert.frames import Frames
 from runner.stages.convert.html_outputs import Display, Place, displays
 from runner.stages.convert.markdown import Heading, MarkdownPage
-from runner.stages.convert.pictures import Pictures
 from runner.stages.convert.widgets import Widgets
 
 if TYPE_CHECKING:

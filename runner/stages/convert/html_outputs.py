@@ -17,20 +17,19 @@ from typing import TYPE_CHECKING, Any
 from markupsafe import Markup
 
 from runner.core.surrogates import without_surrogates
-from runner.stages.convert.figures import auxiliary, dict_of, text_of
+from runner.stages.convert.environment import png_size
+from runner.stages.convert.figures import auxiliary, dict_of, figure_note, first_frame, removed_from, text_of
 from runner.stages.convert.frames import frame_of
 from runner.stages.convert.images import svg_data_url
-from runner.stages.convert.interactive import figure_note, first_frame, removed_from
-from runner.stages.convert.pictures import png_size
 from runner.stages.convert.sanitize import clean_html, shows_something
 from runner.stages.convert.terminal import HEAD_CHARACTERS, terminal_html
 from runner.stages.convert.tex import mixed_to_html
 from runner.stages.convert.widgets import DEEPEST, WIDGET_VIEW
 
 if TYPE_CHECKING:
+    from runner.stages.convert.environment import Pictures
     from runner.stages.convert.frames import Frame, Frames
     from runner.stages.convert.markdown import MarkdownPage
-    from runner.stages.convert.pictures import Pictures
     from runner.stages.convert.widgets import Widgets
 
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Notes of a kernel: files of the checkout that it read, hosts that it looked up, how ``!commands`` and it ended.
 
-`opened_startup` and `shell_startup` run in the kernel and write them; this module starts these and reads the notes,
-which are not trusted because the notebook can write to them.
+`notes_startup` runs in the kernel and writes them; this module starts it and reads the notes, which are not trusted
+because the notebook can write to them.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class ShellWarning:
 
 def startup(checkout: Path) -> tuple[str, ...]:
     """Return the startup lines of a kernel that write the notes, outside of the notebook's namespace."""
-    return _line("shell"), _line("opened", CHECKOUT=str(checkout)), _line("dask")
+    return _line("notes", CHECKOUT=str(checkout)), _line("dask")
 
 
 def _line(what: str, **names: str) -> str:

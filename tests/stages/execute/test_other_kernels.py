@@ -45,7 +45,7 @@ LANGUAGES = [
         defaults="n=1\nname=x",
         prints='echo $((n * 2)) "$name"',
         fails="echo before\nls /no/such",
-        message="an error without a name: 2",
+        message="an unnamed error: 2",
         dies="kill -9 $PPID; sleep 10",
     ),
 ]
