@@ -249,5 +249,5 @@ def test_an_environment_that_hangs_or_lies_costs_no_page(tmp_path, monkeypatch):
 def test_no_program_is_started_for_a_notebook_without_figures(monkeypatch):
     """A page of tables and pictures asks nobody."""
     monkeypatch.setattr(sys, "executable", "/nonexistent")
-    monkeypatch.setattr("runner.stages.convert.pictures.ask", lambda *_, **__: pytest.fail("asked"))
+    monkeypatch.setattr("runner.stages.convert.environment.ask", lambda *_, **__: pytest.fail("asked"))
     assert shown({"text/html": "<table><tr><td>1"}).one("td")

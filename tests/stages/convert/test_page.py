@@ -765,7 +765,7 @@ def test_a_notebook_without_code_cells_is_converted(tmp_path):
         (None, "does not exist"),
         (b"", "empty"),
         (b"{", "JSON"),
-        (b"[]", "no notebook"),
+        (b"[]", "not a notebook"),
         (b'{"nbformat": 9, "cells": []}', "nbformat 9"),
         (b"\xff\xfe", "UTF-8"),
     ],
