@@ -136,7 +136,7 @@ def _fixed(request: Mapping[str, Any], source: NotebookNode) -> NotebookNode:
     cells = code_cells(fixed)
     if (number := request.get("cell")) is not None:
         if not isinstance(number, int) or not 1 <= number <= len(cells):
-            raise UsageError(f"there is no code cell {number}", hint=f"--cell takes 1 to {len(cells)}")
+            raise UsageError(f"code cell {number} does not exist", hint=f"--cell takes 1 to {len(cells)}")
         if not isinstance(request.get("source"), str):
             raise UsageError(f"no source for cell {number}", hint="give it as --source FILE")
         cells[number - 1].source = request["source"]
@@ -196,7 +196,7 @@ def _last_number(notebook: NotebookNode, at: int) -> int:
 def _position(notebook: NotebookNode, number: Any) -> int:
     found = [at for at in _code(notebook) if _number(notebook.cells[at]) == number]
     if not found:
-        raise UsageError(f"there is no code cell {number}", hint="see --from-cell")
+        raise UsageError(f"code cell {number} does not exist", hint="see --from-cell")
     return found[0]
 
 

@@ -140,14 +140,7 @@ def spans(found: Sequence[Cell], facts: Facts, started_monotonic: float) -> list
 def with_use(found: Sequence[Cell], uses: Mapping[int, CellUse]) -> tuple[Cell, ...]:
     """Return the cells with their resource usage from the samples."""
     return tuple(
-        dataclasses.replace(
-            cell,
-            peak_gpu_memory_bytes=use.peak_gpu_memory_bytes,
-            gpu_utilization_mean_percent=use.gpu_utilization_mean_percent,
-            gpu_energy_joules=use.gpu_energy_joules,
-            gpu_activity=use.gpu_activity,
-            peak_host_memory_bytes=use.peak_host_memory_bytes,
-        )
+        dataclasses.replace(cell, **{field.name: getattr(use, field.name) for field in dataclasses.fields(use)})
         if (use := uses.get(cell.index)) is not None
         else cell
         for cell in found

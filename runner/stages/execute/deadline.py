@@ -4,10 +4,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from runner.core.stop import StopKind
 from runner.core.units import format_seconds
@@ -17,10 +15,11 @@ if TYPE_CHECKING:
 
 
 @dataclass(slots=True)
-class NotebookDeadline:
-    """The notebook's deadline, paused while the notebook is held."""
+class Deadline:
+    """A deadline that can be paused, as while a notebook is held; ``seconds`` None: no limit."""
 
     stopper: Stopper
+    kind: StopKind
     seconds: float | None
     _left: float | None = None
     _timer: asyncio.TimerHandle | None = None
@@ -28,8 +27,10 @@ class NotebookDeadline:
     def start(self) -> None:
         """Start or resume the countdown."""
         if self.seconds:
+            what = "cell" if self.kind is StopKind.CELL_TIMEOUT else "notebook"
+            text = f"the {what} did not end within {format_seconds(self.seconds)}"
             left = self.seconds if self._left is None else self._left
-            self._timer = _timer(self.stopper, StopKind.NOTEBOOK_TIMEOUT, "notebook", self.seconds, left)
+            self._timer = asyncio.get_running_loop().call_later(left, self.stopper.request, self.kind, text)
 
     def stop(self) -> None:
         """Pause the countdown."""
@@ -37,18 +38,9 @@ class NotebookDeadline:
             self._left = max(0.0, self._timer.when() - asyncio.get_running_loop().time())
             self._timer.cancel()
 
+    def __enter__(self) -> Self:
+        self.start()
+        return self
 
-@contextlib.contextmanager
-def cell_deadline(stopper: Stopper, seconds: float | None) -> Iterator[None]:
-    """Request a stop if the block takes longer than a cell may; None: no limit."""
-    timer = _timer(stopper, StopKind.CELL_TIMEOUT, "cell", seconds, seconds) if seconds else None
-    try:
-        yield
-    finally:
-        if timer is not None:
-            timer.cancel()
-
-
-def _timer(stopper: Stopper, kind: StopKind, what: str, seconds: float, left: float) -> asyncio.TimerHandle:
-    text = f"the {what} did not end within {format_seconds(seconds)}"
-    return asyncio.get_running_loop().call_later(left, stopper.request, kind, text)
+    def __exit__(self, *_: object) -> None:
+        self.stop()

@@ -31,7 +31,7 @@ from runner.core.stop import Stop, StopKind, Stopper
 from runner.core.surrogates import without_colours
 from runner.core.units import format_seconds
 from runner.stages.execute.client import NotebookClient, Observer
-from runner.stages.execute.deadline import NotebookDeadline, cell_deadline
+from runner.stages.execute.deadline import Deadline
 from runner.stages.execute.executed_notebook import code_cells
 from runner.stages.execute.kernel import answer, clean_up
 from runner.stages.execute.outcome import CellEvent, Facts, Shown, judge
@@ -100,7 +100,7 @@ class Session:
             loop.call_soon_threadsafe(self._begin_end, stop)
 
         self.stopper.listen(listener)
-        deadline = NotebookDeadline(self.stopper, self.limits.notebook_seconds)
+        deadline = Deadline(self.stopper, StopKind.NOTEBOOK_TIMEOUT, self.limits.notebook_seconds)
         deadline.start()
         saver = asyncio.create_task(self._save_regularly()) if self.save else None
         reader: asyncio.Task[None] | None = None
@@ -177,7 +177,7 @@ class Session:
         given = self.limits.cell_seconds
         return seconds_of(self._settings.get("timeout")) if given is None else given
 
-    async def _cells(self, deadline: NotebookDeadline) -> None:
+    async def _cells(self, deadline: Deadline) -> None:
         """Run the cells; after a failure, continue from the cell that a repair specifies."""
         start: int | None = 0
         while start is not None and await self._cells_from(start):
@@ -209,7 +209,7 @@ class Session:
         assert self.client is not None
         cells = self.nb_man.nb.cells
         raised = (at for at, cell in enumerate(cells) if (e := self.events.get(cell.id)) and e.outcome == "error")
-        reader = asyncio.create_task(self.client.take_late_outputs())  # its threads may go on
+        reader = asyncio.create_task(self.client.take_late_outputs())  # its threads may still run
         try:
             start = await hold(self, next(raised))
         finally:
@@ -233,7 +233,7 @@ class Session:
         self.runs[cell.id] = (*self.runs.get(cell.id, ()), ran)
         self.client.begin_cell(position)
         own = seconds_of(execution_settings(cell.metadata).get("timeout"))
-        with cell_deadline(self.stopper, self._cell_seconds if own is None else own):
+        with Deadline(self.stopper, StopKind.CELL_TIMEOUT, self._cell_seconds if own is None else own):
             problem = await self._attempt(cell, position)
         self._cell_done.set()
         outcome, error = judge(

@@ -93,7 +93,8 @@ def of_zarr(path: Path) -> str:
         raise BrokenInputError("is not a zarr group: it has neither zarr.json nor .zgroup", hint=_HINT)
     if _node(path / "obs") is not None and _node(path / "var") is not None:
         return _of_zarr_anndata(path)
-    arrays = sum(1 for pattern in ("zarr.json", ".zarray") for file in path.rglob(pattern) if _is_array(file))
+    arrays = sum(_read(file).get("node_type") == "array" for file in path.rglob("zarr.json"))
+    arrays += sum(1 for _ in path.rglob(".zarray"))
     if arrays == 0:
         raise BrokenInputError("is a zarr group without arrays", hint=_HINT)
     return f"zarr with {arrays} arrays"
@@ -136,10 +137,6 @@ def _array_shape(folder: Path) -> list[int]:
     if not isinstance(stored, list) or not stored:
         raise BrokenInputError(f"has no array {folder.parent.name}/{folder.name}", hint=_HINT)
     return [int(length) for length in stored]
-
-
-def _is_array(file: Path) -> bool:
-    return file.name == ".zarray" or _read(file).get("node_type") == "array"
 
 
 def _read(file: Path) -> dict[str, Any]:

@@ -63,7 +63,8 @@ class Locks:
         """
         if uuid in self._held:
             return None
-        handle = _open(self._path(uuid))
+        safe = "".join(c if c.isalnum() or c == "-" else "_" for c in uuid)
+        handle = _open(self.directory / f"rapids-notebook-runner-{safe}.lock")
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -85,10 +86,6 @@ class Locks:
             fcntl.flock(handle, fcntl.LOCK_UN)
             os.close(handle)
         self._held.clear()
-
-    def _path(self, uuid: str) -> Path:
-        safe = "".join(c if c.isalnum() or c == "-" else "_" for c in uuid)
-        return self.directory / f"rapids-notebook-runner-{safe}.lock"
 
     def __enter__(self) -> Self:
         return self

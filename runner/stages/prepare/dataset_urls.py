@@ -254,7 +254,8 @@ class _Swapping(ast.NodeTransformer):
 
     def visit_JoinedStr(self, node: ast.JoinedStr) -> ast.JoinedStr:
         """Treat adjacent constant parts as one text; a brace at its edge represents the other parts."""
-        groups = [(known, list(parts)) for known, parts in itertools.groupby(node.values, self._is_known)]
+        grouped = itertools.groupby(node.values, lambda part: folded(part, self._known) is not None)
+        groups = [(known, list(parts)) for known, parts in grouped]
         node.values = []
         for position, (known, parts) in enumerate(groups):
             if not known:
@@ -276,9 +277,6 @@ class _Swapping(ast.NodeTransformer):
     def _constant(self, text: str) -> ast.Constant:
         self.swapped = True
         return ast.Constant(text)
-
-    def _is_known(self, part: ast.expr) -> bool:
-        return folded(part, self._known) is not None
 
 
 def folded(node: ast.AST, known: Mapping[str, str]) -> str | None:

@@ -56,7 +56,7 @@ def apply(notebook: NotebookNode, parameters: Mapping[str, Any], name: str) -> I
             raise BrokenInputError(
                 f"notebook {name!r}, parameter {parameter!r}: is not a valid variable name", hint="use a plain name"
             )
-    tagged = _tagged(notebook)
+    tagged = next((cell for cell in source_cells(notebook) if "parameters" in cell.metadata.get("tags", [])), None)
     in_python = _language(notebook).lower() == "python"
     if tagged is not None:
         yield from _drop_earlier(notebook)
@@ -73,10 +73,6 @@ def apply(notebook: NotebookNode, parameters: Mapping[str, Any], name: str) -> I
         if not changes and parameter not in injected:
             _refuse(notebook, parameter, name)
         yield from changes
-
-
-def _tagged(notebook: NotebookNode) -> NotebookNode | None:
-    return next((cell for cell in source_cells(notebook) if "parameters" in cell.metadata.get("tags", [])), None)
 
 
 def _language(notebook: NotebookNode) -> str:

@@ -99,7 +99,7 @@ def starter(folder: Path, root: Path) -> Starter:
         )
     if not found:
         why = f": {left_out[0]}" if left_out else ""
-        raise UsageError(f"there is no notebook in {folder}{why}", hint="give a folder with .ipynb files with --from")
+        raise UsageError(f"no notebook found in {folder}{why}", hint="give a folder with .ipynb files with --from")
     return Starter(_text(_ordered(found), root.absolute().name), len(found), tuple(left_out))
 
 

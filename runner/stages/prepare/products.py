@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -182,7 +183,12 @@ def _check_inside(path: Path, checkout: Path, name: str) -> None:
 
 def _moved(checkout: Path, path: Path, name: str) -> Path:
     """Move a product below `.set-aside`, or rename it in place if that is another file system."""
-    for target in (_free(checkout / ASIDE / name, path), _beside(checkout / path)):
+    places: tuple[Callable[[int], Path], ...] = (
+        lambda number: checkout / ASIDE / name / str(number) / path,
+        lambda number: (checkout / path).with_name(f".{path.name}.set-aside-{number}"),
+    )
+    for place in places:
+        target = next(free for number in itertools.count(1) if not (free := place(number)).exists())
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             (checkout / path).rename(target)
@@ -194,17 +200,3 @@ def _moved(checkout: Path, path: Path, name: str) -> Path:
         f"cannot move {checkout / path} aside: {problem.strerror}",
         hint="move or delete it; the notebook would reuse it",
     ) from problem
-
-
-def _free(folder: Path, path: Path) -> Path:
-    number = 1
-    while (folder / str(number) / path).exists():
-        number += 1
-    return folder / str(number) / path
-
-
-def _beside(path: Path) -> Path:
-    number = 1
-    while (target := path.with_name(f".{path.name}.set-aside-{number}")).exists():
-        number += 1
-    return target

@@ -128,7 +128,7 @@ def add_cell(notebook: NotebookNode, source: str, anchor: NotebookNode, side: st
     position = next(place for place, cell in enumerate(notebook.cells) if cell is anchor)
     if side == "after":
         position += 1
-        while position < len(notebook.cells) and _is_inserted(notebook.cells[position]):
+        while position < len(notebook.cells) and "inserted" in notebook.cells[position].metadata.get("runner", {}):
             position += 1
     cell = new_code_cell(source=source)
     taken = {other.get("id") for other in notebook.cells}
@@ -136,10 +136,6 @@ def add_cell(notebook: NotebookNode, source: str, anchor: NotebookNode, side: st
     cell.id, cell.metadata.runner = f"inserted-{number}", NotebookNode(inserted=True)
     notebook.cells.insert(position, cell)
     return Change(rule="insert", detail=detail, cell_index=None, cell_id=cell.id, new=source)
-
-
-def _is_inserted(cell: NotebookNode) -> bool:
-    return cell.cell_type == "code" and "inserted" in cell.metadata.runner
 
 
 def _refuse(notebook: NotebookNode, problem: str, missing: list[str]) -> NoReturn:
