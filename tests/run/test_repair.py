@@ -110,10 +110,10 @@ def test_markdown_may_change_as_it_likes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("request_", "says"),
     [
-        ({"cell": 9, "source": "1"}, "no code cell 9"),
+        ({"cell": 9, "source": "1"}, "code cell 9 does not exist"),
         ({"cell": 3}, "no source for cell 3"),
         ({"retry": True, "from_cell": 4}, "is after the failed cell 3"),
-        ({"retry": True, "from_cell": 9}, "no code cell 9"),
+        ({"retry": True, "from_cell": 9}, "code cell 9 does not exist"),
         ({"cell": 3, "source": "raise ValueError"}, "no cell from the failed one on is changed"),
         ({"cell": 2, "source": "x = 1"}, "matched|is in no cell"),
         ({"notebook": []}, "not a notebook"),

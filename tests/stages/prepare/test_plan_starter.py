@@ -85,7 +85,7 @@ def test_the_command_writes_a_sound_plan_with_its_schema(tmp_path):
 
 def test_a_folder_that_cannot_be_planned_says_why(tmp_path):
     """Without notebooks, or beside the plan's own."""
-    with pytest.raises(UsageError, match="no notebook in"):
+    with pytest.raises(UsageError, match="no notebook found in"):
         starter(tmp_path, tmp_path)
     with pytest.raises(UsageError, match="is not below"):
         starter(tmp_path, tmp_path / "plans")
