@@ -6,7 +6,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Self
 
 from runner.cluster.run_view import RunView, TaskView, seconds_between
@@ -27,47 +26,42 @@ _COLOURS = {
 }
 
 
-def table(run: RunView, now: datetime | None = None) -> RenderableType:
+def table(run: RunView) -> RenderableType:
     """Return the table of a run."""
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text
 
-    now = now or datetime.now(UTC)
     rows = Table(expand=False, pad_edge=False)
     for heading in ("task", "state", "since", "took", "reason"):
         rows.add_column(heading, overflow="fold")
     for task in run.tasks:
-        rows.add_row(
-            *(Text(cell, style=_COLOURS[task.state] if place == 1 else "") for place, cell in _cells(task, now))
-        )
-    return Group(Text(heading_of(run, now)), rows)
+        title, state, *others = _cells(task)
+        rows.add_row(Text(title), Text(state, style=_COLOURS[task.state]), *map(Text, others))
+    return Group(Text(_heading(run)), rows)
 
 
-def plain(run: RunView, now: datetime | None = None) -> str:
+def plain(run: RunView) -> str:
     """Return the run as plain lines, for logs."""
-    now = now or datetime.now(UTC)
-    lines = [heading_of(run, now)]
+    lines = [_heading(run)]
     for task in run.tasks:
-        _, state, since, took, reason = (cell for _, cell in _cells(task, now))
-        lines.append(f"  {task.title}: {state}" + "".join(f", {part}" for part in (since, took, reason) if part))
+        title, *others = _cells(task)
+        lines.append(f"  {title}: {', '.join(filter(None, others))}")
     return "\n".join(lines)
 
 
-def _cells(task: TaskView, now: datetime) -> list[tuple[int, str]]:
-    seconds = (
-        task.wall_seconds if task.wall_seconds is not None else seconds_between(task.started_at, task.ended_at, now)
-    )
+def _cells(task: TaskView) -> tuple[str, str, str, str, str]:
+    seconds = task.wall_seconds if task.wall_seconds is not None else seconds_between(task.started_at, task.ended_at)
     took = format_seconds(seconds) if seconds is not None and task.state != "waiting" else ""
     running_since = task.started_at if task.state == "running" else None
     since = running_since[5:16].replace("T", " ") + "Z" if running_since else ""
     state = task.state if task.state in {"waiting", "running"} else task.status
-    return list(enumerate((task.title, state, since, took, task.reason)))
+    return task.title, state, since, took, task.reason
 
 
-def heading_of(run: RunView, now: datetime) -> str:
+def _heading(run: RunView) -> str:
     """Return the line above the table."""
-    seconds = seconds_between(run.started_at, run.ended_at, now)
+    seconds = seconds_between(run.started_at, run.ended_at)
     took = f" in {format_seconds(seconds)}" if run.ended and seconds is not None else ""
     if not run.ended:
         took = f", {format_seconds(seconds)} so far" if seconds is not None else ""

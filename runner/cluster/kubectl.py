@@ -62,11 +62,10 @@ class Kubectl:
 
     context: str | None = None
     namespace: str | None = None
-    executable: str = "kubectl"
 
     def command(self, arguments: Sequence[str]) -> list[str]:
         """Return the whole command line."""
-        found = [self.executable]
+        found = ["kubectl"]
         if self.context:
             found += ["--context", self.context]
         if self.namespace:
@@ -144,10 +143,9 @@ class Kubectl:
         )
 
     def _check_installed(self) -> None:
-        if shutil.which(self.executable) is None:
+        if shutil.which("kubectl") is None:
             raise MissingError(
-                f"{self.executable} is not on the PATH",
-                hint="install kubectl and give it a kubeconfig for your cluster",
+                "kubectl is not on the PATH", hint="install it, and give it a kubeconfig for your cluster"
             )
 
 

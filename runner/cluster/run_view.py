@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
@@ -204,13 +204,13 @@ def _number(text: Any) -> float | None:
         return None
 
 
-def seconds_between(start: str | None, end: str | None, now: datetime) -> float | None:
+def seconds_between(start: str | None, end: str | None) -> float | None:
     """Return the seconds between two Kubernetes timestamps, or until now."""
     if not start:
         return None
     try:
         begin = datetime.fromisoformat(start)
-        until = datetime.fromisoformat(end) if end else now
+        until = datetime.fromisoformat(end) if end else datetime.now(UTC)
     except ValueError:
         return None
     return max(0.0, (until - begin).total_seconds())

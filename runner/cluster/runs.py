@@ -19,7 +19,7 @@ OURS = f"{names.PART_OF_LABEL}={names.PART_OF}"
 STARTED = f"{OURS},{names.STARTED_BY_LABEL}={names.STARTED_BY}"
 _RUNS = "pipelineruns.tekton.dev"
 _TASK_RUNS = "taskruns.tekton.dev"
-POLL_SECONDS = 3.0
+_POLL_SECONDS = 3.0
 
 
 def prepared(run: Mapping[str, Any], params: Sequence[tuple[str, str]]) -> dict[str, Any]:
@@ -80,14 +80,7 @@ def image_of(run: Mapping[str, Any]) -> str:
     return image
 
 
-def follow(
-    kubectl: Kubectl,
-    name: str,
-    show: Callable[[RunView | None, str], None],
-    *,
-    poll_seconds: float = POLL_SECONDS,
-    sleep: Callable[[float], None] = time.sleep,
-) -> RunView:
+def follow(kubectl: Kubectl, name: str, show: Callable[[RunView | None, str], None]) -> RunView:
     """Show a run until it ends; reconnect if the connection drops.
 
     Parameters
@@ -95,7 +88,7 @@ def follow(
     show
         Called with each view, or with None and the reason while disconnected.
     """
-    pause = poll_seconds
+    pause = _POLL_SECONDS
     while True:
         try:
             now = look(kubectl, name)
@@ -104,10 +97,10 @@ def follow(
             pause = min(pause * 2, 30.0)
         else:
             show(now, "")
-            pause = poll_seconds
+            pause = _POLL_SECONDS
             if now.ended:
                 return now
-        sleep(pause)
+        time.sleep(pause)
 
 
 def cancel(kubectl: Kubectl, name: str) -> None:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 MOUNT = "/volume"
 _LIFE_SECONDS = 3600
+_WAIT_SECONDS = 300
 _SLEEP = f"import time; time.sleep({_LIFE_SECONDS})"
 _LIST = """
 import json, os, sys
@@ -130,7 +131,7 @@ def manifest(run: Mapping[str, Any], claim: str, image: str) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def running(kubectl: Kubectl, pod: Mapping[str, Any], *, wait_seconds: int = 300) -> Iterator[str]:
+def running(kubectl: Kubectl, pod: Mapping[str, Any]) -> Iterator[str]:
     """Create the Pod, wait until it is ready, yield its name, and delete it in any case.
 
     Raises
@@ -145,8 +146,8 @@ def running(kubectl: Kubectl, pod: Mapping[str, Any], *, wait_seconds: int = 300
                 "wait",
                 "--for=condition=Ready",
                 f"pod/{name}",
-                f"--timeout={wait_seconds}s",
-                timeout_seconds=wait_seconds + 30,
+                f"--timeout={_WAIT_SECONDS}s",
+                timeout_seconds=_WAIT_SECONDS + 30,
             )
         except ClusterError as error:
             raise ClusterError(

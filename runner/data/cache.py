@@ -16,7 +16,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -252,8 +251,8 @@ def _measured(dataset: Dataset, place: Place) -> Known:
     return Known.of(dataset.url, status.st_size, sha256, md5, modified_ns=status.st_mtime_ns)
 
 
-def hashes(path: Path, *, with_md5: bool, read: Callable[[int], None] | None = None) -> tuple[str, str | None]:
-    """Return the sha256 and optionally md5 of a file; ``read`` is called with the size of each chunk."""
+def hashes(path: Path, *, with_md5: bool) -> tuple[str, str | None]:
+    """Return the sha256 and optionally md5 of a file."""
     sha256 = hashlib.sha256()
     md5 = hashlib.md5(usedforsecurity=False) if with_md5 else None
     buffer = bytearray(_CHUNK_BYTES)
@@ -264,6 +263,4 @@ def hashes(path: Path, *, with_md5: bool, read: Callable[[int], None] | None = N
             sha256.update(view[:count])
             if md5:
                 md5.update(view[:count])
-            if read:
-                read(count)
     return sha256.hexdigest(), md5.hexdigest() if md5 else None

@@ -25,7 +25,7 @@ from runner.core.units import format_bytes
 from runner.data import cache as staging
 from runner.data.cache import Known, Place, Staged
 from runner.data.download.partial import Partial
-from runner.data.download.progress_bar import Progress, Silent, Watcher
+from runner.data.download.progress_bar import Progress, Watcher, silent
 from runner.data.download.request import Limits, Upstream
 from runner.data.download.transfer import Transfer
 from runner.data.locate import local_path, locate, shown
@@ -80,7 +80,7 @@ def fetch(
         fetcher = _Fetcher(
             name, wanted[name], Place.of(cache, wanted[name].path), connections=connections, limits=limits or Limits()
         )
-        staged[name] = fetcher.fetch(cache, watcher or Silent())
+        staged[name] = fetcher.fetch(cache, watcher or silent)
     result = [item for item in staged.values() if item is not None]
     for item in result:
         if item.verified_by is None:
@@ -154,7 +154,7 @@ class _Fetcher:
                 return staged
             source = local_path(self.dataset.url)
             log.info("fetch", dataset=self.name, url=shown(self.dataset.url), path=place.file)
-            with watcher.dataset(self.name) as progress:
+            with watcher(self.name) as progress:
                 known = self._download(progress) if source is None else self._copy(source)
             log.info("fetched", dataset=self.name, bytes=known.bytes, sha256=known.sha256)
             return staging.staged(self.name, self.dataset, place, known, fetched=True)

@@ -23,11 +23,11 @@ def need_bytes(peak_allocated_bytes: int | None, overhead_bytes: int | None) -> 
     return peak_allocated_bytes + overhead_bytes
 
 
-def smallest_card_gb(need: int | None, margin_fraction: float = MARGIN_FRACTION) -> int | None:
+def smallest_card_gb(need: int | None) -> int | None:
     """Return the smallest common card that fits a need with the margin, or None."""
     if need is None:
         return None
-    return next((card for card in CARDS_GB if need <= card * 1e9 * (1 - margin_fraction)), None)
+    return next((card for card in CARDS_GB if need <= card * 1e9 * (1 - MARGIN_FRACTION)), None)
 
 
 def next_card_gb(total_bytes: int) -> int | None:

@@ -14,13 +14,14 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from runner.core.units import format_bytes
 from runner.machine.nvml import DriverProblem
 
 if TYPE_CHECKING:
     from runner.core.machine_records import GpuProcess
+    from runner.machine.device import Gpu
     from runner.machine.processes import Family
 
 MOVES_BYTES = 64 * 2**20
@@ -31,17 +32,6 @@ _EVERY = 10
 """NVML is queried every tenth time: listing processes costs more than reading all values of a device."""
 _EVERY_BESIDE = 2
 """Used while processes besides the kernel, such as Dask workers, use the GPUs."""
-
-
-class Gpu(Protocol):
-    """A GPU that can list its processes."""
-
-    @property
-    def uuid(self) -> str:
-        """Full UUID."""
-
-    def processes(self) -> tuple[GpuProcess, ...]:
-        """Return the processes that NVML lists; raises if the GPU is lost."""
 
 
 @dataclass(slots=True)
@@ -181,8 +171,9 @@ def total_bytes(processes: Iterable[GpuProcess]) -> int | None:
     return sum(known) if len(known) == len(sizes) else None
 
 
-def shown(processes: Sequence[GpuProcess], most: int = 5) -> str:
-    """Return a readable list of processes."""
+def shown(processes: Sequence[GpuProcess]) -> str:
+    """Return a readable list of processes, at most five of them."""
+    most = 5
     sizes = ["" if one.used_bytes is None else f", {format_bytes(one.used_bytes)}" for one in processes]
     each = [
         f"{one.name or 'a process'} (pid {one.pid}{size})" for one, size in zip(processes[:most], sizes, strict=False)

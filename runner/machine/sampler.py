@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from runner.core import log, machine_records
-from runner.machine.samples import Gpu, GpuSeries, Reading, Sampled, SamplesFile, row
+from runner.machine.samples import GpuSeries, Sampled, SamplesFile, row
 
 if TYPE_CHECKING:
     from runner.machine.activity import ActivityMeter
+    from runner.machine.device import Gpu, Reading
     from runner.machine.processes import Family, Use
 
 __all__ = ["CLOSEST_SECONDS", "Latest", "Sampled", "Sampler"]

@@ -10,12 +10,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from runner.core import log
 
 if TYPE_CHECKING:
     from runner.core.procfs import Disk
+    from runner.machine.device import Reading
 
 ACTIVITY = (
     "sm_utilization_percent",
@@ -42,52 +43,6 @@ COLUMNS = (
     "host_cpu_percent",
     *(f"gpu_{name}" for name in ACTIVITY),
 )
-
-
-class Reading(Protocol):
-    """Values of a GPU at one moment; None if not available."""
-
-    @property
-    def used_bytes(self) -> int | None:
-        """Device memory in use."""
-
-    @property
-    def utilization_percent(self) -> float | None:
-        """Share of the time since the last reading with work running."""
-
-    @property
-    def power_watts(self) -> float | None:
-        """Power drawn."""
-
-    @property
-    def temperature_celsius(self) -> float | None:
-        """Temperature."""
-
-    @property
-    def energy_joules(self) -> float | None:
-        """Total energy since the driver was loaded."""
-
-
-class Memory(Protocol):
-    """Memory of a GPU at one moment."""
-
-    @property
-    def used_bytes(self) -> int | None:
-        """Device memory in use."""
-
-
-class Gpu(Protocol):
-    """A GPU that can be read."""
-
-    @property
-    def uuid(self) -> str:
-        """Full UUID."""
-
-    def read(self, *, energy: bool = ...) -> Reading:
-        """Return all current values; raises if the GPU is lost."""
-
-    def memory(self) -> Memory:
-        """Return the current memory only; raises if the GPU is lost."""
 
 
 def _doubles() -> array[float]:

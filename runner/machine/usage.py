@@ -93,15 +93,12 @@ def per_cell(sampled: Sampled, spans: Iterable[Span]) -> dict[int, CellUse]:
     return {span.index: _cell(sampled, span, until, counters) for span, until in zip(ordered, nexts, strict=False)}
 
 
-def per_run(sampled: Sampled, start_seconds: float = 0.0, end_seconds: float = math.inf) -> RunUse:
-    """Return the run's usage, optionally between two times."""
-    low, high = bisect_left(sampled.seconds, start_seconds), bisect_right(sampled.seconds, end_seconds)
+def per_run(sampled: Sampled) -> RunUse:
+    """Return the run's usage."""
+    times = sampled.seconds[:]
     return RunUse(
-        gpus={
-            uuid: _gpu(sampled.seconds, series, low, high, sampled.kernel_seconds or 0.0)
-            for uuid, series in sampled.gpus.items()
-        },
-        peak_host_memory_bytes=_whole(_largest(sampled.host_memory_bytes[low:high])),
+        gpus={uuid: _gpu(times, series, sampled.kernel_seconds or 0.0) for uuid, series in sampled.gpus.items()},
+        peak_host_memory_bytes=_whole(_largest(sampled.host_memory_bytes)),
     )
 
 
@@ -148,24 +145,24 @@ def energy_counter(seconds: Sequence[float], series: GpuSeries) -> Sequence[floa
     return joules
 
 
-def _gpu(seconds: Sequence[float], series: GpuSeries, low: int, high: int, kernel_seconds: float) -> GpuFigures:
-    utilization = series.utilization_percent[low:high]
-    times = seconds[low:high]
+def _gpu(times: Sequence[float], series: GpuSeries, kernel_seconds: float) -> GpuFigures:
+    count = len(times)  # an abandoned sampler may still append
+    utilization = series.utilization_percent[:count]
     mean, measured = _integral(times, utilization)
-    counter = energy_counter(seconds, series)[low:high]
+    counter = energy_counter(times, series)[:count]
     counted = [when for when, value in zip(times, counter, strict=True) if not math.isnan(value)]
     start, end = (max(counted[0], kernel_seconds), counted[-1]) if len(counted) > 1 else (0.0, 0.0)
     used = _energy(times, counter, Span(0, start, end)) if end > start else None
-    first, last = (times[0], times[-1]) if high > low else (0.0, -1.0)
+    first, last = (times[0], times[-1]) if count else (0.0, -1.0)
     return GpuFigures(
-        peak_gpu_memory_bytes=_peak(series, low, high, first, last),
+        peak_gpu_memory_bytes=_peak(series, 0, count, first, last),
         utilization_mean_percent=mean / measured if measured else None,
         utilization_max_percent=_largest(utilization),
         energy_joules=used,
         energy_seconds=None if used is None else end - start,
         busy_seconds=mean / 100 if measured else None,
-        lowest_watts=min((watts for watts in series.power_watts[low:high] if not math.isnan(watts)), default=None),
-        temperature_max_celsius=_largest(series.temperature_celsius[low:high]),
+        lowest_watts=min((watts for watts in series.power_watts[:count] if not math.isnan(watts)), default=None),
+        temperature_max_celsius=_largest(series.temperature_celsius[:count]),
     )
 
 

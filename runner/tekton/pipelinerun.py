@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import copy
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from runner.core.errors import PlanError
 from runner.core.units import duration_seconds, hold_seconds
 from runner.tekton import names
-from runner.tekton.sizes import Needs, Times, go_duration, longest, needs, on_larger_card
+from runner.tekton.sizes import Needs, go_duration, longest, needs, notebook_timeout, on_larger_card, task_timeout
 from runner.tekton.task_order import downloads
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class RunShape:
     storage_class: str | None = None
     access_mode: str = "ReadWriteOnce"
     gpu_resource: str = names.GPU_RESOURCE
-    times: Times = field(default_factory=Times)
+
     service_accounts: bool = True
     """Use the ServiceAccounts of tekton/configs, or the namespace's default one."""
     params: tuple[tuple[str, str], ...] = ()
@@ -48,7 +48,7 @@ def pipeline_run(plan: Plan, shape: Shape, run: RunShape) -> Document:
     """Return the PipelineRun for `render.pipeline(plan, shape)`."""
     notebooks = shape.select(plan)
     specs = _task_specs(notebooks, shape, run)
-    report = run.times.small(run.times.report)
+    report = task_timeout("report")
     tasks = sum(seconds * (1 + shape.retries if "stepSpecs" in spec else 1) for spec, seconds in specs)
     return {
         "apiVersion": "tekton.dev/v1",
@@ -120,18 +120,17 @@ def _claim(plan: Plan, run: RunShape) -> Document:
 
 def _task_specs(notebooks: Sequence[Notebook], shape: Shape, run: RunShape) -> list[tuple[Document, float]]:
     """Return each taskRunSpec with its timeout in seconds."""
-    times = run.times
     first = "demo-notebooks" if shape.source == "demo" else "clone"
     found: list[tuple[Document, float]] = []
 
     def add(name: str, seconds: float, **more: Any) -> None:
         found.append(({"pipelineTaskName": name, "timeout": go_duration(seconds), **more}, seconds))
 
-    add(first, times.small(times.clone))
+    add(first, task_timeout("clone"))
     account = {"serviceAccountName": names.VALIDATION_ACCOUNT} if run.service_accounts else {}
-    add("validate", times.small(times.validate), **account)
+    add("validate", task_timeout("validate"), **account)
     for group in downloads(notebooks, shape.order).all:
-        add(group.task, times.small(times.download))
+        add(group.task, task_timeout("download"))
     tasks = names.task_names("notebook", [notebook.name for notebook in notebooks])
     shared = _least_affinity(notebooks, run)
     seconds = {notebook.name: longest(notebook, dict(run.params).get(names.ON_FAILURE, "")) for notebook in notebooks}
@@ -146,7 +145,7 @@ def _task_specs(notebooks: Sequence[Notebook], shape: Shape, run: RunShape) -> l
         template = {"podTemplate": {"affinity": affinity}} if affinity and affinity != shared else {}
         sizes = {"requests": resources, "limits": dict(resources)}
         steps = [{"name": names.GPU_STEP, "computeResources": sizes}]
-        add(task, times.notebook(own, others), stepSpecs=steps, **template)
+        add(task, notebook_timeout(own, others), stepSpecs=steps, **template)
 
     for notebook in notebooks:
         add_notebook(tasks[notebook.name], notebook)
@@ -158,7 +157,7 @@ def _task_specs(notebooks: Sequence[Notebook], shape: Shape, run: RunShape) -> l
                     "ReadWriteMany, or remove retry_larger",
                 )
             ask, again = names.larger_tasks(tasks[notebook.name])
-            add(ask, times.small(times.validate), **account)
+            add(ask, task_timeout("validate"), **account)
             add_notebook(again, larger)
     return found
 

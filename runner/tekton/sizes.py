@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from runner.core.errors import PlanError
 from runner.core.units import hold_seconds
@@ -87,34 +87,27 @@ def on_larger_card(notebook: Notebook) -> Notebook | None:
     return notebook.model_copy(update={"requires": requires})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Times:
-    """Time limits around a notebook, in seconds. Tekton counts them all from the TaskRun's creation."""
+QUEUE_SECONDS, IMAGE_PULL_SECONDS, GATE_WAIT_SECONDS, MARGIN_SECONDS = 30 * 60.0, 30 * 60.0, 10 * 60.0, 2 * 60.0
+"""Time limits around the work of a task. Tekton counts them all from the TaskRun's creation."""
 
-    queue: float = 30 * 60.0
-    image_pull: float = 30 * 60.0
-    gate_wait: float = 10 * 60.0
-    margin: float = 2 * 60.0
-    clone: float = 15 * 60.0
-    validate: float = 10 * 60.0
-    download: float = 4 * 3600.0
-    report: float = 15 * 60.0
 
-    def small(self, work: float) -> float:
-        """Return the timeout of a task without a GPU."""
-        return self.image_pull + work
+def task_timeout(work: Literal["clone", "validate", "download", "report"]) -> float:
+    """Return the timeout in seconds of a task without a GPU."""
+    minutes = {"clone": 15, "validate": 10, "download": 240, "report": 15}
+    return IMAGE_PULL_SECONDS + 60 * minutes[work]
 
-    def notebook(self, own_seconds: float, others_seconds: float = 0.0) -> float:
-        """Return the timeout of a notebook's task, which is later than the runner's own deadline.
 
-        Parameters
-        ----------
-        own_seconds
-            Maximum duration of the notebook, see `longest`.
-        others_seconds
-            Maximum duration of the notebooks that may get the GPU first.
-        """
-        return self.queue + others_seconds + self.image_pull + self.gate_wait + own_seconds + self.margin
+def notebook_timeout(own_seconds: float, others_seconds: float) -> float:
+    """Return the timeout in seconds of a notebook's task, which is later than the runner's own deadline.
+
+    Parameters
+    ----------
+    own_seconds
+        Maximum duration of the notebook, see `longest`.
+    others_seconds
+        Maximum duration of the notebooks that may get the GPU first.
+    """
+    return QUEUE_SECONDS + others_seconds + IMAGE_PULL_SECONDS + GATE_WAIT_SECONDS + own_seconds + MARGIN_SECONDS
 
 
 def held(notebook: Notebook, on_failure: str = "") -> float:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import fcntl
+import functools
 import gzip
 import hashlib
 import json
@@ -36,7 +37,6 @@ from runner.core import log
 from runner.core.errors import BrokenInputError, NetworkError, PlanError, RefusedError, UsageError
 from runner.data import fetch as fetch_stage
 from runner.data.download.partial import Version
-from runner.data.download.progress_bar import Lines
 from runner.data.download.request import Limits
 from runner.data.download.transfer import Patience
 from runner.data.locate import locate, shown
@@ -1079,7 +1079,7 @@ def test_progress_is_told_in_lines(tmp_path, server):
     lines = []
     stop = log.add_sink(lines.append)
     url = server.add("/data.bin", Reply(content=CONTENT, bytes_per_second=8 * MB))
-    fetch(tmp_path, url, watcher=Lines(every_seconds=0.1), connections=2)
+    fetch(tmp_path, url, watcher=functools.partial(lines, every_seconds=0.1), connections=2)
     stop()
     told = [line for line in lines if " fetching " in line]
     assert told
