@@ -276,7 +276,7 @@ def test_a_driver_that_hangs_does_not_hold_up_the_end(make, monkeypatch):
     sampler.start()
     sampler.sample_now()
     sampled = sampler.stop()
-    assert "did not answer" in sampler.record().stopped
+    assert "stopped answering" in sampler.record().stopped
     release.set()
     sampler._thread.join(PATIENCE)
     assert len(sampled.seconds) == 0

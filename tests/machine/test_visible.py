@@ -90,7 +90,7 @@ def test_a_gpu_in_mig_mode_without_slices_is_no_device():
         ("", "is empty"),
         ("-1", "hides every GPU"),
         ("0,9", "no GPU 9, only 3"),
-        ("GPU-b", "more than one"),
+        ("GPU-b", "several"),
         ("GPU-zz", "no GPU"),
         ("0,0", "twice"),
     ],
