@@ -40,7 +40,7 @@ COMMANDS = {
     "validate": "Check GPUs, CUDA, Python, storage and limits, with a hint for each problem.",
     "fetch": "Fetch the datasets of a plan, verified, into a cache.",
     "clone": "Clone or update a repository at a revision.",
-    "plan": "Check, show, describe, render or tune a plan.",
+    "plan": "Create, check, show, render or tune a plan.",
     "cluster": "Install, run and watch plans on a Kubernetes cluster with Tekton.",
     "demo": "Run three small single-cell notebooks that need no download and no GPU.",
     "help": "Show the help of a command.",

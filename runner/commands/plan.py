@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @click.group("plan", cls=Commands)
 def command() -> None:
-    """Check, show, describe, render or tune a plan."""
+    """Create, check, show, render or tune a plan."""
 
 
 command.add_command(plan_render.command)
