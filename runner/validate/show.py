@@ -32,7 +32,7 @@ def lines(validation: Validation) -> Iterator[str]:
 
 
 def _plain(check: Check) -> str:
-    needed = f" (needed: {check.needed})" if check.needed else ""
+    needed = f" (required: {check.needed})" if check.needed else ""
     hint = f"; hint: {check.hint}" if check.hint and check.status != "pass" else ""
     return " ".join(f"{check.name}: {check.seen}{needed}{hint}".split())
 
@@ -47,7 +47,7 @@ def print_to_terminal(validation: Validation) -> None:
     from rich.text import Text
 
     table = Table(box=None, pad_edge=False, show_edge=False)
-    for title in ("", "check", "seen", "needed"):
+    for title in ("", "check", "found", "required"):
         table.add_column(title, overflow="fold")
     for section in validation.sections:
         table.add_row("", Text(section.name, style="bold"))
