@@ -298,7 +298,7 @@ def test_only_allowed_hosts_are_asked():
     assert git.remote("https://GitHub.com/o/r", allowed)
     assert git.remote("git@a.b.example.org:o/r", allowed)
     for url in ("https://evil.com/o/r", "https://example.org/o/r", "https://notgithub.com/o/r", "file:///srv/r"):
-        with pytest.raises(UsageError, match=r"is not allowed \(allowed are github.com, .example.org\)"):
+        with pytest.raises(UsageError, match=r"is not allowed \(allowed: github.com, .example.org\)"):
             git.remote(url, allowed)
 
 

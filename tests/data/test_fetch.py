@@ -36,6 +36,7 @@ from support.server import Reply, Server, serving
 from runner.core import log
 from runner.core.errors import BrokenInputError, NetworkError, PlanError, RefusedError, UsageError
 from runner.data import fetch as fetch_stage
+from runner.data.download import progress_bar
 from runner.data.download.partial import Version
 from runner.data.download.request import Limits
 from runner.data.download.transfer import Patience
@@ -462,7 +463,7 @@ def test_the_disk_is_looked_at_before_the_first_byte(tmp_path, server, monkeypat
     with pytest.raises(RefusedError, match=r"12\.6 MB needed, .* has 1\.0 kB free"):
         fetch(tmp_path, url, bytes=len(CONTENT))
     assert server.requests == []
-    with pytest.raises(RefusedError, match=r"12\.6 MB to come"):
+    with pytest.raises(RefusedError, match=r"12\.6 MB needed"):
         fetch(tmp_path, url)
     assert all(path.stat().st_size == 0 for path in tmp_path.rglob("*.part"))
 
@@ -1079,7 +1080,7 @@ def test_progress_is_told_in_lines(tmp_path, server):
     lines = []
     stop = log.add_sink(lines.append)
     url = server.add("/data.bin", Reply(content=CONTENT, bytes_per_second=8 * MB))
-    fetch(tmp_path, url, watcher=functools.partial(lines, every_seconds=0.1), connections=2)
+    fetch(tmp_path, url, watcher=functools.partial(progress_bar.lines, every_seconds=0.1), connections=2)
     stop()
     told = [line for line in lines if " fetching " in line]
     assert told
