@@ -15,8 +15,7 @@ import numpy as np
 import pandas as pd
 
 from runner.compare.annotations import MOST_ROWS, compare_embeddings, compare_labels
-from runner.compare.matrices import Alignment, Dense, compare_matrices, gather, in_place, sparse_format
-from runner.compare.numbers import compare_numbers
+from runner.compare.matrices import Alignment, Dense, compare_matrices, compare_numbers, gather, in_place, sparse_format
 from runner.compare.verdict import Outcome, Tolerance, Verdict, verdict
 
 _LARGEST_BYTES = 256_000_000

@@ -138,3 +138,10 @@ def started(pid: int) -> int | None:
     """Return the start time of a live process in clock ticks; a zombie is not alive."""
     stat = read_stat(pid)
     return stat.started if stat and not stat.dead else None
+
+
+def lives(pid: int, start: int | None, in_namespace: str) -> bool | None:
+    """Return True if a process with this start time is alive; None if pids of its namespace cannot be compared."""
+    if not in_namespace or in_namespace != namespace():
+        return None
+    return start is not None and started(pid) == start

@@ -348,6 +348,4 @@ def _seconds() -> float:
 
 def _known_here(running: Running | None) -> bool | None:
     """Return whether a run is alive if pids can be compared; None if its claim must be watched."""
-    if running is None or not running.namespace or running.namespace != procfs.namespace():
-        return None
-    return running.pid_started is not None and procfs.started(running.pid) == running.pid_started
+    return procfs.lives(running.pid, running.pid_started, running.namespace) if running else None

@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -149,11 +150,11 @@ def build(
         _check_not_empty(found, output_dir, run_id, only)
     found = dataclasses.replace(found, problems=(*problems, *_unknown_run(found, run_id), *found.problems))
     now = datetime.now(UTC)
-    wanted = _Wanted(
+    make = functools.partial(
+        _make,
         folder=output_dir,
         plan=plan,
         plan_source=plan_source,
-        only=only,
         run_id=run_id,
         baselines=baselines,
         regression_threshold=regression_threshold,
@@ -162,13 +163,13 @@ def build(
         redactor=redactor or Redactor(),
     )
     try:
-        made = _make(found, wanted)
+        made = make(found, only=only)
     except Exception as error:  # noqa: BLE001  (one bad record must not prevent the report on the others)
-        found = _without_culprits(found, wanted, error)
-        made = _make(found, wanted)
+        found = _without_culprits(found, make, only, error)
+        made = make(found, only=only)
     # Only once there is a report, as the attempt above may have been repeated without some records.
     if pushgateway and (problem := openmetrics.push(pushgateway, made.summary)):
-        made = _make(dataclasses.replace(found, problems=(*found.problems, problem)), wanted)
+        made = make(dataclasses.replace(found, problems=(*found.problems, problem)), only=only)
     report, summary = made.report, made.summary
     html_path = _free_name(output_dir / "reports", now)
     write(html_path, made.html.encode(errors="replace"))
@@ -233,22 +234,6 @@ def _listed(names: Sequence[str]) -> str:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Wanted:
-    """Arguments of `build`."""
-
-    folder: Path
-    plan: Plan | None
-    plan_source: str | None
-    only: Sequence[str]
-    run_id: str | None
-    baselines: Sequence[Path]
-    regression_threshold: float
-    tasks: Mapping[str, str]
-    generated_at: str
-    redactor: Redactor
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class _Made:
     """A report that is not yet written."""
 
@@ -259,21 +244,34 @@ class _Made:
     compared: bool
 
 
-def _make(found: Found, wanted: _Wanted) -> _Made:
+def _make(
+    found: Found,
+    *,
+    folder: Path,
+    plan: Plan | None,
+    plan_source: str | None,
+    only: Sequence[str],
+    run_id: str | None,
+    baselines: Sequence[Path],
+    regression_threshold: float,
+    tasks: Mapping[str, str],
+    generated_at: str,
+    redactor: Redactor,
+) -> _Made:
     """Return the report without writing it."""
     report = assemble(
         found,
-        plan=wanted.plan,
-        plan_source=wanted.plan_source,
-        only=wanted.only,
-        run_id=wanted.run_id,
-        tasks=wanted.tasks,
-        generated_at=wanted.generated_at,
+        plan=plan,
+        plan_source=plan_source,
+        only=only,
+        run_id=run_id,
+        tasks=tasks,
+        generated_at=generated_at,
     )
-    drawn = drawings.draw(report, wanted.folder)
+    drawn = drawings.draw(report, folder)
     problems = [*report.problems, *drawn.problems]
     summary = summarize(report, drawn.seen)
-    comparison = _compare(summary, wanted.baselines, wanted.regression_threshold, problems)
+    comparison = _compare(summary, baselines, regression_threshold, problems)
     summary = dataclasses.replace(summary, regressions=comparison.regressions if comparison else ())
     report = dataclasses.replace(report, problems=tuple(problems))
     summary = dataclasses.replace(summary, problems=report.problems)
@@ -282,27 +280,27 @@ def _make(found: Found, wanted: _Wanted) -> _Made:
         "summary": summary,
         "facts": gather(report, summary),
         "results": results(report),
-        "gallery": gallery(report, wanted.folder),
+        "gallery": gallery(report, folder),
         "drawn": drawn,
         "advice": advise(report, summary, drawn.rows, drawn.pools),
         "comparison": comparison,
         "trends": drawings.trends(comparison) if comparison else {},
-        "outcomes": compare_results(report, wanted.folder, wanted.baselines) if comparison else None,
+        "outcomes": compare_results(report, folder, baselines) if comparison else None,
     }
-    texts = export_texts(report, summary, wanted.plan, wanted.redactor)
+    texts = export_texts(report, summary, plan, redactor)
     return _Made(report=report, summary=summary, html=render.render(view), texts=texts, compared=comparison is not None)
 
 
-def _without_culprits(found: Found, wanted: _Wanted, error: Exception) -> Found:
+def _without_culprits(found: Found, make: Callable[..., _Made], only: Sequence[str], error: Exception) -> Found:
     """Set aside the records that make even a report on them alone fail; all of them if there is no such one.
 
     They are still listed with their status, which an internal error must not change.
     """
-    names = [name for name in {**found.metrics, **found.flights} if not wanted.only or name in wanted.only]
+    names = [name for name in {**found.metrics, **found.flights} if not only or name in only]
     faults = {}
     for name in names:
         try:
-            _make(found, dataclasses.replace(wanted, only=[name]))
+            make(found, only=[name])
         except Exception as one:  # noqa: BLE001
             faults[name] = f"{type(one).__name__}: {fault(one)}"
     faults = faults or dict.fromkeys(names, f"{type(error).__name__}: {fault(error)}")

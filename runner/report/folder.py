@@ -11,6 +11,8 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +20,9 @@ from runner.core import files
 from runner.core.endings import settled
 from runner.core.errors import UsageError
 from runner.core.files import check_name
-from runner.core.records import SCHEMA_VERSION, Metrics, Status, read_metrics
+from runner.core.records import SCHEMA_VERSION, Cell, CellStatus, Metrics, Status, read_metrics
 from runner.core.trials import kept_fit, kept_forecast
-from runner.outputs import attempts, saved_notebook
+from runner.outputs import attempts
 from runner.report import missing
 from runner.report.found import Attempt, Flight, Found, LastSample
 from runner.report.validation import LARGEST, check_figures, fault
@@ -71,7 +73,7 @@ def read_folder(
     flights = {}
     for flight in active:
         if flight:
-            kept = saved_notebook.read(folder / f"{flight.notebook}.executed.ipynb")
+            kept = _read_saved(folder / f"{flight.notebook}.executed.ipynb")
             if kept and kept.run_id != flight.run_id:
                 kept = None  # of an earlier run, not yet moved to attempts/
             flights[flight.notebook] = dataclasses.replace(
@@ -163,6 +165,52 @@ def _read_flight(path: Path, problems: list[str]) -> Flight | None:
     except (OSError, ValueError, KeyError, TypeError, AttributeError, UsageError, RecursionError) as error:
         problems.append(f"{path.name} cannot be read: {type(error).__name__} {fault(error)}")
         return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Saved:
+    """Progress of a run in its saved notebook."""
+
+    run_id: str | None
+    done: int
+    """Number of completed code cells; execution counts do not show it, as they are set when a cell starts."""
+    cells: tuple[Cell, ...] = ()
+    """Code cells that had started; one without a duration was running at the save."""
+
+
+def _read_saved(path: Path) -> _Saved | None:
+    """Return the progress in a saved notebook, None if it is not a notebook."""
+    try:
+        document = json.loads(files.read(path))
+        code = [cell for cell in document["cells"] if cell["cell_type"] == "code"]
+        done = sum(1 for cell in code if (cell["metadata"].get("papermill") or {}).get("end_time"))
+        run_id = (document["metadata"].get("runner") or {}).get("run_id")
+        return _Saved(run_id=run_id, done=done, cells=tuple(filter(None, map(_saved_cell, range(len(code)), code))))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
+
+
+def _saved_cell(place: int, cell: dict[str, Any]) -> Cell | None:
+    """Return a cell's times from papermill's metadata; its index includes dropped cells."""
+    marks = cell["metadata"].get("papermill") or {}
+    index = (cell["metadata"].get("runner") or {}).get("index", place)
+    began, ended = marks.get("start_time"), marks.get("end_time")
+    if not began or not isinstance(index, int):
+        return None
+    wall = (datetime.fromisoformat(ended) - datetime.fromisoformat(began)).total_seconds() if ended else None
+    status = CellStatus.INTERRUPTED if wall is None else CellStatus.SUCCEEDED
+    if wall is not None and wall < 0:
+        wall = None  # the clock stepped back within the cell
+    source = cell.get("source", "")
+    lines = "".join(source).splitlines()
+    return Cell(
+        index=index,
+        id=str(cell.get("id", "")),
+        status=status,
+        started_at=str(began),
+        wall_seconds=wall,
+        title=next((line.strip() for line in lines if line.strip() and not line.startswith("#")), None),
+    )
 
 
 def _whole(value: Any) -> int | None:

@@ -55,9 +55,7 @@ class WholeRun:
     @property
     def lives(self) -> bool | None:
         """Whether its process is alive; None if pids cannot be compared."""
-        if not self.namespace or self.namespace != procfs.namespace():
-            return None
-        return self.pid_started is not None and procfs.started(self.pid) == self.pid_started
+        return procfs.lives(self.pid, self.pid_started, self.namespace)
 
 
 def announce(folder: Path, *, run_id: str, plan: str | None, names: Sequence[str], chosen: Sequence[str]) -> WholeRun:

@@ -177,7 +177,7 @@ def test_tables_are_judged_cell_by_cell(tmp_path, new, outcome, detail):
 
 @pytest.mark.parametrize("content", [gzip.compress(TABLE)[:20], b"no gzip"])
 def test_a_table_that_cannot_be_read_is_not_compared(tmp_path, content):
-    """The verdict says why."""
+    """The verdict has the reason."""
     assert folders(tmp_path, "a.csv.gz", gzip.compress(TABLE), content).outcome is UNKNOWN
 
 
@@ -217,7 +217,7 @@ def test_folders_are_compared_by_path_and_links_stay_unread(tmp_path):
 
 @pytest.mark.parametrize("sides", [("file", "folder"), ("nothing", "file"), ("empty", "empty")])
 def test_what_cannot_be_compared_is_a_usage_error(tmp_path, sides):
-    """With what to do."""
+    """With a hint."""
     (tmp_path / "file").write_text("x")
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "a").write_text("x")
@@ -306,7 +306,7 @@ def test_a_page_holds_hostile_texts_as_text(tmp_path):
 
 
 def test_of_output_folders_end_results_and_products_are_compared(tmp_path):
-    """The runner's own logs, pages and samples tell of the run, and are left out."""
+    """The runner's own logs, pages and samples differ in each run, and are not compared."""
     for side, status, day, ari, digest in (("old", "SUCCEEDED", 0, 0.93, "a"), ("new", "FAILED", 1, 0.71, "b")):
         start = made.START + timedelta(days=day)
         record = made.metrics("n", status=Status[status], start=start, recorded={"ari": ari, "cells": 2700})

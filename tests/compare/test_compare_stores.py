@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""AnnData by meaning: planted changes are found, what means the same raises no alarm, damage is a verdict."""
+"""Comparison of AnnData: changes are found, equivalent data are equal, damage gives a verdict."""
 
 from __future__ import annotations
 
@@ -276,7 +276,7 @@ def test_cells_and_genes_in_another_order_are_matched_by_name(old, tmp_path, suf
 
 
 def test_cells_that_are_gone_leave_the_others_to_be_compared(old, tmp_path):
-    """The names tell, the rest is judged by what both have."""
+    """The names are reported; the rest is compared by common names."""
     found = verdicts(old[".h5ad"], write(made()[5:].copy(), tmp_path / "new.h5ad"))
     different = {part: one.detail for part, one in found.items() if one.outcome is Outcome.DIFFERENT}
     assert different == {"obs names": f"{CELLS} → {CELLS - 5}, {CELLS - 5} in common"}

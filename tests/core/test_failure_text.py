@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A notebook that did not succeed says where, what and what to do in three lines."""
+"""A failure is described in three lines: place, error and hint."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def failed(**changes):
 
 
 def test_cell_line_error_and_hint_are_three_lines():
-    """Cells are counted from 1, and the user's own line stands beside the number."""
+    """Cells are counted from 1, with the failed line."""
     lines = failure_lines(failed(traceback_tail="Cell In[1], line 1\n----> 1 f(2)\n\nValueError: bad value"))
     assert lines == ("cell 3: f(2)", "ValueError: bad value", "hint: mend it")
 

@@ -41,7 +41,7 @@ def test_the_content_is_on_the_disk_before_the_rename(tmp_path: Path, monkeypatc
 
 @pytest.mark.parametrize("name", ["fsync", "replace"])
 def test_a_fault_on_the_way_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    """Storage that refuses at the last moment: the error says why, nothing half written stays."""
+    """Storage that fails at the last moment: the error has the reason, and no partial file remains."""
     path = tmp_path / "n.metrics.json"
     path.write_text("old")
 
@@ -74,7 +74,7 @@ def test_a_volume_without_room_says_how_much_there_is(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo, lambda path: path.symlink_to("/dev/zero")])
 def test_what_is_no_file_is_not_read(tmp_path: Path, make) -> None:
-    """A pipe would be waited for, a device read for ever."""
+    """A pipe would block, a device would be read forever."""
     make(tmp_path / "x")
     with pytest.raises(OSError, match=r"not a regular file|Is a directory"):
         files.read(tmp_path / "x")

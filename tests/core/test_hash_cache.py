@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Hashes that are remembered are those of the files, whatever happens to them."""
+"""Cached hashes are those of the files, for any kind of change."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def old(path: Path, content: bytes) -> Path:
 
 @pytest.fixture
 def settled(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Let an hour pass since files were written, and count what is hashed."""
+    """Let an hour pass after files were written, and count the hashed files."""
     hashed: list[int] = []
     file_digest = hashlib.file_digest
 
@@ -123,7 +123,7 @@ def test_two_that_save_at_once_keep_what_both_know(tmp_path: Path, settled: list
 
 
 def test_what_is_no_file_is_an_error_and_no_wait(tmp_path: Path) -> None:
-    """A pipe in the place of a product would hang whoever opens it."""
+    """A pipe in place of a product would block."""
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(OSError):
         HashCache(tmp_path / "cache").digest(tmp_path / "pipe")

@@ -94,7 +94,7 @@ def patterns() -> dict[str, re.Pattern[Any]]:
 
 
 def sample(items: Any, groups: dict[int, str]) -> str:  # noqa: C901  (one case for each kind of item)
-    """Return a short text that items of a parsed pattern match, as far as that is told from them alone."""
+    """Return a short text that items of a parsed pattern match, as far as they determine it."""
     text = ""
     for kind, value in items:
         match str(kind):
@@ -231,7 +231,7 @@ def seconds(pattern: re.Pattern[Any], unit: str, characters: int, at_start: bool
 
 @pytest.mark.slow
 def test_every_pattern_of_the_package_takes_linear_time() -> None:
-    """Each is done with megabytes of its own worst text, far within its limit of CPU time."""
+    """Each handles megabytes of its own worst-case text, far below its CPU time limit."""
     script = "import test_linear; test_linear.attack()"
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
 

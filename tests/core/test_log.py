@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The lines of the log: one event a line, in the file of the run and on stderr, also what libraries log."""
+"""The log: one event per line, in the file of the run and on stderr, with messages of libraries."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_a_line_has_time_event_and_quoted_values(lines: list[str], capfd: pytest
 
 
 def test_what_libraries_log_reaches_the_file_of_the_run_without_secrets(tmp_path: Path) -> None:
-    """Warnings and errors of any logger, and Python's own; not what is less, and nothing once the run is over."""
+    """Warnings and errors of any logger, and Python's own; no lower levels, and nothing after the run."""
     logger = logging.getLogger("urllib3.connectionpool")
     with RunLog(tmp_path / "n.log", Redactor(["hunter2!"])), log.of_libraries():
         logger.warning("Retrying %s\nagain", "https://u:hunter2!@host")

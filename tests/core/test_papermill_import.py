@@ -11,7 +11,7 @@ CLIENTS = ("boto3", "gcsfs", "pyarrow", "requests")
 
 
 def run(folder: Path, script: str) -> str:
-    """Run a script where each client is a module that says that it is imported."""
+    """Run a script in which each client is a module that reports its import."""
     for name in CLIENTS:
         (folder / f"{name}.py").write_text(f"print('imported', {name!r})")
     ended = subprocess.run(
@@ -25,7 +25,7 @@ def run(folder: Path, script: str) -> str:
 
 
 def test_clients_of_stores_are_not_imported_and_can_be_later(tmp_path: Path) -> None:
-    """Nobody waits for them, and whoever wants one finds it."""
+    """They are not imported, but available on request."""
     script = (
         "from runner.core.papermill_import import import_papermill\nimport_papermill()\nprint('then')\nimport boto3"
     )
@@ -33,7 +33,7 @@ def test_clients_of_stores_are_not_imported_and_can_be_later(tmp_path: Path) -> 
 
 
 def test_papermill_finds_requests_when_it_wants_it(tmp_path: Path) -> None:
-    """It imports this one whatever it reads; only a notebook from an address needs it."""
+    """It always imports this one, although only notebooks from a URL need it."""
     script = (
         "from runner.core.papermill_import import import_papermill\nimport_papermill()\nprint('then')\n"
         "from papermill import iorw\niorw.requests.get = len\nprint(iorw.requests.__doc__)\nimport requests"
@@ -58,7 +58,7 @@ def test_a_client_that_is_there_already_stays(tmp_path: Path) -> None:
 
 
 def test_what_forks_the_notebooks_has_one_thread(tmp_path: Path) -> None:
-    """A lock that another thread holds at the fork is held for ever in the process."""
+    """A lock that another thread holds at the fork is held forever in the process."""
     script = (
         "import os\nfrom runner import fork_server\nfork_server._import()\nprint(len(os.listdir('/proc/self/task')))"
     )

@@ -74,7 +74,7 @@ def summary(out: Path) -> dict[str, dict]:
     ],
 )
 def test_a_run_that_is_killed_before_it_is_judged_is_lost_everywhere(tmp_path: Path, plan, at_stage, stage, said):
-    """`run-all` ends 1, what needs it is skipped, and report, results and a later run agree."""
+    """`run-all` exits with 1, dependent notebooks are skipped, and report, results and a later run agree."""
     out = tmp_path / "out"
     ended = cli.runner("run-all", plan, "--output-dir", out, "--no-html", env=at_stage(stage, KILL))
 
@@ -96,7 +96,7 @@ def test_a_run_that_is_killed_before_it_is_judged_is_lost_everywhere(tmp_path: P
 
 
 def test_a_run_that_is_killed_while_its_page_is_made_is_lost(tmp_path: Path, at_stage) -> None:
-    """Everything was judged, but the process did not end: Tekton's results and the report say lost, and at what stage."""
+    """All checks were done, but the process did not end: Tekton's results and the report have status lost and the stage."""
     source, out = notebooks.write(tmp_path / "a.ipynb", "print(1)"), tmp_path / "out"
     ended = cli.runner(
         "run", source, "--output-dir", out, "--results-dir", tmp_path / "r", env=at_stage("convert", KILL)
@@ -131,7 +131,7 @@ def all_dead(paths, seconds):
 
 @pytest.mark.parametrize("status", EXIT_CODES)
 def test_only_a_success_is_taken_back(status: Status) -> None:
-    """Each other end stands; a final record is never changed."""
+    """Any other status stays; a final record is never changed."""
     final = made.metrics("a", status=status)
     assert settled(final) is final
     early = settled(made.metrics("a", status=status, provisional=True, stage="release"))
@@ -174,7 +174,7 @@ LARGE = (
 
 
 def test_a_notebook_that_cannot_be_saved_is_lost_everywhere(tmp_path: Path, small_disk: Path) -> None:
-    """Exit 74 in `run`, in the record and in the report; `run-all` ends 1; Tekton's results say so, too."""
+    """Exit 74 in `run`, in the record and in the report; `run-all` exits with 1; Tekton's results agree."""
     notebooks.write(tmp_path / "a.ipynb", LARGE)
     (tmp_path / "plan.yaml").write_text("version: 1\nname: p\nnotebooks: [{name: a, path: a.ipynb}]\n")
 
@@ -200,7 +200,7 @@ def test_a_notebook_that_cannot_be_saved_is_lost_everywhere(tmp_path: Path, smal
 
 
 def test_results_are_written_where_the_volume_has_no_byte_left(tmp_path: Path, small_disk: Path) -> None:
-    """Not even the record fits: exit 74, the hint says full, Tekton's results lie on another volume."""
+    """Not even the record fits: exit 74, the hint says full, Tekton's results are on another volume."""
     fill = f"import os\nwith open({str(small_disk / 'fill')!r}, 'wb', 0) as f:\n    try:\n        while True:\n"
     fill += "            f.write(bytes(512))\n    except OSError:\n        pass\nprint('x' * 100_000)"
     source = notebooks.write(tmp_path / "a.ipynb", fill)
@@ -237,7 +237,7 @@ def test_a_later_save_that_succeeds_clears_the_fault(tmp_path: Path, small_disk:
 @pytest.mark.parametrize("stage", ["release", "convert"])
 @pytest.mark.parametrize("do", ["os.unlink({})", "open({}, 'w').write('rewritten')", "os.truncate({}, 10)"])
 def test_a_notebook_that_vanished_is_written_again_from_memory(tmp_path: Path, at_stage, stage: str, do: str) -> None:
-    """Deleted, rewritten or cut after its last save: what is there at the end is the executed notebook."""
+    """Deleted, rewritten or truncated after its last save: in the end the executed notebook exists."""
     source, out = notebooks.write(tmp_path / "a.ipynb", "print('kept')"), tmp_path / "out"
     ended = cli.runner(
         *("run", source, "--output-dir", out, "--no-html"),
@@ -250,7 +250,7 @@ def test_a_notebook_that_vanished_is_written_again_from_memory(tmp_path: Path, a
 
 
 def test_a_folder_in_the_notebooks_place_is_told(tmp_path: Path, at_stage) -> None:
-    """It cannot be replaced by a file: exit 74, and record and report say lost."""
+    """It cannot be replaced by a file: exit 74, and the status in record and report is lost."""
     source, out = notebooks.write(tmp_path / "a.ipynb", "print('kept')"), tmp_path / "out"
     place = repr(str(out / "a.executed.ipynb"))
     ended = cli.runner(

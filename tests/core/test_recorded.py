@@ -42,7 +42,7 @@ def read(*outputs: dict) -> dict:
 
 @pytest.mark.slow
 def test_a_sweep_is_one_table_over_parameters_and_results(tmp_path: Path) -> None:
-    """The last value of a name counts; parameters that all share stand above the table, the others are columns."""
+    """The last value of a name counts; shared parameters are above the table, others are columns."""
     notebooks.write(tmp_path / "c.ipynb", notebooks.code("n = 1\nseed = 0", tags=["parameters"]), CELL)
     (tmp_path / "plan.yaml").write_text(PLAN)
     out = tmp_path / "out"
@@ -86,7 +86,7 @@ def test_without_results_there_is_no_table(tmp_path: Path) -> None:
     ids=["kinds", "not finite", "large", "malformed", "many", "list", "text"],
 )
 def test_what_is_read_is_bounded_and_plain(values: object, kept: dict) -> None:
-    """Metadata is whatever a notebook puts there: only names and plain values count, as JSON can hold them."""
+    """A notebook can write any metadata: only names and plain JSON values count."""
     found = read(output(values))
     assert found == kept
     assert json.loads(json.dumps(found, allow_nan=False)) == found

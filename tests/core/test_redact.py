@@ -29,7 +29,7 @@ secrets = (letters | st.text(max_size=12)).filter(lambda text: text and text not
 
 
 def streamed(redactor: Redactor, pieces: list[str]) -> str:
-    """Return what comes out of a stream that is fed these pieces."""
+    """Return the output of a stream for these chunks."""
     stream = redactor.stream()
     return "".join([*map(stream.feed, pieces), stream.flush()])
 
@@ -82,7 +82,7 @@ ESCAPES: dict[str, Callable[[str], str]] = {
 @pytest.mark.parametrize("after", range(3))
 @pytest.mark.parametrize("encode", [base64.b64encode, base64.urlsafe_b64encode])
 def test_base64_masks_a_secret_at_each_alignment(before: int, after: int, encode: Callable[[bytes], bytes]) -> None:
-    """`user:TOKEN` of an HTTP header has the token anywhere; what is left of it is less than a byte at each end."""
+    """`user:TOKEN` of an HTTP header has the token at any offset; less than a byte remains at each end."""
     token = "s3cr3t-t0ken?>"
     code = encode(f"{'u' * before}{token}{'x' * after}".encode()).decode()
 
@@ -117,7 +117,7 @@ def test_base64_masks_a_secret_at_each_alignment(before: int, after: int, encode
 )
 @pytest.mark.parametrize("given", ["\n", "\r\n"])
 def test_no_line_of_a_secret_is_left(how: tuple[str, Callable[[str], str]], given: str) -> None:
-    """A key of many lines is masked line by line, whatever stands around the lines."""
+    """A key of many lines is masked line by line, in any context."""
     text = how[1](KEY)
 
     for shown in (
@@ -145,7 +145,7 @@ def test_a_spelling_within_a_spelling_is_masked(secret: str, inner: str, outer: 
 
 
 def test_overlapping_secrets_leave_nothing_of_each_other() -> None:
-    """A short secret that ends where a long one starts does not save the rest of the long one."""
+    """A short secret that overlaps the start of a long one does not expose the rest of it."""
     redactor = Redactor(["user", "ersecret-of-many-characters"])
 
     for text in ("usersecret-of-many-characters", "a usersecret-of-many-characters b"):
@@ -184,7 +184,7 @@ def test_values_of_a_tree_are_masked_and_the_rest_is_kept() -> None:
 
 
 def test_keys_are_masked_where_they_are_texts() -> None:
-    """Keys of records are names and stay; those of what others wrote may be secrets."""
+    """Keys of records are field names and stay; other keys may be secrets."""
     tree = {"token": [{"a token": "token"}], 5: "x"}
 
     assert Redactor(["token"]).tree(tree, keys=True) == {MASK: [{f"a {MASK}": MASK}], 5: "x"}
@@ -202,7 +202,7 @@ def test_blanks_at_the_ends_of_a_secret_are_no_part_of_it(value: str) -> None:
 
 @pytest.mark.parametrize("between", ["\x1b[31m", "\x1b[1;31m\x1b[0m", "\b", "\x00", "\x1b]0;title\x07"])
 def test_what_is_not_seen_does_not_hide_a_secret(between: str) -> None:
-    """A page leaves colours and controls out, and what stood around them stands together."""
+    """A page drops colours and controls, which joins the surrounding text."""
     redactor = Redactor(["hunter2"])
 
     assert redactor.tree([f"a hun{between}ter2\n"]) == [f"a {MASK}\n"]
@@ -296,7 +296,7 @@ def test_a_stream_comes_out_as_the_whole_text_would(values: list[str], text: str
 
 
 def test_colours_within_a_secret_do_not_get_it_into_the_log(tmp_path) -> None:
-    """The log strips colours; what is left without them is masked as well."""
+    """The log strips colours; the remaining text is masked as well."""
     with RunLog(tmp_path / "n.log", Redactor(["hunter2"])) as runlog:
         runlog.printed("hun\x1b[31mter2\x1b[0m\n")
         log.info("event", text="hunter2")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The drawing end of a terminal, whatever becomes of the terminal."""
+"""The live display, also if the terminal is paused or closed."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def terminal(*, kept: bool = True) -> Iterator[int]:
 
 
 def test_lines_are_shown_whole_and_above() -> None:
-    """What is printed in parts is one line; what would move the cursor does not."""
+    """Text printed in parts is one line; cursor movements are removed."""
     with terminal() as theirs:
         with Screen(lambda width, height: ["the table"]):
             print("one, ", end="", file=sys.stderr)
@@ -78,7 +78,7 @@ def test_in_the_background_nothing_is_drawn(monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_screen_is_a_terminal_that_moves_its_cursor(
     monkeypatch: pytest.MonkeyPatch, term: str | None, can: bool
 ) -> None:
-    """TERM says which kind it is."""
+    """Depending on TERM."""
     monkeypatch.delenv("TERM", raising=False)
     if term is not None:
         monkeypatch.setenv("TERM", term)

@@ -23,7 +23,7 @@ FAIL = "raise ValueError(os.environ['MOUNTED'].replace('\\n', '\\r\\n    '))"
 
 
 def test_no_file_of_a_run_and_its_report_holds_a_secret(tmp_path: Path) -> None:
-    """In text, errors, names of products, the plan; also values of a mounted folder that nobody named."""
+    """In text, errors, names of products, the plan; also all values in a mounted folder."""
     notebooks.write(tmp_path / "good.ipynb", SHOW)
     notebooks.write(tmp_path / "bad.ipynb", SHOW, FAIL)
     plan = {

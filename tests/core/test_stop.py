@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One request ends a run, the first in time, whoever makes it and whatever is going on."""
+"""The first request ends a run, from any source and at any time."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from runner.core.stop import StopKind, StoppedError, Stopper
 
 
 def test_the_first_request_is_the_reason() -> None:
-    """Later ones change nothing and are not told to anybody."""
+    """Later ones have no effect and are not passed on."""
     stopper, heard = Stopper(), []
     stopper.listen(heard.append)
     stopper.request(StopKind.CELL_TIMEOUT, "first")
@@ -38,7 +38,7 @@ def test_who_listens_late_is_told_at_once() -> None:
 
 
 def test_of_many_threads_one_is_first() -> None:
-    """All see the same request, and it is told once."""
+    """All see the same request, and it is passed on once."""
     stopper, heard, gate = Stopper(), [], threading.Barrier(20)
     stopper.listen(heard.append)
 
@@ -95,7 +95,7 @@ def test_signals_are_requests_for_the_length_of_the_block() -> None:
     ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 143)], ids=lambda x: str(int(x))
 )
 def test_each_signal_has_its_exit_code(number: signal.Signals, code: int) -> None:
-    """A closed terminal ends a run as SIGTERM does, with the code of a run that was told to end."""
+    """A closed terminal ends a run like SIGTERM, with the same exit code."""
     stopper = Stopper()
     with stopper.on_signals():
         os.kill(os.getpid(), number)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One trace from whoever started a run to its cells, as an OTLP collector receives it."""
+"""One trace from the caller of a run to its cells, as received by an OTLP collector."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_secrets_are_in_no_span(collector, tmp_path):
 
 
 def test_without_an_endpoint_nothing_is_imported(tmp_path):
-    """A cold start takes no longer for what nobody asked for; a collector that is gone fails nothing."""
+    """A cold start is not slower without tracing; an unreachable collector causes no failure."""
     script = (
         "import sys\nfrom runner.core.trace import tracing\n"
         "with tracing('x', {'TRACEPARENT': 'x'}) as trace, trace.span('y'):\n    trace.start_cell('z')\n"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a traceback says of the notebook's own code, however many frames of libraries lie below it."""
+"""The notebook's own code in a traceback, below which any number of library frames may follow."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def traceback(head: str, depth: int) -> str:
 @pytest.mark.parametrize("head", HEADS.values(), ids=HEADS)
 @pytest.mark.parametrize("depth", [0, 1, 50])
 def test_the_notebooks_own_frame_and_line_stay(head, depth):
-    """The end has the error, above it the notebook's frame; never more lines than asked for."""
+    """The end has the error, preceded by the notebook's frame; never more lines than requested."""
     text = traceback(head, depth)
     assert failed_line(text, "") == "lib.run(adata)"
     kept = tail(text, 25).splitlines()
@@ -47,7 +47,7 @@ def test_the_last_of_several_own_frames_counts():
 
 @pytest.mark.parametrize("text", ["", "Error in f(): no such gene", "Traceback:\n1. f()\n" * 40])
 def test_a_traceback_of_another_language_keeps_its_end(text):
-    """Nothing is made up where there is no such frame."""
+    """Without such a frame nothing is invented."""
     assert failed_line(text, "f()") is None
     assert tail(text, 25) == "\n".join(text.strip().splitlines()[-25:])
 
@@ -61,7 +61,7 @@ def test_below_time_the_line_is_that_of_the_cell():
 
 @pytest.mark.parametrize("piece", ["Cell In[", "In [1", "----> ", "- ", "> 1 ", "File <timed exec>:", "\n", "~/"])
 def test_hostile_text_of_any_length_is_looked_at_in_part(piece):
-    """The bounds hold for ten megabytes of what the patterns begin with."""
+    """The bounds hold for ten megabytes of the start of the patterns."""
     text = piece * (10_000_000 // len(piece))
     assert len("\n".join(own_frame(text))) < 10_000
     assert len(failed_line(text, "x") or "") <= 500

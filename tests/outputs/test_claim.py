@@ -24,7 +24,7 @@ WATCH_SECONDS = 0.5
 
 
 def foreign(path: Path, **changes) -> Path:
-    """Write what a run on another machine writes at a beat."""
+    """Write a heartbeat of a run on another machine."""
     running = Running(notebook="n", run_id="theirs", pid=1, host="node-7", started_at="2026-01-01T00:00:00Z", beat=7)
     part = path.with_suffix(".part")
     part.write_text(json.dumps({**dataclasses.asdict(running), **changes}))
@@ -38,7 +38,7 @@ def claim(folder: Path, run_id: str = "ours") -> Claim:
 
 
 def beating(path: Path, stop: threading.Event, text=None) -> threading.Thread:
-    """Start somebody else's heartbeat."""
+    """Start the heartbeat of another process."""
 
     def beat() -> None:
         number = 0
@@ -66,7 +66,7 @@ def test_a_claim_says_whose_it_is_and_goes_with_it(tmp_path: Path) -> None:
 
 
 def test_a_live_claim_of_this_machine_is_respected_at_once(tmp_path: Path) -> None:
-    """The message says who it is and what to do; its file is left as it is."""
+    """The message has owner and hint; its file is unchanged."""
     with Claim.of(tmp_path, "n", "first"):
         with pytest.raises(AlreadyRunningError) as caught:
             Claim.of(tmp_path, "n", "second")
@@ -79,7 +79,7 @@ def test_a_live_claim_of_this_machine_is_respected_at_once(tmp_path: Path) -> No
 
 
 def test_a_dead_process_of_this_machine_loses_its_claim_at_once(tmp_path: Path) -> None:
-    """Its pid is looked up with its start time, so that nobody waits and no reused pid is mistaken."""
+    """Its pid is checked with the start time, without waiting, and a reused pid is recognized."""
     script = (
         "import sys, os; from pathlib import Path; from runner.outputs.claim import Claim; "
         "Claim.of(Path(sys.argv[1]), 'n', 'dead'); os._exit(0)"
@@ -93,7 +93,7 @@ def test_a_dead_process_of_this_machine_loses_its_claim_at_once(tmp_path: Path) 
 
 
 def test_a_pid_that_was_given_out_again_is_not_the_run(tmp_path: Path) -> None:
-    """The same pid with another start time is somebody else."""
+    """The same pid with another start time is another process."""
     mine = claim(tmp_path)
     again = json.loads(mine.path.read_text())
     mine.release()
@@ -105,7 +105,7 @@ def test_a_pid_that_was_given_out_again_is_not_the_run(tmp_path: Path) -> None:
 
 
 def test_a_heartbeat_of_another_machine_that_stands_still_is_dead(tmp_path: Path) -> None:
-    """Neither its clock nor its pid is believed; the one who takes over says from whom."""
+    """Neither its clock nor its pid is trusted; the new run logs from whom it took over."""
     foreign(tmp_path / "n.running", pid=os.getpid(), started_at="2999-01-01T00:00:00Z")
 
     with claim(tmp_path) as heir:
@@ -115,7 +115,7 @@ def test_a_heartbeat_of_another_machine_that_stands_still_is_dead(tmp_path: Path
 
 
 def test_a_heartbeat_of_another_machine_that_changes_is_alive(tmp_path: Path) -> None:
-    """It is respected, though its pid may be nobody here."""
+    """It is respected, although its pid may not exist here."""
     stop = threading.Event()
     thread = beating(foreign(tmp_path / "n.running"), stop)
     try:
@@ -129,7 +129,7 @@ def test_a_heartbeat_of_another_machine_that_changes_is_alive(tmp_path: Path) ->
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "null", '{"notebook": "n"}', '"\\ud800"', "\x00"])
 def test_a_file_that_cannot_be_understood_is_watched_like_any_other(tmp_path: Path, content: str) -> None:
-    """One that stands still is dead; one that changes is a run of a version unknown to us."""
+    """An unchanged file is dead; a changing one is a run of an unknown version."""
     path = tmp_path / "n.running"
     path.write_text(content)
     assert read(path) is None
@@ -250,7 +250,7 @@ def test_what_a_notebook_does_to_the_file_is_undone(tmp_path: Path, monkeypatch:
 
 @pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo, lambda path: path.symlink_to("/dev/zero")])
 def test_what_is_no_file_stops_neither_this_run_nor_the_next(tmp_path: Path, make) -> None:
-    """A folder, a pipe or a device in the place of the file is nobody's claim, and is not waited for."""
+    """A folder, a pipe or a device in place of the file is not a claim, and does not block."""
     with claim(tmp_path) as mine:
         mine.path.unlink()
         make(mine.path)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`runner clean`: old attempts and pages go; what a report or a resumed run stands on stays."""
+"""`runner clean`: old attempts and pages are removed, except those needed by a report or a resumed run."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_the_newest_success_and_the_newest_attempts_stay(
 
 
 def test_random_histories_never_lose_the_newest_success(tmp_path: Path) -> None:
-    """Whatever came after it, and whatever is asked for; what is left is still numbered upwards."""
+    """In any case; the remaining attempts keep their numbers."""
     rng = random.Random(3)
     for number in range(40):
         folder = tmp_path / str(number)
@@ -112,7 +112,7 @@ def test_the_newest_page_stays_and_the_sums_forget_the_others(tmp_path: Path) ->
 
 
 def test_nothing_of_a_notebook_that_runs_goes(tmp_path: Path) -> None:
-    """Nor where a kill has left the files of the only success in two folders."""
+    """Nor if a kill left the files of the only success in two folders."""
     run(tmp_path, "n", GOOD, GOOD, GOOD)
     records.running(tmp_path, "n")
     assert pruning.find(tmp_path, keep=0, watch=lambda paths: dict.fromkeys(paths, True)) == []

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whom a run lets repair its notebook, whom a repair believes to be the run, and what they may say."""
+"""Authentication between a held run and its repair, and their messages."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def pair() -> tuple[Channel, socket.socket]:
 
 
 def test_the_user_alone_may_repair() -> None:
-    """Another uid, another pid namespace and the notebook's own processes are told apart, and none of them may."""
+    """Another uid, another pid namespace and the notebook's own processes are refused with distinct reasons."""
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     try:
         assert refusal(Peer(os.getppid(), os.getuid()), ()) == ""
@@ -90,7 +90,7 @@ def answer_once(listener: socket.socket, **hello: object) -> None:
 
 
 def test_the_run_that_holds_the_claim_is_believed(tmp_path: Path, claim: Claim) -> None:
-    """Its process is that of the claim, and it says that it holds this notebook in this folder."""
+    """Its process is that of the claim, and it reports this notebook and folder."""
     with listening() as (listener, path):
         claim.tell(socket=str(path), held_until="2026-11-28T10:00:00Z")
         _written(tmp_path)
@@ -112,7 +112,7 @@ def test_a_run_of_something_else_is_not(tmp_path: Path, claim: Claim, hello: dic
 
 
 def test_a_socket_of_another_process_is_not_believed(tmp_path: Path, claim: Claim) -> None:
-    """The system says whose socket it is."""
+    """The system reports the owner of the socket."""
     script = "import socket, sys\ns = socket.socket(socket.AF_UNIX); s.bind(sys.argv[1]); s.listen(); print('up', flush=True); input()"
     with listening() as (_, path):
         forged = str(path.with_name("f"))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A log is bounded and still tells the whole story: its beginning, its end, and what is left out."""
+"""A log is bounded, but has its beginning, its end, and notes on omissions."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ def folded(*pieces: str) -> str:
 
 @given(st.lists(st.sampled_from(["a", "b", "a\n", "b\n", "\n"]), max_size=KEPT))
 def test_what_repeats_itself_a_little_stays_as_it_is(pieces: list[str]) -> None:
-    """Few equal lines, in whatever pieces they come, are written as they are."""
+    """A few equal lines are written unchanged, in any chunks."""
     assert folded(*pieces) == "".join(pieces)
 
 
 def test_a_long_run_of_one_line_is_counted() -> None:
-    """The first lines are there, then a note, then what comes next."""
+    """The first lines are written, then a note, then the following text."""
     assert folded("retry\n" * 12_356 + "done\n") == "retry\n" * (KEPT + 1) + "[the same line 12,345 more times]\ndone\n"
 
 
@@ -94,7 +94,7 @@ def test_one_line_without_end_is_bounded_too(tmp_path: Path) -> None:
 
 
 def test_a_client_that_retries_for_ever_leaves_a_small_log_and_a_word_in_the_record(tmp_path: Path) -> None:
-    """The record says that the log is bounded and by how much."""
+    """The record notes that the log was truncated, and by how much."""
     source = notebooks.write(tmp_path / "n.ipynb", "for _ in range(200_000): print('retrying the connection')")
 
     ended = cli.runner("run", source, "--output-dir", tmp_path / "out", "--no-html")
@@ -109,7 +109,7 @@ def test_a_client_that_retries_for_ever_leaves_a_small_log_and_a_word_in_the_rec
 
 
 def test_samples_are_thinned_out_as_their_file_grows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ten times the ticks is not ten times the file; what is left out is counted, each line is whole."""
+    """Ten times the ticks is not ten times the file; omitted ticks are counted, lines are complete."""
     monkeypatch.setattr(samples, "PART_BYTES", 2_000)
     file = samples.SamplesFile(tmp_path / "n.samples.csv")
     for tick in range(100_000):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tekton's results: one line each, and all of them within what Tekton takes."""
+"""Tekton's results: one line each, within the size limit of Tekton."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_all_results_fit_into_one_kilobyte_on_one_line_each(tmp_path_factory, re
 
 @given(any_text, st.integers(10, 200), st.booleans())
 def test_a_line_is_cut_between_characters(text: str, limit: int, keep_end: bool) -> None:
-    """A cut text says so, keeps the end that was asked for, and is as long as it may be."""
+    """A truncated text is marked, keeps the requested end, and uses the full length."""
     whole = " ".join(text.encode(errors="replace").decode().split())
 
     short = line(text, limit, keep_end=keep_end)
@@ -146,7 +146,7 @@ def test_record_and_notebook_are_named_for_chains(tmp_path: Path, name: str) -> 
 
 
 def test_what_does_not_fit_is_left_out_whole(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """Half a URI would be signed as another one; the log names what is missing."""
+    """Half a URI would be signed as another one; the log names the omitted result."""
     found = sealed(tmp_path, "ä" * 60, dataclasses.replace(SOURCE, repository="https://git.example/" + "x" * 900))
     assert "CHAINS-GIT_URL" not in found
     assert json.loads(found["record_ARTIFACT_OUTPUTS"])["digest"].startswith("sha256:")

@@ -32,14 +32,14 @@ def test_each_combination_is_a_notebook_with_its_parameters():
 
 
 def test_exclude_takes_away_and_include_adds():
-    """A partial match is enough to exclude; what is included may have values of its own."""
+    """A partial match is enough to exclude; included combinations may have other values."""
     matrix = {"k": [5, 10], "m": [1, 2], "exclude": [{"k": 5, "m": 2}, {"k": 10}], "include": [{"k": 99}]}
 
     assert [nb.parameters for nb in plan_of(entry(matrix=matrix)).notebooks] == [{"k": 5, "m": 1}, {"k": 99}]
 
 
 def test_values_stand_in_names_products_and_expectations():
-    """Two combinations never share a file where the plan says {k}; other braces stay as they are."""
+    """Two combinations never share a file with {k}; other braces are unchanged."""
     plan = plan_of(
         entry(
             name="cluster-{k}-of-all",

@@ -21,7 +21,7 @@ from runner.stages.prepare.plan_check import check_plan
 
 @pytest.fixture
 def one_case(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """Give a folder below which the operating system finds files whatever the case of their names."""
+    """Return a folder in which file names are case-insensitive."""
     real = os.stat
 
     def stat(path, *arguments, **options):
@@ -41,7 +41,7 @@ def one_case(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 
 def test_a_folder_is_asked_whether_it_ignores_case(tmp_path: Path, request: pytest.FixtureRequest) -> None:
-    """Also one that is still to be made; nothing is left behind, and the answer is no where nobody can write."""
+    """Also for a folder that does not exist yet; no files are left, and an unwritable folder gives False."""
     assert not files.ignores_case(tmp_path / "new" / "deep")
     request.getfixturevalue("one_case")
     assert files.ignores_case(tmp_path / "new" / "deep")
@@ -71,7 +71,7 @@ def planned(folder: Path, *, products: tuple[str, str]) -> Path:
 
 
 def test_names_in_two_cases_are_refused_where_they_are_one_file(tmp_path: Path, request: pytest.FixtureRequest) -> None:
-    """On a volume that tells them apart they are two notebooks."""
+    """On a case-sensitive volume they are two notebooks."""
     preflight.check_names(["a", "A"], tmp_path / "out")
     request.getfixturevalue("one_case")
     preflight.check_names(["a", "b", "a"], tmp_path / "out")
@@ -80,7 +80,7 @@ def test_names_in_two_cases_are_refused_where_they_are_one_file(tmp_path: Path, 
 
 
 def test_a_run_does_not_take_the_files_of_a_name_in_another_case(one_case: Path) -> None:
-    """They lie in the folder from an earlier run; those of the same spelling are an earlier run of its own."""
+    """They are in the folder from an earlier run; those with the same spelling are its own earlier run."""
     source = notebooks.write(one_case / "in" / "n.ipynb", "1")
     (one_case / "out").mkdir()
     (one_case / "out" / "N.metrics.json").write_text("{}")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A plan that is wrong says where and what is allowed; one that no longer fits says so before a run."""
+"""Errors of a plan name the place and the allowed values; an outdated plan is reported before a run."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ DATASET = {"url": "https://x.org/a", "path": "a"}
     ],
 )
 def test_a_wrong_plan_says_where_and_what_is_allowed(text, message):
-    """File and key path stand in the message."""
+    """The message has file and key path."""
     with pytest.raises(PlanError, match=message) as caught:
         parse(text, "plan.yaml")
     assert "plan.yaml" in caught.value.message or "defaults" in caught.value.message
@@ -166,7 +166,7 @@ def test_a_plan_that_would_keep_us_busy_is_refused_with_a_reason(tmp_path, text,
 
 
 def test_merge_keys_of_honest_plans_work():
-    """What merge keys put in, and long numbers that Python can print, stay what they are."""
+    """Merged keys, and long numbers that Python can print, are unchanged."""
     text = f"version: 1\nname: p\nnotebooks:\n- &n {{name: a, path: a.ipynb, parameters: {{k: {'7' * 900}}}}}\n- {{<<: *n, name: b}}"
     assert parse(text, "plan.yaml").notebook("b").parameters == {"k": int("7" * 900)}
 
@@ -182,7 +182,7 @@ def test_defaults_are_filled_in():
 
 
 def test_a_size_may_name_its_unit():
-    """As on the command line; what is none is told with how to write one."""
+    """As on the command line; an invalid value is reported with an example."""
     for size in ("24GB", "24 gb", 24, "24"):
         assert (
             parse(changed(*NB, "requires", value={"gpu_memory_gb": size}), "p").notebooks[0].requires.gpu_memory_gb
@@ -214,7 +214,7 @@ def test_an_unknown_notebook_gets_a_guess():
 
 
 def test_notebooks_that_share_a_file_are_listed():
-    """Equal patterns, one that matches the other, a file in a folder; others stand alone."""
+    """Equal patterns, one that matches the other, a file in a folder; others are not shared."""
     plan = plan_of(
         {"name": "a", "products": ["h5/x.h5ad", "own.csv"]},
         {"name": "b", "products": ["h5/*.h5ad"]},
@@ -270,7 +270,7 @@ patterns = st.lists(st.text("ab.*?[]!", min_size=1, max_size=4) | st.just("**"),
 @settings(max_examples=300)
 @given(one=patterns, other=patterns, path=st.lists(names, min_size=1, max_size=3))
 def test_no_two_patterns_that_match_one_file_are_held_apart(one, other, path):
-    """Whatever glob finds for both, and whatever lies in a folder that it finds."""
+    """All files that glob finds for both, or in a folder that it finds."""
     assume(not any("**" in part and part != "**" for part in (one + "/" + other).split("/")))
 
     def matches(pattern: str) -> bool:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Each fault of a plan has a line of its own: file and line, notebook, key, what is wrong, what was meant."""
+"""Each fault of a plan has one line: file and line, notebook, key, problem, suggestion."""
 
 from __future__ import annotations
 

@@ -107,7 +107,7 @@ def prepared(plan: Plan, checkout: Path, start: str) -> str:
 
 
 def test_every_rule_fits_and_leaves_python(shipped):
-    """Nothing but datasets that upstream gives no checksum for is to be said against them."""
+    """The only findings are datasets without an upstream checksum."""
     _name, plan, checkout = shipped
     assert [str(problem) for problem in check_plan(plan, checkout) if "has no checksum" not in problem.message] == []
     for notebook in plan.notebooks:
@@ -123,7 +123,7 @@ def test_they_are_config_maps_of_their_file_names(shipped):
 
 
 def test_the_seven_notebooks_are_there_and_three_are_optional():
-    """04, 05 and 07 need more than the smallest card; 02 needs what 01 makes."""
+    """04, 05 and 07 need more than the smallest card; 02 needs the product of 01."""
     plan = load_shipped("gpu-resource-config")
     seven = [plan.notebook(name) for name in SEVEN]
     assert len(plan.notebooks) == len(SEVEN)

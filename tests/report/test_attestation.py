@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`runner verify --attestation`: files are what Tekton Chains signed."""
+"""`runner verify --attestation`: comparison of files with what Tekton Chains signed."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_what_was_signed_is_there(made, tmp_path, form):
 
 @pytest.mark.parametrize(("file", "change"), [(FILES[0], "edited"), (FILES[1], "missing")])
 def test_a_changed_file_is_named(made, tmp_path, file, change):
-    """Even where its sums were made again: nobody can make the signature again."""
+    """Even if checksums were recomputed, as the signature cannot be."""
     folder = Path(shutil.copytree(made[0], tmp_path / "outputs"))
     if change == "edited":
         (folder / file).write_text((folder / file).read_text() + " ")
@@ -79,7 +79,7 @@ def test_a_changed_file_is_named(made, tmp_path, file, change):
 
 
 def test_an_attestation_of_an_earlier_run_says_where_its_files_are(made, tmp_path):
-    """Run again, the folder holds another run; what was signed is in attempts/."""
+    """After another run the signed files are in attempts/."""
     folder = Path(shutil.copytree(made[0], tmp_path / "outputs"))
     aside = folder / "attempts" / "a b" / "1"
     aside.mkdir(parents=True)

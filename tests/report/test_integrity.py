@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`runner verify`: sums beside the files, and documents that tell the same run."""
+"""`runner verify`: checksums of files, and consistency of documents."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def named(folder: Path) -> set[str]:
 
 
 def reseal(folder: Path, name: str) -> None:
-    """Make the sums of a notebook again, as somebody would who wants to hide a change."""
+    """Recompute the checksums of a notebook, as if to hide a change."""
     sums.write_notebook(folder, name)
 
 
@@ -184,7 +184,7 @@ def test_sums_that_lead_out_of_the_folder_are_not_followed(outputs: Path) -> Non
 
 
 def test_documents_of_any_shape_are_differences_and_no_error(outputs: Path) -> None:
-    """A notebook can write what it likes into the folder, with sums that are right."""
+    """A notebook can write any file into the folder, with correct checksums."""
     rng = random.Random(4)
     odd = [None, 5, -1.5, "x", "../x", "a\0b", [], {}, [{}], {"@id": 1}, True, 10**30]
     paths = [path for path in sorted(outputs.rglob("*")) if path.suffix in {".json", ".ipynb"} and path.name[0] != "."]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`runner status` and the index page: where each notebook of a run stands, from claims and records."""
+"""`runner status` and the index page: progress of a run from claims and records."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def rows(folder: Path, *alive: str, names: Sequence[str] = ()) -> dict[str, Row]
 
 
 def announce(folder: Path, *names: str, chosen: Sequence[str] | None = None, alive: bool = True) -> None:
-    """Leave what `run-all` leaves at its start; dead: as if it were of a process that has ended."""
+    """Write the file of `run-all` at its start; dead: as if its process had ended."""
     run = overview.announce(folder, run_id=RUN, plan="small", names=names, chosen=names if chosen is None else chosen)
     if not alive:
         document = {**dataclasses.asdict(run), "pid_started": -1}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Advice is given where figures say so, with these figures, and not otherwise."""
+"""Advice is given only if figures justify it, and shows them."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def record(name="a", *, asked_gb=15.0, need=8 * GB, peak=9 * GB, busy=200.0, hos
 
 
 def test_a_run_that_fits_gets_no_advice(tmp_path):
-    """Where gate, GPU and host fit there is nothing to say."""
+    """No advice if gate, GPU and host fit."""
     made.leave(tmp_path, record())
     assert advice_on(tmp_path) == {}
 
@@ -123,7 +123,7 @@ def test_a_larger_input_that_was_forecast_needs_a_larger_gate(tmp_path, size, as
 
 
 def test_failed_run_says_nothing_about_the_gate(tmp_path):
-    """What a run that broke off used is not what it needs."""
+    """The usage of an interrupted run is not its need."""
     made.leave(tmp_path, record(asked_gb=80.0, status=Status.FAILED, failed_cell=3))
     assert "gate too high" not in advice_on(tmp_path)
 
@@ -158,7 +158,7 @@ def test_pool_is_told_from_a_need(tmp_path):
 
 
 def test_pool_with_the_allocators_figures_says_the_need(tmp_path):
-    """Where the allocator told what was really taken, that stands beside the pool."""
+    """Figures of the allocator are shown with the pool."""
     peak = 455_081_984 + (made.TOTAL - 455_081_984) // 2
     made.leave(tmp_path, record(asked_gb=80.0, need=5 * GB, peak=peak), pool=True, peak=peak)
     advice = advice_on(tmp_path)
@@ -194,7 +194,7 @@ def test_pool_has_a_shape_of_its_own(memory, is_pool):
 
 
 def test_each_gpu_with_a_pool_is_listed(tmp_path):
-    """A pool on every GPU of the run: the figures of each stand in the advice and in the summary."""
+    """A pool on each GPU of a run: advice and summary have the figures of each."""
     record = made.metrics("a", gpus=2)
     one = samples_of([0.5 * GB, 0.5 * GB, 12.3 * GB, 12.3 * GB, 12.3 * GB, 12.3 * GB])
     both = dataclasses.replace(one, gpus={uuid: next(iter(one.gpus.values())) for uuid in made.UUIDS[:2]})
@@ -210,7 +210,7 @@ def test_each_gpu_with_a_pool_is_listed(tmp_path):
 
 
 def test_notebooks_that_could_share_a_stage_are_named(tmp_path):
-    """Notebooks that do not need each other and ran in turn are named with what that cost."""
+    """Independent notebooks that ran in sequence are listed with the time lost."""
     for position, name in enumerate("abc"):
         start = made.START + timedelta(seconds=250 * position)
         made.leave(tmp_path, record(name, start=start, need=5 * GB), with_samples=False)
@@ -222,7 +222,7 @@ def test_notebooks_that_could_share_a_stage_are_named(tmp_path):
 
 
 def test_notebooks_that_overlapped_or_need_each_other_are_not(tmp_path):
-    """Nothing is said where notebooks already ran together or must follow each other."""
+    """No advice if notebooks already overlapped or depend on each other."""
     for position, name in enumerate("abc"):
         start = made.START + timedelta(seconds=(0, 250, 260)[position])
         made.leave(tmp_path, record(name, start=start), with_samples=False)
@@ -242,7 +242,7 @@ def test_plan_in_which_each_needs_all_before_is_advised_on(tmp_path):
 
 
 def test_depth_and_direct_needs_follow_from_one_pass():
-    """How deep a notebook stands, and which of its needs another one implies, is right for any plan."""
+    """Depths and direct needs are correct for any plan."""
     needs = {"d": ["a", "b", "c"], "a": [], "b": ["a"], "c": ["a"], "e": ["d", "a"], "f": ["elsewhere"]}
     assert depths(needs) == {"a": 0, "b": 1, "c": 1, "d": 2, "e": 3, "f": 1, "elsewhere": 0}
     assert direct_needs(needs) == {

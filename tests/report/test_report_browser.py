@@ -77,7 +77,7 @@ def reports(tmp_path_factory):
 
 @pytest.fixture
 def visit(chromium, reports):
-    """Open a report and fail the test if it says or asks for anything."""
+    """Open a report and fail on console messages or requests."""
     said: list[str] = []
     contexts = []
 
@@ -104,7 +104,7 @@ def visit(chromium, reports):
 
 
 def test_the_index_shows_a_run_reloads_itself_and_then_leads_to_its_report(visit, reports):
-    """Without a script: what the page holds when it is loaded again is shown."""
+    """Reload without a script shows the current content."""
     folder = reports["demo"].parent.parent
     forward = (folder / "index.html").read_text()
     overview.announce(folder, run_id="r", plan="small", names=["01", "waiting"], chosen=["01", "waiting"])
@@ -160,7 +160,7 @@ def test_table_sorts_both_ways_and_keeps_what_is_missing_last(visit):
 
 
 def test_table_filters_by_text_and_status(visit):
-    """What is typed and what is chosen narrows the table, and the count is said."""
+    """Search and status filter the table, and the count is shown."""
     page = visit("many")
     page.get_by_label("Find").fill("nb_01")
     assert len(names(page)) == 10
@@ -176,14 +176,14 @@ def test_table_filters_by_text_and_status(visit):
     ("typed", "found"), [("log", 0), ("html", 0), ("measured", 0), ("lost", 1), ("09_NOT", 1), ("not-r", 2)]
 )
 def test_find_looks_at_names_and_statuses_only(visit, typed, found):
-    """Links and hidden words of a row are not what people look for."""
+    """Links and hidden text of a row are not searched."""
     page = visit("every")
     page.get_by_label("Find").fill(typed)
     assert len(names(page)) == found
 
 
 def test_search_without_a_hit_says_so(visit):
-    """Instead of bare heads stands that nothing fits, with a way back."""
+    """A note and a reset button replace an empty table."""
     page = visit("every")
     page.get_by_label("Find").fill("zzz")
     assert page.get_by_text("No notebook matches.").is_visible()
@@ -207,7 +207,7 @@ def test_narrow_table_shows_every_figure_and_link(visit, kind):
 
 
 def test_paper_cuts_no_table_off(visit):
-    """At the width of a sheet no cell of any table lies beyond its edge, whatever the names are."""
+    """At the width of a sheet all table cells are inside it, for any names."""
     page = visit("long")
     page.emulate_media(media="print")
     page.set_viewport_size({"width": 703, "height": 1000})
@@ -254,7 +254,7 @@ def test_status_stands_on_the_line_of_its_text(visit):
 
 
 def test_pointer_on_a_chart_shows_values(visit):
-    """Under the pointer stand the time and the value of each series."""
+    """The time and the value of each series are shown at the pointer."""
     page = visit("every")
     chart = page.locator("svg[data-seconds]:visible").first
     chart.scroll_into_view_if_needed()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What charts show of the samples: every peak, whatever the file looks like."""
+"""Charts show every peak of the samples, for any file."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_thinning_out_keeps_extremes_and_ends(values, buckets, rng):
 
 
 def test_means_lie_between_the_extremes():
-    """The thinned out utilisation is a mean of what was measured, one a stretch of time."""
+    """Downsampled utilisation is the mean of each time bucket."""
     time = np.arange(10_000) * 0.5
     values = np.array([random.Random(n).uniform(0, 100) for n in range(10_000)])
     at, mean = means(time, values, 100)
@@ -170,7 +170,7 @@ def test_nothing_that_samples_hold_fails_the_report(tmp_path):
 
 
 def test_what_the_units_of_several_gpus_did_is_their_mean(tmp_path):
-    """Over those that tell it at that moment; what nothing tells is not drawn."""
+    """Means over the GPUs that report a value at that time; without any nothing is drawn."""
     nothing = np.full(3, np.nan)
     time = np.array([0.0, 1.0, 2.0])
     told = ([np.nan, 10.0, 30.0], [np.nan, 20.0, np.nan])
@@ -248,7 +248,7 @@ def test_timeline_tells_waits_and_gates_from_work(tmp_path):
 
 
 def test_three_seconds_beside_three_hours_are_both_legible(tmp_path):
-    """The shortest bar is wide enough to see, and each says its time."""
+    """The shortest bar is visible, and each has its duration."""
     made.leave(tmp_path, made.metrics("long", wall=10_800.0), with_samples=False)
     start = made.START + timedelta(seconds=10_900)
     made.leave(tmp_path, made.metrics("short", wall=3.0, start=start), with_samples=False)
@@ -273,7 +273,7 @@ def test_timeline_is_grouped_by_stage_in_the_order_of_the_plan(tmp_path):
 
 
 def test_charts_are_left_out_with_a_reason_when_they_cannot_be_drawn(tmp_path, monkeypatch):
-    """Without numpy the report is complete but for the pictures, and says so."""
+    """Without numpy the report lacks only the charts, and notes that."""
     import sys
 
     made.leave(tmp_path, made.metrics("a"))
@@ -286,7 +286,7 @@ def test_charts_are_left_out_with_a_reason_when_they_cannot_be_drawn(tmp_path, m
 
 @pytest.mark.parametrize(("end", "step"), [(0.4, 0.1), (3, 1), (40, 5), (240, 30), (28_800, 3600), (10**6, 200_000)])
 def test_time_axis_counts_as_people_do(end, step):
-    """Steps of a time axis are whole seconds, minutes or hours where they can be."""
+    """Steps of a time axis are whole seconds, minutes or hours if possible."""
     assert time_step(end) == pytest.approx(step)
 
 
@@ -294,12 +294,12 @@ def test_time_axis_counts_as_people_do(end, step):
     ("seconds", "text"), [(0, "0"), (0.5, "0.5s"), (30, "30s"), (60, "1m"), (90, "1m30"), (7500, "2h05"), (7200, "2h")]
 )
 def test_times_on_an_axis_are_short(seconds, text):
-    """A tick says its time in at most five characters."""
+    """The label of a tick has at most five characters."""
     assert clock(seconds) == text
 
 
 def test_gap_in_the_drivers_figures_is_no_zero(tmp_path):
-    """What the driver did not tell is left out of the curve."""
+    """Missing values of the driver are omitted from the curve."""
     made.leave(tmp_path, made.metrics("a"))
     path = tmp_path / "a.samples.csv"
     lines = path.read_text().splitlines()
@@ -332,7 +332,7 @@ def texts_of(svg):
 
 
 def test_lines_of_several_gpus_have_a_key(tmp_path):
-    """Each GPU has a key in the picture and a pattern of its own, so that paper tells them apart."""
+    """Each GPU has a legend key and a distinct dash pattern, for print."""
     svg = chart_of(tmp_path, made.metrics("a", gpus=8))
     assert [t for t in texts_of(svg) if t.startswith("#")] == [f"#{index}" for index in range(8)]
     dashes = {
@@ -346,7 +346,7 @@ def test_lines_of_several_gpus_have_a_key(tmp_path):
 
 
 def test_names_of_limits_stand_beside_the_title_and_off_the_curve(tmp_path):
-    """A limit is named where no curve runs and where a narrow screen still shows it."""
+    """The label of a limit does not overlap with curves and is visible on a narrow screen."""
     svg = chart_of(tmp_path, made.metrics("a"), host_end=31_900_000_000)
     texts = {"".join(e.itertext()): e for e in ET.fromstring(svg).iter() if e.tag.endswith("text")}
     tops = {}
@@ -365,12 +365,12 @@ def test_names_of_limits_stand_beside_the_title_and_off_the_curve(tmp_path):
 
 
 def test_numbers_above_the_bands_are_called_cells(tmp_path):
-    """The row of numbers says what it counts."""
+    """The row of cell numbers is labelled."""
     assert "cell" in texts_of(chart_of(tmp_path, made.metrics("a")))
 
 
 def test_saved_cells_of_a_lost_run_are_bands(tmp_path):
-    """The last saved notebook tells when cells ran; the one it was in when last heard of reaches to the end."""
+    """Cell times come from the last saved notebook; the last known cell extends to the end."""
     made.running(tmp_path, "gone", cell_index=3)
     made.samples(tmp_path / "gone.samples.csv", seconds=60)
     made.executed_notebook(tmp_path / "gone.executed.ipynb", done=3)
@@ -386,7 +386,7 @@ def test_saved_cells_of_a_lost_run_are_bands(tmp_path):
 
 
 def test_notebook_that_never_started_draws_no_line(tmp_path):
-    """A need is drawn to where a notebook started, and to nowhere else."""
+    """A need is drawn only to the start of a notebook."""
     made.leave(tmp_path, made.metrics("a"), with_samples=False)
     assert groups(timeline.draw(rows_of(tmp_path, made.plan_of("a", "b", needs={"b": ["a"]}))), "need") == []
 
@@ -412,7 +412,7 @@ def test_cut_name_tells_its_whole_on_hover(tmp_path):
 
 @pytest.mark.parametrize(("count", "times"), [(12, 1), (13, 2)])
 def test_tall_timeline_has_its_axis_twice(tmp_path, count, times):
-    """Beyond a dozen rows time stands above them too."""
+    """With more than a dozen rows the time axis is repeated at the top."""
     made.leave(tmp_path, made.metrics("nb_00", wall=60.0), with_samples=False)
     plan = made.plan_of(*(f"nb_{place:02d}" for place in range(count)))
     assert texts_of(timeline.draw(rows_of(tmp_path, plan))).count("30s") == times

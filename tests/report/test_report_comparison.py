@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A run against earlier ones: what got worse, what got better, and what is noise."""
+"""Comparison of a run with earlier ones: regressions, improvements and noise."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_figure_that_was_nothing_before_is_a_regression_wherever_it_is_told(tmp_
 
 @pytest.mark.parametrize(("options", "code"), [((), 0), (("--fail-on-regression",), 1)])
 def test_command_fails_on_a_regression_when_asked(tmp_path, options, code):
-    """`--fail-on-regression` turns what got worse into exit code 1; without it the report just says so."""
+    """`--fail-on-regression` makes regressions exit with 1; otherwise they are only reported."""
     before = run_of(tmp_path / "1")
     cli.runner("report", before)
     ended = cli.runner("report", run_of(tmp_path / "2", wall=900.0, day=1), "--baseline", before, "--json", *options)
@@ -103,7 +103,7 @@ def test_failed_baseline_is_no_yardstick(tmp_path):
 
 
 def test_new_failure_is_a_regression(tmp_path):
-    """What succeeded before and failed now is a regression of its own."""
+    """A notebook that succeeded before and fails now is a regression."""
     before = run_of(tmp_path / "1")
     built(before)
     result = built(run_of(tmp_path / "2", status=Status.FAILED, day=1, failed_cell=2), baselines=[before])
@@ -112,7 +112,7 @@ def test_new_failure_is_a_regression(tmp_path):
 
 
 def test_trend_over_several_baselines_is_drawn(tmp_path):
-    """Runs stand oldest first, with the newest one at the end of the line."""
+    """Runs are ordered oldest first."""
     folders = [run_of(tmp_path / str(day), wall=wall, day=day) for day, wall in enumerate((200.0, 210.0, 220.0))]
     for folder in folders:
         built(folder)

@@ -75,7 +75,7 @@ def validator(program):
 
 @pytest.mark.parametrize("kind", ["every", "hostile"])
 def test_summary_is_valid_against_its_published_schema(kind, request):
-    """`summary.json` is what `summary_schema` says, and the schema forbids something."""
+    """`summary.json` is valid by `summary_schema`, which rejects invalid data."""
     result = request.getfixturevalue(kind)
     schema = summary_schema()
     jsonschema.Draft202012Validator.check_schema(schema)
@@ -114,7 +114,7 @@ def test_junit_is_valid_for_jenkins(kind, request):
 
 
 def test_junit_is_readable(every):
-    """Class names are the plan and the stage; what a run took stands there in units."""
+    """Class names are plan and stage; figures have units."""
     root = ET.parse(beside(every, "junit.xml")).getroot()
     cases = {case.get("name"): case for case in root.iter("testcase")}
     assert cases["02_skipped"].find("skipped") is not None
@@ -143,7 +143,7 @@ def test_figures_are_read_by_both_parsers_of_prometheus(kind, request):
 
 
 def test_figures_are_those_of_the_run(every):
-    """Values and labels are the run's, and what was not measured is absent."""
+    """Values and labels are those of the run; unmeasured figures are absent."""
     families = {f.name: f for f in plain_families(beside(every, "metrics.prom").read_text())}
     walls = {s.labels["notebook"]: s.value for s in families["notebook_wall_seconds"].samples}
     assert walls["01_succeeded"] == 240
@@ -265,12 +265,12 @@ UNKNOWN_TO_A_RUN = {
     "The README.md SHOULD be about the crate",
     "The README.md SHOULD have text/markdown as its encodingFormat",
 }
-"""Who ran it, who publishes it and where it can be had: an output folder does not know, and must not claim it."""
+"""Author, publisher and download location are unknown for an output folder, and must not be claimed."""
 
 
 @pytest.mark.parametrize("kind", ["every", "hostile"])
 def test_crate_is_valid_for_the_public_validator(kind, request, tmp_path):
-    """`rocrate-validator` finds no violation of what its profiles require, nor of what a run can know."""
+    """`rocrate-validator` finds no violation of requirements, nor of recommendations a run can meet."""
     assert crate_faults(request.getfixturevalue(kind).html_path.parents[1], tmp_path) <= UNKNOWN_TO_A_RUN
 
 
@@ -284,7 +284,7 @@ def test_validator_finds_what_no_context_defines(every, tmp_path):
 
 
 def crate_faults(folder, place):
-    """Return what the validator says of a crate, by the context that lies beside it."""
+    """Return the validator's findings on a crate, with a local copy of the context."""
     program = validator("rocrate-validator")
     shutil.copy(VALIDATORS / "http-cache.sqlite", place / "cache.sqlite")
     profile = "workflow-run-crate-0.5" if (folder / "reports" / "plan.json").exists() else "process-run-crate-0.5"
@@ -314,7 +314,7 @@ def test_no_secret_name_has_a_value_anywhere(every):
 
 
 class Gateway(http.server.BaseHTTPRequestHandler):
-    """Keeps what is sent to it, and answers with the status it is given."""
+    """Stores requests and answers with a given status."""
 
     answer = 200
     seen: list[tuple[str, str, str | None, bytes]]
@@ -363,7 +363,7 @@ def figures_of(text: bytes):
 
 
 def test_command_pushes_what_it_writes(tmp_path):
-    """`--pushgateway` sends the figures that stand in `metrics.prom`; a gateway that refuses fails nothing."""
+    """`--pushgateway` sends the figures in `metrics.prom`; a rejection does not fail the command."""
     made.leave(tmp_path, made.metrics("a"), with_samples=False)
     with gateway() as (address, seen):
         ended = cli.runner("report", tmp_path, "--pushgateway", f"http://{address}")
@@ -378,7 +378,7 @@ def test_command_pushes_what_it_writes(tmp_path):
 
 
 def test_refused_push_is_a_problem_that_hides_the_password(tmp_path):
-    """What the gateway said stands in the report; the password stands nowhere."""
+    """The gateway's answer is in the report, the password is not."""
     made.leave(tmp_path, made.metrics("a"), with_samples=False)
     with gateway(answer=400) as (address, _):
         result = build(tmp_path, pushgateway=f"http://me:s3cret@{address}")
@@ -392,7 +392,7 @@ def test_refused_push_is_a_problem_that_hides_the_password(tmp_path):
     "url", ["http://127.0.0.1:9", "file:///etc/passwd", "nonsense", "http://", "http://[::1", "https://127.0.0.1:x"]
 )
 def test_unreachable_gateway_is_a_problem_and_no_failure(tmp_path, url):
-    """A push that goes nowhere is named in the report, whatever the address is."""
+    """A failed push is in the report, for any URL."""
     made.leave(tmp_path, made.metrics("a"), with_samples=False)
     result = build(tmp_path, pushgateway=url)
     assert result.verdict == "succeeded"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The figures on the report's page: which are chosen, where they lead, and what is no figure."""
+"""Figures on the report page: selection, links, and invalid figures."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ FALSE = ["show('not base64!')", "show('\"><script>alert(1)</script>')", "show('a
 
 @pytest.fixture(scope="module")
 def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Run two notebooks: one with figures and with what only says that it is one, and one with a tagged figure."""
+    """Run two notebooks: one with valid and invalid figures, one with a tagged figure."""
     folder = tmp_path_factory.mktemp("gallery")
     notebooks.write(folder / "a.ipynb", SHOW, "show(PNG)", SPLIT, *FALSE)
     tagged = notebooks.code("show(PNG)  # <b>", tags=["gallery"])
@@ -47,7 +47,7 @@ def shown(outputs: Path) -> list[tuple[str, int]]:
 
 @pytest.mark.slow
 def test_the_page_shows_figures_that_lead_to_their_cells(outputs: Path) -> None:
-    """Each is an image that the page holds; what is not an image in truth does not come in, nor any markup."""
+    """Each is an embedded image; invalid images and markup are omitted."""
     assert cli.runner("report", outputs).code == 0
     page = max((outputs / "reports").glob("*.html")).read_text()
     section = page.partition('<section id="figures"')[2].partition("</section>")[0]

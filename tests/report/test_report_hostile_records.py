@@ -104,7 +104,7 @@ def test_figure_that_is_none_breaks_its_record_alone(tmp_path, field, said):
 
 
 def test_fault_of_a_record_is_one_sentence(tmp_path):
-    """What validation found is told by field, without the address of a manual."""
+    """Validation errors name the field, without the URL of a manual."""
     document = json.loads(to_json(made.metrics("bad")))
     document["wall_seconds"], document["cells"][3]["index"], document["status"] = "long", "x", "fine"
     (tmp_path / "bad.metrics.json").write_text(json.dumps(document))
@@ -116,7 +116,7 @@ def test_fault_of_a_record_is_one_sentence(tmp_path):
 
 
 def fails_for_odd(real):
-    """Return a function that fails where it is given the record of `odd`, or anything of it."""
+    """Return a function that fails on the record of `odd` and anything derived from it."""
 
     def is_odd(value):
         measured = getattr(value, "metrics", None) or getattr(value, "wall_seconds", None)
@@ -160,7 +160,7 @@ def test_fault_of_ours_in_one_notebook_loses_no_other(tmp_path, monkeypatch, mod
 
 
 def test_the_figures_are_pushed_once_and_those_of_the_report(tmp_path, monkeypatch):
-    """A report that is made again without a record pushes only what it shows; the page says what went wrong."""
+    """A report rebuilt without a record pushes only its own figures, and the page has the error."""
     for name in ("a", "odd"):
         made.leave(tmp_path, made.metrics(name), with_samples=False)
     monkeypatch.setattr(junit, "_outcome", fails_for_odd(junit._outcome))
@@ -223,7 +223,7 @@ def test_lost_run_with_an_endless_last_sample_is_reported(tmp_path, value):
 @pytest.mark.parametrize("field", ["cell_index", "cell_count", "pid", "beat"])
 @pytest.mark.parametrize("odd", ODD)
 def test_odd_value_in_the_file_of_a_run_in_flight_costs_nothing(tmp_path, field, odd):
-    """A run in flight is told from what of its file makes sense."""
+    """An active run is described by the valid part of its claim."""
     made.running(tmp_path, "gone")
     document = json.loads((tmp_path / "gone.running").read_text())
     (tmp_path / "gone.running").write_text(json.dumps({**document, field: ODD[odd]}))

@@ -112,7 +112,7 @@ def test_hostile_names_and_outputs_are_text(tmp_path):
 
 
 def test_links_lead_to_files_that_exist_and_nowhere_else(tmp_path):
-    """Each link is a part of the page or a file of the folder, whatever the notebook is called."""
+    """Each link is to a part of the page or a file of the folder, for any notebook name."""
     hostile_folder(tmp_path)
     result = build(tmp_path, watch=lambda paths, seconds: dict.fromkeys(paths, False))
     elements = Elements(result.html_path.read_text())
@@ -130,7 +130,7 @@ def test_links_lead_to_files_that_exist_and_nowhere_else(tmp_path):
 
 
 def test_each_failure_says_first_what_mends_it(tmp_path):
-    """Before anything else stand the user's own line, the error, the hint and the cell of its page, for each failure."""
+    """Each failure is shown first, with the failed line, error, hint and a link to the cell."""
     page = page_of(tmp_path, plan=made.every_status(tmp_path))
     verdict = page.partition('<section id="timeline"')[0]
     assert verdict.count('class="callout bad"') == 11
@@ -203,7 +203,7 @@ def test_ids_are_unique(tmp_path):
 
 
 def test_charts_have_a_name_and_a_description(tmp_path):
-    """Each picture says what it is, and its peaks, to who cannot see it."""
+    """Each chart has a title and a description with its peaks for screen readers."""
     made.leave(tmp_path, made.metrics("a"))
     elements = Elements(page_of(tmp_path))
     charts = [a for a in elements.all("svg") if a.get("role") == "img"]
@@ -231,7 +231,7 @@ def test_sections_of_what_went_wrong_are_open(tmp_path):
 
 
 def test_allocated_memory_stands_beside_the_drivers(tmp_path):
-    """Where the allocator told its figures, need and smallest card are shown with the peak."""
+    """With figures of the allocator, need and smallest card are shown with the peak."""
     made.leave(tmp_path, made.metrics("a"))
     page = page_of(tmp_path)
     assert "allocated peak 8.0 GB (rmm)" in page
@@ -256,7 +256,7 @@ def test_control_characters_are_seen_and_do_nothing(given, shown):
 
 
 def test_gpus_of_one_kind_are_one_fact(tmp_path):
-    """Eight cards of a kind are said once, with their UUIDs folded; release and table call them by number."""
+    """Eight cards of the same kind are listed once, with folded UUIDs; release and table use indices."""
     made.leave(tmp_path, made.metrics("a", gpus=8), with_samples=False)
     made.leave(tmp_path, made.metrics("b", gpus=2), with_samples=False)
     page = pages.Page(page_of(tmp_path))
@@ -319,7 +319,7 @@ def dead_links(page):
 
 
 def test_empty_folder_says_what_to_do(tmp_path):
-    """Without a record there is no verdict to cross out and no empty table, but what to do next."""
+    """Without a record there is no verdict and no empty table, but the next step."""
     page = pages.Page(page_of(tmp_path, tasks={"clone": "Succeeded"}))
     assert "verdict-none" in page.one("h1").classes
     assert "runner run NOTEBOOK --output-dir" in page.by_id("verdict").text
@@ -329,7 +329,7 @@ def test_empty_folder_says_what_to_do(tmp_path):
 
 
 def test_plan_that_has_not_run_blames_nobody(tmp_path):
-    """Where nothing of a plan has run the page says so, and names no first failure and no missing GPU."""
+    """If nothing of a plan has run the page says so, without a first failure or a missing GPU."""
     page = pages.Page(page_of(tmp_path, plan=made.plan_of("a", "b")))
     assert page.one("h1").text.strip() == "None of 2 notebooks has run yet"
     assert "First failure" not in page.text
@@ -352,7 +352,7 @@ def test_counts_agree_with_their_nouns(tmp_path):
 
 
 def test_a_notebook_shows_its_command_disk_and_kept_parameters(tmp_path):
-    """The same figures stand in the summary; a parameter that was changed too is not called kept."""
+    """The summary has the same figures; a parameter that was changed as well is not marked kept."""
     changes = tuple(
         Change(rule="parameter", detail=detail, old=old, new=new)
         for detail, old, new in (
@@ -378,7 +378,7 @@ def test_a_notebook_shows_its_command_disk_and_kept_parameters(tmp_path):
 
 
 def test_times_name_the_zone_of_the_machine(monkeypatch):
-    """Local time stands beside UTC, with its date where that is another one."""
+    """Local time is shown with UTC, with its date if that differs."""
     monkeypatch.setenv("TZ", "Asia/Tokyo")
     time.tzset()
     try:

@@ -69,7 +69,7 @@ def test_figures_stand_side_by_side_where_they_differ_and_only_there(tmp_path):
 
 
 def test_a_run_is_not_compared_with_itself(tmp_path):
-    """A summary in the same folder tells of the earlier run, whose notebook is gone."""
+    """A summary in the same folder is of an earlier run, whose notebook no longer exists."""
     now = run_of(tmp_path / "1", 0, figure(1))
     page(now)
     assert "Outputs of cells" not in page(now, now).html

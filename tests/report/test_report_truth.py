@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a report says of a folder: which run, what became of each notebook, and the verdict."""
+"""Contents of a report on a folder: run, status of each notebook, and verdict."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_notebook_without_a_record_is_listed_and_fails_the_run(tmp_path):
 
 
 def test_empty_folder_is_a_wrong_call_and_with_a_plan_no_success(tmp_path):
-    """Nothing that ran is nothing that succeeded; a plan tells what should have run, also in no folder at all."""
+    """Without any run there is no success; a plan lists its notebooks even without a folder."""
     with pytest.raises(UsageError, match="contains no records"):
         build(tmp_path, watch=all_dead)
     assert not list(tmp_path.iterdir())
@@ -149,7 +149,7 @@ def test_an_unknown_run_is_named_with_those_that_are_known(tmp_path):
 
 @pytest.mark.parametrize("plan", [None, made.plan_of("a", "b")], ids=["folder", "plan"])
 def test_an_unknown_name_is_a_wrong_call(tmp_path, plan):
-    """Not a report on a notebook that nobody knows."""
+    """An unknown notebook is not reported on."""
     repeated(tmp_path)
     with pytest.raises(UsageError, match="did you mean 'a'"):
         build(tmp_path, plan=plan, only=["A"], watch=all_dead)
@@ -218,7 +218,7 @@ def test_only_limits_the_report(tmp_path):
 
 
 def test_notebooks_that_were_not_chosen_are_listed_with_their_last_run(tmp_path):
-    """The verdict is over the chosen ones; page, summary and markdown say what the others last did."""
+    """The verdict covers the selected ones; page, summary and Markdown show the last status of the others."""
     repeated(tmp_path)
     attempts.set_aside(tmp_path, "a")
     made.leave(tmp_path, made.metrics("a", run_id="third", start=made.START + timedelta(days=2)), with_samples=False)
@@ -305,7 +305,7 @@ def test_one_cell_is_one_cell(tmp_path, done, said):
 
 
 def test_lost_run_with_room_in_memory_is_not_called_out_of_memory(tmp_path):
-    """A guess at memory is made only where the last sample is near the limit."""
+    """Memory is named as the probable cause only if the last sample is near the limit."""
     made.leave(tmp_path, made.metrics("first"), with_samples=False)
     made.running(tmp_path, "gone")
     made.samples(tmp_path / "gone.samples.csv", seconds=100, host_end=5_000_000_000)
@@ -338,7 +338,7 @@ def test_broken_running_file_does_not_stop_the_report(tmp_path, content):
 
 
 def test_live_run_is_still_running_and_no_success(tmp_path):
-    """A run that lives on when the waiting is over is `running`, with where it is, and no failure yet."""
+    """A run that is still alive after the wait is `running`, with its progress, and not a failure."""
     made.leave(tmp_path, made.metrics("a"), with_samples=False)
     made.running(tmp_path, "b", cell_index=3, cell_count=9)
     report = report_on(tmp_path, watch=all_alive)
@@ -382,7 +382,7 @@ def test_waiting_ends_when_nothing_lives(tmp_path):
 
 
 def test_runs_of_others_are_not_waited_for(tmp_path):
-    """A live run of another run id or another name than asked for does not hold the report up."""
+    """A live run of another run id or name does not delay the report."""
     made.leave(tmp_path, made.metrics("a"), with_samples=False)
     made.running(tmp_path, "b", run_id="other")
     looks = []
@@ -397,7 +397,7 @@ def test_runs_of_others_are_not_waited_for(tmp_path):
 
 
 def test_heartbeat_of_a_real_process_tells_lost_from_running(tmp_path):
-    """The real watch calls a file dead whose counter stands still."""
+    """The real watch reports a claim with an unchanged counter as dead."""
     made.running(tmp_path, "b")
     from runner.outputs import claim
 
@@ -415,7 +415,7 @@ def test_old_record_does_not_stand_for_the_run_that_was_lost(tmp_path):
 
 
 def test_old_record_does_not_stand_for_a_lost_run_among_single_runs(tmp_path):
-    """Also where notebooks were run one by one, the newer run of a name is the one that counts."""
+    """If notebooks were run individually, the newer run of a name counts."""
     made.leave(tmp_path, made.metrics("a", run_id="r1"), with_samples=False)
     made.leave(tmp_path, made.metrics("b", run_id="r2"), with_samples=False)
     made.running(tmp_path, "a", run_id="r3")
@@ -425,7 +425,7 @@ def test_old_record_does_not_stand_for_a_lost_run_among_single_runs(tmp_path):
 
 
 def test_first_failure_is_the_first_in_time(tmp_path):
-    """The verdict names what went wrong first, and not what was skipped for it."""
+    """The verdict names the first failure, not the notebooks skipped because of it."""
     later = made.START + timedelta(hours=1)
     made.leave(tmp_path, made.metrics("a", status=Status.FAILED, start=later, wall=10), with_samples=False)
     made.leave(tmp_path, made.metrics("b", status=Status.KERNEL_DIED, wall=10), with_samples=False)
@@ -456,7 +456,7 @@ def test_nothing_went_wrong_where_nothing_ran(tmp_path):
 
 
 def test_earlier_runs_of_a_notebook_are_counted(tmp_path):
-    """Records in attempts/ are read, oldest first; what is broken there is passed over."""
+    """Records in attempts/ are read, oldest first; broken ones are ignored."""
     made.leave(tmp_path, made.metrics("a"), with_samples=False)
     for number, seconds in ((10, 3.0), (2, 2.0)):
         made.leave(tmp_path / "attempts" / "a" / str(number), made.metrics("a", wall=seconds), with_samples=False)
@@ -514,7 +514,7 @@ def test_two_reports_never_share_a_name(tmp_path):
 
 
 def test_cause_and_hint_reach_the_verdict(tmp_path):
-    """The cause and what to do stand with the first failure."""
+    """Cause and hint are shown with the first failure."""
     plan = made.every_status(tmp_path)
     page = build(tmp_path, plan=plan, watch=all_dead).html_path.read_text()
     verdict = page[page.index('id="verdict"') : page.index('id="facts"')]

@@ -26,7 +26,7 @@ from runner.report.html import formatting
     ],
 )
 def test_duration_is_rounded_before_its_unit_is_chosen(seconds, said):
-    """No duration says 60 of a unit; hours go on, as in plans and in GPU hours."""
+    """No duration has 60 of a unit; hours are unlimited, as in plans and GPU hours."""
     assert format_seconds(seconds) == said
 
 
@@ -47,7 +47,7 @@ def test_duration_is_rounded_before_its_unit_is_chosen(seconds, said):
     ],
 )
 def test_size_is_rounded_before_its_unit_is_chosen(count, said):
-    """No size says 1000 of a unit that has a next one."""
+    """No size has 1000 of a unit if there is a larger one."""
     assert format_bytes(count) == said
 
 
@@ -83,7 +83,7 @@ def test_column_of_energies_has_one_unit(column, said):
 
 @pytest.mark.parametrize(("joules", "said"), [(0, "0 J"), (999.4, "999 J"), (999.6, "1.0 kJ"), (999_960, "0.278 kWh")])
 def test_energy_alone_chooses_its_own_unit(joules, said):
-    """No energy says 1000 of a unit that has a next one."""
+    """No energy has 1000 of a unit if there is a larger one."""
     assert formatting.energy(joules) == said
 
 

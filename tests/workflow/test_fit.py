@@ -57,7 +57,7 @@ def planned(folder: Path, *cells: str) -> Options:
 
 
 def test_attempts_run_on_a_copy_without_earlier_outputs(tmp_path):
-    """Also where outputs and scratch lie within the checkout; what a killed attempt left goes with the next."""
+    """Also if outputs and scratch are inside the checkout; leftovers of a killed attempt are removed by the next."""
     options = planned(tmp_path, "1")
     job = resolve(options)
     job.output_dir.mkdir()
@@ -124,7 +124,7 @@ open("made.txt", "w").write("x")
 
 @pytest.mark.skipif(simdriver.COMPILER is None, reason=simdriver.NO_COMPILER)
 def test_the_command_says_which_card_is_proved_and_where_the_others_fail(tmp_path):
-    """With the time, the cell and what it asked for; the checkout and its outputs stay as they were."""
+    """With time, cell and requested memory; checkout and outputs are unchanged."""
     left = tmp_path / "left.txt"
     planned(tmp_path, "1", textwrap.dedent(NEEDS_20_GB.format(left=str(left))))
     driver = simdriver.SimulatedDriver(tmp_path, tmp_path)

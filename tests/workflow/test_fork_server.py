@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What starts the notebooks of a plan may die; nobody waits for ever for what it started."""
+"""The fork server may die; nothing waits forever for its processes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from runner.workflow.children import ForkServer
 
 
 def test_a_server_that_died_has_a_successor_and_what_it_started_has_an_end(tmp_path: Path) -> None:
-    """Its processes are told to end and are lost; the next one is started by another server."""
+    """Its processes get SIGTERM and are lost; the next one is started by a new server."""
     source = notebooks.write(tmp_path / "n.ipynb", "print('begun')\nimport time; time.sleep(600)")
     log = tmp_path / "out" / "n.log"
     server = ForkServer(os.environ)

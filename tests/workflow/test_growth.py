@@ -36,7 +36,7 @@ def test_memory_is_predicted_within_a_tenth(law, errors):
 @pytest.mark.parametrize("errors", [(0, 0, 0), (0.01, -0.01, 0.005), (-0.01, 0.0, 0.005)], ids=str)
 @pytest.mark.parametrize("law", [law for law in LAWS if law != "all at once"])
 def test_time_is_predicted_within_a_fifth(law, errors):
-    """With what clocks and caches add."""
+    """With noise of clocks and caches."""
     cost = LAWS[law]
     measured = [cost(size) * (1 + error) for size, error in zip(SIZES, errors, strict=True)]
     found = growth(SIZES, measured, noise=0.01, floor=1e-3).at(FULL)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`--resume`: what still stands is reused, what does not runs, and each decision says why."""
+"""`--resume`: valid results are reused, others run, and each decision has a reason."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ READ = "text = open('out/a.txt').read().split()[0]\nopen('out/b.txt', 'w').write
 
 
 def write_plan(folder: Path, **changes: dict[str, Any]) -> Path:
-    """Write the plan a -> b -> c and d, which stands alone; ``changes`` by notebook."""
+    """Write the plan a -> b -> c and an independent d; ``changes`` by notebook."""
     entries: list[dict[str, Any]] = [
         {"name": "a", "products": ["out/a.txt"], "parameters": {"n": 2000}},
         {"name": "b", "products": ["out/b.txt"], "needs": ["a"]},
@@ -77,7 +77,7 @@ def options(folder: Path, **changes: Any) -> Options:
 
 
 def decided(folder: Path, choice: Choice | None = None, **changes: Any) -> dict[str, str]:
-    """Return what would become of each notebook, in one sentence each."""
+    """Return the decision on each notebook."""
     answer = json.loads(dry_run(options(folder, **changes), choice or Choice(), as_json=True))["notebooks"]
     return {
         one["name"]: {
@@ -117,7 +117,7 @@ def test_a_checkout_that_was_moved_is_reused_whole(done: Path) -> None:
 
 @pytest.mark.parametrize("years", [-30, 10])
 def test_a_clock_that_jumped_changes_no_decision(done: Path, years: int) -> None:
-    """Files and records may be of the future or of long ago: content counts, also of what was changed since then."""
+    """Timestamps in the future or the distant past are ignored: only content counts."""
     moment = time.time() + years * 365 * 86400
     when = datetime.fromtimestamp(moment, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     for name in "abcd":
@@ -349,7 +349,7 @@ def run(folder: Path, *given: object) -> cli.Ended:
 
 
 def test_products_of_the_same_content_stop_the_chain(done: Path) -> None:
-    """`a` is another program and runs again; as its product is the same, what needs it is reused."""
+    """`a` changed and runs again; its product is the same, so notebooks that need it are reused."""
     write_notebooks(done, a=["n = 1", MAKE, "print('new')"])
 
     ended = run(done, "--resume", "--run-id", "second")
@@ -377,7 +377,7 @@ def test_failed_runs_what_failed_and_what_needs_it(done: Path) -> None:
 
 
 def test_two_that_resume_at_once_leave_whole_records(done: Path) -> None:
-    """One may find a name taken, and says so; the next run reuses everything."""
+    """One may find a name claimed, and reports it; the next run reuses everything."""
     command = [*cli.RUNNER, "run-all", str(done / "plan.yaml"), "--output-dir", str(done / "outputs"), "--resume"]
     both = [
         subprocess.Popen([*command, "--run-id", run_id], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

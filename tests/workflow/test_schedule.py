@@ -12,7 +12,7 @@ GB = 1e9
 
 
 def simulate(machine: Machine, tasks: list[Task]) -> tuple[float, list[tuple[float, str, str]]]:
-    """Run a schedule on a clock of its own and return when all was done, and what started and ended when."""
+    """Run a schedule on a simulated clock and return the total time and all start and end times."""
     schedule = Schedule(machine=machine, tasks=tasks)
     by_name = {task.name: task for task in tasks}
     events: list[tuple[float, str, str]] = []
@@ -105,7 +105,7 @@ def test_the_mission_on_three_gpus_is_close_to_the_bound() -> None:
 
 
 def test_a_large_notebook_waits_for_the_large_gpu_and_never_gets_a_small_one() -> None:
-    """The gate takes the largest free GPU, so what is small may keep a large notebook waiting, and not fail it."""
+    """The gate takes the largest free GPU, so a small notebook may delay a large one, but not make it fail."""
     tasks = [Task(name="small", gpus=1, gpu_bytes=10 * GB, seconds=9), Task(name="large", gpus=1, gpu_bytes=70 * GB)]
     _, events = simulate(Machine(jobs=2, gpu_bytes=(24 * GB, 80 * GB)), tasks)
     assert events[0] == (0.0, "start", "small")

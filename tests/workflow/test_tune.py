@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`runner plan tune`: what was used becomes what a plan asks for; what is not known stays."""
+"""`runner plan tune`: requirements follow measured usage; unknown ones are unchanged."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_a_plan_is_tuned_and_its_comments_stay(tmp_path):
 
 
 def test_a_card_that_fit_proved_goes_before_an_estimate(tmp_path):
-    """Of this source and these parameters; of others it says nothing."""
+    """Only for the same source and parameters."""
     plan, outputs = planned(tmp_path)
     record = records.metrics("pooled")
     attempt = Attempt(card_gb=24, left_bytes=0, status="succeeded", wall_seconds=1204)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A whole plan on one machine: order, needs, stops, and a report whatever happened."""
+"""A plan on one machine: order, needs, stops, and a report in any case."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def test_old_metrics_do_not_satisfy_a_need(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("options", [("--only", "b"), ("--from", "b")])
 def test_a_part_of_a_plan_takes_results_of_any_run(tmp_path: Path, options: tuple[str, ...]) -> None:
-    """Its need succeeded yesterday and still stands there; the report is on this part."""
+    """A need succeeded in an earlier run; the report covers this part."""
     path = plan(tmp_path, {"name": "a"}, {"name": "b", "needs": ["a"]})
     assert run_all(path, "--only", "a").code == 0
     first = cli.metrics(tmp_path / "out", "a")["run_id"]
@@ -195,7 +195,7 @@ def test_an_optional_notebook_that_is_refused_does_not_spoil_the_run(tmp_path: P
 
 @pytest.mark.parametrize("env", [False, True])
 def test_optional_notebooks_can_be_demanded(tmp_path: Path, env: bool) -> None:
-    """With --no-skip-optional-notebooks a refusal is one; an option from the environment says the same."""
+    """With --no-skip-optional-notebooks a refusal is not a skip; so with the environment variable."""
     path = plan(tmp_path, {"name": "a", "optional": True, "requires": TOO_MUCH})
     options = () if env else ("--no-skip-optional-notebooks",)
 
@@ -215,7 +215,7 @@ def test_an_optional_notebook_that_fails_has_failed(tmp_path: Path) -> None:
 
 
 def test_without_cleanup_a_child_is_listed_and_left_alone(tmp_path: Path) -> None:
-    """Somebody wants a server to live on: its process is told in the record and nobody ends it."""
+    """A server that should live on is in the record and is not ended."""
     path = plan(tmp_path, {"name": "a"}, a=(LEFT_BEHIND,))
 
     ended = run_all(path, "--no-cleanup-between-notebooks")
@@ -243,7 +243,7 @@ def test_a_broken_notebook_and_a_missing_one_stop_nobody(tmp_path: Path) -> None
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_ends_the_notebook_and_still_gives_the_report(tmp_path: Path, number: int, code: int) -> None:
-    """The running one is saved as terminated, the next ones never start, and the report says so."""
+    """The running one is saved as terminated, the next ones do not start, and the report shows that."""
     path = plan(tmp_path, *({"name": name} for name in "abc"), b=("print('begun')\nimport time; time.sleep(600)",))
     process = cli.start("run-all", path, "--output-dir", tmp_path / "out", "--no-html")
     log = tmp_path / "out" / "b.log"
@@ -262,7 +262,7 @@ def test_a_signal_ends_the_notebook_and_still_gives_the_report(tmp_path: Path, n
 
 
 def test_a_notebook_process_that_is_killed_is_lost_and_the_rest_runs(tmp_path: Path) -> None:
-    """Its record is missing, so the report tells it from its last sign of life."""
+    """Its record is missing, so the report uses its claim and samples."""
     kill = "import os, signal; os.kill(os.getppid(), signal.SIGKILL)\nimport time; time.sleep(600)"
     path = plan(tmp_path, {"name": "a"}, {"name": "b", "needs": ["a"]}, {"name": "c"}, a=(kill,))
 
@@ -275,7 +275,7 @@ def test_a_notebook_process_that_is_killed_is_lost_and_the_rest_runs(tmp_path: P
 
 
 def test_what_starts_the_notebooks_may_be_killed(tmp_path: Path) -> None:
-    """Its notebook is told to end and waited for, and another server starts the rest."""
+    """Its notebook gets SIGTERM and is waited for, and a new server starts the rest."""
     kill = (
         "import os, pathlib, signal, time\n"
         "stat = pathlib.Path(f'/proc/{os.getppid()}/stat').read_text()\n"
@@ -290,7 +290,7 @@ def test_what_starts_the_notebooks_may_be_killed(tmp_path: Path) -> None:
 
 
 def test_notebooks_have_a_name_and_a_group_of_their_own(tmp_path: Path) -> None:
-    """As if each had been started alone: a signal of the terminal reaches it once, and `ps -e` shows what it is."""
+    """As if each had been started alone: a terminal signal reaches it once, and `ps -e` shows its name."""
     shows = "import os\nrun = os.getppid()\nprint(open(f'/proc/{run}/comm').read().strip(), os.getpgid(run) == run)"
     path = plan(tmp_path, {"name": "a"}, a=(shows,))
 
@@ -312,7 +312,7 @@ def test_stopping_counts_a_notebook_that_was_lost(tmp_path: Path) -> None:
 
 
 def test_a_part_that_has_no_notebook_is_a_usage_error(tmp_path: Path) -> None:
-    """What --only names stands before what --from names: both are told, and nothing runs."""
+    """--only is before --from: the error names both, and nothing runs."""
     path = plan(tmp_path, *({"name": name} for name in "abc"))
 
     ended = run_all(path, "--from", "c", "--only", "a")
@@ -324,7 +324,7 @@ def test_a_part_that_has_no_notebook_is_a_usage_error(tmp_path: Path) -> None:
 
 
 def test_modules_in_the_current_folder_are_not_taken_for_ours(tmp_path: Path) -> None:
-    """A user's runner.py or click.py lies where the command is called."""
+    """A user's runner.py or click.py is in the current folder."""
     path = plan(tmp_path, {"name": "a"})
     for name in ("runner", "click", "yaml"):
         (tmp_path / f"{name}.py").write_text("raise SystemExit('this is somebody else')")
@@ -345,7 +345,7 @@ def test_modules_in_the_current_folder_are_not_taken_for_ours(tmp_path: Path) ->
 
 
 def test_options_of_one_run_in_the_environment_are_not_those_of_each_notebook(tmp_path: Path) -> None:
-    """RUNNER_RUN_NAME would give all notebooks one name; what is left out is said."""
+    """RUNNER_RUN_NAME would give all notebooks the same name; ignored variables are logged."""
     path = plan(tmp_path, {"name": "a"}, {"name": "b"})
 
     ended = run_all(path, RUNNER_RUN_NAME="x", RUNNER_RUN_PREPARE_ONLY="1", RUNNER_RUN_ALL_TIMEOUT="5m")
@@ -356,7 +356,7 @@ def test_options_of_one_run_in_the_environment_are_not_those_of_each_notebook(tm
 
 
 def test_a_process_that_left_no_record_is_said_whatever_its_exit_code(tmp_path: Path) -> None:
-    """A code from 0 to 9 alone does not mean that the notebook has been told of."""
+    """An exit code from 0 to 9 alone does not prove that there is a record."""
     path = plan(tmp_path, {"name": "a"})
     (tmp_path / "out").mkdir()
     with Claim.of(tmp_path / "out", "a", "somebody else"):
@@ -368,7 +368,7 @@ def test_a_process_that_left_no_record_is_said_whatever_its_exit_code(tmp_path: 
 
 
 def test_a_notebook_ends_with_the_run_that_is_killed(tmp_path: Path) -> None:
-    """Nobody waits for it any more: it is told to end, and saves what it has."""
+    """Nothing waits for it: it gets SIGTERM and saves its state."""
     path = plan(tmp_path, {"name": "a"}, a=("print('begun')\nimport time; time.sleep(600)",))
     process = cli.start("run-all", path, "--output-dir", tmp_path / "out", "--no-html")
     log = tmp_path / "out" / "a.log"
@@ -424,7 +424,7 @@ def test_samples_are_taken_without_a_gpu(tmp_path: Path) -> None:
 
 
 def test_a_plan_in_a_config_map_starts_at_the_checkout(tmp_path: Path) -> None:
-    """The file may lie anywhere; --checkout says where the notebooks are."""
+    """The plan may be anywhere; --checkout is the folder of the notebooks."""
     path = plan(tmp_path / "checkout", {"name": "a"})
     wrapped = {"apiVersion": "v1", "kind": "ConfigMap", "data": {"plan.yaml": path.read_text()}}
     (tmp_path / "map.yaml").write_text(yaml.safe_dump(wrapped))
@@ -488,11 +488,11 @@ def test_status_and_index_follow_a_run_from_its_start_to_its_report(tmp_path: Pa
 
 
 AT_ONCE = "import os, time\nopen('{0}.up', 'w').close()\nwhile not os.path.exists('{1}'):\n    time.sleep(0.05)"
-"""A cell that says that it runs, then waits for a file."""
+"""A cell that signals its start, then waits for a file."""
 
 
 def test_a_signal_ends_all_notebooks_that_run_at_once(tmp_path: Path) -> None:
-    """Each is saved as terminated, what waits for them never starts, and the report says so."""
+    """Each is saved as terminated, dependent ones do not start, and the report shows that."""
     cells = {name: (AT_ONCE.format(name, "never"),) for name in "ab"}
     path = plan(tmp_path, {"name": "a"}, {"name": "b"}, {"name": "c", "needs": ["a"]}, {"name": "d"}, **cells)
     with cli.start("run-all", path, "--output-dir", tmp_path / "out", "--no-html", "--jobs", "2") as process:
@@ -509,7 +509,7 @@ def test_a_signal_ends_all_notebooks_that_run_at_once(tmp_path: Path) -> None:
 
 
 def test_stopping_after_a_failure_lets_what_runs_beside_it_end(tmp_path: Path) -> None:
-    """What had begun is no reason to be cut off; what stands later and has not begun is skipped and names the failure."""
+    """Started notebooks are not interrupted; later ones are skipped, with the failure as reason."""
     failing = f"{AT_ONCE.format('a', 'b.up')}\nraise ValueError"
     waiting = AT_ONCE.format("b", "out/a.metrics.json")
     path = plan(tmp_path, *({"name": name} for name in "abcd"), a=(failing,), b=(waiting,))
@@ -524,7 +524,7 @@ def test_stopping_after_a_failure_lets_what_runs_beside_it_end(tmp_path: Path) -
 
 
 def test_a_chain_of_100_is_planned_skipped_and_reported(tmp_path: Path) -> None:
-    """Its first notebook failed: each of the others is skipped and names the one before, and all are told."""
+    """The first notebook failed: each of the others is skipped because of its predecessor, and all are reported."""
     names = [f"n{number:02}" for number in range(100)]
     needs = [{"needs": [before]} for before in names[:-1]]
     path = plan(tmp_path, *({"name": name, **need} for name, need in zip(names, [{}, *needs], strict=True)))
