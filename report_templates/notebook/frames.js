@@ -1,5 +1,5 @@
 "use strict";
-// Each figure runs in a frame without our origin; what it draws with stands in this page once.
+// Each figure runs in a frame without this page's origin; its library is included in this page once.
 const frames = [...document.querySelectorAll("iframe[data-document]")];
 addEventListener("message", (event) => {
   const frame = frames.find((one) => one.contentWindow === event.source);

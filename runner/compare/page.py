@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
-from runner.compare.verdict import FileComparison, Outcome, Verdict
+from runner.compare.verdict import FileComparison, Outcome
 from runner.core.templates import policy_hash, templates, templates_folder
 from runner.core.units import format_count
 
@@ -46,11 +46,10 @@ def view(files: tuple[FileComparison, ...]) -> dict[str, Any]:
         left -= len(unequal)
         rows = []
         for one in unequal:
-            uris = _uris(one) if one.figures and room > 0 else ()
-            if sum(map(len, uris)) <= room:
-                room -= sum(map(len, uris))
-            else:
+            uris = tuple(map(_data_uri, one.figures)) if one.figures and room > 0 else ()
+            if sum(map(len, uris)) > room:
                 uris = ()
+            room -= sum(map(len, uris))
             rows.append({"verdict": one, "figures": uris, "figures_left_out": bool(one.figures and not uris)})
         equal = sum(one.outcome is Outcome.EQUAL for one in file.verdicts)
         shown.append({"file": file, "rows": rows, "equal": equal})
@@ -58,9 +57,5 @@ def view(files: tuple[FileComparison, ...]) -> dict[str, Any]:
     return {"files": shown, "counts": {outcome: count for outcome, count in counts.items() if count}}
 
 
-def _uris(one: Verdict) -> tuple[Markup, ...]:
-    """Return both thumbnails as data URIs."""
-    return tuple(
-        Markup(f"data:image/png;base64,{base64.b64encode(content).decode()}")  # noqa: S704
-        for content in one.figures or ()
-    )
+def _data_uri(png: bytes) -> Markup:
+    return Markup(f"data:image/png;base64,{base64.b64encode(png).decode()}")  # noqa: S704  (base64 has no markup)

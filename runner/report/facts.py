@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from runner.core.machine_records import GpuUse, Host
+    from runner.core.machine_records import GpuUse
     from runner.core.records import Metrics
     from runner.report.assemble import Report
     from runner.report.summary import Summary
@@ -65,7 +65,7 @@ def gather(report: Report, summary: Summary) -> Facts:
     held, busy = summary.gpu_held_seconds, summary.gpu_busy_seconds
     succeeded = report.counts.get("succeeded", 0)
     return Facts(
-        machines=tuple(dict.fromkeys(_machine(m.host) for m in records if m.host)),
+        machines=tuple(dict.fromkeys(_machine(m) for m in records if m.host)),
         devices=_devices(records),
         unmeasured_gpus=any(m.environment.gpu_visibility == "all" and not m.gpus for m in records),
         images=_distinct(m.environment.image for m in records),
@@ -90,12 +90,13 @@ def _commits(records: Iterable[Metrics]) -> tuple[str, ...]:
     return (*_distinct(m.source.commit for m in records), *(f"none for {name}: {reason}" for name, reason in none))
 
 
-def _machine(host: Host) -> Machine:
+def _machine(m: Metrics) -> Machine:
+    assert m.host is not None
     return Machine(
-        hostname=host.hostname,
-        cpus=host.cpus,
-        memory_limit_bytes=host.memory_limit_bytes,
-        memory_limit_source=host.memory_limit_source,
+        hostname=m.host.hostname,
+        cpus=m.host.cpus,
+        memory_limit_bytes=m.host.memory_limit_bytes,
+        memory_limit_source=m.host.memory_limit_source,
     )
 
 

@@ -20,7 +20,7 @@ from runner.report.html.formatting import first_line, plain
 
 if TYPE_CHECKING:
     from runner.core.records import Metrics
-    from runner.report.assemble import Entry, Report
+    from runner.report.assemble import Report
     from runner.report.summary import NotebookSummary, Summary
 
 LARGEST_BYTES = 900_000
@@ -112,15 +112,12 @@ def error_commands(report: Report, environ: Mapping[str, str]) -> Iterator[str]:
     failed = [entry for entry in report.entries if not entry.ok and entry.status.value != "running"]
     for entry in failed[:_MOST_ANNOTATIONS]:
         place = {"title": f"{entry.name}: {entry.status.value}"}
+        message = entry.reason
         if entry.metrics is not None:
             place |= _place(entry.metrics, [*folders, Path()], workspace)
+            message = "\n".join(failure_lines(entry.metrics)) or message
         properties = ",".join(f"{name}={_escaped(value, ':,')}" for name, value in place.items())
-        yield f"::error {properties}::{_escaped(_message(entry), '')}"
-
-
-def _message(entry: Entry) -> str:
-    lines = failure_lines(entry.metrics) if entry.metrics is not None else ()
-    return "\n".join(lines) or entry.reason
+        yield f"::error {properties}::{_escaped(message, '')}"
 
 
 def _place(m: Metrics, folders: list[Path], workspace: Path) -> dict[str, str]:

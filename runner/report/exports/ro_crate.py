@@ -69,8 +69,15 @@ def crate_json(report: Report, folder: Path, reports: list[str], plan: Plan | No
         name="Not stated",
         description="No license was stated for this run.",
     )
-    crate.root_dataset["conformsTo"] = _single([_profile(crate, name) for name in (_PROFILES if plan else ["process"])])
-    engine = _engine(crate)
+    crate.root_dataset["conformsTo"] = _single(
+        [
+            _entity(crate, url, "CreativeWork", name=title, version=version)
+            for name, (url, title, version) in _PROFILES.items()
+            if plan or name == "process"
+        ]
+    )
+    software = "rapids-notebook-runner"
+    engine = _entity(crate, f"#{software}", "SoftwareApplication", name=software, softwareVersion=__version__)
     planned = {notebook.name: notebook.path for notebook in plan.notebooks} if plan else {}
     sources = {
         entry.name: _source(crate, entry.anchor, m.source if (m := entry.metrics) else Source(path=planned[entry.name]))
@@ -105,21 +112,6 @@ def _entity(crate: ROCrate, key: str, kind: str | list[str], **properties: Any) 
 def _single(value: Any) -> Any:
     """Return the item of a list of one, as RO-Crate requires."""
     return value[0] if isinstance(value, list) and len(value) == 1 else value
-
-
-def _profile(crate: ROCrate, name: str) -> Entity:
-    url, title, version = _PROFILES[name]
-    return _entity(crate, url, "CreativeWork", name=title, version=version)
-
-
-def _engine(crate: ROCrate) -> Entity:
-    return _entity(
-        crate,
-        "#rapids-notebook-runner",
-        "SoftwareApplication",
-        name="rapids-notebook-runner",
-        softwareVersion=__version__,
-    )
 
 
 def _source(crate: ROCrate, anchor: str, source: Source) -> Entity:

@@ -8,7 +8,6 @@ and names are made visible, so that they have no effect.
 from __future__ import annotations
 
 import re
-import shlex
 import unicodedata
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -131,11 +130,6 @@ def one_line(value: str, longest: int = 200) -> str:
     """Return the whole text on one line, shortened."""
     line = " ".join(value.split())
     return line if len(line) <= longest else f"{line[:longest]}…"
-
-
-def command(arguments: Iterable[str]) -> str:
-    """Return a command line quoted for a shell."""
-    return shlex.join(arguments)
 
 
 def tail(value: str, lines: int = 30) -> str:

@@ -7,6 +7,7 @@ The Content-Security-Policy allows only these, by their hashes, and embedded fig
 from __future__ import annotations
 
 import functools
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -53,10 +54,9 @@ def render(view: Mapping[str, Any], folder: Path | None = None) -> str:
         "tail",
         "largest",
         "unit_of",
-        "command",
     ):
         environment.filters[name] = getattr(formatting, name)
-    environment.filters["count"] = format_count
+    environment.filters |= {"count": format_count, "command": shlex.join}
     images = "img-src data:; " if view["gallery"].figures or view["outcomes"] else ""
     policy = (
         f"default-src 'none'; {images}style-src '{policy_hash(style)}'; script-src '{policy_hash(script)}'; "

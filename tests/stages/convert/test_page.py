@@ -265,7 +265,7 @@ def test_cells_are_numbered_as_in_the_report():
 def test_a_banner_stands_out():
     """The runner's own banner cells get a frame and a name."""
     page = page_of(v4.new_markdown_cell("**failed** — cell 3", metadata={"runner": {"banner": True}}))
-    assert page.one("section", having="nb-banner").attributes["aria-label"] == "What went wrong"
+    assert page.one("section", having="nb-banner").attributes["aria-label"] == "Failure"
 
 
 def test_hidden_parts_are_folded_and_not_lost():

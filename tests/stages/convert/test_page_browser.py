@@ -220,7 +220,7 @@ def test_interactive_figures_work_each_in_its_frame(browser, kernel, tmp_path):
     assert html.count("window.Plotly") == 1
     assert "plain bokeh" in page.locator("main").inner_text()
     assert (
-        "Those of bokeh are not interactive: the kernel's environment lacks bokeh"
+        "Figures of bokeh are not interactive: bokeh is missing in the kernel's environment"
         in page.locator("header").inner_text()
     )
 
