@@ -11,7 +11,7 @@ import functools
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -56,8 +56,6 @@ def prepare(run: RunContext, checked: Checked) -> Preparation:
     BrokenInputError
         A dataset is missing or has changed.
     """
-    from runner.stages.prepare.prepare import prepare as prepare_notebook
-
     job, metrics = run.job, run.metrics
     metrics.note(source=checked.source)
     staging: Staging | None = None
@@ -67,14 +65,9 @@ def prepare(run: RunContext, checked: Checked) -> Preparation:
         staging = Staging(job, checked.source.sha256 or "")
         run.cleanup.callback(staging.close)
         metrics.warn(*staging.served.warnings)
-    prepare_again = functools.partial(
-        prepare_notebook,
-        rules=job.rules,
-        parameters=job.parameters,
-        replacements=staging.served.replacements if staging else {},
-        placed=staging.served.placed if staging else frozenset(),
-        name=job.name,
-        hide_code=job.options.report_mode,
+    served = staging.served if staging else None
+    prepare_again = _preparing(
+        job, replacements=served.replacements if served else {}, placed=served.placed if served else frozenset()
     )
     prepared = prepare_again(checked.notebook)
     metrics.note(preparation=prepared.changes)
@@ -101,6 +94,19 @@ def prepare(run: RunContext, checked: Checked) -> Preparation:
     )
 
 
+def _preparing(job: Job, **urls: Any) -> Callable[[NotebookNode], Prepared]:
+    from runner.stages.prepare.prepare import prepare as prepare_notebook
+
+    return functools.partial(
+        prepare_notebook,
+        rules=job.rules,
+        parameters=job.parameters,
+        name=job.name,
+        hide_code=job.options.report_mode,
+        **urls,
+    )
+
+
 def prepare_only(job: Job, *, as_json: bool) -> int:
     """Write ``NAME.prepared.ipynb`` and list the changes.
 
@@ -111,20 +117,10 @@ def prepare_only(job: Job, *, as_json: bool) -> int:
     UsageError
         A rule or parameter of a standalone run matches nothing.
     """
-    from runner.stages.prepare.prepare import prepare as prepare_notebook
-
     replacements = {dataset.url: dataset.url for dataset in job.datasets.values() if dataset.place is None}
     with as_usage(job):
         check_source(job)
-        source = read_notebook(job.source)
-        prepared = prepare_notebook(
-            source,
-            rules=job.rules,
-            parameters=job.parameters,
-            replacements=replacements,
-            name=job.name,
-            hide_code=job.options.report_mode,
-        )
+        prepared = _preparing(job, replacements=replacements)(read_notebook(job.source))
     path = job.path(".prepared.ipynb")
     redactor = Redactor(job.hidden)
     files.write(path, notebook_bytes(prepared.notebook, redactor))

@@ -64,6 +64,12 @@ class Candidate:
     problem: str = ""
     """Why it can never be reused."""
 
+    @property
+    def success(self) -> Metrics:
+        """The record of a candidate without a problem."""
+        assert self.record is not None
+        return self.record
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
@@ -89,19 +95,18 @@ def decide(job: Job, checked: Checked, hashes: HashCache, redactor: Redactor) ->
     if job.entry is not None and job.entry.resume == "never":
         return Decision(reused=None, because=("the plan says resume: never",))
     found = earlier(job.output_dir, job.name)
-    successes = [one for one in found if one.record is not None and not one.problem]
+    successes = [one for one in found if not one.problem]
     if not successes:
         return Decision(reused=None, because=(found[0].problem if found else "it has no earlier run",))
     declared = ingredients.declared(job, checked)
     because: tuple[str, ...] = ()
     for one in successes:
-        assert one.record is not None
         judged = _expectations(job, checked, one)
         reasons = _reasons(job, one, declared, judged, hashes, redactor)
-        if one.record.repaired and not job.options.accept_repaired:
+        if one.success.repaired and not job.options.accept_repaired:
             reasons = ("its run was repaired (--accept-repaired reuses it if its cells are unchanged)", *reasons)
         if not reasons:
-            unlike = one.record.source.sha256 != checked.source.sha256
+            unlike = one.success.source.sha256 != checked.source.sha256
             return Decision(reused=one, unlike_source=unlike, expectations=judged)
         because = because or reasons
     return Decision(reused=None, because=because)
@@ -125,8 +130,7 @@ def take_over(job: Job, decision: Decision, redactor: Redactor, started: float) 
     """
     candidate = decision.reused
     assert candidate is not None
-    record = candidate.record
-    assert record is not None
+    record = candidate.success
     moved = attempts.set_aside(job.output_dir, job.name)
     places = [moved or one if one == job.output_dir else one for one in (candidate.notebook_folder, candidate.folder)]
     if moved is not None and not (moved / f"{job.name}{METRICS}").exists():
@@ -230,8 +234,7 @@ def _reasons(
     hashes: HashCache,
     redactor: Redactor,
 ) -> tuple[str, ...]:
-    record = candidate.record
-    assert record is not None
+    record = candidate.success
     if declared.packages is None:
         return (f"the packages of its kernel {declared.ingredients['kernel']!r} cannot be listed",)
     recorded_files = [
@@ -262,8 +265,7 @@ def _reasons(
 
 def _changed_files(job: Job, candidate: Candidate, hashes: HashCache) -> list[str]:
     """Return the changes to the executed notebook and the products since a success."""
-    record = candidate.record
-    assert record is not None
+    record = candidate.success
     found = []
     try:
         if sha256_of(candidate.notebook_folder / f"{job.name}{EXECUTED_SUFFIX}") != record.outputs.notebook_sha256:
@@ -293,16 +295,14 @@ def _made_later(job: Job) -> dict[str, set[str]]:
     found: dict[str, set[str]] = {}
     for name in names[names.index(job.entry.name) + 1 :]:
         one = _candidate(job.output_dir, name) if name in sharers else None
-        if one and one.record and not one.problem:
-            for path, content in one.record.outputs.product_sha256.items():
+        if one and not one.problem:
+            for path, content in one.success.outputs.product_sha256.items():
                 found.setdefault(path, set()).add(content)
     return found
 
 
 def _expectations(job: Job, checked: Checked, candidate: Candidate) -> tuple[Expectation, ...]:
     """Check the plan's current expectations against an earlier run."""
-    record = candidate.record
-    assert record is not None
     if job.expect is None:
         return ()
     with contextlib.suppress(Exception):  # an unreadable executed notebook counts as edited
@@ -310,7 +310,7 @@ def _expectations(job: Job, checked: Checked, candidate: Candidate) -> tuple[Exp
             job.expect,
             checkout=job.checkout,
             before={},
-            figures=record.outputs.figures,
+            figures=candidate.success.outputs.figures,
             executed_nb=read_notebook(candidate.notebook_folder / f"{job.name}{EXECUTED_SUFFIX}", to_run=False),
             source_nb=checked.notebook,
         )
