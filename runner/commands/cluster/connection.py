@@ -3,24 +3,20 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from runner.cluster.kubectl import Kubectl
 from runner.commands import options
 
 if TYPE_CHECKING:
-    from runner.cluster.kubectl import Kubectl
+    from collections.abc import Callable
 
 MANIFESTS = Path("tekton")
 
-verb = options.add(
-    (
-        click.option("--context", metavar="NAME", help="Context of the kubeconfig. [default: the current one]"),
-        click.option("-n", "--namespace", metavar="NAME", help="Namespace. [default: the context's]"),
-    )
-)
 manifests = click.option(
     "--manifests",
     type=options.FOLDER,
@@ -44,6 +40,18 @@ fit = (
     click.option("--gpu-resource", help="Resource name of a GPU, such as nvidia.com/mig-3g.40gb."),
 )
 run_name = click.argument("name", required=False)
+
+
+def verb(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add --context and --namespace to a command, and pass them on as its ``client``."""
+
+    @click.option("--context", metavar="NAME", help="Context of the kubeconfig. [default: the current one]")
+    @click.option("-n", "--namespace", metavar="NAME", help="Namespace. [default: the context's]")
+    @functools.wraps(function)
+    def command(context: str | None, namespace: str | None, **given: Any) -> Any:
+        return function(client=Kubectl(context=context, namespace=namespace), **given)
+
+    return command
 
 
 def namespace_of(client: Kubectl) -> str:

@@ -4,13 +4,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from runner.cluster.kubectl import Kubectl
 from runner.commands import option_types, options
 from runner.commands.cluster import connection as shared
+
+if TYPE_CHECKING:
+    from runner.cluster.kubectl import Kubectl
 
 KNOWN_RUNS = {
     "complete": "complete-analysis-pipelinerun.yaml",
@@ -38,7 +40,7 @@ _wait = click.option("--wait/--no-wait", default=True, show_default=True, help="
 @click.option("--validate/--no-validate", default=True, show_default=True, help="Check the cluster first.")
 @shared.dry_run
 @_wait
-def run(context: str | None, namespace: str | None, dry_run: bool, wait: bool, validate: bool, **given: Any) -> int:
+def run(client: Kubectl, dry_run: bool, wait: bool, validate: bool, **given: Any) -> int:
     """Start a run, print its name, and follow it. FILE is the output of `runner plan render`.
 
     The cluster is checked first, see `validate`; warnings do not stop the run. The plan is pinned for the run in an
@@ -58,7 +60,6 @@ def run(context: str | None, namespace: str | None, dry_run: bool, wait: bool, v
     from runner.cluster.readiness import as_text
     from runner.cluster.run_checks import check_run
 
-    client = Kubectl(context=context, namespace=namespace)
     fit = run_request.Fit(**{key: given.pop(key) for key in FIT})
     choice = run_request.Wanted(**{**given, "which": KNOWN_RUNS.get(given["which"], given["which"]), "fit": fit})
     request = run_request.request(client, choice)
@@ -83,7 +84,9 @@ def run(context: str | None, namespace: str | None, dry_run: bool, wait: bool, v
 @click.option("--gpu-resource", help="Resource name of a GPU, such as nvidia.com/mig-3g.40gb.")
 @shared.dry_run
 @_wait
-def rerun(notebooks: tuple[str, ...], name: str | None, dry_run: bool, wait: bool, failed: bool, **given: Any) -> int:
+def rerun(
+    client: Kubectl, notebooks: tuple[str, ...], name: str | None, dry_run: bool, wait: bool, failed: bool, **given: Any
+) -> int:
     """Repeat notebooks of a finished run on its volume, under its ID; the new report covers the whole run.
 
     Earlier files are moved to attempts/ first. Exit code: as for `run`; 2 also if nothing failed.
@@ -99,7 +102,6 @@ def rerun(notebooks: tuple[str, ...], name: str | None, dry_run: bool, wait: boo
 
     if failed and notebooks:
         raise UsageError("--failed and notebook names are mutually exclusive", hint="give one of them")
-    client = Kubectl(context=given["context"], namespace=given["namespace"])
     found = runs.find(client, name)
     now = view(found, runs.task_runs(client, str(found["metadata"]["name"])))
     fit = run_request.Fit(gpu_resource=given["gpu_resource"])
@@ -111,14 +113,13 @@ def rerun(notebooks: tuple[str, ...], name: str | None, dry_run: bool, wait: boo
 @click.command("monitor")
 @shared.run_name
 @shared.verb
-def monitor(name: str | None, context: str | None, namespace: str | None) -> int:
+def monitor(name: str | None, client: Kubectl) -> int:
     """Watch a run (NAME, else our newest) until it ends, with the state of each task and why it waits.
 
     Exit code: 0 succeeded, 1 failed. A dropped connection is re-established.
     """
     from runner.cluster import runs
 
-    client = Kubectl(context=context, namespace=namespace)
     return _follow(client, str(runs.find(client, name)["metadata"]["name"]))
 
 
@@ -135,11 +136,11 @@ def _follow(client: Any, name: str) -> int:
 @shared.run_name
 @shared.verb
 @options.as_json
-def status(name: str | None, context: str | None, namespace: str | None, as_json: bool) -> None:
+def status(name: str | None, client: Kubectl, as_json: bool) -> None:
     """Show a run (NAME, else our newest) on one screen."""
     from runner.cluster import display, runs
 
-    view = runs.look(Kubectl(context=context, namespace=namespace), name)
+    view = runs.look(client, name)
     if as_json:
         click.echo(display.as_json(view))
         return
@@ -153,14 +154,13 @@ def status(name: str | None, context: str | None, namespace: str | None, as_json
 @shared.verb
 @click.option("--run", "name", help="Run of the notebook. [default: our newest]")
 @click.option("-f", "--follow", is_flag=True, help="Stream the log as it grows.")
-def logs(notebook: str, context: str | None, namespace: str | None, name: str | None, follow: bool) -> int:
+def logs(notebook: str, client: Kubectl, name: str | None, follow: bool) -> int:
     """Print the log of NOTEBOOK, or of another task such as validate.
 
     A cancelled Pod is deleted together with its log; the copy on the volume remains, see fetch.
     """
     from runner.cluster import runs
 
-    client = Kubectl(context=context, namespace=namespace)
     pod = runs.task_of(runs.look(client, name), notebook)
     return client.pass_on("logs", pod, "--all-containers", "--prefix=false", *(["--follow"] if follow else []))
 
@@ -170,14 +170,13 @@ def logs(notebook: str, context: str | None, namespace: str | None, name: str | 
 @shared.verb
 @click.option("--to", "target", type=options.FOLDER, default=Path("outputs"), show_default=True, help="Local folder.")
 @click.option("--image", help="Image of the helper Pod; it must have Python. [default: the run's]")
-def fetch(name: str | None, context: str | None, namespace: str | None, target: Path, image: str | None) -> int:
+def fetch(name: str | None, client: Kubectl, target: Path, image: str | None) -> int:
     """Copy outputs and report from a run's volume. Run it again to resume after an interruption.
 
     A helper Pod reads the volume and is removed afterwards.
     """
     from runner.cluster import runs, volume
 
-    client = Kubectl(context=context, namespace=namespace)
     found = runs.find(client, name)
     run_name = str(found["metadata"]["name"])
     claim, folder = volume.claim_of(found, runs.task_runs(client, run_name))
@@ -194,11 +193,10 @@ def fetch(name: str | None, context: str | None, namespace: str | None, target: 
 @shared.run_name
 @shared.verb
 @click.option("--wait/--no-wait", default=False, show_default=True, help="Wait until the report is written.")
-def cancel(name: str | None, context: str | None, namespace: str | None, wait: bool) -> int:
+def cancel(name: str | None, client: Kubectl, wait: bool) -> int:
     """Cancel a run (NAME, else our newest); its results so far are kept and its report is still written."""
     from runner.cluster import runs
 
-    client = Kubectl(context=context, namespace=namespace)
     found = runs.look(client, name)
     if found.ended:
         click.echo(f"{found.name} has already ended: {found.reason}")
@@ -216,11 +214,11 @@ def cancel(name: str | None, context: str | None, namespace: str | None, wait: b
     "--keep", type=option_types.Number(0, whole=True), default=5, show_default=True, help="Newest ended runs to keep."
 )
 @shared.dry_run
-def cleanup(context: str | None, namespace: str | None, keep: int, dry_run: bool) -> None:
+def cleanup(client: Kubectl, keep: int, dry_run: bool) -> None:
     """Delete old finished runs with their volumes, if this launcher or its CronJob started them."""
     from runner.cluster import runs
 
-    for name in (found := runs.clean_up(Kubectl(context=context, namespace=namespace), keep, dry_run=dry_run)):
+    for name in (found := runs.clean_up(client, keep, dry_run=dry_run)):
         click.echo(f"{'would delete' if dry_run else 'deleted'} {name}")
     if not found:
         click.echo(f"nothing to delete: {keep} or fewer finished runs were started by runner")

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from runner.cluster.kubectl import Kubectl
 from runner.commands import option_types, options
 from runner.commands.cluster import connection as shared
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from runner.cluster.kubectl import Kubectl
 
 
 @click.command("install")
@@ -30,8 +31,7 @@ if TYPE_CHECKING:
 @shared.dry_run
 def install(
     *,
-    context: str | None,
-    namespace: str | None,
+    client: Kubectl,
     manifests: Path,
     image: str | None,
     cluster_rights: bool,
@@ -50,7 +50,6 @@ def install(
     from runner.cluster import install as installing
     from runner.cluster.readiness import as_text, check_cluster
 
-    client = Kubectl(context=context, namespace=namespace)
     target = shared.namespace_of(client)
     if create_namespace and not dry_run and client.find("get", "namespace", target) is None:
         client.run("create", "namespace", target)
@@ -75,8 +74,7 @@ def install(
 @options.add(shared.fit)
 @options.as_json
 def validate(
-    context: str | None,
-    namespace: str | None,
+    client: Kubectl,
     tekton_dir: Path,
     plan: Path | None,
     params: tuple[tuple[str, str], ...],
@@ -100,7 +98,6 @@ def validate(
     from runner.tekton.pipeline import Shape, pipeline
     from runner.tekton.pipelinerun import RunShape, pipeline_run
 
-    client = Kubectl(context=context, namespace=namespace)
     target = shared.namespace_of(client)
     loaded = load(plan or tekton_dir / "configs" / f"{PLAN_CONFIG_MAP}.yaml")
     shape = Shape(name="any")
@@ -131,7 +128,7 @@ def validate(
 @shared.manifests
 @click.option("--delete-volumes", is_flag=True, help="Also delete the runs' volumes, with all outputs.")
 @shared.dry_run
-def uninstall(context: str | None, namespace: str | None, manifests: Path, delete_volumes: bool, dry_run: bool) -> int:
+def uninstall(client: Kubectl, manifests: Path, delete_volumes: bool, dry_run: bool) -> int:
     """Remove everything that was installed, and all our runs; keep their volumes unless --delete-volumes is given.
 
     \b
@@ -140,7 +137,6 @@ def uninstall(context: str | None, namespace: str | None, manifests: Path, delet
     """
     from runner.cluster import install as installing
 
-    client = Kubectl(context=context, namespace=namespace)
     target = shared.namespace_of(client)
     documents = installing.manifests(client, manifests, target)
     left = installing.uninstall(client, documents, volumes=delete_volumes, dry_run=dry_run)
