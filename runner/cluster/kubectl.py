@@ -158,6 +158,8 @@ def failure(arguments: Sequence[str], stderr: str) -> RunnerError:
     what = f"kubectl {arguments[0]}: {message[:600]}"
     if any(sign in low for sign in _NO_CONNECTION):
         return NetworkError(what, hint="check `kubectl config current-context` and that the cluster is reachable")
+    if "error in configuration" in low:  # such as a context that does not exist
+        return MissingError(what, hint="check --context; `kubectl config get-contexts` lists the contexts")
     if "(notfound)" in low or "the server doesn't have a resource type" in low or "not found" in low:
         return NotFoundError(what, hint="check --namespace; our objects are created by `install`")
     if "(forbidden)" in low or "unauthorized" in low or "must be logged in" in low:

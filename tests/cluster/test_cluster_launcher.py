@@ -449,6 +449,15 @@ def test_uninstall_removes_what_it_made_and_says_what_it_leaves(cluster):
     assert any("--cascade=orphan" in call for call in cluster.arguments())
 
 
+def test_a_context_that_does_not_exist_is_not_a_missing_installation(cluster):
+    """Kubectl's configuration error is passed on, with the command that lists the contexts."""
+    cluster.trouble("Error in configuration: context was not found for specified context: x")
+    done = launch(cluster, "run", "demo", "--context", "x", check=3)
+    assert "context was not found" in done.stderr
+    assert "kubectl config get-contexts" in done.stderr
+    assert "nothing is installed" not in done.stderr
+
+
 def test_no_connection_is_its_own_exit_code(cluster):
     """A cluster that does not answer is 75, like every other lost network."""
     cluster.trouble("Unable to connect to the server: dial tcp 10.0.0.1:6443: i/o timeout")
