@@ -89,7 +89,7 @@ def _run(given: dict[str, Any], *, as_json: bool) -> int:
 
     name_run()
     stopper = Stopper()
-    stopper.hear()
+    stopper.watch_signals()
     record = job.path(".metrics.json")
     try:
         with watched(1, verbosity) as progress:

@@ -79,9 +79,9 @@ def _number(cell: Mapping[str, Any], position: int) -> str:
 
 def compare_cell(part: str, old: Mapping[str, Any], new: Mapping[str, Any], tolerance: Tolerance) -> Verdict:
     """Return one verdict for all outputs of a cell, that of the worst one."""
-    if _exact(old["outputs"]) == _exact(new["outputs"]):
+    if _canonical(old["outputs"]) == _canonical(new["outputs"]):
         return verdict(part, Outcome.EQUAL)
-    one, two = list(_shown(old["outputs"])), list(_shown(new["outputs"]))
+    one, two = list(_visible(old["outputs"])), list(_visible(new["outputs"]))
     if [kind for kind, _ in one] != [kind for kind, _ in two]:
         kinds = [", ".join(kind for kind, _ in shown) or "nothing" for shown in (one, two)]
         return verdict(part, Outcome.DIFFERENT, f"outputs {kinds[0]:.100} → {kinds[1]:.100}")
@@ -97,7 +97,7 @@ def compare_cell(part: str, old: Mapping[str, Any], new: Mapping[str, Any], tole
     return verdict(part, outcome, f"{what}: {chosen.detail}", scores=chosen.scores, figures=chosen.figures)
 
 
-def _exact(outputs: Any) -> str:
+def _canonical(outputs: Any) -> str:
     """Return outputs without execution counts and metadata."""
     kept = [
         {key: value for key, value in output.items() if key not in {"execution_count", "metadata"}}
@@ -106,7 +106,7 @@ def _exact(outputs: Any) -> str:
     return json.dumps(kept, sort_keys=True)
 
 
-def _shown(outputs: Any) -> Iterator[tuple[str, Any]]:
+def _visible(outputs: Any) -> Iterator[tuple[str, Any]]:
     """Yield kind and content of the visible outputs, without stderr, which has only warnings and progress."""
     printed: list[str] = []
     for output in outputs:
@@ -120,12 +120,12 @@ def _shown(outputs: Any) -> Iterator[tuple[str, Any]]:
             yield "error", f"{output['ename']}: {output['evalue']}"
             continue
         if _WIDGET not in output["data"]:
-            yield _displayed(output["data"])
+            yield _representation(output["data"])
     if printed:
         yield "text", "".join(printed)
 
 
-def _displayed(data: Mapping[str, Any]) -> tuple[str, Any]:
+def _representation(data: Mapping[str, Any]) -> tuple[str, Any]:
     """Return kind and content of the representation that a browser shows."""
     kind = next((kind for kind in (*_IMAGES, "image/svg+xml", *_TREES) if kind in data), None)
     if kind in _IMAGES:

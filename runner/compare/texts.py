@@ -42,7 +42,7 @@ def compare_texts(part: str, old: str, new: str, tolerance: Tolerance) -> Verdic
         return verdict(part, Outcome.EQUAL)
     if max(len(old), len(new)) > MOST_CHARS:
         return verdict(part, Outcome.DIFFERENT, f"texts of {len(old):,} → {len(new):,} characters")
-    one, two = _lasting(old), _lasting(new)
+    one, two = _without_volatile(old), _without_volatile(new)
     if one == two:
         return verdict(part, Outcome.TOLERATED, "except for times, addresses and spaces")
     numbers = 0
@@ -52,7 +52,7 @@ def compare_texts(part: str, old: str, new: str, tolerance: Tolerance) -> Verdic
         if before is None or after is None:
             change = f"added: {after!r:.100}" if before is None else f"removed: {before!r:.100}"
             return verdict(part, Outcome.DIFFERENT, f"line {number} {change}")
-        if not _near(before, after, tolerance):
+        if not _lines_equal(before, after, tolerance):
             return verdict(part, Outcome.DIFFERENT, f"line {number} {before.strip()!r:.100} → {after.strip()!r:.100}")
         numbers += 1
     return verdict(part, Outcome.TOLERATED, f"numbers differ in {format_count(numbers, 'line')}")
@@ -116,7 +116,7 @@ def _leaves(path: str, old: Any, new: Any) -> Iterator[tuple[str, Any, Any]]:
         yield path, old, new
 
 
-def _near(old: str, new: str, tolerance: Tolerance) -> bool:
+def _lines_equal(old: str, new: str, tolerance: Tolerance) -> bool:
     """Return True if two lines have the same words and their numbers are equal within the tolerance."""
     if _NUMBER.sub("#", old) != _NUMBER.sub("#", new):
         return False
@@ -124,7 +124,7 @@ def _near(old: str, new: str, tolerance: Tolerance) -> bool:
     return all(near_cells(before, after, tolerance) for before, after in pairs)
 
 
-def _lasting(text: str) -> str:
+def _without_volatile(text: str) -> str:
     """Return a text without volatile parts; of a line with carriage returns only the last state."""
     lines = (line.rstrip("\r").rsplit("\r", 1)[-1] for line in without_colours(text).split("\n"))
     kept = (_SPACE.sub(" ", _VOLATILE.sub("~", line)).rstrip() for line in lines)

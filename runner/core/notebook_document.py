@@ -58,7 +58,7 @@ def read_notebook(path: Path, *, to_run: bool = True) -> NotebookNode:
     minor = document.get("nbformat_minor")
     notebook.nbformat, notebook.nbformat_minor = 4, max(5, minor if isinstance(minor, int) else 0)
     check_shape(notebook, path)
-    _give_ids(notebook)
+    _assign_ids(notebook)
     if to_run:
         check_metadata(notebook, path)
     if to_run and not any(cell.cell_type == "code" for cell in notebook.cells):
@@ -106,7 +106,7 @@ def _from_text(data: bytes, path: Path) -> dict[str, Any]:
     except Exception as error:  # noqa: BLE001  (jupytext and the programs it calls raise anything)
         _refuse(path, f"cannot be read by jupytext: {error!r:.200}", f"try jupytext --to ipynb {path.name}")
     for cell in document["cells"]:
-        cell.pop("id", None)  # random; `_give_ids` makes a stable one
+        cell.pop("id", None)  # random; `_assign_ids` makes a stable one
     return document
 
 
@@ -143,7 +143,7 @@ def _upgraded(document: dict[str, Any], path: Path) -> dict[str, Any]:
     except Exception as error:  # noqa: BLE001  (the converter raises anything on a broken document)
         _refuse(path, f"has nbformat 3 and cannot be converted: {error!r:.200}", "open it in Jupyter and save it again")
     for cell in converted.get("cells", []):
-        cell.pop("id", None)  # random; `_give_ids` makes a stable one
+        cell.pop("id", None)  # random; `_assign_ids` makes a stable one
     upgraded: dict[str, Any] = converted
     return upgraded
 
@@ -196,16 +196,16 @@ def check_metadata(notebook: NotebookNode, path: Path) -> None:
     """
     fix = "it was edited by hand or made by a tool; correct it, or open the notebook in Jupyter and save it again"
     for part in ("kernelspec", "language_info"):
-        if not isinstance(_present(notebook.metadata, part), dict | None):
+        if not isinstance(_optional(notebook.metadata, part), dict | None):
             _refuse(path, f"has `metadata.{part}` that is not a mapping, but {notebook.metadata[part]!r:.80}", fix)
         for key in ("name", "display_name", "language"):
             found = notebook.metadata.get(part, {})
-            if not isinstance(_present(found, key), str | None):
+            if not isinstance(_optional(found, key), str | None):
                 _refuse(path, f"has `metadata.{part}.{key}` that is not text, but {found[key]!r:.80}", fix)
     _check_settings(notebook.metadata, path, "its metadata")
     for position, cell in enumerate(notebook.cells):
         _check_settings(cell.metadata, path, f"the metadata of cells[{position}]")
-        tags = _present(cell.metadata, "tags")
+        tags = _optional(cell.metadata, "tags")
         if tags is not None and not (isinstance(tags, list) and all(isinstance(tag, str) for tag in tags)):
             _refuse(path, f"has tags that are not a list of strings at cells[{position}], but {tags!r:.80}", fix)
 
@@ -247,7 +247,7 @@ def _drop_leftovers(metadata: dict[str, Any]) -> None:
             del metadata[part]
 
 
-def _present(mapping: dict[str, Any], key: str) -> Any:
+def _optional(mapping: dict[str, Any], key: str) -> Any:
     """Return an optional value, after removing a null, which means the same as absent."""
     value = mapping.get(key)
     if value is None:
@@ -268,7 +268,7 @@ def _check_outputs(cell: NotebookNode) -> None:
     cell.setdefault("execution_count", None)
 
 
-def _give_ids(notebook: NotebookNode) -> None:
+def _assign_ids(notebook: NotebookNode) -> None:
     """Give each cell a valid and unique id; ids that are both are kept."""
     taken: set[str] = set()
     for position, cell in enumerate(notebook.cells):

@@ -134,7 +134,7 @@ class Stopper:
         with handling(self._receive):
             yield
 
-    def hear(self) -> None:
+    def watch_signals(self) -> None:
         """Turn `SIGNALS` into requests from now on; `answering` follows."""
         _handle(self._receive)
 

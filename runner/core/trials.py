@@ -155,16 +155,16 @@ def keep(path: Path, found: Fit | Forecast) -> None:
 def kept_fit(folder: Path, record: Metrics) -> Fit | None:
     """Return the stored fit of a notebook if source and parameters match its record."""
     found: Fit | None = _read(Fit, folder / f"{record.notebook}{FIT}")
-    return found if found and (found.source_sha256, found.parameters) == _work(record) else None
+    return found if found and (found.source_sha256, found.parameters) == _inputs(record) else None
 
 
 def kept_forecast(folder: Path, record: Metrics) -> Forecast | None:
     """Return the stored forecast of a notebook if source and parameters, except the size, match its record."""
     found: Forecast | None = _read(Forecast, folder / f"{record.notebook}{FORECAST}")
-    return found if found and (found.source_sha256, found.parameters) == _work(record, found.parameter) else None
+    return found if found and (found.source_sha256, found.parameters) == _inputs(record, found.parameter) else None
 
 
-def _work(record: Metrics, but: str | None = None) -> tuple[str | None, dict[str, Any]]:
+def _inputs(record: Metrics, but: str | None = None) -> tuple[str | None, dict[str, Any]]:
     return record.source.sha256, {key: value for key, value in record.environment.parameters.items() if key != but}
 
 

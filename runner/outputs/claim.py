@@ -150,12 +150,12 @@ class Claim:
         self._lock = threading.Lock()
         self._wake = threading.Event()
         self._stopping = False
-        self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
+        self._thread = threading.Thread(target=self._heartbeat, name="heartbeat", daemon=True)
         self.took_over: Running | None = None
         self._left_behind = False
-        self._beaten_at = _seconds()
-        self._complaint = ""
-        self._take(watch_seconds, sleep)
+        self._written_at = _seconds()
+        self._last_warning = ""
+        self._acquire(watch_seconds, sleep)
 
     @classmethod
     def of(
@@ -184,36 +184,36 @@ class Claim:
         """Mark of the processes of this run."""
         return self._running.tag
 
-    def _take(self, watch_seconds: float, sleep: Callable[[float], None]) -> None:
+    def _acquire(self, watch_seconds: float, sleep: Callable[[float], None]) -> None:
         if not self._create():
             holder, dead = read(self.path), _state(self.path)
             if alive([self.path], watch_seconds, sleep=sleep)[self.path]:
-                raise _already(self.path, holder)
-            if not self._bury(dead) or not self._create():
-                raise _already(self.path, read(self.path))
+                raise _already_running(self.path, holder)
+            if not self._remove_dead(dead) or not self._create():
+                raise _already_running(self.path, read(self.path))
             self.took_over = holder
             log.warning(
                 "taken-over", file=self.path.name, from_host=holder and holder.host, beat=holder and holder.beat
             )
         self._thread.start()
 
-    def _bury(self, dead: _State | None) -> bool:
+    def _remove_dead(self, dead: _State | None) -> bool:
         """Remove a dead run's file; return False if another run has already replaced it.
 
         Of several processes that see the same dead file only one can rename it. A later one renames the file of the
         first, notices that, and puts it back.
         """
-        grave = self.path.with_name(f".{self.path.name}.{uuid.uuid4().hex}.dead")
+        moved = self.path.with_name(f".{self.path.name}.{uuid.uuid4().hex}.dead")
         try:
-            self.path.rename(grave)
+            self.path.rename(moved)
         except FileNotFoundError:
             return True
-        buried = _state(grave) == dead
-        if not buried:
+        removed = _state(moved) == dead
+        if not removed:
             with contextlib.suppress(OSError):  # its next heartbeat rewrites it anyway
-                self.path.hardlink_to(grave)
-        grave.unlink(missing_ok=True)
-        return buried
+                self.path.hardlink_to(moved)
+        moved.unlink(missing_ok=True)
+        return removed
 
     def _create(self) -> bool:
         opened = False
@@ -237,22 +237,22 @@ class Claim:
         with self._lock:
             self._running = dataclasses.replace(self._running, **fields)  # type: ignore[arg-type]
 
-    def tell(self, **fields: object) -> None:
+    def publish(self, **fields: object) -> None:
         """Change fields of the file and write it at once."""
         self.update(**fields)
         self._wake.set()
 
     def saved(self) -> None:
         """Record that the notebook has just been saved."""
-        self.tell(last_save_at=utc_now())
+        self.publish(last_save_at=utc_now())
 
-    def _beat(self) -> None:
+    def _heartbeat(self) -> None:
         while True:
             self._wake.wait(BEAT_SECONDS)
             self._wake.clear()
             if self._stopping:
                 return
-            if self._taken():
+            if self._taken_over():
                 log.error("heartbeat", reason=f"{self.path} was taken over by another run, which found this one dead")
                 return
             with self._lock:
@@ -263,14 +263,14 @@ class Claim:
         try:
             self._move_folder_aside()
             files.write(self.path, self._running.text())
-            self._beaten_at = _seconds()
+            self._written_at = _seconds()
         except (OSError, RecordError) as error:
-            self._complain(str(error))
+            self._warn_once(str(error))
 
-    def _complain(self, reason: str) -> None:
+    def _warn_once(self, reason: str) -> None:
         """Log a problem with the file once, not at every heartbeat."""
-        if reason != self._complaint:
-            self._complaint = reason
+        if reason != self._last_warning:
+            self._last_warning = reason
             log.warning("heartbeat", reason=reason)
 
     def _move_folder_aside(self) -> None:
@@ -289,7 +289,7 @@ class Claim:
         self._stopping = True
         self._wake.set()
         self._thread.join(timeout=BEAT_SECONDS)
-        if self._taken():
+        if self._taken_over():
             return
         if self._left_behind:
             self._write()
@@ -300,7 +300,7 @@ class Claim:
         except OSError as error:
             log.warning("heartbeat", reason=f"cannot remove {self.path}: {error.strerror or error}")
 
-    def _taken(self) -> bool:
+    def _taken_over(self) -> bool:
         """Return True if another run has taken over.
 
         That takes at least `DEAD_AFTER_SECONDS` without a heartbeat. A file that differs earlier was changed by the
@@ -309,9 +309,9 @@ class Claim:
         found, mine = read(self.path), self._running
         if found is None or (found.run_id, found.pid, found.host) == (mine.run_id, mine.pid, mine.host):
             return False
-        if _seconds() - self._beaten_at >= DEAD_AFTER_SECONDS:
+        if _seconds() - self._written_at >= DEAD_AFTER_SECONDS:
             return True
-        self._complain(f"{self.path.name} was changed by something other than a run; rewriting it")
+        self._warn_once(f"{self.path.name} was changed by something other than a run; rewriting it")
         return False
 
     def __enter__(self) -> Self:
@@ -321,7 +321,7 @@ class Claim:
         self.release()
 
 
-def _already(path: Path, holder: Running | None) -> AlreadyRunningError:
+def _already_running(path: Path, holder: Running | None) -> AlreadyRunningError:
     who = (
         f"pid {holder.pid} on {holder.host}, run {holder.run_id}, since {holder.started_at}" if holder else "a live run"
     )

@@ -142,12 +142,12 @@ def connect(folder: Path, name: str) -> tuple[Channel, dict[str, Any]]:
     except (OSError, ValueError) as error:
         text = f"the run of {name} (pid {running.pid}) does not answer: {error}"
         raise UsageError(text, hint=f"it was held until {format_moment(running.held_until)}; see its log") from error
-    problem = _impostor(channel.peer, running.pid)
+    problem = _identity_problem(channel.peer, running.pid)
     hello: dict[str, Any] = {}
     if not problem:
         with contextlib.suppress(OSError, ValueError):
             hello = channel.receive() or {}
-        problem = _other(hello, folder, name)
+        problem = _mismatch(hello, folder, name)
     if problem:
         channel.close()
         raise UsageError(
@@ -174,7 +174,7 @@ def refusal(peer: Peer, own: Collection[int]) -> str:
     return ""
 
 
-def _impostor(peer: Peer, holder: int) -> str:
+def _identity_problem(peer: Peer, holder: int) -> str:
     """Return the reason why the peer is not the run that holds the claim; empty if it may be."""
     if peer.pid != holder or peer.uid != os.getuid():
         return f"its socket is of pid {peer.pid} (uid {peer.uid}), not of pid {holder} (uid {os.getuid()})"
@@ -188,7 +188,7 @@ def _impostor(peer: Peer, holder: int) -> str:
     return ""
 
 
-def _other(hello: Mapping[str, Any], folder: Path, name: str) -> str:
+def _mismatch(hello: Mapping[str, Any], folder: Path, name: str) -> str:
     """Return the reason why a run is not of this notebook and folder; empty if it is."""
     with contextlib.suppress(OSError):
         if hello.get("notebook") == name and folder.samefile(str(hello.get("output_dir"))):

@@ -92,12 +92,12 @@ class RunLog:
                 data = data[written:]
                 self._size += written
             if self._size > HEAD_BYTES + 2 * TAIL_BYTES:
-                self._cut_out_the_middle()
+                self._drop_middle()
         except OSError as error:
             self.problem = f"{error.strerror or error}"
         self._fresh_line = text.endswith("\n")
 
-    def _cut_out_the_middle(self) -> None:
+    def _drop_middle(self) -> None:
         """Keep the head and the tail; a kill in between loses only the tail."""
         handle = self._stream.fileno()
         size = os.fstat(handle).st_size

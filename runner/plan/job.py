@@ -193,7 +193,7 @@ def resolve(options: Options, environ: Mapping[str, str] | None = None) -> Job:
         cwd=_cwd(options, entry, checkout, source),
         output_dir=Path(_filled(str(options.output_dir), parameters, "--output-dir")).absolute(),
         cache=options.cache.absolute() if options.cache else None,
-        asked=_asked(options, entry),
+        asked=_requirements(options, entry),
         options=options,
         optional=_first(options.optional, entry.optional if entry else None) or False,
         notebook_seconds=_first(options.timeout, entry.timeout if entry else None),
@@ -289,7 +289,7 @@ def _cwd(options: Options, entry: Notebook | None, checkout: Path, source: Path)
     return source.parent
 
 
-def _asked(options: Options, entry: Notebook | None) -> Requirements:
+def _requirements(options: Options, entry: Notebook | None) -> Requirements:
     if entry is None:
         return requirements_of(options.min_gpus, options.min_gpu_memory_gb, options.gpu_free_fraction)
     from runner.plan.model import requirements

@@ -38,12 +38,12 @@ def expanded(notebooks: list[Any]) -> tuple[list[Any], list[int]]:
             result.append(entry)
             origins.append(position)
             continue
-        found = [_one(entry, each) for each in _combinations(matrix, ("notebooks", position, "matrix"))]
+        found = [_combination(entry, each) for each in _combinations(matrix, ("notebooks", position, "matrix"))]
         if isinstance(entry.get("name"), str):
             names[entry["name"]] = [each["name"] for each in found]
         result += found
         origins += [position] * len(found)
-    return [_needing(entry, names) for entry in result], origins
+    return [_with_needs(entry, names) for entry in result], origins
 
 
 def _combinations(matrix: Any, at: Path) -> list[dict[str, Any]]:
@@ -74,11 +74,11 @@ def _combinations(matrix: Any, at: Path) -> list[dict[str, Any]]:
     return found
 
 
-def _one(entry: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+def _combination(entry: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
     """Return the notebook of one combination."""
     name = entry.get("name")
     if isinstance(name, str):
-        name = _filled(name, values) if PLACEHOLDER.search(name) else "-".join([name, *map(_word, values.values())])
+        name = _filled(name, values) if PLACEHOLDER.search(name) else "-".join([name, *map(_slug, values.values())])
     one = {key: value for key, value in entry.items() if key != "matrix"}
     one |= {"name": name, "parameters": {**(entry.get("parameters") or {}), **values}}
     for key in ("products", "expect", "env"):
@@ -90,18 +90,18 @@ def _one(entry: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
 def _filled(value: Any, values: Mapping[str, Any]) -> Any:
     """Replace placeholders in all strings of a part of a plan; unknown names stay."""
     if isinstance(value, str):
-        return PLACEHOLDER.sub(lambda match: _word(values[match[1]]) if match[1] in values else match[0], value)
+        return PLACEHOLDER.sub(lambda match: _slug(values[match[1]]) if match[1] in values else match[0], value)
     if isinstance(value, dict):
         return {key: _filled(item, values) for key, item in value.items()}
     return [_filled(item, values) for item in value] if isinstance(value, list) else value
 
 
-def _word(value: Any) -> str:
+def _slug(value: Any) -> str:
     """Return a value in a form that is valid in a file name."""
     return _ODD.sub("-", str(value)).strip("-.")[:40] or "empty"
 
 
-def _needing(entry: Any, names: Mapping[Any, list[str]]) -> Any:
+def _with_needs(entry: Any, names: Mapping[Any, list[str]]) -> Any:
     needs = entry.get("needs") if isinstance(entry, dict) else None
     if not isinstance(needs, list) or not any(isinstance(need, str) and need in names for need in needs):
         return entry

@@ -59,7 +59,7 @@ def _notebook(entry: Entry, nb: NotebookSummary, pools: Sequence[Pool]) -> Itera
             nb, pools, entry.fit.smallest if entry.fit else None
         )  # else the peak is not this notebook's alone
     if entry.metrics and entry.forecast:
-        yield from _larger(nb, entry.metrics.environment.parameters, entry.forecast)
+        yield from _larger_input(nb, entry.metrics.environment.parameters, entry.forecast)
     held, busy = nb.gpu_held_seconds, nb.gpu_busy_seconds
     if held and busy is not None and held >= IDLE_SECONDS and busy < IDLE_SHARE * held:
         yield (
@@ -109,7 +109,7 @@ def _pool_figures(pool: Pool, use: GpuUse | None, *, several: bool) -> str:
     )
 
 
-def _larger(
+def _larger_input(
     nb: NotebookSummary, parameters: Mapping[str, object], forecast: Forecast
 ) -> Iterator[tuple[str, str, str]]:
     """Advise on the card for a larger input if a forecast exceeds the requirement."""
@@ -183,7 +183,7 @@ def _shared_stages(
         if len(ordered) < 2 or not serial or saved < 60:
             continue
         names = tuple(row.entry.name for row in ordered)
-        where = _on_what(names, figures, pools)
+        where = _placement(names, figures, pools)
         yield Advice(
             notebooks=names,
             anchor=None,
@@ -201,7 +201,7 @@ def depths(needs: Mapping[str, Collection[str]]) -> dict[str, int]:
     return found
 
 
-def _on_what(
+def _placement(
     names: Sequence[str], figures: Mapping[str, NotebookSummary], pools: Mapping[str, tuple[Pool, ...]]
 ) -> str:
     known = [

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 Verdict = Literal["succeeded", "failed"]
 _HISTORY = 20
 """Runs shown in the history of a notebook."""
-_OF_ITS_OWN = {
+_NOTEBOOK_STATUSES = {
     *(Status.SUCCEEDED, Status.FAILED, Status.KERNEL_DIED, Status.TIMED_OUT),
     *(Status.INCOMPLETE, Status.UNEXPECTED_RESULTS),
 }
@@ -63,7 +63,7 @@ class Entry:
     @property
     def flaky(self) -> bool:
         """Whether the same source, parameters and software have both succeeded and failed."""
-        ends = {(_work(m), m.status is Status.SUCCEEDED) for m in self.history if m.status in _OF_ITS_OWN}
+        ends = {(_inputs(m), m.status is Status.SUCCEEDED) for m in self.history if m.status in _NOTEBOOK_STATUSES}
         return len(ends) > len({work for work, _ in ends})
 
 
@@ -118,7 +118,7 @@ class Report:
         return first or (rest[0] if rest else None)
 
 
-def _work(m: Metrics) -> tuple[object, ...]:
+def _inputs(m: Metrics) -> tuple[object, ...]:
     """Return the inputs of a run that are recorded for failures as well."""
     environment = m.environment
     parameters = repr(sorted(environment.parameters.items()))

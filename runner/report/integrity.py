@@ -256,7 +256,7 @@ def _crate(check: _Check) -> None:
         entities = {entity["@id"]: entity for entity in json.loads(files.read(path))["@graph"]}
         actions = [one for key, one in entities.items() if one["@type"] == "CreateAction" and key != "#run"]
         for action in actions:
-            _action(check, action, [entities[result["@id"]] for result in _listed(action.get("result"))])
+            _action(check, action, [entities[result["@id"]] for result in _as_list(action.get("result"))])
         for key, entity in entities.items():
             if key.startswith("reports/") and "sha256" in entity and sha256(check.root / key) != entity["sha256"]:
                 check.differ(check.root / key, f"{CRATE_FILE} has another SHA-256: {entity['sha256']}")
@@ -285,7 +285,7 @@ def _action(check: _Check, action: Mapping[str, Any], results: Sequence[Mapping[
         check.differ(check.root / CRATE_FILE, f"it does not match the record of {name}")
 
 
-def _listed(value: Any) -> list[Any]:
+def _as_list(value: Any) -> list[Any]:
     """Return a JSON-LD value as a list."""
     return value if isinstance(value, list) else [] if value is None else [value]
 

@@ -225,7 +225,7 @@ def notebook_summary(entry: Entry, seen: Seen | None = None) -> NotebookSummary:
         run_id=m.run_id if m else flight.run_id if flight else None,
         attempts=len(entry.attempts),
         flaky=entry.flaky,
-        history=tuple(map(_past, entry.history)),
+        history=tuple(map(_past_run, entry.history)),
         files=dict(entry.files),
     )
     if m:
@@ -305,7 +305,7 @@ def _kept(m: Metrics) -> tuple[str, ...]:
     return tuple(name for name, kept in named.items() if kept)
 
 
-def _past(m: Metrics) -> PastRun:
+def _past_run(m: Metrics) -> PastRun:
     return PastRun(
         run_id=m.run_id,
         status=m.status,

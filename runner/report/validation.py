@@ -37,7 +37,7 @@ def check_figures(record: Any) -> None:
             if not -LARGEST < value < LARGEST:
                 odd = isinstance(value, float) and not math.isfinite(value)
                 what = f"{value}, which is not a finite number" if odd else "too large"
-                raise ValueError(f"{_spelled(place)} is {what}")
+                raise ValueError(f"{_field_path(place)} is {what}")
         elif names := _fields(kind):
             waiting += [(getattr(value, name), (place, name)) for name in names]
         elif isinstance(value, Mapping):
@@ -52,7 +52,7 @@ def _fields(kind: Any) -> tuple[str, ...]:
     return tuple(field.name for field in fields if field.name not in _FREE)
 
 
-def _spelled(place: Any) -> str:
+def _field_path(place: Any) -> str:
     """Return the path of a figure."""
     names: list[str] = []
     while place:

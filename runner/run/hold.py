@@ -84,12 +84,12 @@ class Hold:
                 self._why = f"it cannot listen for repairs: {error}"
                 self._decision.set_result(None)
             else:
-                run.claim.tell(socket=str(path), held_until=held_until)
+                run.claim.publish(socket=str(path), held_until=held_until)
                 self._announce(hello)
                 accepting = asyncio.create_task(self._accept(listener, session, position, hello))
                 await self._wait(session, seconds)
                 accepting.cancel()
-        run.claim.tell(socket=None, held_until=None)
+        run.claim.publish(socket=None, held_until=None)
         await page
         for channel in self._open - {*run.repairs}:
             channel.close()

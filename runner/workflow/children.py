@@ -145,7 +145,7 @@ class ForkServer:
             The server has ended.
         """
         if self._server.poll() is not None:
-            self._lose()
+            self._mark_lost()
             self._socket.close()
             self._serve()
         request = json.dumps(list(arguments)).encode() + b"\n"
@@ -166,12 +166,12 @@ class ForkServer:
         """Return exit codes by pid once processes have ended; empty after a timeout."""
         while not self._ended and self.running and select.select([self._socket], [], [], seconds)[0]:
             if self._receive() is None:
-                self._lose()
+                self._mark_lost()
         ended, self._ended = self._ended, {}
         self.running -= set(ended)
         return ended
 
-    def _lose(self) -> None:
+    def _mark_lost(self) -> None:
         """Record the end of all running processes, which get SIGTERM when the server dies; exit codes are unknown."""
         while self._receive() is not None:  # its last messages
             pass

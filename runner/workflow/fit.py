@@ -59,7 +59,8 @@ def fit(options: Options, *, cards: Sequence[int], runs: int) -> Fit:
     with open_driver() as driver:
         gpu = _largest([one for one in driver.visible(os.environ) if not one.mig])
         free = gpu.memory().free_bytes or 0
-        possible = [card for card in sorted(set(cards or CARDS_GB)) if _left(card, options) + TOLERANCE_BYTES < free]
+        sizes = {card: _available_bytes(card, options) for card in sorted(set(cards or CARDS_GB))}
+        possible = [card for card, size in sizes.items() if size + TOLERANCE_BYTES < free]
         if not possible:
             raise RefusedError(
                 f"GPU {gpu.index} has {format_bytes(free)} free, not enough to emulate "
@@ -72,11 +73,11 @@ def fit(options: Options, *, cards: Sequence[int], runs: int) -> Fit:
         records: list[Metrics] = []
 
         def attempt(card_gb: int) -> Attempt:
-            with Ballast(gpu, _left(card_gb, options)), _alone(gpu), scratch(job) as trial:
-                log.info("fit", nb=job.name, card_gb=card_gb, left=format_bytes(_left(card_gb, options)))
+            with Ballast(gpu, sizes[card_gb]), _only_visible(gpu), scratch(job) as trial:
+                log.info("fit", nb=job.name, card_gb=card_gb, left=format_bytes(sizes[card_gb]))
                 needed = dataclasses.replace(trial, min_gpus=1, min_gpu_memory_gb=card_gb)
                 records.append(run_trial(needed))
-                return judged(card_gb, _left(card_gb, options), records[-1])
+                return judged(card_gb, sizes[card_gb], records[-1])
 
         full = final_success(job.path(".metrics.json"))
         found = Fit(
@@ -91,7 +92,7 @@ def fit(options: Options, *, cards: Sequence[int], runs: int) -> Fit:
         return found
 
 
-def _left(card_gb: int, options: Options) -> int:
+def _available_bytes(card_gb: int, options: Options) -> int:
     """Return the memory that a card of this size has for a notebook, as required by the gate."""
     return int(card_gb * 1e9 * options.gpu_free_fraction) + TOLERANCE_BYTES
 
@@ -133,7 +134,7 @@ def judged(card_gb: int, left_bytes: int, metrics: Metrics) -> Attempt:
 
 
 @contextlib.contextmanager
-def _alone(gpu: Gpu) -> Iterator[None]:
+def _only_visible(gpu: Gpu) -> Iterator[None]:
     """Make only this GPU visible."""
     before = os.environ.get("CUDA_VISIBLE_DEVICES")
     os.environ["CUDA_VISIBLE_DEVICES"] = gpu.uuid

@@ -92,7 +92,7 @@ def answer_once(listener: socket.socket, **hello: object) -> None:
 def test_the_run_that_holds_the_claim_is_believed(tmp_path: Path, claim: Claim) -> None:
     """Its process is that of the claim, and it reports this notebook and folder."""
     with listening() as (listener, path):
-        claim.tell(socket=str(path), held_until="2026-11-28T10:00:00Z")
+        claim.publish(socket=str(path), held_until="2026-11-28T10:00:00Z")
         _written(tmp_path)
         answer_once(listener, notebook="n", output_dir=str(tmp_path))
         channel, hello = connect(tmp_path, "n")
@@ -104,7 +104,7 @@ def test_the_run_that_holds_the_claim_is_believed(tmp_path: Path, claim: Claim) 
 def test_a_run_of_something_else_is_not(tmp_path: Path, claim: Claim, hello: dict[str, str]) -> None:
     """A claim that was made to lead to another held run of the same user repairs nothing there."""
     with listening() as (listener, path):
-        claim.tell(socket=str(path), held_until="2026-11-28T10:00:00Z")
+        claim.publish(socket=str(path), held_until="2026-11-28T10:00:00Z")
         _written(tmp_path)
         answer_once(listener, **({"notebook": "n", "output_dir": str(tmp_path), **hello} if hello else {}))
         with pytest.raises(UsageError, match="does not lead to the run"):
@@ -119,7 +119,7 @@ def test_a_socket_of_another_process_is_not_believed(tmp_path: Path, claim: Clai
         other = subprocess.Popen([sys.executable, "-c", script, forged], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         assert other.stdout is not None
         other.stdout.readline()
-        claim.tell(socket=forged, held_until="2026-11-28T10:00:00Z")
+        claim.publish(socket=forged, held_until="2026-11-28T10:00:00Z")
         _written(tmp_path)
         with pytest.raises(UsageError, match=f"its socket is of pid {other.pid}"):
             connect(tmp_path, "n")
@@ -131,7 +131,7 @@ def test_what_is_not_held_is_said_with_what_is(tmp_path: Path, claim: Claim) -> 
     with pytest.raises(UsageError, match="nothing is held") as running:
         connect(tmp_path, "n")
     assert "--on-failure hold" in (running.value.hint or "")
-    claim.tell(held_until="2026-11-28T10:00:00Z", socket="/nowhere")
+    claim.publish(held_until="2026-11-28T10:00:00Z", socket="/nowhere")
     _written(tmp_path)
     with pytest.raises(UsageError, match="m is not running") as missing:
         connect(tmp_path, "m")

@@ -209,8 +209,8 @@ def _whole_run(crate: ROCrate, report: Report, engine: Entity, actions: list[Ent
         agent=engine,
         startTime=_time(report.started_at),
         endTime=_time(report.ended_at),
-        object=[source for action in actions for source in _several(action.get("object"))],
-        result=[*results, *(file for action in actions for file in _several(action.get("result")))],
+        object=[source for action in actions for source in _as_list(action.get("object"))],
+        result=[*results, *(file for action in actions for file in _as_list(action.get("result")))],
         actionStatus=f"http://schema.org/{'Failed' if failed else 'Completed'}ActionStatus",
     )
 
@@ -220,7 +220,7 @@ def _time(text: str | None) -> str | None:
     return text and text.replace("Z", "+00:00")
 
 
-def _several(value: Any) -> list[Any]:
+def _as_list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value] if value else []
 
 
