@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from functools import cache
@@ -176,16 +177,15 @@ def test_dra_overlay():
 
 
 @pytest.mark.parametrize("overlay", ["dra", "kueue"])
-def test_what_other_namespaces_share_outlives_an_uninstall(overlay, tmp_path):
+def test_what_other_namespaces_share_outlives_an_uninstall(overlay, tmp_path, monkeypatch):
     """A quota and a class of devices are the cluster's."""
-    shared = {(kind, name) for kind, name in built(f"overlays/{overlay}") if kind in SHARED}
+    objects = built(f"overlays/{overlay}")
+    shared = {(kind, name) for kind, name in objects if kind in SHARED}
     assert shared
     kubectl = FakeKubectl(tmp_path)
     kubectl.add(*tekton_cluster("scrna"))
-    left = uninstall(
-        Kubectl(executable=str(kubectl.folder / "bin" / "kubectl"), namespace="scrna"),
-        list(built(f"overlays/{overlay}").values()), volumes=False, dry_run=True,
-    )  # fmt: skip
+    monkeypatch.setenv("PATH", f"{kubectl.folder / 'bin'}:{os.environ['PATH']}")
+    left = uninstall(Kubectl(namespace="scrna"), list(objects.values()), volumes=False, dry_run=True)
     assert {tuple(one.split("/")) for one in left.kept} == shared
 
 
