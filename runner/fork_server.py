@@ -98,9 +98,11 @@ def _reaped() -> Iterator[tuple[int, int]]:
             yield found[0], os.waitstatus_to_exitcode(found[1])
 
 
-def _import() -> None:
+def preload() -> None:
     """Import the modules of `runner run`, none of which starts a thread."""
     import_papermill()  # first: it imports runner's engine by its entry point
+
+    import nbformat.v4
 
     import runner.commands.run
     import runner.run.execution
@@ -116,13 +118,14 @@ def _import() -> None:
     import runner.stages.prepare.prepare
 
     runner.stages.convert.page.preload([{"cell_type": "markdown"}])
+    nbformat.v4.new_output("stream")  # compiles the schema that validates each output
     gc.freeze()  # keep memory pages shared with the children
 
 
 def main() -> None:
     """Serve, and run the command in a forked child."""
     server = Server(socket.socket(fileno=int(sys.argv[1])))
-    _import()
+    preload()
     arguments = server.serve()
     if arguments is not None:
         sys.argv = ["runner", *arguments]

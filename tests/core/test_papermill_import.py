@@ -60,6 +60,6 @@ def test_a_client_that_is_there_already_stays(tmp_path: Path) -> None:
 def test_what_forks_the_notebooks_has_one_thread(tmp_path: Path) -> None:
     """A lock that another thread holds at the fork is held forever in the process."""
     script = (
-        "import os\nfrom runner import fork_server\nfork_server._import()\nprint(len(os.listdir('/proc/self/task')))"
+        "import os\nfrom runner import fork_server\nfork_server.preload()\nprint(len(os.listdir('/proc/self/task')))"
     )
     assert run(tmp_path, script).splitlines() == ["1"]

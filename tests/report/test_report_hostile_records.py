@@ -13,7 +13,7 @@ from support import records as made
 from runner.core.records import Status, to_json
 from runner.report import advice, build, facts, summary
 from runner.report.exports import junit, openmetrics
-from runner.report.html import formatting
+from runner.report.html import formatting, render
 
 ODD: dict[str, Any] = {
     "nothing": None,
@@ -149,7 +149,10 @@ def test_fault_of_ours_in_one_notebook_loses_no_other(tmp_path, monkeypatch, mod
         record = made.metrics(name)
         cells = tuple(dataclasses.replace(cell, title=f"{name} cell") for cell in record.cells)
         made.leave(tmp_path, dataclasses.replace(record, cells=cells), with_samples=False)
-    monkeypatch.setattr(module, function, fails_for_odd(getattr(module, function)))
+    failing = fails_for_odd(getattr(module, function))
+    monkeypatch.setattr(module, function, failing)
+    if function in render.environment().filters:
+        monkeypatch.setitem(render.environment().filters, function, failing)
     result = build(tmp_path, watch=dead)
     assert result.verdict == "succeeded"
     assert [p for p in result.problems if p.startswith("odd makes the report fail") and "nobody thought of" in p]

@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import shlex
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -24,22 +23,10 @@ if TYPE_CHECKING:
     from runner.report.overview import Overview
 
 
-def render(view: Mapping[str, Any], folder: Path | None = None) -> str:
-    """Return the HTML of a report.
-
-    Parameters
-    ----------
-    view
-        The names that the templates use; see `report_templates/report.html`.
-    folder
-        Folder of the templates; default is the shipped one.
-    """
-    from markupsafe import Markup
-
-    folder = folder or templates_folder()
-    style = (folder / "report.css").read_text(encoding="utf-8")
-    script = (folder / "report.js").read_text(encoding="utf-8")
-    environment = templates(folder, finalize=formatting.plain)
+@functools.cache
+def environment() -> jinja2.Environment:
+    """Return the templates of the report with their filters."""
+    found = templates(templates_folder(), finalize=formatting.plain)
     for name in (
         "seconds",
         "size",
@@ -55,8 +42,24 @@ def render(view: Mapping[str, Any], folder: Path | None = None) -> str:
         "largest",
         "unit_of",
     ):
-        environment.filters[name] = getattr(formatting, name)
-    environment.filters |= {"count": format_count, "command": shlex.join}
+        found.filters[name] = getattr(formatting, name)
+    found.filters |= {"count": format_count, "command": shlex.join}
+    return found
+
+
+def render(view: Mapping[str, Any]) -> str:
+    """Return the HTML of a report.
+
+    Parameters
+    ----------
+    view
+        The names that the templates use; see `report_templates/report.html`.
+    """
+    from markupsafe import Markup
+
+    folder = templates_folder()
+    style = (folder / "report.css").read_text(encoding="utf-8")
+    script = (folder / "report.js").read_text(encoding="utf-8")
     images = "img-src data:; " if view["gallery"].figures or view["outcomes"] else ""
     policy = (
         f"default-src 'none'; {images}style-src '{policy_hash(style)}'; script-src '{policy_hash(script)}'; "
@@ -64,7 +67,7 @@ def render(view: Mapping[str, Any], folder: Path | None = None) -> str:
     )
     # All three are trusted, and must not be escaped, or the hashes would not match.
     ours = {"policy": Markup(policy), "style": Markup(style), "script": Markup(script)}  # noqa: S704
-    return environment.get_template("report.html").render(**view, **ours)
+    return environment().get_template("report.html").render(**view, **ours)
 
 
 def live_page(overview: Overview) -> str:
