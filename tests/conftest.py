@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 from simdriver import COMPILER, NO_COMPILER, SimulatedDriver
+from support import warm
 
 # Tests never assert how long something took: under load an example takes as long as it takes.
 settings.register_profile("runner", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -64,3 +65,9 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         pytest.skip(f"mounting a small file system needs root: {done.stderr.strip()}")
     yield mount
     subprocess.run(["umount", "-l", str(mount)], check=True)
+
+
+@pytest.fixture
+def new_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Start kernels as new processes, for tests of their start-up or of first imports."""
+    monkeypatch.setattr(warm, "forked_kernels", False)

@@ -6,7 +6,6 @@ from __future__ import annotations
 import ast
 import csv
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -16,6 +15,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from support import cli
 
 import runner.demo
 from runner.plan.model import load
@@ -96,41 +96,68 @@ def test_one_notebook_of_the_demo_has_a_parameter_from_the_plan():
     assert any(notebook.parameters for notebook in PLAN.notebooks)
 
 
-@needs_scanpy
-@pytest.mark.slow
-def test_the_demo_succeeds_without_a_network_and_leaves_what_its_plan_promises(tmp_path):
-    """`runner demo` runs all three notebooks with the network cut, and each says on what it ran."""
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """Run the demo once, with the network cut, and give its JSON and its output folder."""
+    folder = tmp_path_factory.mktemp("demo")
     tools = shutil.which("unshare") and shutil.which("ip")
     isolated = tools and subprocess.run([*NO_NETWORK, "true"], check=False, capture_output=True).returncode == 0
-    command = [sys.executable, "-m", "runner", "demo", "--output-dir", str(tmp_path / "out")]
+    command = [*cli.RUNNER, "demo", "--output-dir", str(folder / "out"), "--json"]
     # Where a network namespace cannot be had, whatever honours a proxy runs into a closed port.
     closed = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9")
     done = subprocess.run(
         [*(NO_NETWORK if isolated else ()), *command],
-        env={**os.environ, **({} if isolated else closed), "CUDA_VISIBLE_DEVICES": ""},
-        cwd=tmp_path,
+        env={**cli.environment(), **({} if isolated else closed), "CUDA_VISIBLE_DEVICES": ""},
+        cwd=folder,
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout), folder / "out"
 
+
+@needs_scanpy
+@pytest.mark.slow
+def test_the_demo_succeeds_without_a_network_and_leaves_what_its_plan_promises(finished):
+    """`runner demo` runs all three notebooks with the network cut, and each says on what it ran."""
+    _, out = finished
     for notebook in PLAN.notebooks:
-        metrics = json.loads((tmp_path / "out" / f"{notebook.name}.metrics.json").read_text())
+        metrics = cli.metrics(out, notebook.name)
         assert (metrics["status"], metrics["failure"]) == ("succeeded", None)
-        executed = nbformat.read(tmp_path / "out" / f"{notebook.name}.executed.ipynb", as_version=4)
+        executed = cli.executed(out, notebook.name)
         assert printed(executed, "stderr") == ""
         assert "backend: scanpy on CPU\n" in printed(executed)
         figures = sum("image/png" in o.get("data", {}) for c in executed.cells for o in c.get("outputs", []))
         assert figures >= notebook.expect.min_figures
-    first, _, third = (printed(nbformat.read(tmp_path / "out" / f"{n}.executed.ipynb", as_version=4)) for n in NAMES)
+    first, _, third = (printed(cli.executed(out, name)) for name in NAMES)
     assert "400 of 765 genes are selected" in first
     assert "removed 1003 of 1003 damaged cells and 0 intact ones" in third
 
-    markers = next((tmp_path / "out").rglob("pbmc_markers.csv"))
+    markers = next(out.rglob("pbmc_markers.csv"))
     with markers.open() as stream:
         best = {row["names"] for row in csv.DictReader(stream) if float(row["pvals_adj"]) < 1e-10}
     assert {"CD79A", "NKG7", "LYZ", "CD3D"} <= best
+
+
+@needs_scanpy
+@pytest.mark.slow
+def test_the_demo_ends_with_three_successes_and_a_report(finished):
+    """Each notebook has its record and page, and the report says on what they ran."""
+    summary, out = finished
+    assert [(notebook["name"], notebook["status"]) for notebook in summary["notebooks"]] == [
+        (name, "succeeded") for name in NAMES
+    ]
+    for name in NAMES:
+        record = cli.metrics(out, name)
+        assert {cell["status"] for cell in record["cells"]} <= {"succeeded", "dropped"}
+        assert all(expectation["met"] for expectation in record["expectations"])
+        assert (out / f"{name}.html").stat().st_size > 10_000
+    assert cli.metrics(out, NAMES[0])["outputs"]["figures"] >= 5
+    (page,) = (out / "reports").glob("complete_analysis_report_*.html")
+    text = page.read_text()
+    assert all(name in text for name in NAMES)
+    assert "scanpy" in text or "rapids" in text
 
 
 RAPIDS = '''

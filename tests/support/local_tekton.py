@@ -8,16 +8,12 @@ Pods. What it shows is that the manifests hand the runner what it needs; `pytest
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from support import tekton
-from support.cli import PATIENCE
+from support import cli, tekton
 
 ARRAY = re.compile(r"\$\(tasks\.([\w-]+)\.results\.([\w-]+)\[\*\]\)")
 
@@ -74,25 +70,17 @@ class LocalTekton:
         output = ""
         for step in spec["steps"]:
             done = self._step(step, spec["stepTemplate"], results)
-            output += done.stdout + done.stderr
-            if done.returncode:
-                return Ended(done.returncode, _read(results), output)
+            output += done.out + done.err
+            if done.code:
+                return Ended(done.code, _read(results), output)
         return Ended(0, _read(results), output)
 
-    def _step(self, step: dict[str, Any], template: dict[str, Any], results: Path) -> subprocess.CompletedProcess[str]:
+    def _step(self, step: dict[str, Any], template: dict[str, Any], results: Path) -> cli.Ended:
         places = {"/tekton/results": str(results), "/etc/runner/plan": str(self.folder / "plan")}
         listed = [*template.get("env", []), *step.get("env", [])]
         variables = {one["name"]: _moved(one["value"], places) for one in listed if "value" in one}
-        environment = {key: value for key, value in os.environ.items() if not key.startswith("RUNNER_")}
-        return subprocess.run(
-            [sys.executable, "-m", "runner", *(_moved(argument, places) for argument in step["args"])],
-            env={**environment, **variables, "HOME": str(self.folder), "PYTHONPATH": str(tekton.ROOT)},
-            cwd=self.volume,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=PATIENCE,
-        )
+        arguments = (_moved(argument, places) for argument in step["args"])
+        return cli.runner(*arguments, env={**variables, "HOME": str(self.folder)}, cwd=self.volume)
 
     def _holds(self, when: dict[str, Any]) -> bool:
         values: list[str] = []

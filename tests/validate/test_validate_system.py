@@ -5,18 +5,14 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 import yaml
 from simdriver import Device, Slice
-from support import notebooks
-from support.cli import PATIENCE
+from support import cli, notebooks
 
-RUNNER = [sys.executable, "-m", "runner", "validate"]
 GB = 10**9
 HEALTHY = {
     "ecc": 1,
@@ -30,18 +26,16 @@ HEALTHY = {
 
 
 @pytest.fixture
-def validate(tmp_path):
+def validate(tmp_path, monkeypatch):
     """Give a call of the command that returns exit code and checks by name."""
+    for name in [name for name in os.environ if name.startswith("CUDA_")]:
+        monkeypatch.delenv(name)
 
     def call(*arguments: object, env: dict[str, str] | None = None) -> tuple[int, dict[str, dict]]:
-        command = [*RUNNER, "--json", *map(str, arguments)]
-        environ = env or {name: value for name, value in os.environ.items() if not name.startswith("CUDA_")}
-        done = subprocess.run(
-            command, cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=PATIENCE, check=False
-        )
-        assert done.stdout, done.stderr
-        document = json.loads(done.stdout)
-        return done.returncode, {check["name"]: check for part in document["sections"] for check in part["checks"]}
+        ended = cli.runner("validate", "--json", *arguments, env=env, cwd=tmp_path)
+        assert ended.out, ended.err
+        document = json.loads(ended.out)
+        return ended.code, {check["name"]: check for part in document["sections"] for check in part["checks"]}
 
     return call
 
@@ -243,8 +237,7 @@ def test_the_page_needs_no_network_and_escapes_what_it_shows(tmp_path):
     plan = tmp_path / "plan.yaml"
     name = "<script>alert(1)</script>"
     plan.write_text(yaml.safe_dump({"version": 1, "name": "p", "notebooks": [entry("a", kernel=name)]}))
-    command = [*RUNNER, "--plan", str(plan), "--output-dir", str(tmp_path / "out")]
-    subprocess.run(command, cwd=tmp_path, capture_output=True, check=False)
+    cli.runner("validate", "--plan", plan, "--output-dir", tmp_path / "out", cwd=tmp_path)
     text = (tmp_path / "out" / "reports" / "system_validation.html").read_text()
     tags: list[str] = []
     parser = HTMLParser()
@@ -258,9 +251,9 @@ def test_the_page_needs_no_network_and_escapes_what_it_shows(tmp_path):
 
 def test_a_log_gets_plain_lines_and_the_verdict_last(tmp_path):
     """One line a check, whatever the width of a terminal that is not there."""
-    done = subprocess.run(RUNNER, cwd=tmp_path, capture_output=True, text=True, check=False)
-    lines = done.stdout.splitlines()
-    assert done.returncode == 0
+    ended = cli.runner("validate", cwd=tmp_path)
+    lines = ended.out.splitlines()
+    assert ended.code == 0
     assert all(line[:4].strip() in {"pass", "warn", "fail"} for line in lines[:-1])
     assert lines[-1].startswith("validate: ")
 
