@@ -22,7 +22,7 @@ from runner.core.stop import ending_on_signals
     help="How much may differ: a number for the relative tolerance (1e-5), or NAME=NUMBER with absolute (1e-8), "
     "ari (1), procrustes (0.001), neighbours (0.95) or figure (0.02). Repeatable.",
 )
-@click.option("--html", type=options.FILE, help="Write a page with crossing tables and figures side by side.")
+@click.option("--html", type=options.FILE, help="Write a page with contingency tables and figures side by side.")
 @click.option("--all", "every", is_flag=True, help="List equal parts too.")
 @click.option("--fail-on-difference", is_flag=True, help="Exit 7 unless everything is equal within the tolerance.")
 @options.as_json

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ SHIPPED = [
     path
     for folder in ("tekton/configs", "runner/demo", "examples")
     for path in sorted((ROOT / folder).rglob("*.yaml"))
-    if "notebooks:" in path.read_text()
+    if re.search(r"^\s*notebooks:", path.read_text(), re.MULTILINE)
 ]
 PLAN = """\
 version: 1

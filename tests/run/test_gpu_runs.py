@@ -223,7 +223,7 @@ def test_visibility_all_shows_a_kernel_without_a_gpu_what_we_see(run, simulated_
     assert report.code == 0, report.err
     page = next((out / "reports").glob("*.html")).read_text()
     assert "none used" not in page
-    assert "not measured: --gpu-visibility all" in page
+    assert "not measured: with --gpu-visibility all" in page
 
 
 def test_a_gpu_that_the_plan_or_an_option_shows_by_itself_is_a_warning(run, simulated_driver):

@@ -4,8 +4,13 @@
 from __future__ import annotations
 
 import re
+import tempfile
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+from runner.stages.convert.page import write_page
 
 VOID = frozenset(
     {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "param", "source", "track", "wbr"}
@@ -14,6 +19,14 @@ RUNS = frozenset(
     {"script", "iframe", "frame", "object", "embed", "applet", "form", "base", "template", "noscript", "portal"}
 )
 LOADS = {"src", "srcset", "data", "poster", "background", "action", "formaction", "ping", "manifest", "xlink:href"}
+
+
+def html_of(notebook: dict[str, Any], *, name: str = "notebook", **options: Any) -> str:
+    """Return the page of a notebook; the options are those of `write_page`."""
+    with tempfile.TemporaryDirectory() as folder:
+        page = Path(folder, "page.html")
+        write_page(notebook, page, name=name, **options)
+        return page.read_text(encoding="utf-8")
 
 
 @dataclass

@@ -140,18 +140,6 @@ def write_page(
     return ConvertedHtml(path=html, bytes=written, seconds=time.perf_counter() - started, warnings=tuple(warnings))
 
 
-def convert_notebook(
-    notebook: dict[str, Any],
-    *,
-    name: str = "notebook",
-    look: Look = Look(),
-    title: str | None = None,
-    folder: Path | None = None,
-) -> str:
-    """Return the page of a notebook as text; see `write_page` for the parameters."""
-    return "".join(_pieces(notebook, name, [], look=look, title=title, folder=folder))
-
-
 def find_notebooks(paths: Iterable[Path]) -> list[Path]:
     """Return the notebooks at paths: files as given, and those in each folder, sorted by name.
 

@@ -10,11 +10,11 @@ import time
 
 import pytest
 from nbformat import v4
-from support.pages import Page
+from support.pages import Page, html_of
 
 from runner.stages.convert.environment import ask
 from runner.stages.convert.figures import auxiliary, figure_of
-from runner.stages.convert.page import Look, convert_notebook
+from runner.stages.convert.page import Look
 
 DATA, LAYOUT = [{"type": "scatter", "y": [1, 2], "name": "a, (b) })("}], {"title": {"text": "</script>"}}
 PLOTLY = {"application/vnd.plotly.v1+json": {"data": DATA, "layout": LAYOUT}}
@@ -80,7 +80,7 @@ def test_outputs_that_only_load_a_library_are_not_shown(place):
     outputs = [v4.new_output("display_data", data=one) for one in (logo, loader, own, place, drawing, plotly)]
     hidden = auxiliary(outputs)
     assert [id(output) in hidden for output in outputs] == [True, True, False, True, False, True]
-    page = Page(convert_notebook(v4.new_notebook(cells=[v4.new_code_cell("1", outputs=outputs)])))
+    page = Page(html_of(v4.new_notebook(cells=[v4.new_code_cell("1", outputs=outputs)])))
     assert "Bokeh figure" in page.one(having="nb-note").text
 
 
@@ -89,7 +89,7 @@ def test_a_page_with_interactive_figures_names_the_package_that_one_lacks(monkey
     monkeypatch.setattr(sys, "executable", "/bin/true")
     outputs = [v4.new_output("display_data", data=data) for data in ({"text/html": ALTAIR}, PLOTLY)]
     cell = v4.new_code_cell("1", outputs=outputs)
-    page = Page(convert_notebook(v4.new_notebook(cells=[cell]), look=Look(interactive=True)))
+    page = Page(html_of(v4.new_notebook(cells=[cell]), look=Look(interactive=True)))
     notes = [note.text for note in page.all(having="nb-note")]
     assert ["install vl-convert-python" in notes[0], "install plotly" in notes[1]] == [True, True]
     assert not any("--interactive" in note for note in notes)
@@ -123,7 +123,7 @@ def shown(*bundles, widgets=None):
     outputs = [v4.new_output("display_data", data=data) for data in bundles]
     notebook = v4.new_notebook(cells=[v4.new_code_cell("1", outputs=outputs)])
     notebook.metadata["widgets"] = {"application/vnd.jupyter.widget-state+json": {"state": widgets or {}}}
-    return Page(convert_notebook(notebook, name="nb"))
+    return Page(html_of(notebook, name="nb"))
 
 
 @pytest.mark.usefixtures("drawing")

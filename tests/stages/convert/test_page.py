@@ -12,13 +12,12 @@ import sys
 import nbformat
 import pytest
 from nbformat import v4
-from support.pages import Page, dangers
+from support.pages import Page, dangers, html_of
 
 from runner.core.errors import BrokenInputError, RecordError
 from runner.stages.convert.page import (
     Look,
     convert,
-    convert_notebook,
     find_notebooks,
     notebook_name,
     preload,
@@ -42,7 +41,7 @@ def stream(text, name="stdout"):
 
 
 def page_of(*cells, metadata=None, **options) -> Page:
-    return Page(convert_notebook(unchecked(cells, metadata), name="nb", **options))
+    return Page(html_of(unchecked(cells, metadata), name="nb", **options))
 
 
 def unchecked(cells, metadata=None) -> dict:
@@ -88,7 +87,7 @@ def test_the_title_is_the_name_where_no_heading_says_more():
 def test_the_name_of_a_notebook_cannot_break_the_page():
     """Names are escaped wherever they stand, the text of images included."""
     notebook = v4.new_notebook(cells=[code(outputs=[shows({"image/png": PIXEL})])])
-    html = convert_notebook(notebook, name='"><script>alert(1)</script>')
+    html = html_of(notebook, name='"><script>alert(1)</script>')
     assert dangers(html) == []
     assert Page(html).one("img").attributes["alt"].endswith('of "><script>alert(1)</script>')
 
@@ -112,7 +111,7 @@ def test_converting_twice_gives_the_same_page():
     cells = [v4.new_markdown_cell("# A\n# A"), code(outputs=[shows({"text/html": "<style>p{color:red}</style><p>x"})])]
     notebook = v4.new_notebook(cells=cells)
     before = json.dumps(notebook)
-    assert convert_notebook(notebook) == convert_notebook(notebook)
+    assert html_of(notebook) == html_of(notebook)
     assert json.dumps(notebook) == before
 
 
@@ -464,7 +463,7 @@ def test_html_outputs_keep_their_tables_and_lose_their_scripts():
     notebook = v4.new_notebook(
         cells=[code(outputs=[shows({"text/html": "<table><tr><td>1</td></tr></table><script>alert(1)</script>"})])]
     )
-    page = Page(convert_notebook(notebook))
+    page = Page(html_of(notebook))
     assert page.one("td").text == "1"
     assert "--interactive" in page.one(having="nb-note").text
     assert dangers(page.html) == []
@@ -596,7 +595,7 @@ def test_halves_of_characters_are_replaced_everywhere():
         v4.new_markdown_cell(f"# {bad}"),
         code(bad, [stream(bad), shows({"text/html": f"<p>{bad}</p>", bad: bad}), shows({"text/latex": f"${bad}$"})]),
     ]
-    html = convert_notebook(unchecked(cells, {"kernelspec": {"name": bad}}), name=bad, title=bad)
+    html = html_of(unchecked(cells, {"kernelspec": {"name": bad}}), name=bad, title=bad)
     assert html.encode().count(b"a?b") >= 6
 
 
@@ -710,7 +709,7 @@ def test_the_page_in_memory_and_the_page_on_disk_are_the_same(tmp_path):
     """Streaming a page to disk changes nothing of it."""
     notebook = v4.new_notebook(cells=[v4.new_markdown_cell("# Ä"), code(outputs=[shows({"image/png": PIXEL})])])
     done = write_page(notebook, tmp_path / "a.html", name="nb")
-    assert done.path.read_text(encoding="utf-8") == convert_notebook(notebook, name="nb")
+    assert done.path.read_text(encoding="utf-8") == html_of(notebook, name="nb")
 
 
 def test_a_page_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch):

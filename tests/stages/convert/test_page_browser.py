@@ -10,10 +10,10 @@ import sys
 
 import pytest
 from nbformat import v4
-from support.pages import Page
+from support.pages import Page, html_of
 from test_sanitize import VECTORS
 
-from runner.stages.convert.page import Look, convert_notebook
+from runner.stages.convert.page import Look
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = [
@@ -74,7 +74,7 @@ def hostile_notebook():
 def test_nothing_runs_and_no_request_leaves_a_page(browser, tmp_path):
     """Scripts, handlers, frames, refreshes and remote files of outputs do nothing in a real browser."""
     path = tmp_path / "page.html"
-    path.write_text(convert_notebook(hostile_notebook()), encoding="utf-8", errors="replace")
+    path.write_text(html_of(hostile_notebook()), encoding="utf-8", errors="replace")
     page, requests = visit(browser, path)
     assert requests == []
     assert page.title().startswith("Title")
@@ -85,7 +85,7 @@ def test_nothing_runs_and_no_request_leaves_a_page(browser, tmp_path):
 
 def test_the_policy_holds_even_without_the_sanitiser(browser, tmp_path):
     """With the raw output put back into the page its scripts still do not run: two walls, each tested alone."""
-    html = convert_notebook(v4.new_notebook(cells=[v4.new_markdown_cell("# Title")]))
+    html = html_of(v4.new_notebook(cells=[v4.new_markdown_cell("# Title")]))
     path = tmp_path / "page.html"
     path.write_text(html.replace("</main>", OUTPUT.replace("<meta", "<x-meta") + "</main>"), encoding="utf-8")
     page, requests = visit(browser, path)
@@ -99,7 +99,7 @@ def test_a_trusted_page_runs_the_scripts_of_outputs(browser, tmp_path):
     path = tmp_path / "page.html"
     output = "<script>document.title = 'ran'</script><img src='https://cdn.example/a.png'>"
     path.write_text(
-        convert_notebook(
+        html_of(
             v4.new_notebook(cells=[v4.new_code_cell("1", outputs=[shown({"text/html": output})])]),
             look=Look(trust=True),
         )
@@ -124,7 +124,7 @@ def test_nothing_sticks_out_of_a_page(browser, tmp_path, scheme, width):
         v4.new_markdown_cell("# " + "word " * 40 + "\n| a |\n|---|\n| " + "y" * 400 + " |"),
         v4.new_code_cell("z = " + "1 + " * 200 + "1", outputs=outputs),
     ]
-    html = convert_notebook(v4.new_notebook(cells=cells))
+    html = html_of(v4.new_notebook(cells=cells))
     assert Page(html).one("main")
     path = tmp_path / "page.html"
     path.write_text(html, encoding="utf-8")
@@ -143,7 +143,7 @@ def test_text_can_be_read_on_its_ground(browser, tmp_path, scheme):
         v4.new_code_cell(source, outputs=[v4.new_output("stream", name="stderr", text=colours), error]),
     ]
     path = tmp_path / "page.html"
-    path.write_text(convert_notebook(v4.new_notebook(cells=cells)), encoding="utf-8")
+    path.write_text(html_of(v4.new_notebook(cells=cells)), encoding="utf-8")
     page, _ = visit(browser, path, color_scheme=scheme)
     assert page.evaluate(CONTRAST) == []
 
@@ -205,7 +205,7 @@ def test_interactive_figures_work_each_in_its_frame(browser, kernel, tmp_path):
     }
     cell = v4.new_code_cell("1", outputs=[*outputs, shown(bokeh)])
     path = tmp_path / "page.html"
-    html = convert_notebook(
+    html = html_of(
         v4.new_notebook(cells=[cell], metadata={"kernelspec": kernel}), look=Look(interactive=True), title="mine"
     )
     path.write_text(html)
@@ -243,7 +243,7 @@ def test_a_frame_says_why_it_stays_empty(browser, tmp_path, script, text):
 
     cell = v4.new_code_cell("1", outputs=[shown({"text/html": f"<script>{script}</script>"})])
     path = tmp_path / "page.html"
-    path.write_text(convert_notebook(v4.new_notebook(cells=[cell]), look=Look(interactive=True)))
+    path.write_text(html_of(v4.new_notebook(cells=[cell]), look=Look(interactive=True)))
     page, sent = visit(browser, path)
     expect(page.frames[1].locator("body")).to_have_text(
         re.compile(r"\S"), timeout=60_000
@@ -263,7 +263,7 @@ def test_what_only_a_network_has_stays_a_note(browser, tmp_path, html):
     """A figure whose scripts are in no package is not made a frame that stays empty."""
     cell = v4.new_code_cell("1", outputs=[shown({"text/html": html})])
     path = tmp_path / "page.html"
-    path.write_text(convert_notebook(v4.new_notebook(cells=[cell]), look=Look(interactive=True)))
+    path.write_text(html_of(v4.new_notebook(cells=[cell]), look=Look(interactive=True)))
     page, sent = visit(browser, path)
     assert page.locator("iframe").count() == 0
     assert "Scripts of this output were removed; run `runner convert --trust-html" in page.locator("main").inner_text()
