@@ -50,13 +50,14 @@ demo: $(VENV)/.installed-demo ## Run three notebooks on real single-cell data, w
 	$(BIN)/runner demo --output-dir $(OUTPUT)/demo
 
 # What a machine lacks (a C compiler, Chromium, a GPU) skips its tests; pytest says which and why.
-# worksteal: a process keeps to its half of the files, whose fixtures are then made once, until it has nothing left.
+# Three processes keep two cores busy, as many tests wait. worksteal: a process keeps to its part of the files, whose
+# fixtures are then made once, until it has nothing left.
 TESTS ?= tests
 test: $(VENV)/.installed-demo,test,s3,hf $(VALIDATORS)/.installed ## Run the tests that need no GPU, no container engine and no cluster
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m 'not gpu and not image and not cluster' $(TESTS)
+	$(BIN)/python -m pytest -n 3 --dist worksteal -m 'not gpu and not image and not cluster' $(TESTS)
 
 test-fast: $(VENV)/.installed-demo,test,s3,hf ## Run the tests that start no process, for the inner loop
-	$(BIN)/python -m pytest -q -n 2 --dist worksteal -r fE --in-process -m 'not gpu and not image and not cluster and not browser and not slow' $(TESTS)
+	$(BIN)/python -m pytest -q -n 3 --dist worksteal -r fE --in-process -m 'not gpu and not image and not cluster and not browser and not slow' $(TESTS)
 
 # The files of the repository, also where its owner is somebody else (a container's mount).
 FILES = git -c safe.directory='*' ls-files --cached --others --exclude-standard

@@ -46,7 +46,8 @@ def manifests(kubectl: Kubectl, folder: Path, namespace: str, image: str | None 
             hint="give the repository's tekton folder, or one of its overlays, with --manifests",
         )
     built = kubectl.run("kustomize", str(folder))
-    return [fitted(document, namespace, image) for document in yaml.safe_load_all(built) if document]
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # a second faster
+    return [fitted(document, namespace, image) for document in yaml.load_all(built, loader) if document]
 
 
 def fitted(document: Mapping[str, Any], namespace: str, image: str | None) -> dict[str, Any]:
