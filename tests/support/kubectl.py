@@ -1,28 +1,45 @@
 # SPDX-License-Identifier: Apache-2.0
 """A kubectl for tests: records each call, answers from a small cluster held in a folder.
 
-It keeps objects as the API server would hand them out, runs `exec` on a local folder that stands for the
-volume, passes `kustomize` on to the real kubectl, and can lose its connection.
+It keeps objects as the API server returns them, runs `exec` on a local directory in place of the volume, passes
+`kustomize` to the real kubectl, and can lose its connection. A thread of the test's process answers all else, as a
+new Python for each call would take most of the time.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import shutil
+import socketserver
 import stat
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
 REAL = shutil.which("kubectl")
 
-_PROGRAM = f"""#!{sys.executable}
-import sys
+_PROGRAM = """#!/bin/bash
+folder='{folder}' here="$folder/call.$$"
+for argument in "$@"; do
+  case $argument in exec | kustomize) exec '{python}' "$folder/bin/kubectl.py" "$@" ;; esac
+done
+[[ " $* " != *" - "* ]] || cat >"$here.given"
+exec 3<>/dev/tcp/127.0.0.1/{port}
+printf '%s\\0' "$here" "$#" "$@" >&3
+read -r code <&3
+cat "$here.out"
+cat "$here.err" >&2
+rm -f "$here".*
+exit "${{code:-1}}"
+"""
+_STREAMING = f"""import sys
 sys.path.insert(0, {str(Path(__file__).parents[1])!r})
-from support.kubectl import main
-main({{folder!r}}, sys.argv[1:])
+from support.kubectl import stream
+stream({{folder!r}}, sys.argv[1:])
 """
 
 KINDS = {
@@ -58,8 +75,9 @@ class FakeKubectl:
         (folder / "real.json").write_text(json.dumps(REAL))
         bin_folder = folder / "bin"
         bin_folder.mkdir()
+        (bin_folder / "kubectl.py").write_text(_STREAMING.format(folder=str(folder)))
         program = bin_folder / "kubectl"
-        program.write_text(_PROGRAM.format(folder=str(folder)))
+        program.write_text(_PROGRAM.format(folder=folder, python=sys.executable, port=_port(os.getpid())))
         program.chmod(program.stat().st_mode | stat.S_IXUSR)
         self.path = f"{bin_folder}{os.pathsep}{os.environ['PATH']}"
 
@@ -113,32 +131,72 @@ def node(
     }
 
 
-def main(folder: str, arguments: list[str]) -> None:
-    """Answer one call."""
+class _RefusedError(Exception):
+    """A call that fails with this message."""
+
+
+class _Handler(socketserver.StreamRequestHandler):
+    """One call, except those that stream."""
+
+    def handle(self) -> None:
+        here, count = self._field(), int(self._field())
+        arguments = [self._field() for _ in range(count)]
+        given = Path(f"{here}.given")
+        text = reason = ""
+        try:
+            text = answer(str(given.parent), arguments, given.read_text() if given.exists() else "")
+        except _RefusedError as refused:
+            reason = f"{refused}\n"
+        Path(f"{here}.out").write_text(text)
+        Path(f"{here}.err").write_text(reason)
+        self.wfile.write(b"1\n" if reason else b"0\n")
+
+    def _field(self) -> str:
+        return b"".join(iter(lambda: self.rfile.read(1), b"\0")).decode()
+
+
+@functools.cache
+def _port(_pid: int) -> int:
+    """Start this process's server and return its port."""
+    server = socketserver.ThreadingTCPServer(("127.0.0.1", 0), _Handler)
+    threading.Thread(target=server.serve_forever, name="kubectl", daemon=True).start()
+    return int(server.server_address[1])
+
+
+def answer(folder: str, arguments: list[str], given: str) -> str:
+    """Return the output of one call.
+
+    Raises
+    ------
+    _RefusedError
+        It fails.
+    """
     home = Path(folder)
-    given = "" if sys.stdin is None or "-" not in arguments else sys.stdin.read()
     with (home / "calls.jsonl").open("a") as log:
         log.write(json.dumps({"arguments": arguments, "stdin": given}) + "\n")
     trouble = json.loads((home / "trouble.json").read_text())
     if trouble:
         (home / "trouble.json").write_text(json.dumps(trouble[1:]))
         if trouble[0]:
-            _fail(trouble[0])
+            raise _RefusedError(trouble[0])
     rest = list(arguments)
     for option in ("--context", "--namespace"):
         if option in rest:
             position = rest.index(option)
             del rest[position : position + 2]
-    _Cluster(home).answer(rest, given)
+    return _Cluster(home).answer(rest, given)
 
 
-def _fail(message: str) -> None:
-    print(message, file=sys.stderr)
-    sys.exit(1)
+def stream(folder: str, arguments: list[str]) -> None:
+    """Run a call that reads or writes its streams as it goes on."""
+    try:
+        answer(folder, arguments, "")
+    except _RefusedError as refused:
+        sys.exit(str(refused))
 
 
 class _Cluster:
-    """What a call does to the objects."""
+    """The effect of a call on the objects."""
 
     def __init__(self, home: Path) -> None:
         self.home = home
@@ -147,20 +205,21 @@ class _Cluster:
     def save(self) -> None:
         (self.home / "objects.json").write_text(json.dumps(self.objects))
 
-    def answer(self, arguments: list[str], given: str) -> None:
-        getattr(self, f"do_{arguments[0]}")(arguments[1:], given)
+    def answer(self, arguments: list[str], given: str) -> str:
+        text: str = getattr(self, f"do_{arguments[0]}")(arguments[1:], given)
+        return text
 
-    def do_version(self, arguments: list[str], given: str) -> None:
-        print(json.dumps({"serverVersion": {"gitVersion": "v1.34.0"}}))
+    def do_version(self, arguments: list[str], given: str) -> str:
+        return json.dumps({"serverVersion": {"gitVersion": "v1.34.0"}})
 
-    def do_config(self, arguments: list[str], given: str) -> None:
-        print("scrna", end="")
+    def do_config(self, arguments: list[str], given: str) -> str:
+        return "scrna"
 
-    def do_kustomize(self, arguments: list[str], given: str) -> None:
+    def do_kustomize(self, arguments: list[str], given: str) -> str:
         real = json.loads((self.home / "real.json").read_text())  # on the PATH of this process we stand first
         sys.exit(subprocess.run([real, "kustomize", *arguments], check=False).returncode)
 
-    def do_get(self, arguments: list[str], given: str) -> None:
+    def do_get(self, arguments: list[str], given: str) -> str:
         kind = KINDS[arguments[0]]
         found = [one for one in self.objects if one["kind"] == kind]
         if "-l" in arguments:
@@ -169,12 +228,11 @@ class _Cluster:
         if len(arguments) > 1 and not arguments[1].startswith("-"):
             named = [one for one in found if one["metadata"]["name"] == arguments[1]]
             if not named:
-                _fail(f'Error from server (NotFound): {arguments[0]} "{arguments[1]}" not found')
-            print(json.dumps(named[0]))
-            return
-        print(json.dumps({"items": found}))
+                raise _RefusedError(f'Error from server (NotFound): {arguments[0]} "{arguments[1]}" not found')
+            return json.dumps(named[0])
+        return json.dumps({"items": found})
 
-    def do_create(self, arguments: list[str], given: str) -> None:
+    def do_create(self, arguments: list[str], given: str) -> str:
         if arguments[0] == "namespace":
             document = {"kind": "Namespace", "metadata": {"name": arguments[1]}}
         else:
@@ -186,11 +244,12 @@ class _Cluster:
         if "--dry-run=server" not in arguments:
             self.objects.append(document)
             self.save()
-        print(json.dumps(document))
+        return json.dumps(document)
 
-    def do_apply(self, arguments: list[str], given: str) -> None:
+    def do_apply(self, arguments: list[str], given: str) -> str:
         import yaml
 
+        created = []
         for document in yaml.safe_load_all(given):
             if "--dry-run=server" not in arguments:
                 key = (document["kind"], document["metadata"]["name"])
@@ -200,10 +259,11 @@ class _Cluster:
                     document["metadata"]["ownerReferences"] = owners
                 self.objects = [one for one in self.objects if one not in before]
                 self.objects.append(document)
-            print(f"{document['kind'].lower()}/{document['metadata']['name']} created")
+            created.append(f"{document['kind'].lower()}/{document['metadata']['name']} created\n")
         self.save()
+        return "".join(created)
 
-    def do_patch(self, arguments: list[str], given: str) -> None:
+    def do_patch(self, arguments: list[str], given: str) -> str:
         found = False
         for one in self.objects:
             if one["kind"] == KINDS[arguments[0]] and one["metadata"]["name"] == arguments[1]:
@@ -215,9 +275,10 @@ class _Cluster:
                 found = True
         self.save()
         if not found:
-            _fail(f'Error from server (NotFound): {arguments[0]} "{arguments[1]}" not found')
+            raise _RefusedError(f'Error from server (NotFound): {arguments[0]} "{arguments[1]}" not found')
+        return ""
 
-    def do_delete(self, arguments: list[str], given: str) -> None:
+    def do_delete(self, arguments: list[str], given: str) -> str:
         if "-f" in arguments:
             import yaml
 
@@ -230,14 +291,15 @@ class _Cluster:
             kind = KINDS[arguments[0]]
             self.objects = [one for one in self.objects if one["kind"] != kind or one["metadata"]["name"] not in names]
         self.save()
+        return ""
 
-    def do_wait(self, arguments: list[str], given: str) -> None:
-        print("condition met")
+    def do_wait(self, arguments: list[str], given: str) -> str:
+        return "condition met\n"
 
-    def do_logs(self, arguments: list[str], given: str) -> None:
-        print(f"log of {arguments[0]}")
+    def do_logs(self, arguments: list[str], given: str) -> str:
+        return f"log of {arguments[0]}\n"
 
-    def do_exec(self, arguments: list[str], given: str) -> None:
+    def do_exec(self, arguments: list[str], given: str) -> str:
         volume = str(self.home / "volume")
         command = [part.replace("/volume", volume) for part in arguments[arguments.index("--") + 1 :]]
         command[0] = sys.executable
@@ -250,5 +312,6 @@ class _Cluster:
             limit.unlink()
             sys.stdout.buffer.write(done.stdout[:cut])
             sys.stdout.flush()
-            _fail("error: unexpected EOF")
+            raise _RefusedError("error: unexpected EOF")
         sys.stdout.buffer.write(done.stdout)
+        return ""
