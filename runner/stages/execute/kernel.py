@@ -36,7 +36,7 @@ from runner.machine.kernel_specs import Kernels
 FAULT_LOG = "RUNNER_FAULT_LOG"
 STARTUP = "RUNNER_KERNEL_STARTUP"
 WAITING_MESSAGES = 8
-"""Maximum number of queued outputs; then the kernel blocks, see `kernel_startup.block_when_full`."""
+"""Maximum number of outputs queued here; the kernel queues more, then blocks: `kernel_startup.block_when_full`."""
 # A single expression with a separate namespace, so that nothing is left in the notebook's.
 _RUN_STARTUP = f"exec(open(__import__('os').environ['{STARTUP}']).read(), {{'__name__': 'runner_startup'}})"
 

@@ -14,7 +14,8 @@ import threading
 from pathlib import Path
 from typing import Any
 
-PIECE_CHARS = 1_000_000
+PIECE_CHARS = 50_000
+"""Printed text in one message; a thousand of them can be queued."""
 
 
 def write_tracebacks_of_crashes() -> None:
@@ -28,33 +29,24 @@ def write_tracebacks_of_crashes() -> None:
 def block_when_full() -> None:
     """Make the kernel block, not drop messages, if it prints faster than runner reads.
 
-    ZeroMQ's publisher drops messages when a thousand are queued, including the one that ends a cell,
-    and memory grows without bound before that. With a low high-water mark and no dropping, the cell
-    is slowed down to the pace of its reader.
+    ZeroMQ's publisher drops messages when a thousand are queued, including the one that ends a cell. That limit is
+    not lowered: the reader of a connection acknowledges messages by the hundreds, so a connection that has carried
+    more messages than a new limit would block for ever. The size of the pieces bounds the memory.
     """
+    import zmq
     from ipykernel.kernelapp import IPKernelApp
 
-    kernel = IPKernelApp.instance()
-    publisher = kernel.iopub_socket.io_thread
-    _set_high_water_mark(publisher)
-    kernel.shell.events.register("pre_execute", lambda: _set_high_water_mark(publisher))
+    publisher = IPKernelApp.instance().iopub_socket.io_thread
 
-
-def _set_high_water_mark(publisher: Any) -> None:
-    """Set the high-water mark of the connected readers; later ones get the mark of the bind."""
-    import zmq
-
-    def set_options() -> None:
+    def set_option() -> None:
         with contextlib.suppress(Exception):  # runs in the thread that sends all outputs
             publisher.socket.setsockopt(zmq.XPUB_NODROP, 1)
-            publisher.socket.setsockopt(zmq.SNDHWM, 8)
 
-    if publisher.thread.is_alive():  # not in a forked child
-        publisher.schedule(set_options)
+    publisher.schedule(set_option)
 
 
 def print_in_pieces() -> None:
-    """Send printed text every few megabytes, and wait until it is sent.
+    """Send printed text in pieces, and wait until each is sent.
 
     The kernel collects prints for a fifth of a second, which can be hundreds of megabytes in one
     message; its reader would need several times as much memory to parse it.
@@ -87,7 +79,6 @@ def _send(stream: Any) -> None:
     publisher = stream.pub_thread
     if threading.current_thread() is publisher.thread:
         return
-    _set_high_water_mark(publisher)
     sent = threading.Event()
     publisher.schedule(stream._flush)  # noqa: SLF001
     publisher.schedule(sent.set)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import shutil
@@ -13,6 +14,8 @@ from pathlib import Path
 
 import pytest
 from support import cli, notebooks
+
+from runner.stages.execute.kernel import Kernel, answer
 
 ROOT = Path(__file__).parents[3]
 PRINTS = "for i in range(20_000): print(i)"
@@ -90,6 +93,36 @@ def test_several_threads_print_at_once(tmp_path, kernels):
     )
     ended, record, _ = run(tmp_path, kernels, cell, cell)
     assert ended.code == 0, record["reason"]
+
+
+def test_a_reader_that_has_read_much_before_the_first_cell_gets_all_of_it(tmp_path, kernels, monkeypatch):
+    """A slow start is asked again and again, and each answer is an output: the kernel never waits for ever."""
+    monkeypatch.setenv("JUPYTER_PATH", kernels["JUPYTER_PATH"])
+
+    async def printed() -> str:
+        kernel = Kernel("other", cwd=tmp_path, env=cli.environment())
+        await kernel.start()
+        try:
+            early = kernel.client()
+            while await answer(early, set(), 2.0) is None:
+                pass
+            early.stop_channels()
+            late = kernel.client()
+            for _ in range(10):
+                while await answer(late, set(), 2.0) is None:
+                    pass
+            asked, text = late.execute("for i in range(50): print(i, flush=True)"), ""
+            while True:
+                message = await late.get_iopub_msg(timeout=30)
+                if message["parent_header"].get("msg_id") == asked:
+                    text += message["content"].get("text", "")
+                    if message["content"].get("execution_state") == "idle":
+                        return text
+        finally:
+            await kernel.shut_down()
+            kernel.remove_folder()
+
+    assert asyncio.run(printed()) == "".join(f"{i}\n" for i in range(50))
 
 
 def test_a_stream_that_cannot_be_measured_prints_all_the_same(tmp_path, kernels):
