@@ -25,6 +25,8 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)
 # Where it is set, each of the thousands of processes that the tests start compiles all that it imports.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
+warm.fork_programs()
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add what `make test-fast` uses."""

@@ -14,8 +14,9 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from support import cli
+from support import cli, warm
 
 _ESCAPE = re.compile(r"\x1b\[([0-9;?]*)([A-Za-z])|\x1b.")
 
@@ -62,16 +63,18 @@ def on_terminal(
     """Run a command to its end on a terminal of 100 by 30, ``under`` another one; once it shows ``when``, call ``do``."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 100, 0, 0))
-    process = subprocess.Popen(
-        [*under, *cli.RUNNER, *map(str, arguments)],
-        stdin=theirs,
-        stdout=theirs,
-        stderr=theirs,
-        env=cli.environment({"TERM": "xterm-256color", **(env or {})}),
-        cwd=cwd,
-        start_new_session=True,
-        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # noqa: PLW1509  (no thread of ours holds a lock)
-    )
+    variables = cli.environment({"TERM": "xterm-256color", **(env or {})})
+    options: Any = {"stdin": theirs, "stdout": theirs, "stderr": theirs, "env": variables, "cwd": cwd}
+    process: Any
+    if not under and warm.fits(variables):
+        process = warm.Process(list(map(str, arguments)), start_new_session=True, **options)
+    else:
+        process = subprocess.Popen(
+            [*under, *cli.RUNNER, *map(str, arguments)],
+            start_new_session=True,
+            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # noqa: PLW1509  (no thread of ours holds a lock)
+            **options,
+        )
     os.close(theirs)
     shown = b""
     deadline = time.monotonic() + cli.PATIENCE

@@ -7,7 +7,7 @@ environment, streams and exit code. It cannot show start-up itself, or the first
 `cli.RUNNER`, a script, or the fixture `new_kernels`.
 
 A process can only be reparented to an ancestor. Each command that starts kernels therefore forks a server of its own
-before it begins.
+before it begins, and the tests' process has one too, for runs that a test makes without the command line.
 """
 
 from __future__ import annotations
@@ -26,9 +26,10 @@ import signal
 import socket
 import subprocess
 import sys
+import termios
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -183,6 +184,8 @@ def _settle(request: Mapping[str, Any], received: Sequence[int]) -> None:
         os.close(file)
     if request["session"]:
         os.setsid()
+        if os.isatty(0):
+            fcntl.ioctl(0, termios.TIOCSCTTY, 0)
     elif request["group"] not in {None, -1}:
         os.setpgid(0, request["group"])
     libraries, modules = (_added(name, request["environment"]) or [] for name in _SEARCH_PATHS)
@@ -190,6 +193,7 @@ def _settle(request: Mapping[str, Any], received: Sequence[int]) -> None:
         for library in Path(folder).glob("*.so*"):
             ctypes.CDLL(str(library))  # found by its soname later
     sys.path[:0] = modules
+    sys.stdout.reconfigure(line_buffering=os.isatty(1))  # type: ignore[union-attr]
     os.environ.clear()
     os.environ.update(request["environment"])
     time.tzset()
@@ -212,25 +216,33 @@ def _become_starter(arguments: Sequence[str]) -> dict[str, Any] | None:
             os._exit(0)
         return request
     theirs.close()
-    server = _Server(ours)
 
     from runner.core import procfs
 
     pids = procfs.pids
     procfs.pids = lambda: pids() - {pid}  # a new process has no children whose orphans it could adopt
+    server = _Server(ours)
+    _divert(lambda: server)
+    return None
 
+
+def fork_programs() -> None:
+    """Fork the kernels and fork servers that this process starts."""
+    _divert(lambda: _server(os.getpid(), "commands"))
+
+
+def _divert(server: Callable[[], _Server]) -> None:
     def execute_child(self: Any, *given: Any) -> None:
         asked = inspect.signature(_execute_child).bind(self, *given).arguments
         command = list(map(os.fspath, asked["args"])) if isinstance(asked["args"], list | tuple) else []
         place = command.index("-m") if "-m" in command[1:4] else 0
         own = place and command[0] == sys.executable and command[place + 1] in _PROGRAMS
-        if own and asked["env"] is not None and fits(asked["env"]):
-            _fork(server, self, command[place + 1], command[place + 2 :], asked)
+        if forked_kernels and own and asked["env"] is not None and fits(asked["env"]):
+            _fork(server(), self, command[place + 1], command[place + 2 :], asked)
         else:
             _execute_child(self, *given)
 
     subprocess.Popen._execute_child = execute_child  # type: ignore[attr-defined]
-    return None
 
 
 def _run(request: dict[str, Any]) -> None:
