@@ -230,6 +230,7 @@ def test_the_python_interface_raises_what_papermill_and_nbclient_raise(
     assert "first" in cli.text_of(left(tmp_path / "out.ipynb"))
 
 
+@pytest.mark.slow  # in its thread, `--in-process` cannot skip it
 def test_a_notebook_can_be_run_outside_the_main_thread(tmp_path: Path) -> None:
     """Schedulers do that; signals are left alone there."""
     source = notebooks.write(tmp_path / "in.ipynb", "print('x')")
