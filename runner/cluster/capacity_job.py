@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import uuid
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 from runner.cluster.api import Api, ApiError, ForbiddenError, NotInClusterError
 from runner.cluster.capacity import Policy, Verdict, judge, read_nodes, with_devices
 from runner.core import files, log
-from runner.core.endings import settled
+from runner.core.endings import record_of_run
 from runner.core.errors import NetworkError
 from runner.core.log import utc_now
-from runner.core.records import EXIT_CODES, Cause, Metrics, Source, Status, read_metrics, to_json
+from runner.core.records import EXIT_CODES, Cause, Metrics, Source, Status, to_json
 from runner.outputs import attempts
 from runner.outputs.claim import Claim
 from runner.outputs.tekton_results import write_values
@@ -121,10 +120,8 @@ def _why_not(output_dir: Path, larger: Notebook, run_id: str | None) -> str:
     larger
         The notebook with the second try's GPU request.
     """
-    record = None
-    with suppress(OSError, ValueError):
-        record = settled(read_metrics(files.read(output_dir / f"{larger.name}.metrics.json").decode()))
-    if record is None or record.run_id != run_id:
+    record = record_of_run(output_dir / f"{larger.name}.metrics.json", run_id)
+    if record is None:
         return "this run has no record of a first try"
     if record.failure is None or record.failure.cause is not Cause.DEVICE_MEMORY:
         return f"its first try ended as {record.status.value}, but not because GPU memory ran out"

@@ -52,6 +52,15 @@ def final_success(path: Path) -> Metrics | None:
     return None
 
 
+def record_of_run(path: Path, run_id: str | None) -> Metrics | None:
+    """Return the settled record that an earlier try of a run left; None for any other file."""
+    with contextlib.suppress(OSError, ValueError):
+        record = read_metrics(files.read(path))
+        if record.run_id == run_id:
+            return settled(record)
+    return None
+
+
 def status_of(status: Status, *, provisional: bool) -> Status:
     """Return the status of a record whose process has ended."""
     return Status.LOST if provisional and status is Status.SUCCEEDED else status

@@ -11,16 +11,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from runner.core import files, log
-from runner.core.endings import settled
+from runner.core import log
+from runner.core.endings import record_of_run
 from runner.core.errors import BrokenInputError, RunnerError
 from runner.core.hash_cache import HashCache, sha256_of
-from runner.core.records import Status, origin, read_metrics
+from runner.core.records import Status, origin
 from runner.core.redact import Redactor
 from runner.core.units import format_seconds
 from runner.outputs import tekton_results
@@ -114,10 +113,8 @@ def _held_by_others(gate: Gate) -> bool:
 def final_verdict(job: Job) -> Metrics | None:
     """Return the record of an earlier attempt if it is final, None to run the notebook."""
     path = job.path(".metrics.json")
-    record = None
-    with suppress(OSError, ValueError):
-        record = settled(read_metrics(files.read(path).decode()))
-    if record is None or record.run_id != job.run_id or worth_a_retry(record):
+    record = record_of_run(path, job.run_id)
+    if record is None or worth_a_retry(record):
         return None
     if job.options.results_dir is not None:
         tekton_results.write(job.options.results_dir, record, path)
